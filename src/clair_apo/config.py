@@ -1,0 +1,138 @@
+"""Reading configurations: YAML files, dotted command-line overrides, and unknown keys named kindly.
+
+Generation configs are `Config` models; training configs are TRL's dataclasses and only borrow
+`read_yaml` and `unknown_key`.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from rapidfuzz import process
+
+from clair_apo.errors import ConfigError
+from clair_apo.records import first_fault
+
+
+class Section(BaseModel):
+    """A nested part of a config: frozen, unknown keys forbidden."""
+
+    model_config = {"extra": "forbid", "frozen": True}
+
+
+class Config(BaseSettings):
+    """A config as a whole: built in Python, or from a YAML file and the command line."""
+
+    model_config = SettingsConfigDict(extra="forbid", frozen=True, cli_kebab_case=False)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what was written down counts: the environment changes no config."""
+        return (init_settings,)
+
+    @classmethod
+    def from_command_line(cls, args: Sequence[str], default: Path | None = None) -> Self:
+        """Read `--config FILE.yaml` and overrides such as `--reviser.model NAME`.
+
+        Args:
+            args: the arguments after the command's name.
+            default: the YAML file to use where `--config` is not given.
+
+        Raises:
+            ConfigError: unreadable file, unknown key (with the nearest one), wrong value.
+        """
+        path, overrides = split_config_option(args)
+        path = path or default
+        values = read_yaml(path) if path else {}
+        known = dotted_keys(cls)
+        where = str(path) if path else "the config"
+        for key in _leaves(values):
+            if key not in known:
+                raise ConfigError(f"{where}: {unknown_key(key, known)}")
+        for key in option_names(overrides):
+            if key not in known:
+                raise ConfigError(f"command line: {unknown_key(key, known)}")
+        try:
+            return cls(_cli_parse_args=list(overrides), **values)
+        except ValidationError as error:
+            raise ConfigError(f"{where}: {first_fault(error)}") from None
+
+    def to_yaml(self) -> str:
+        """The config with every default filled in, as YAML that can be run again as it is."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping.
+
+    Raises:
+        ConfigError: the file is missing, is not YAML, or is not a mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected keys and values, found {type(content).__name__}")
+    return content
+
+
+def unknown_key(key: str, known: Iterable[str]) -> str:
+    """The sentence for an unknown key, naming the nearest known one."""
+    nearest = process.extractOne(key, list(known))
+    return f"unknown key {key!r}" + (f"; did you mean {nearest[0]!r}?" if nearest else "")
+
+
+def split_config_option(args: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """Take `--config FILE` (or `--config=FILE`) out of the arguments.
+
+    Raises:
+        ConfigError: `--config` without a file.
+    """
+    path, rest = None, []
+    waiting = iter(args)
+    for arg in waiting:
+        if arg == "--config":
+            value = next(waiting, None)
+            if value is None:
+                raise ConfigError("--config needs a YAML file")
+            path = Path(value)
+        elif arg.startswith("--config="):
+            path = Path(arg.removeprefix("--config="))
+        else:
+            rest.append(arg)
+    return path, rest
+
+
+def option_names(args: Sequence[str]) -> list[str]:
+    """The keys that the arguments set: `--a.b 1` and `--a.b=1` give `a.b`."""
+    return [a[2:].split("=", 1)[0] for a in args if a.startswith("--")]
+
+
+def dotted_keys(model: type[BaseModel], prefix: str = "") -> set[str]:
+    """Every key of a config model, nested ones joined with dots."""
+    keys = set()
+    for name, info in model.model_fields.items():
+        keys.add(prefix + name)
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            keys |= dotted_keys(info.annotation, f"{prefix}{name}.")
+    return keys
+
+
+def _leaves(values: dict[str, Any], prefix: str = "") -> Iterable[str]:
+    for key, value in values.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")

@@ -1,0 +1,33 @@
+"""The errors that a user can mend. The command line prints them in one line and exits with 2."""
+
+
+class ClairApoError(ValueError):
+    """Something the user can mend: the message says what was wrong, where, and what to do."""
+
+
+class ConfigError(ClairApoError):
+    """A configuration that cannot be used: unknown key, wrong value, unreadable file."""
+
+
+class DataError(ClairApoError):
+    """Input data that cannot be used; the message names file and line where there is one."""
+
+
+class ModelNotFoundError(ClairApoError):
+    """A model name that leads to no weights."""
+
+
+class RequestError(ClairApoError):
+    """A language model that cannot be asked at all: no key, no server, no permission."""
+
+
+class StoreError(ClairApoError):
+    """A request store that is damaged, of another version, or cannot be written."""
+
+
+class RunError(ClairApoError):
+    """A run folder that does not belong to what was asked of it."""
+
+
+class TrainingError(ClairApoError):
+    """A training run that cannot start or must not go on."""

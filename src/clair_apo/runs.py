@@ -1,0 +1,112 @@
+"""The run folder: one file a stage, and a manifest that says how each came to be.
+
+Files appear whole or not at all. Nothing here knows what the stages do.
+"""
+
+import functools
+import hashlib
+import json
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from clair_apo.errors import RunError
+from clair_apo.records import atomic_writer
+
+MANIFEST = "manifest.json"
+PACKAGES = (
+    "clair-apo",
+    "torch",
+    "transformers",
+    "datasets",
+    "accelerate",
+    "peft",
+    "trl",
+    "openai",
+)
+
+
+class RunFolder:
+    """A folder that holds one run: `prompts.jsonl`, ..., `pairs.jsonl`, `manifest.json`.
+
+    The folder is made when the first file is written, not before.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    def file(self, name: str) -> Path:
+        """The path of a file in the folder."""
+        return self.path / name
+
+    def manifest(self) -> dict[str, Any]:
+        """What is known about the run; empty before the first stage ended.
+
+        Raises:
+            RunError: the manifest cannot be read.
+        """
+        path = self.file(MANIFEST)
+        if not path.exists():
+            return {}
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path}: cannot be read ({error}); use another run folder") from None
+        if not isinstance(content, dict):
+            raise RunError(f"{path}: is not a manifest; use another run folder")
+        return content
+
+    def update_manifest(self, **entries: Any) -> None:
+        """Add or replace top-level entries, and note the versions that wrote them."""
+        content = self.manifest() | entries
+        content |= {"packages": package_versions(), "git_revision": git_revision()}
+        write_json(self.file(MANIFEST), content)
+
+    def record_stage(self, stage: str, entry: dict[str, Any]) -> None:
+        """Add or replace the entry of one stage."""
+        stages = self.manifest().get("stages", {})
+        self.update_manifest(stages=stages | {stage: entry})
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write indented JSON, whole or not at all."""
+    with atomic_writer(path) as file:
+        json.dump(content, file, indent=2, ensure_ascii=False)
+        file.write("\n")
+
+
+def now() -> str:
+    """The time in UTC, to the second, in ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@functools.cache
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that shape a result, those that are installed."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@functools.cache
+def git_revision() -> str | None:
+    """The commit of the working directory; None outside a checkout or without git."""
+    try:
+        result = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() or None
