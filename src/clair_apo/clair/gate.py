@@ -1,0 +1,64 @@
+"""Which answers and revisions make no pair, and why."""
+
+import re
+
+from clair_apo.records import DropReason, FinishReason
+
+GATE_VERSION = 1
+"""Goes up whenever the same rows may be judged differently; runs rebuild their pairs then."""
+
+_REFUSAL = re.compile(
+    r"""(?ix) ^\W*
+    (?: (?: i'm | i\ am ) \s+ (?: very\s+ | really\s+ )? sorry | sorry | i\ apologi[sz]e
+      | unfortunately )?
+    [^.!?\n]{0,40}? \b
+    (?: as\s+an\s+ai
+      | i \s+ (?: can(?:no|')t | can\s+not | won't | will\s+not | am\s+(?:unable|not\s+able) )
+    ) \b"""
+)
+
+
+def is_refusal(text: str) -> bool:
+    """Whether a text opens by declining: "I'm sorry, but I can't ..." and its kin."""
+    return bool(_REFUSAL.match(text.replace("\u2019", "'")))
+
+
+def judge_answer(text: str, finish_reason: FinishReason) -> DropReason | None:
+    """Why an answer of the target model cannot be the loser of a pair; None where it can."""
+    if not text.strip():
+        return DropReason.EMPTY
+    if finish_reason == "length":
+        # its end is the token limit's choice, not the model's
+        return DropReason.CUT
+    return None
+
+
+def judge_reply(
+    text: str, finish_reason: FinishReason, tokens: int, max_tokens: int
+) -> DropReason | None:
+    """Why a reviser's reply need not be parsed; None where it is to be.
+
+    Args:
+        text: the raw reply.
+        finish_reason: as the server said.
+        tokens: length of the reply; some servers say `stop` although the limit was reached.
+        max_tokens: the limit.
+    """
+    if finish_reason == "content_filter":
+        return DropReason.REFUSED
+    if finish_reason == "length" or tokens >= max_tokens:
+        return DropReason.CUT
+    if not text.strip():
+        return DropReason.EMPTY
+    return None
+
+
+def judge_revision(answer: str, revision: str) -> DropReason | None:
+    """Why an answer and its revision make no pair; None where they do."""
+    if not revision.strip():
+        return DropReason.EMPTY
+    if revision.strip() == answer.strip():
+        return DropReason.NO_OP
+    if is_refusal(revision) and not is_refusal(answer):
+        return DropReason.REFUSED
+    return None

@@ -1,0 +1,136 @@
+"""The vocabulary of asking: a request, its key, a response, and the one-method model.
+
+A response is kept as the JSON object of an OpenAI chat completion, whoever gave it; what the rest
+of the package needs of it is a `Completion`.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, Protocol
+
+from pydantic import Field
+
+from clair_apo.config import Section
+from clair_apo.records import Conversation, FinishReason, Record, digest
+
+RawResponse = dict[str, Any]
+
+
+class Sampling(Record):
+    """The settings that can change an answer."""
+
+    max_tokens: int = Field(gt=0)
+    temperature: float = Field(ge=0)
+    top_p: float = Field(gt=0, le=1)
+
+
+class ChatRequest(Record):
+    """One question to one model, rendered."""
+
+    model: str
+    """The model's identity, not only its name: other weights, other identity."""
+    messages: Conversation
+    sampling: Sampling
+    sample: int = 0
+    """Which of several answers to the same question; other samples, other keys."""
+
+    @cached_property
+    def key(self) -> str:
+        """SHA-256 over all that can change the answer, and nothing that cannot."""
+        return digest(self.model_dump())
+
+
+class Completion(Record):
+    """What a model answered."""
+
+    text: str
+    finish_reason: FinishReason
+    prompt_tokens: int
+    completion_tokens: int
+
+    @classmethod
+    def from_response(cls, response: RawResponse) -> "Completion":
+        """Read an OpenAI chat completion.
+
+        Raises:
+            ValueError: it holds no answer.
+        """
+        try:
+            choice = response["choices"][0]
+            text = choice["message"]["content"] or ""
+        except (KeyError, IndexError, TypeError):
+            raise ValueError("the response holds no choices[0].message.content") from None
+        reason = choice.get("finish_reason")
+        usage = response.get("usage") or {}
+        return cls(
+            text=text,
+            finish_reason=reason if reason in ("stop", "length", "content_filter") else "other",
+            prompt_tokens=usage.get("prompt_tokens") or 0,
+            completion_tokens=usage.get("completion_tokens") or 0,
+        )
+
+    def to_response(self, model: str) -> RawResponse:
+        """The same as an OpenAI chat completion, for models that are not behind a server."""
+        message = {"role": "assistant", "content": self.text}
+        return {
+            "object": "chat.completion",
+            "model": model,
+            "choices": [{"index": 0, "message": message, "finish_reason": self.finish_reason}],
+            "usage": {
+                "prompt_tokens": self.prompt_tokens,
+                "completion_tokens": self.completion_tokens,
+                "total_tokens": self.prompt_tokens + self.completion_tokens,
+            },
+        }
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A request with its response, or with the reason why this one request can have none."""
+
+    request: ChatRequest
+    response: RawResponse | None
+    failure: str = ""
+
+
+class ChatModel(Protocol):
+    """Whatever answers chat requests."""
+
+    def answer(self, requests: Sequence[ChatRequest]) -> Iterator[Answered]:
+        """Answer every request once, in any order, each as soon as it is known.
+
+        Raises:
+            RequestError: no request can be answered (no server, no permission).
+        """
+        ...
+
+
+class ModelSpec(Section):
+    """Which model to ask, where, and how; a section of a generation config."""
+
+    model: str
+    """`smollm2-135m`, a folder or a hub name; with `base_url`, the name that the server knows."""
+    base_url: str | None = None
+    """An OpenAI-compatible server, such as `http://127.0.0.1:8000/v1`; none: in this process."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """The environment variable with the server's key; servers on this machine need none."""
+    max_tokens: int = Field(512, gt=0)
+    """Longest answer, in tokens."""
+    temperature: float = Field(0.7, ge=0)
+    """0 takes the likeliest token always."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Sample from the likeliest tokens that hold this share of the probability."""
+    timeout_s: float = Field(120.0, gt=0)
+    """Seconds to wait for one answer of a server, per attempt."""
+    max_in_flight: int = Field(8, gt=0)
+    """Requests to a server at the same time."""
+    batch_size: int = Field(32, gt=0)
+    """Requests per batch of a model in this process."""
+    dtype: Literal["fp32", "bf16"] = "fp32"
+    """Precision of a model in this process."""
+
+    @property
+    def sampling(self) -> Sampling:
+        """The part of the spec that belongs to a request's key."""
+        return Sampling(max_tokens=self.max_tokens, temperature=self.temperature, top_p=self.top_p)

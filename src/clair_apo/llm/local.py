@@ -1,0 +1,159 @@
+"""A transformers model in this process that answers many requests in batches.
+
+Requests are sorted by length, so that a batch pads little. Each request draws its own random
+numbers, seeded from its key: what it is answered does not depend on its neighbours in the batch
+(up to the rounding of padded matrix products).
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+)
+
+from clair_apo.errors import ModelNotFoundError, RequestError
+from clair_apo.llm.chat import Answered, ChatRequest, Completion, Sampling
+from clair_apo.models import ModelSource
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+class LocalChat:
+    """A causal language model with a chat template, loaded from a folder or the hub.
+
+    Args:
+        source: where its files are.
+        dtype: `fp32` or `bf16`.
+        batch_size: requests that are answered together.
+
+    Raises:
+        ModelNotFoundError: the files cannot be loaded, or there is no chat template.
+    """
+
+    def __init__(self, source: ModelSource, *, dtype: str = "fp32", batch_size: int = 32) -> None:
+        self.tokenizer: Any
+        self.model: Any
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(source.location, padding_side="left")
+            self.model = AutoModelForCausalLM.from_pretrained(
+                source.location, dtype=DTYPES[dtype], device_map=_device()
+            ).eval()
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise ModelNotFoundError(f"model {source.name!r} cannot be loaded: {reason}") from None
+        if self.tokenizer.chat_template is None:
+            raise ModelNotFoundError(f"model {source.name!r} has no chat template")
+        if self.tokenizer.pad_token is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        self.name = source.name
+        self.batch_size = batch_size
+
+    def answer(self, requests: Sequence[ChatRequest]) -> Iterator[Answered]:
+        """Answer the requests batch by batch, longest first.
+
+        Raises:
+            RequestError: a request does not fit the model's context; nothing is answered then.
+        """
+        tokens = {request.key: self._tokens(request) for request in requests}
+
+        def plan(request: ChatRequest) -> tuple[str, int, str]:
+            # longest first: if memory does not suffice, that shows at once
+            return request.sampling.model_dump_json(), -len(tokens[request.key]), request.key
+
+        for _, group in groupby(sorted(requests, key=plan), key=lambda r: r.sampling):
+            same = list(group)
+            for first in range(0, len(same), self.batch_size):
+                batch = same[first : first + self.batch_size]
+                yield from self._answer_batch(batch, [tokens[r.key] for r in batch])
+
+    def _tokens(self, request: ChatRequest) -> list[int]:
+        messages = [message.model_dump() for message in request.messages]
+        ids: list[int] = self.tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_dict=False
+        )
+        window = getattr(self.model.config, "max_position_embeddings", None)
+        if window is not None and len(ids) + request.sampling.max_tokens > window:
+            start = request.messages[-1].content[:60]
+            raise RequestError(
+                f"a prompt is longer than {self.name!r} can read: {len(ids)} tokens and "
+                f"{request.sampling.max_tokens} for the answer exceed {window}; shorten it or "
+                f"lower max_tokens; it begins {start!r}"
+            )
+        return ids
+
+    def _answer_batch(
+        self, requests: list[ChatRequest], tokens: list[list[int]]
+    ) -> Iterator[Answered]:
+        sampling = requests[0].sampling
+        inputs = self.tokenizer.pad({"input_ids": tokens}, return_tensors="pt")
+        inputs = inputs.to(self.model.device)
+        eos = self.model.generation_config.eos_token_id
+        settings = GenerationConfig(
+            max_new_tokens=sampling.max_tokens,
+            do_sample=False,
+            eos_token_id=eos,
+            pad_token_id=self.tokenizer.pad_token_id,
+        )
+        draw = LogitsProcessorList([_SeededSampling(requests, sampling)])
+        with torch.inference_mode():
+            output = self.model.generate(
+                **inputs, generation_config=settings, logits_processor=draw
+            )
+        stops = set(eos if isinstance(eos, list) else [eos])
+        width = inputs["input_ids"].shape[1]
+        for request, prompt, row in zip(requests, tokens, output[:, width:].tolist(), strict=True):
+            yield Answered(request, self._completion(prompt, row, stops).to_response(request.model))
+
+    def _completion(self, prompt: list[int], row: list[int], stops: set[int | None]) -> Completion:
+        end = next((i for i, token in enumerate(row) if token in stops), None)
+        answer = row if end is None else row[:end]
+        return Completion(
+            text=self.tokenizer.decode(answer, skip_special_tokens=True).strip(),
+            finish_reason="length" if end is None else "stop",
+            prompt_tokens=len(prompt),
+            completion_tokens=len(row) if end is None else end + 1,
+        )
+
+
+class _SeededSampling(LogitsProcessor):
+    """Turns greedy decoding into sampling, with random numbers of each request's own.
+
+    Adding Gumbel noise to the scaled logits and taking the largest draws from their softmax.
+    """
+
+    def __init__(self, requests: Sequence[ChatRequest], sampling: Sampling) -> None:
+        self._temperature, self._top_p = sampling.temperature, sampling.top_p
+        # 15 hex digits: a seed must fit 63 bits
+        self._generators = [torch.Generator().manual_seed(int(r.key[:15], 16)) for r in requests]
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> Any:
+        """Scores (B, V) to scores whose argmax is the sampled token."""
+        if self._temperature == 0:
+            return scores
+        scaled = torch.log_softmax(scores.float() / self._temperature, dim=-1)
+        if self._top_p < 1:
+            scaled = _keep_top_p(scaled, self._top_p)
+        noise = torch.stack(
+            [torch.empty(scaled.shape[-1]).exponential_(generator=g) for g in self._generators]
+        )
+        return scaled - noise.log().to(scaled.device)
+
+
+def _keep_top_p(log_probs: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Set all but the likeliest tokens that hold `top_p` of the probability to -inf."""
+    ordered, order = log_probs.sort(dim=-1, descending=True)
+    # a token stays while the likelier ones hold less than top_p: the first always stays
+    before = ordered.exp().cumsum(dim=-1) - ordered.exp()
+    return log_probs.masked_fill((before >= top_p).gather(-1, order.argsort(-1)), -torch.inf)
+
+
+def _device() -> str:
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    return accelerator.type if accelerator else "cpu"

@@ -1,0 +1,39 @@
+"""A model that answers from a list, for tests and for trying a recipe without a model."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from clair_apo.errors import RequestError
+from clair_apo.llm.chat import Answered, ChatRequest, Completion
+
+
+class ScriptedChat:
+    """Answers requests in order with the given completions.
+
+    Args:
+        script: one text (finish reason `stop`) or one `Completion` for each expected request.
+
+    Attributes:
+        requests: every request that was asked, in order.
+    """
+
+    def __init__(self, script: Iterable[str | Completion]) -> None:
+        self._script = iter(script)
+        self.requests: list[ChatRequest] = []
+
+    def answer(self, requests: Sequence[ChatRequest]) -> Iterator[Answered]:
+        """Answer each request with the next line of the script.
+
+        Raises:
+            RequestError: the script has run out.
+        """
+        for request in requests:
+            line = next(self._script, None)
+            if line is None:
+                raise RequestError(f"the script has run out after {len(self.requests)} answers")
+            self.requests.append(request)
+            if isinstance(line, str):
+                words = len(line.split())
+                line = Completion(
+                    text=line, finish_reason="stop", prompt_tokens=0, completion_tokens=words
+                )
+            yield Answered(request, line.to_response(request.model))
