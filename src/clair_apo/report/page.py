@@ -1,0 +1,168 @@
+"""The report page: one self-contained HTML file that asks nothing of the network.
+
+What models and users wrote is data on the page, never markup: every value is escaped, and the
+content security policy runs the page's own script and no other.
+"""
+
+import base64
+import functools
+import hashlib
+import random
+from collections.abc import Iterator
+from importlib.resources import files
+from typing import TypeVar
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from clair_apo.records import (
+    Contrast,
+    Conversation,
+    Dropped,
+    DropReason,
+    PreferencePair,
+    Record,
+    Stage,
+    read_jsonl,
+)
+from clair_apo.report.contrast import (
+    DROPPED,
+    PAIRS,
+    ContrastSummary,
+    length_change,
+    levenshtein_share,
+)
+from clair_apo.report.diff import Span, word_diff
+from clair_apo.report.figure import length_figure
+from clair_apo.report.numerals import numeral, row
+from clair_apo.runs import RunFolder
+
+MAX_CARDS = 500
+"""Pairs, and dropped prompts, that the page shows at most."""
+SAMPLE_SEED = 0
+
+STAGE_NAMES = {
+    Stage.LOAD: "Loading prompts",
+    Stage.RESPOND: "Target model's answer",
+    Stage.REVISE: "Revision",
+    Stage.PAIR: "Pairing",
+}
+REASON_SENTENCES = {
+    DropReason.DUPLICATE: "the same prompt stood in the data before",
+    DropReason.EMPTY: "the answer or the revision has no text",
+    DropReason.CUT: "ran into the token limit",
+    DropReason.REFUSED: "the reviser declined",
+    DropReason.UNPARSED: "the reviser's reply does not have the asked form",
+    DropReason.EDIT_NOT_FOUND: "an edit names text that is not there, or more than once",
+    DropReason.NO_OP: "the revision equals the answer",
+    DropReason.REQUEST_FAILED: "the server rejected the request",
+}
+SORT_ORDERS = {
+    "id-asc": "Id, first to last",
+    "id-desc": "Id, last to first",
+    "jaccard-asc": "Jaccard, least alike first",
+    "jaccard-desc": "Jaccard, most alike first",
+    "levenshtein-asc": "Levenshtein, smallest first",
+    "levenshtein-desc": "Levenshtein, largest first",
+    "change-asc": "Length change, shortened first",
+    "change-desc": "Length change, lengthened first",
+}
+
+R = TypeVar("R", bound=Record)
+
+
+class PairCard(Record):
+    """One pair as the page shows it."""
+
+    id: str
+    prompt: Conversation
+    rejected: tuple[Span, ...]
+    chosen: tuple[Span, ...]
+    rationale: str
+    contrast: Contrast
+    share: float
+    """Levenshtein distance as a share of the longer text."""
+    change: int
+    """Characters that the chosen answer has more."""
+
+
+def render_page(run: RunFolder, summary: ContrastSummary) -> str:
+    """The report page of a run as HTML.
+
+    Args:
+        run: the folder that `summary` was made of.
+        summary: what `summarise` returned for it.
+    """
+    counts = summary.counts
+    pairs = sorted(_sample(run, PAIRS, PreferencePair, counts.pairs), key=lambda pair: pair.id)
+    dropped = sorted(_sample(run, DROPPED, Dropped, counts.dropped), key=lambda row: row.id)
+    style, script = _asset("report.css"), _asset("report.js")
+    return (
+        _environment()
+        .get_template("report.html.jinja")
+        .render(
+            summary=summary,
+            rows=[row(statistic) for statistic in summary.statistics],
+            figure=length_figure(summary),
+            cards=[_card(pair) for pair in pairs],
+            dropped=dropped,
+            seed=SAMPLE_SEED,
+            sort_orders=SORT_ORDERS,
+            stage_names=STAGE_NAMES,
+            reason_sentences=REASON_SENTENCES,
+            style=Markup(style),  # our own file, as it is
+            script=Markup(script),
+            style_source=_source_hash(style),
+            script_source=_source_hash(script),
+        )
+        + "\n"
+    )
+
+
+def _sample(run: RunFolder, name: str, kind: type[R], total: int) -> Iterator[R]:
+    """All rows of a file, or a seeded sample of `MAX_CARDS` where there are more."""
+    rows = read_jsonl(run.file(name), kind)
+    if total <= MAX_CARDS:
+        return rows
+    wanted = set(random.Random(SAMPLE_SEED).sample(range(total), MAX_CARDS))
+    return (row for number, row in enumerate(rows) if number in wanted)
+
+
+def _card(pair: PreferencePair) -> PairCard:
+    diff = word_diff(_text(pair.rejected), _text(pair.chosen))
+    return PairCard(
+        id=pair.id,
+        prompt=pair.prompt,
+        rejected=diff.rejected,
+        chosen=diff.chosen,
+        rationale=pair.rationale,
+        contrast=pair.contrast,
+        share=levenshtein_share(pair.contrast),
+        change=length_change(pair.contrast),
+    )
+
+
+def _text(answer: Conversation) -> str:
+    return "\n\n".join(turn.content for turn in answer)
+
+
+@functools.cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("clair_apo.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["numeral"] = numeral
+    return environment
+
+
+def _asset(name: str) -> str:
+    return files("clair_apo.report").joinpath("templates", name).read_text(encoding="utf-8")
+
+
+def _source_hash(text: str) -> str:
+    """The name by which a content security policy allows exactly this inline text."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
