@@ -20,13 +20,19 @@ from clair_apo.records import first_fault
 class Section(BaseModel):
     """A nested part of a config: frozen, unknown keys forbidden."""
 
-    model_config = {"extra": "forbid", "frozen": True}
+    # the docstring under a field is its description in --help and in the JSON Schema
+    model_config = {"extra": "forbid", "frozen": True, "use_attribute_docstrings": True}
 
 
 class Config(BaseSettings):
     """A config as a whole: built in Python, or from a YAML file and the command line."""
 
-    model_config = SettingsConfigDict(extra="forbid", frozen=True, cli_kebab_case=False)
+    model_config = SettingsConfigDict(
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        cli_prog_name="clair-apo generate",
+    )
 
     @classmethod
     def settings_customise_sources(
@@ -60,7 +66,7 @@ class Config(BaseSettings):
             if key not in known:
                 raise ConfigError(f"{where}: {unknown_key(key, known)}")
         for key in option_names(overrides):
-            if key not in known:
+            if key not in known | {"help"}:
                 raise ConfigError(f"command line: {unknown_key(key, known)}")
         try:
             return cls(_cli_parse_args=list(overrides), **values)

@@ -1,5 +1,9 @@
 """The errors that a user can mend. The command line prints them in one line and exits with 2."""
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class ClairApoError(ValueError):
     """Something the user can mend: the message says what was wrong, where, and what to do."""
@@ -31,3 +35,20 @@ class RunError(ClairApoError):
 
 class TrainingError(ClairApoError):
     """A training run that cannot start or must not go on."""
+
+
+@contextmanager
+def reported_errors(interrupted: str = "") -> Iterator[None]:
+    """Turn a user's mistake into one line and exit status 2, and Ctrl+C into 130.
+
+    Args:
+        interrupted: how to go on after Ctrl+C; printed with it.
+    """
+    try:
+        yield
+    except ClairApoError as error:
+        sys.stderr.write(f"clair-apo: error: {error}\n")
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        sys.stderr.write("clair-apo: interrupted" + (f"; {interrupted}\n" if interrupted else "\n"))
+        raise SystemExit(130) from None

@@ -1,9 +1,9 @@
-"""Progress bars for whatever takes longer than a glance."""
+"""What a person sees: progress and remarks on standard error, results on standard output."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -14,7 +14,14 @@ from rich.progress import (
 )
 
 CONSOLE = Console(stderr=True, highlight=False)
-"""What a person reads while a command runs; results go to standard output."""
+"""Remarks and progress, on standard error."""
+
+_RESULTS = Console(highlight=False, soft_wrap=True)
+
+
+def print_result(result: RenderableType) -> None:
+    """Print a line or a table of a command's result, brackets and all, on standard output."""
+    _RESULTS.print(result, markup=False)
 
 
 @contextmanager
@@ -32,6 +39,7 @@ def progress_bar(description: str, total: int) -> Iterator[Callable[[int], None]
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=CONSOLE) as progress:
+    # nothing to do, nothing to show
+    with Progress(*columns, console=CONSOLE, disable=total == 0) as progress:
         task = progress.add_task(description, total=total)
         yield lambda steps: progress.advance(task, steps)

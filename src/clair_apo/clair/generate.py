@@ -19,7 +19,7 @@ from clair_apo.clair.respond import respond
 from clair_apo.clair.revise import revise
 from clair_apo.clair.templates import RevisionTemplate, load_template
 from clair_apo.errors import DataError, RunError
-from clair_apo.llm import ChatModel, RequestStore, StoredChat
+from clair_apo.llm import ChatModel, RequestStore, StoredChat, check_model
 from clair_apo.progress import CONSOLE, progress_bar
 from clair_apo.records import (
     Dropped,
@@ -74,6 +74,9 @@ def generate(
         rubric=config.revision.rubric,
     )
     loaded = list(load_prompts(config.prompts))
+    for spec, given in ((config.target, target_model), (config.reviser, reviser_model)):
+        if given is None:
+            check_model(spec)
     with RequestStore(config.store_path) as store:
         target = StoredChat(config.target, store, target_model)
         reviser = StoredChat(config.reviser, store, reviser_model)

@@ -3,7 +3,7 @@
 ModelSpec -> StoredChat -> (RequestStore, else HttpChat | LocalChat | ScriptedChat) -> Answer
 """
 
-from clair_apo.llm.ask import Answer, StoredChat
+from clair_apo.llm.ask import Answer, StoredChat, check_model
 from clair_apo.llm.chat import (
     Answered,
     ChatModel,
@@ -28,4 +28,5 @@ __all__ = [
     "Sampling",
     "ScriptedChat",
     "StoredChat",
+    "check_model",
 ]

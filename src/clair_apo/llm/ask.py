@@ -18,6 +18,21 @@ RECORDED = "recorded:"
 """A model name with this beginning stands for recorded answers: it is never asked."""
 
 
+def check_model(spec: ModelSpec) -> None:
+    """Find out what can be known of a model before anything is asked or written.
+
+    Raises:
+        ModelNotFoundError: no such folder.
+        RequestError: no key for the server.
+    """
+    if spec.base_url:
+        from clair_apo.llm.http import find_key
+
+        find_key(spec)
+    elif not spec.model.startswith(RECORDED):
+        find_model(spec.model)
+
+
 @dataclass(frozen=True)
 class Answer:
     """A request with its completion, or with the reason why there is none."""

@@ -37,7 +37,7 @@ class HttpChat:
     def __init__(self, spec: ModelSpec) -> None:
         url = urlsplit(spec.base_url or "")
         self._where = f"{url.hostname or spec.base_url}" + (f":{url.port}" if url.port else "")
-        self._key = _key(spec, url.hostname or "")
+        self._key = find_key(spec)
         self._spec = spec
         self._client = openai.OpenAI(
             base_url=spec.base_url, api_key=self._key, timeout=spec.timeout_s, max_retries=0
@@ -101,10 +101,16 @@ class HttpChat:
         return " ".join(str(error).replace(self._key, "***").split())[:300]
 
 
-def _key(spec: ModelSpec, host: str) -> str:
+def find_key(spec: ModelSpec) -> str:
+    """The key for a server, from the environment; a placeholder for servers on this machine.
+
+    Raises:
+        RequestError: the server is elsewhere and the variable is not set.
+    """
     key = os.environ.get(spec.api_key_env, "")
     if key:
         return key
+    host = urlsplit(spec.base_url or "").hostname or ""
     if _on_this_machine(host):
         return "none"  # the client insists on a key; local servers ignore it
     raise RequestError(

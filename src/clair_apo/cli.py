@@ -1,0 +1,76 @@
+"""The command `clair-apo`: each subcommand parses, makes one library call, and prints.
+
+`generate`, `demo` and `train` hand their arguments on as they are: every config key is an option.
+Results go to standard output, what happens meanwhile to standard error.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clair_apo.errors import reported_errors
+from clair_apo.progress import print_result
+
+AGAIN = "what was answered is kept; run the same command again to go on"
+
+app = typer.Typer(
+    help="Minimal-revision preference pairs (CLAIR) and anchored preference optimization (APO).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+# the config's own parser answers --help, and knows every key
+_HANDED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+
+@app.command(context_settings=_HANDED_ON)
+def demo(context: typer.Context) -> None:
+    """Walk the whole arrow on the embedded model: prompts, pairs, training, evidence."""
+    from clair_apo.demo import run_demo
+
+    with reported_errors(interrupted=AGAIN):
+        run_demo(context.args)
+
+
+@app.command(context_settings=_HANDED_ON)
+def generate(context: typer.Context) -> None:
+    """Make preference pairs: --config FILE.yaml, and any key as an option."""
+    from clair_apo.clair import GenerateConfig
+    from clair_apo.clair import generate as make_pairs
+
+    with reported_errors(interrupted=AGAIN):
+        config = GenerateConfig.from_command_line(context.args)
+        result = make_pairs(config)
+        print_result(f"asked {result.asked} requests, {result.reused} were answered before")
+        _print_report(config.run_dir)
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="A run folder of generate.")]) -> None:
+    """Write a run's contrast.json and report.html."""
+    with reported_errors():
+        _print_report(run)
+
+
+@app.command(context_settings=_HANDED_ON)
+def train(context: typer.Context) -> None:
+    """Train on preference pairs: --config FILE.yaml, and any key as an option."""
+    with reported_errors():
+        from clair_apo.apo.train import main as train_on_pairs
+
+        train_on_pairs(context.args)
+
+
+def _print_report(run: Path) -> None:
+    from clair_apo.report import contrast_table, counts_line, write_report
+
+    files = write_report(run)
+    print_result(counts_line(files.summary))
+    print_result(contrast_table(files.summary))
+    print_result(f"pairs:  {run / 'pairs.jsonl'}\nreport: {files.page}")
+
+
+def main() -> None:
+    """The entry point of the command."""
+    app()
