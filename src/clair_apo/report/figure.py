@@ -9,7 +9,7 @@ from clair_apo.records import Record
 from clair_apo.report.contrast import ContrastSummary, LengthHistogram
 
 WIDTH = 640
-LEFT, RIGHT = 46, 14
+LEFT, RIGHT = 1, 1
 PANEL_HEIGHT = 130
 PANEL_TOPS = (40, 232)
 """Top of the bars' area of the upper and of the lower panel."""
@@ -50,6 +50,8 @@ class Tick(Record):
 
     x: float
     value: int
+    anchor: Literal["start", "middle", "end"]
+    """Which end of the label stands at `x`: at the edges of the drawing it grows inwards."""
 
 
 class LengthFigure(Record):
@@ -125,6 +127,12 @@ def _bars(lengths: LengthHistogram, side: Side, top: int, highest: int) -> tuple
 
 def _ticks(lengths: LengthHistogram) -> tuple[Tick, ...]:
     """At most `MAX_TICKS` of at most 21 edges, evenly spaced, the first of them included."""
-    places = len(lengths.edges)
-    step = next(step for step in (1, 2, 4, 5) if places <= step * MAX_TICKS)
-    return tuple(Tick(x=_x(edge, lengths), value=edge) for edge in lengths.edges[::step])
+    edges = lengths.edges
+    step = next(step for step in (1, 2, 4, 5) if len(edges) <= step * MAX_TICKS)
+    return tuple(
+        Tick(x=_x(edge, lengths), value=edge, anchor=_anchor(edge, edges)) for edge in edges[::step]
+    )
+
+
+def _anchor(edge: int, edges: tuple[int, ...]) -> Literal["start", "middle", "end"]:
+    return "start" if edge == edges[0] else "end" if edge == edges[-1] else "middle"
