@@ -42,13 +42,14 @@ def reported_errors(interrupted: str = "") -> Iterator[None]:
     """Turn a user's mistake into one line and exit status 2, and Ctrl+C into 130.
 
     Args:
-        interrupted: how to go on after Ctrl+C; printed with it.
+        interrupted: how to go on after Ctrl+C; printed with it, unless it says so itself.
     """
     try:
         yield
     except ClairApoError as error:
         sys.stderr.write(f"clair-apo: error: {error}\n")
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        sys.stderr.write("clair-apo: interrupted" + (f"; {interrupted}\n" if interrupted else "\n"))
+    except KeyboardInterrupt as interruption:
+        how = str(interruption) or interrupted
+        sys.stderr.write("clair-apo: interrupted" + (f"; {how}\n" if how else "\n"))
         raise SystemExit(130) from None

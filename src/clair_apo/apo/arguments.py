@@ -1,0 +1,110 @@
+"""What a training run is told: TRL's flat YAML and command line over three dataclasses."""
+
+# mypy: allow-untyped-calls
+# trl is typed in part only
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, NamedTuple, NoReturn
+
+import yaml
+from trl.scripts.utils import TrlParser
+from trl.trainer.model_config import ModelConfig
+
+from clair_apo.apo.config import APOConfig
+from clair_apo.config import option_names, read_yaml, split_config_option, unknown_key
+from clair_apo.errors import ClairApoError, ConfigError
+
+
+@dataclass
+class ScriptArguments:
+    """Which pairs are trained on, and which are held out."""
+
+    dataset_name: str
+    """A JSONL or Parquet file of pairs, a folder of `datasets`, or a hub name."""
+    dataset_train_split: str = "train"
+    """The split to read, where the data has several."""
+    held_out: float = 0.1
+    """The share of prompts held out for evaluation, chosen by their digest; 0 holds out none."""
+    max_pairs: int | None = None
+    """Train on the first so many pairs in the order of their digests; all by default."""
+
+    def __post_init__(self) -> None:
+        """Check what cannot be.
+
+        Raises:
+            ConfigError: names the key and the value got.
+        """
+        if not 0 <= self.held_out < 1:
+            raise ConfigError(f"held_out must be from 0 to below 1, got {self.held_out}")
+        if self.max_pairs is not None and self.max_pairs < 1:
+            raise ConfigError(f"max_pairs must be at least 1, got {self.max_pairs}")
+
+
+class TrainingSetup(NamedTuple):
+    """All that one run is told."""
+
+    script: ScriptArguments
+    args: APOConfig
+    model: ModelConfig
+
+
+def parse_arguments(argv: Sequence[str]) -> TrainingSetup:
+    """Read `--config FILE.yaml` and the options after it.
+
+    Raises:
+        ConfigError: unreadable file, unknown key (with the nearest one), or a wrong value.
+    """
+    parser = _Parser(TrainingSetup.__annotations__.values())
+    path, options = split_config_option(argv)
+    values = read_yaml(path) if path else {}
+    known = {f.name for kind in parser.dataclass_types for f in dataclasses.fields(kind) if f.init}
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"{path}: {unknown_key(key, known)}")
+    for option in option_names(options):
+        key = option.replace("-", "_")
+        if key not in known and key.removeprefix("no_") not in known and key != "help":
+            raise ConfigError(f"command line: {unknown_key(key, known)}")
+    parser.set_defaults_with_config(**values)
+    try:
+        setup = TrainingSetup(*parser.parse_args_into_dataclasses(options))
+    except ClairApoError:
+        raise
+    except ValueError as error:  # what transformers and trl say of a wrong value
+        raise ConfigError(f"{path or 'command line'}: {' '.join(str(error).split())}") from None
+    if setup.model.model_name_or_path is None:
+        raise ConfigError("model_name_or_path is missing: a folder, a hub name or smollm2-135m")
+    return setup
+
+
+def resolved_yaml(setup: TrainingSetup) -> str:
+    """Every setting that is not the default, as a YAML that can be run again as it is."""
+    values: dict[str, Any] = {}
+    for part in setup:
+        for field in dataclasses.fields(part):
+            value = getattr(part, field.name)
+            value = value.value if isinstance(value, Enum) else value
+            plain = value is None or isinstance(value, str | int | float | list | dict)
+            if field.init and plain and field.name not in _NOT_AGAIN and value != _default(field):
+                values[field.name] = value
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+# settings of the moment, of the process, or secret
+_NOT_AGAIN = {"resume_from_checkpoint", "local_rank", "hub_token", "push_to_hub_token"}
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default.value if isinstance(field.default, Enum) else field.default
+
+
+class _Parser(TrlParser):
+    """TRL's parser, that names a fault in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"command line: {message}")

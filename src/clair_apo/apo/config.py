@@ -1,0 +1,52 @@
+"""The training arguments: TRL's, with APO-zero for a default, and working without accelerator."""
+
+# mypy: allow-untyped-calls
+# trl is typed in part only
+
+import os
+from dataclasses import dataclass, field
+
+import torch
+from trl.trainer.dpo_config import DPOConfig
+
+from clair_apo.errors import ConfigError
+
+
+@dataclass
+class APOConfig(DPOConfig):
+    """`trl.DPOConfig` with the objective `apo_zero`, that also works on a machine of CPUs.
+
+    It has no field of its own. Where there is no accelerator it sets `use_cpu`; where `use_cpu`
+    holds, `bf16` is off unless it was asked for (autocast to bfloat16 is the slow path there) and
+    several processes speak over `gloo` unless another `ddp_backend` was asked for.
+
+    Raises:
+        ConfigError: `apo_zero` or `apo_down` with an f-divergence other than reverse KL, or a beta
+            that is not above 0.
+    """
+
+    loss_type: list[str] = field(
+        default_factory=lambda: ["apo_zero"],
+        metadata={
+            "help": "One or several of TRL's losses. `apo_zero`: the winners are better than the "
+            "model's own answers. `apo_down`: the model's own answers are better. `sigmoid` is DPO."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        """Choose what the machine can do, then let TRL check the rest."""
+        if not torch.accelerator.is_available():
+            self.use_cpu = True
+        if self.use_cpu:
+            self.bf16 = bool(self.bf16)
+            if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # one process alone must not name one
+                self.ddp_backend = self.ddp_backend or "gloo"
+        super().__post_init__()
+        if not self.beta > 0:
+            raise ConfigError(f"beta must be above 0, got {self.beta}")
+        anchored = [name for name in self.loss_type if name.startswith("apo_")]
+        if anchored and self.f_divergence_type != "reverse_kl":
+            raise ConfigError(
+                f"loss_type {anchored[0]} is defined for f_divergence_type reverse_kl only, got "
+                f"{self.f_divergence_type!r}"
+            )

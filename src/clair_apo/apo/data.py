@@ -1,0 +1,190 @@
+"""Pairs for training, from wherever they lie, and which of them are held out.
+
+Foreign rows become `TrainingPair`s here and nowhere else. The split is decided by each prompt's
+digest alone: adding rows moves none, and the order of the file changes nothing.
+"""
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from clair_apo.errors import DataError
+from clair_apo.records import (
+    Conversation,
+    Record,
+    conversation,
+    digest,
+    prompt_id,
+    read_json_rows,
+)
+
+COLUMNS = ("prompt", "chosen", "rejected")
+
+Row = tuple[str, Mapping[str, Any]]
+"""Where a row stands, for errors, and its columns."""
+
+
+class TrainingPair(Record):
+    """Two answers to one prompt: all three as plain text, or all three as messages."""
+
+    id: str
+    """The prompt's id: the first 16 hex digits of its digest."""
+    prompt: str | Conversation
+    chosen: str | Conversation
+    rejected: str | Conversation
+
+    def to_trl_row(self) -> dict[str, Any]:
+        """The preference row that TRL's trainers take."""
+        return self.model_dump()
+
+
+class PairSplit(NamedTuple):
+    """Pairs to train on and pairs held out, each in the order of their ids."""
+
+    train: tuple[TrainingPair, ...]
+    held_out: tuple[TrainingPair, ...]
+
+
+def load_pairs(name: str, split: str = "train") -> list[TrainingPair]:
+    """Load preference pairs.
+
+    A row has the columns `prompt`, `chosen` and `rejected`, each text or messages; others are
+    ignored. `chosen` and `rejected` may be whole conversations with the prompt in them; then the
+    column `prompt` may be missing.
+
+    Args:
+        name: a JSONL or Parquet file, a folder of `datasets`, or a hub name (untested: no hub
+            here).
+        split: of a folder or hub name with several.
+
+    Raises:
+        DataError: nothing there, a row that is no pair (named by file and line), or no rows.
+    """
+    pairs = [pair_from_row(row, where) for where, row in _rows(name, split)]
+    if not pairs:
+        raise DataError(f"{name}: there is not one pair in it; nothing to train on")
+    return pairs
+
+
+def split_pairs(
+    pairs: Iterable[TrainingPair], held_out: float, max_pairs: int | None = None
+) -> PairSplit:
+    """Hold out pairs by the digest of their prompt, and limit the rest.
+
+    Args:
+        pairs: in any order; equal prompts stay together.
+        held_out: the share of all possible prompts that is held out, from 0 to below 1.
+        max_pairs: train on the first so many, in the order of their ids; None takes all.
+
+    Raises:
+        DataError: no pair is left to train on.
+    """
+    ordered = sorted(pairs, key=lambda pair: (pair.id, digest(pair.to_trl_row())))
+    out = tuple(pair for pair in ordered if is_held_out(pair, held_out))
+    rest = tuple(pair for pair in ordered if not is_held_out(pair, held_out))[:max_pairs]
+    if not rest:
+        raise DataError(
+            f"all {len(ordered)} pairs are held out, none is left to train on; lower held_out"
+        )
+    return PairSplit(train=rest, held_out=out)
+
+
+def is_held_out(pair: TrainingPair, fraction: float) -> bool:
+    """Whether a pair belongs to the held-out `fraction`: its digest, read as a number, is below."""
+    return int(pair.id[:8], 16) / 2**32 < fraction
+
+
+def data_digest(pairs: Iterable[TrainingPair]) -> str:
+    """SHA-256 over pairs, in hex; the same for the same pairs in the same order."""
+    return digest([pair.to_trl_row() for pair in pairs])
+
+
+def pair_from_row(row: Mapping[str, Any], where: str) -> TrainingPair:
+    """Map a foreign row to a `TrainingPair`.
+
+    Args:
+        row: the row as it was read.
+        where: file and line, for errors.
+
+    Raises:
+        DataError: missing column, empty prompt or answer, or turns in an impossible order.
+    """
+    for column in COLUMNS[1:]:
+        if row.get(column) is None:
+            raise DataError(
+                f"{where}: expected columns {', '.join(COLUMNS)}, found {', '.join(row) or 'none'}"
+            )
+    prompt, chosen, rejected = (row.get(column) for column in COLUMNS)
+    if isinstance(prompt, str) and isinstance(chosen, str) and isinstance(rejected, str):
+        return _text_pair(prompt, chosen, rejected, where)
+    if isinstance(chosen, str) and prompt is None:
+        raise DataError(f"{where}: expected column 'prompt' beside plain-text answers")
+    winner = conversation(chosen, where, "chosen", role="assistant")
+    loser = conversation(rejected, where, "rejected", role="assistant")
+    shared = _common_beginning(winner, loser)
+    given = shared if prompt is None else conversation(prompt, where, "prompt")
+    if winner[: len(given)] == given == loser[: len(given)]:
+        winner, loser = winner[len(given) :], loser[len(given) :]
+    elif shared and shared[-1:] == given[-1:]:  # a system turn stands before the prompt there
+        given, winner, loser = shared, winner[len(shared) :], loser[len(shared) :]
+    _check_turns(given, winner, loser, where)
+    return TrainingPair(id=prompt_id(given), prompt=given, chosen=winner, rejected=loser)
+
+
+def _text_pair(prompt: str, chosen: str, rejected: str, where: str) -> TrainingPair:
+    for column, text in zip(COLUMNS, (prompt, chosen, rejected), strict=True):
+        if not text.strip():
+            raise DataError(f"{where}: {column!r} is empty; remove the row or fill it in")
+    same_as_messages = conversation(prompt, where, "prompt")
+    return TrainingPair(
+        id=prompt_id(same_as_messages), prompt=prompt, chosen=chosen, rejected=rejected
+    )
+
+
+def _check_turns(
+    prompt: Conversation, chosen: Conversation, rejected: Conversation, where: str
+) -> None:
+    if not prompt or prompt[-1].role != "user":
+        raise DataError(f"{where}: 'prompt' must end with the user's turn")
+    for column, turns in zip(COLUMNS, (prompt, chosen, rejected), strict=True):
+        if turns and not turns[-1].content.strip():
+            raise DataError(f"{where}: {column!r} is empty; remove the row or fill it in")
+        if column != "prompt" and (not turns or turns[0].role != "assistant"):
+            raise DataError(f"{where}: {column!r} must answer the prompt with the assistant's turn")
+
+
+def _common_beginning(one: Conversation, other: Conversation) -> Conversation:
+    """What both conversations begin with, before the first answer in which they differ."""
+    equal = itertools.takewhile(lambda turns: turns[0] == turns[1], zip(one, other, strict=False))
+    shared = [turn for turn, _ in equal]
+    while shared and shared[-1].role == "assistant":  # equal answers, or an answer's equal start
+        shared.pop()
+    return tuple(shared)
+
+
+def _rows(name: str, split: str) -> Iterator[Row]:
+    path = Path(name).expanduser()
+    if path.suffix in (".jsonl", ".json"):
+        return ((f"{path}:{line}", row) for line, row in read_json_rows(path))
+    table = _table(name, path, split)
+    return ((f"{name}, row {number}", row) for number, row in enumerate(table))
+
+
+def _table(name: str, path: Path, split: str) -> Any:
+    """The rows of whatever `datasets` can read."""
+    from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+
+    if not path.exists() and (path.suffix or name.startswith((".", "/", "~"))):
+        raise DataError(f"{name}: there is no such file or folder")
+    try:
+        if path.is_file():
+            return Dataset.from_parquet(str(path))
+        if (path / "state.json").exists() or (path / "dataset_dict.json").exists():
+            table = load_from_disk(str(path))
+            return table[split] if isinstance(table, DatasetDict) else table
+        return load_dataset(str(path) if path.is_dir() else name, split=split)
+    except Exception as error:  # errors of many libraries, all meaning the same to a user
+        raise DataError(
+            f"{name}: split {split!r} cannot be read ({' '.join(str(error).split())[:200]})"
+        ) from None

@@ -1,0 +1,118 @@
+"""What must hold before a training step means anything; a run that breaks it is stopped.
+
+The prompt is a true prefix, no answer is empty after truncation, and where the reference is the
+initial policy, step 0 finds rewards of 0 and the objective's own value.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from trl.trainer.dpo_config import DPOConfig
+
+from clair_apo.apo.anchors import PairOutcomes
+from clair_apo.errors import TrainingError
+
+LOGP_TOLERANCE_FP32 = 1e-3
+LOGP_TOLERANCE_HALF = 0.1
+"""Nats by which one log-ratio may miss 0 at step 0, times the square root of its tokens."""
+
+
+def check_tokens(
+    row: Mapping[str, Any], where: str, *, left_out: str | None, args: DPOConfig
+) -> None:
+    """Refuse a pair whose prompt is no true prefix, or that leaves a side without tokens.
+
+    Args:
+        row: `prompt_ids`, `chosen_ids` and `rejected_ids` of one pair.
+        where: which pair it is, for the message.
+        left_out: the end of the prompt that is missing from `prompt_ids`; None if nothing is.
+        args: how prompt and answer are cut.
+
+    Raises:
+        TrainingError: names the pair.
+    """
+    if left_out is not None:
+        raise TrainingError(
+            f"{where}: the tokenized prompt is not a prefix of prompt and answer: its end "
+            f"{left_out!r} would be left out. Use a chat template that renders the prompt the "
+            "same way with and without an answer, or end the prompt where a token ends"
+        )
+    for side in ("chosen", "rejected"):
+        if not row[f"{side}_ids"]:
+            raise TrainingError(f"{where}: {side!r} has no tokens; take the pair out")
+    prompt_tokens = len(row["prompt_ids"])
+    room = args.max_length if args.truncation_mode == "keep_start" else None
+    if room is not None and prompt_tokens >= room:
+        raise TrainingError(
+            f"{where}: the prompt alone has {prompt_tokens} tokens and leaves none to the answers "
+            f"within max_length {room}; raise max_length, or take the pair out"
+        )
+
+
+def check_first_step(
+    outcomes: PairOutcomes, *, beta: float, at_zero: float, weight: float, tolerance: float
+) -> None:
+    """Refuse a run whose policy does not start at its reference.
+
+    Args:
+        outcomes: of the first batch, before any update.
+        beta: of the objective.
+        at_zero: the objective's value where both log-ratios are 0.
+        weight: sum of the weights of the objectives; no objective is steeper than 1.
+        tolerance: nats by which a log-ratio may miss 0, times the square root of its tokens.
+
+    Raises:
+        TrainingError: says what to check.
+    """
+    chosen_limit = tolerance * beta * outcomes.chosen_tokens.sqrt()
+    rejected_limit = tolerance * beta * outcomes.rejected_tokens.sqrt()
+    rewards = torch.cat([outcomes.chosen_rewards, outcomes.rejected_rewards])
+    limits = torch.cat([chosen_limit, rejected_limit])
+    worst = _first_beyond(rewards, limits)
+    if worst is not None:
+        raise TrainingError(
+            f"step 0: a reward is {rewards[worst].item():.4g} where the policy should equal its "
+            f"reference (allowed: {limits[worst].item():.2g}). Check dropout (disable_dropout), an "
+            "adapter that does not start at zero (init_lora_weights), and whether weights or "
+            "reference log-probs changed since the trainer was made; a reference of another kind "
+            "is passed as ref_model"
+        )
+    # what the rewards allow, and the rounding of the loss itself
+    loss_limits = weight * (chosen_limit + rejected_limit + 1e-5)
+    worst = _first_beyond(outcomes.losses - at_zero, loss_limits)
+    if worst is not None:
+        raise TrainingError(
+            f"step 0: the loss is {outcomes.losses[worst].item():.4g} where the objective gives "
+            f"{at_zero:.4g} for log-ratios of 0; check loss_type and loss_weights"
+        )
+
+
+def _first_beyond(values: Tensor, limits: Tensor) -> int | None:
+    """The position of the first value that is not within its limit; NaN is not."""
+    beyond = (~(values.abs() <= limits)).nonzero()
+    return int(beyond[0]) if len(beyond) else None
+
+
+def check_resumed_reference(
+    kept: Sequence[float], found: Sequence[float], tokens: Sequence[int], *, tolerance: float
+) -> None:
+    """Refuse to go on against another reference than the run began with.
+
+    Args:
+        kept: what the reference said of both answers of the first pair when the run began.
+        found: what it says now.
+        tokens: of both answers.
+        tolerance: nats by which a log-probability may differ, times the root of its tokens.
+
+    Raises:
+        TrainingError: says what to check.
+    """
+    for before, now, count in zip(kept, found, tokens, strict=True):
+        if not abs(now - before) <= tolerance * count**0.5:
+            raise TrainingError(
+                f"the run began with a reference that gives the first pair {before:.4f}, this one "
+                f"gives {now:.4f}: resume with the same model, reference, data and max_length, or "
+                "start a new run in another output_dir"
+            )

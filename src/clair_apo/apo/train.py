@@ -1,0 +1,269 @@
+"""From a YAML file to a checkpoint: what `clair-apo train` and `scripts/train.py` both call."""
+
+# mypy: allow-untyped-calls
+# trl is typed in part only
+
+import copy
+import json
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+from transformers import TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ProgressCallback
+from transformers.utils import logging as transformers_logging
+from trl.trainer.utils import get_peft_config, get_quantization_config
+
+from clair_apo.apo.anchors import RewardIntervals
+from clair_apo.apo.arguments import TrainingSetup, parse_arguments, resolved_yaml
+from clair_apo.apo.config import APOConfig
+from clair_apo.apo.data import PairSplit, TrainingPair, data_digest, load_pairs, split_pairs
+from clair_apo.apo.interrupt import Interrupt
+from clair_apo.apo.trainer import APOTrainer
+from clair_apo.errors import ClairApoError, TrainingError
+from clair_apo.models import find_model
+from clair_apo.progress import CONSOLE, print_result
+from clair_apo.records import atomic_writer
+from clair_apo.runs import MANIFEST, RunFolder, now, write_json
+
+_QUIET_BELOW = 2000
+"""Pairs that are tokenized within two seconds; a bar for each step of it would only flicker."""
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What came out of a run."""
+
+    output_dir: Path
+    """Model or adapter, tokenizer, model card, `training.yaml`, `evaluation.json`."""
+    trained: int
+    """Pairs trained on."""
+    held_out: int
+    steps: int
+    rewards: RewardIntervals | None
+    """Mean rewards of the held-out pairs; None where none were held out."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train as the command line says, and print what came of it.
+
+    Raises:
+        ClairApoError: whatever the user can mend.
+        KeyboardInterrupt: Ctrl+C; its message says how to go on.
+    """
+    setup = parse_arguments(sys.argv[1:] if argv is None else argv)
+    result = train(setup)
+    if setup.args.process_index == 0:
+        print_result(summary(result))
+
+
+def train(setup: TrainingSetup) -> TrainingResult:
+    """Load pairs, hold some out, train, evaluate, and write everything to `output_dir`.
+
+    Raises:
+        ClairApoError: whatever the user can mend.
+        KeyboardInterrupt: Ctrl+C; a checkpoint is saved, and the message says how to go on.
+    """
+    started = now()
+    say = CONSOLE.print if setup.args.process_index == 0 else lambda _: None
+    split = _split(setup)
+    say(f"{len(split.train)} pairs to train on, {len(split.held_out)} held out")
+    resume_from = resume_point(setup.args)
+    trainer = _trainer(setup, split)
+    with Interrupt(trainer) as interrupt:
+        trainer.train(resume_from_checkpoint=resume_from)
+    if interrupt.stopped_at is not None:
+        raise KeyboardInterrupt(
+            f"step {interrupt.stopped_at} of {trainer.state.max_steps} is saved in "
+            f"{setup.args.output_dir}; run the same command with --resume_from_checkpoint true"
+        )
+    if split.held_out:
+        trainer.evaluate()
+    measured = trainer.evaluation_rewards
+    result = TrainingResult(
+        output_dir=Path(str(setup.args.output_dir)),
+        trained=len(split.train),
+        held_out=len(split.held_out),
+        steps=trainer.state.global_step,
+        rewards=measured.intervals() if measured else None,
+    )
+    _write(trainer, setup, split, result, started)
+    trainer.end()
+    return result
+
+
+def summary(result: TrainingResult) -> str:
+    """A few lines for a person."""
+    lines = [f"trained on {result.trained} pairs in {result.steps} steps"]
+    if result.rewards is None:
+        lines.append("no held-out rewards: no pair was held out, or the loss is TRL's own")
+    else:
+        lines.append("held-out rewards, mean over pairs with 95 % interval:")
+        for side in ("winner", "loser", "margin"):
+            lines.append(f"  {side:6} {getattr(result.rewards, side)}")
+    return "\n".join([*lines, f"checkpoint: {result.output_dir}"])
+
+
+def resume_point(args: APOConfig) -> str | None:
+    """The checkpoint to go on from; None starts anew.
+
+    `resume_from_checkpoint: true` takes the last one that was written to its end.
+
+    Raises:
+        TrainingError: there is none where one was asked for, or one where none was.
+    """
+    asked, folder = str(args.resume_from_checkpoint or "false"), Path(str(args.output_dir))
+    last = last_checkpoint(folder)
+    if asked.lower() == "false":
+        if last is not None:
+            raise TrainingError(
+                f"{folder} holds {last.name} of an earlier run: go on with it "
+                "(--resume_from_checkpoint true), or give another output_dir"
+            )
+        return None
+    found = last if asked.lower() == "true" else Path(asked)
+    if found is None or not _is_whole(found):
+        raise TrainingError(f"{found or folder}: there is no whole checkpoint to resume from")
+    return str(found)
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The latest whole `checkpoint-N` in a folder; one torn by a kill does not count."""
+    found = {
+        int(match[1]): path
+        for path in folder.glob("checkpoint-*")
+        if (match := re.fullmatch(r"checkpoint-(\d+)", path.name)) and _is_whole(path)
+    }
+    return found[max(found)] if found else None
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """The trainer's state is written last: where it can be read, all else is there."""
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _split(setup: TrainingSetup) -> PairSplit:
+    pairs = load_pairs(setup.script.dataset_name, setup.script.dataset_train_split)
+    return split_pairs(pairs, setup.script.held_out, setup.script.max_pairs)
+
+
+def _trainer(setup: TrainingSetup, split: PairSplit) -> APOTrainer:
+    script, model, args = setup.script, setup.model, copy.copy(setup.args)
+    model_options: Any = args.model_init_kwargs or {}
+    location = find_model(str(model.model_name_or_path), say=CONSOLE.print).location
+    args.model_init_kwargs = {
+        "revision": model.model_revision,
+        "attn_implementation": model.attn_implementation,
+        "dtype": model.dtype,
+        **model_options,
+    }
+    try:
+        with _quiet(len(split.train) + len(split.held_out) < _QUIET_BELOW):
+            trainer = APOTrainer(
+                model=location,
+                args=args,
+                train_dataset=_dataset(split.train),
+                eval_dataset=_dataset(split.held_out) if split.held_out else None,
+                quantization_config=get_quantization_config(model),
+                peft_config=get_peft_config(model),
+            )
+    except ClairApoError:
+        raise
+    except (ValueError, OSError) as error:  # what transformers and trl say of model or data
+        raise TrainingError(
+            f"{model.model_name_or_path}: {' '.join(str(error).split())[:400]}"
+        ) from None
+    trainer.data_description = (
+        f"{Path(script.dataset_name).name}: {len(split.train)} pairs trained on, "
+        f"{len(split.held_out)} held out, digest {data_digest(split.train)[:12]}"
+    )
+    if not args.disable_tqdm:
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(QuietProgress())
+    return trainer
+
+
+def _dataset(pairs: Sequence[TrainingPair]) -> datasets.Dataset:
+    return datasets.Dataset.from_list([pair.to_trl_row() for pair in pairs])
+
+
+@contextmanager
+def _quiet(few: bool) -> Iterator[None]:
+    """Without the bars of loading and tokenizing, where there is little of it."""
+    hides = few and not datasets.are_progress_bars_disabled()
+    if hides:
+        datasets.disable_progress_bars()
+        transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if hides:
+            datasets.enable_progress_bars()
+            transformers_logging.enable_progress_bar()
+
+
+class QuietProgress(ProgressCallback):
+    """The training bar with the latest rewards at its end, instead of a line for every log."""
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Show loss, winner and loser."""
+        shown = {"loss": "loss", "rewards/chosen": "winner", "rewards/rejected": "loser"}
+        if self.training_bar is not None and logs:
+            found = {shown[k]: f"{v:.3f}" for k, v in logs.items() if k in shown}
+            if found:
+                self.training_bar.set_postfix(found)
+
+
+def _write(
+    trainer: APOTrainer,
+    setup: TrainingSetup,
+    split: PairSplit,
+    result: TrainingResult,
+    started: str,
+) -> None:
+    """Everything that a person needs to use the checkpoint, or to make it again."""
+    trainer.save_model()
+    trainer.save_state()
+    trainer.create_model_card(result.output_dir.name)
+    if not trainer.is_world_process_zero():
+        return
+    with atomic_writer(result.output_dir / "training.yaml") as file:
+        file.write(resolved_yaml(setup))
+    rewards = result.rewards.model_dump() if result.rewards else None
+    if trainer.evaluation_rewards:
+        each = trainer.evaluation_rewards.model_dump()
+        ids = [pair.id for pair in split.held_out]
+        write_json(result.output_dir / "evaluation.json", {"rewards": rewards, "ids": ids, **each})
+    run = result.output_dir.parent
+    folder = RunFolder(run if (run / MANIFEST).exists() else result.output_dir)
+    folder.record_stage(
+        "train",
+        {
+            "output_dir": str(result.output_dir),
+            "dataset": setup.script.dataset_name,
+            "trained": result.trained,
+            "held_out": result.held_out,
+            "digest_trained": data_digest(split.train),
+            "digest_held_out": data_digest(split.held_out),
+            "steps": result.steps,
+            "rewards": rewards,
+            "started": started,
+            "ended": now(),
+        },
+    )

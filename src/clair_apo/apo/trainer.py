@@ -1,0 +1,342 @@
+"""`APOTrainer`: TRL's DPO trainer with objectives, reference and metrics of our own.
+
+The way of a batch: `padded_forward` -> log-ratios against `reference_logps` -> `PAIR_OBJECTIVES`
+-> `PairOutcomes`, from which every metric is computed. Losses that are not ours, and options that
+change what a log-ratio is, take TRL's own way.
+"""
+
+# mypy: allow-untyped-calls
+# trl is typed in part only
+
+import contextlib
+import json
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import is_peft_model, tqdm
+from datasets import Dataset, IterableDataset
+from peft import PeftConfig
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import BitsAndBytesConfig, DataCollator, PreTrainedModel, TrainerCallback
+from transformers.integrations.fsdp import is_fsdp_enabled
+from transformers.processing_utils import ProcessorMixin
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
+from trl.data_utils import _tokenize
+from trl.models.utils import prepare_deepspeed
+from trl.trainer.dpo_config import DPOConfig
+from trl.trainer.dpo_trainer import DPOTrainer
+
+from clair_apo.apo.anchors import PairOutcomes, PairRewards, pair_metrics
+from clair_apo.apo.card import model_card
+from clair_apo.apo.config import APOConfig
+from clair_apo.apo.invariants import (
+    LOGP_TOLERANCE_FP32,
+    LOGP_TOLERANCE_HALF,
+    check_first_step,
+    check_resumed_reference,
+    check_tokens,
+)
+from clair_apo.apo.logps import PairForward, PairLogps, model_inputs, padded_forward
+from clair_apo.apo.objectives import PAIR_OBJECTIVES
+from clair_apo.apo.reference import frozen_copy, reference_logps, with_reference_logps
+from clair_apo.errors import TrainingError
+from clair_apo.records import atomic_writer
+
+PRIVATE_NAMES = (
+    "trl.DPOTrainer._compute_loss",
+    "trl.DPOTrainer._prepare_dataset",
+    "trl.DPOTrainer._precompute_ref_logps",
+    "trl.data_utils._tokenize",
+)
+"""Every private name of TRL that we call or override; one test says which version lost one."""
+
+_PROBE = "clair_apo.reference_probe"
+
+logger = logging.getLogger(__name__)
+
+
+class APOTrainer(DPOTrainer):
+    """A drop-in for `trl.DPOTrainer`: same arguments, data set formats, PEFT and callbacks.
+
+    What differs: the reference is the model that was passed and never one reloaded by name;
+    metrics show winner and loser apart and are means over pairs; a run whose policy does not start
+    at its reference is stopped; a pair that would be cut to nothing is refused by name.
+
+    Args:
+        model: a name, a model, or a PEFT model.
+        ref_model: the reference; None takes the initial policy.
+        args: an `APOConfig`, or a `DPOConfig` as it is.
+        data_collator: makes padded batches; TRL's by default.
+        train_dataset: preference rows in any of TRL's formats.
+        eval_dataset: the same, or several by name.
+        processing_class: tokenizer or processor; by default loaded by the model's name.
+        compute_metrics: as TRL takes it.
+        callbacks: as TRL takes them.
+        optimizers: as TRL takes them.
+        quantization_config: for a model that is passed by name.
+        peft_config: wraps the model in an adapter; the reference is the model without it.
+
+    Raises:
+        TrainingError: a pair that cannot be trained on.
+    """
+
+    model: Any
+
+    def __init__(
+        self,
+        model: Any,
+        ref_model: PreTrainedModel | None = None,
+        args: DPOConfig | None = None,
+        data_collator: DataCollator | None = None,
+        train_dataset: Dataset | IterableDataset | None = None,
+        eval_dataset: Dataset | IterableDataset | Mapping[str, Any] | None = None,
+        processing_class: PreTrainedTokenizerBase | ProcessorMixin | None = None,
+        compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+        quantization_config: BitsAndBytesConfig | None = None,
+        peft_config: PeftConfig | None = None,
+    ) -> None:
+        args = args or APOConfig(f"{_name_of(model)}-APO")
+        self.starts_at_reference = ref_model is None
+        self.evaluation_rewards: PairRewards | None = None
+        self.data_description = ""
+        self._outcomes: dict[str, list[Tensor]] = {"train": [], "eval": []}
+        self._first_batch_seen = False
+        self._reference_engine: Any = None
+        adapter = peft_config is not None or (not isinstance(model, str) and is_peft_model(model))
+        # without a copy, TRL would load the reference by the model's name, whatever was passed
+        precomputes = args.precompute_ref_log_probs and not is_fsdp_enabled()
+        copies = not (ref_model or adapter or precomputes or isinstance(model, str))
+        super().__init__(
+            model=model,
+            ref_model=frozen_copy(model) if copies else ref_model,
+            args=args,
+            data_collator=data_collator,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            compute_metrics=compute_metrics,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            quantization_config=quantization_config,
+            peft_config=peft_config,
+        )
+        if copies and args.precompute_ref_log_probs:
+            self.ref_model = None  # under FSDP: it has said what it had to say
+
+    # --- data
+
+    def _prepare_dataset(
+        self,
+        dataset: Dataset | IterableDataset,
+        processing_class: Any,
+        args: DPOConfig,
+        dataset_name: str,
+    ) -> Dataset | IterableDataset:
+        """Tokenize as TRL does, but refuse by name what TRL drops or cuts in silence."""
+        with _without_max_length(args):  # TRL drops rows that max_length would empty
+            prepared = super()._prepare_dataset(dataset, processing_class, args, dataset_name)
+
+        def check(row: dict[str, Any], index: int) -> dict[str, Any]:
+            where = f"{dataset_name} pair {row.get('id', index)}"
+            check_tokens(row, where, left_out=_left_out(processing_class, row), args=args)
+            return {}
+
+        if isinstance(prepared, IterableDataset):
+            return prepared.map(check, with_indices=True)
+        bar = tqdm(prepared, desc=f"checking {dataset_name} pairs", leave=False)
+        for index, row in enumerate(bar):
+            check(row, index)
+        return prepared
+
+    def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
+        """Reference log-probs from the reference at hand, held in memory; no file is read."""
+        if isinstance(dataset, IterableDataset):
+            raise TrainingError(
+                "precompute_ref_log_probs needs a data set with a length, not an IterableDataset"
+            )
+        model = self.model if self.ref_model is None else self.ref_model
+        if self.ref_model is None and self.is_deepspeed_enabled:
+            self._reference_engine = self._reference_engine or prepare_deepspeed(
+                self.model, self.accelerator
+            )
+            model = self._reference_engine
+        return with_reference_logps(self, model, dataset, name, batch_size)
+
+    # --- loss
+
+    @property
+    def computes_pairs(self) -> bool:
+        """Whether objective and log-ratios are ours, not left to TRL."""
+        return (
+            all(name in PAIR_OBJECTIVES for name in self.loss_types)
+            and self.f_divergence_type == "reverse_kl"
+            and self.ld_alpha is None
+            and not self.use_weighting
+            and not self.aux_loss_enabled
+        )
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
+        if not self.computes_pairs:
+            return super()._compute_loss(model, inputs, return_outputs)
+        forward = padded_forward(model, inputs)
+        reference = reference_logps(self, inputs)
+        losses, outcomes = self._outcomes_of(forward, reference)
+        self._keep(outcomes)
+        if self.model.training and not self._first_batch_seen:
+            self._first_batch_seen = True
+            self._check_start(outcomes)
+        loss = losses.mean()
+        if not return_outputs:
+            return loss
+        with torch.no_grad():  # the fused head makes no logits; compute_metrics asks for them
+            return loss, model(**model_inputs(inputs))
+
+    def _outcomes_of(
+        self, forward: PairForward, reference: PairLogps
+    ) -> tuple[Tensor, PairOutcomes]:
+        """The losses with gradient, (B,), and what is kept of the batch."""
+        chosen = forward.logps.chosen - reference.chosen
+        rejected = forward.logps.rejected - reference.rejected
+        weighted = zip(self.loss_types, self.loss_weights, strict=True)
+        losses = torch.stack(
+            [w * PAIR_OBJECTIVES[n].loss(chosen, rejected, beta=self.beta) for n, w in weighted]
+        ).sum(0)
+        return losses, PairOutcomes(
+            losses=losses,
+            chosen_rewards=self.beta * chosen,
+            rejected_rewards=self.beta * rejected,
+            chosen_logps=forward.logps.chosen,
+            rejected_logps=forward.logps.rejected,
+            chosen_tokens=forward.chosen_tokens,
+            rejected_tokens=forward.rejected_tokens,
+            entropy_sums=forward.entropy_sums,
+            top1_tokens=forward.top1_tokens,
+        )
+
+    # --- metrics
+
+    def _keep(self, outcomes: PairOutcomes) -> None:
+        """Gather the outcomes of all processes until they are logged."""
+        if self.model.training:
+            self._outcomes["train"].append(self.accelerator.gather(outcomes.table()))
+        else:  # without the pairs that fill the last batch of several processes
+            table = self.accelerator.gather_for_metrics(outcomes.table())
+            self._outcomes["eval"].append(table)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the means over all pairs since the last log."""
+        if self.model.training and self._outcomes["train"]:
+            logs.update(pair_metrics(PairOutcomes.from_tables(self._outcomes["train"])))
+            self._outcomes["train"].clear()
+        super().log(logs, start_time)
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader[Any],
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Evaluate, with metrics over pairs and the rewards of each in `evaluation_rewards`."""
+        self._outcomes["eval"].clear()
+        self.evaluation_rewards = None
+        output = super().evaluation_loop(
+            dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+        )
+        if self._outcomes["eval"]:
+            outcomes = PairOutcomes.from_tables(self._outcomes["eval"])
+            metrics = pair_metrics(outcomes) | {"loss": outcomes.losses.mean().item()}
+            assert output.metrics is not None  # evaluate() itself adds to them
+            output.metrics.update({f"{metric_key_prefix}_{k}": v for k, v in metrics.items()})
+            self.evaluation_rewards = PairRewards(
+                chosen=tuple(outcomes.chosen_rewards.tolist()),
+                rejected=tuple(outcomes.rejected_rewards.tolist()),
+            )
+        return output
+
+    # --- the start of a run
+
+    def _check_start(self, outcomes: PairOutcomes) -> None:
+        """Stop a run that does not start, or go on, against the reference it should have."""
+        gathered = PairOutcomes.from_tables([self.accelerator.gather(outcomes.table())])
+        if self.state.global_step == 0 and self.starts_at_reference:
+            at_zero = (PAIR_OBJECTIVES[name].at_zero for name in self.loss_types)
+            check_first_step(
+                gathered,
+                beta=self.beta,
+                at_zero=sum(w * v for w, v in zip(self.loss_weights, at_zero, strict=True)),
+                weight=sum(map(abs, self.loss_weights)),
+                tolerance=self._logp_tolerance(),
+            )
+        elif self.state.global_step == 0:
+            rewards = pair_metrics(gathered)
+            logger.warning(
+                "step 0: another reference was passed; mean rewards of the first batch: winner "
+                f"{rewards['rewards/chosen']:+.3f}, loser {rewards['rewards/rejected']:+.3f}"
+            )
+        self._check_probe()
+
+    def _check_probe(self) -> None:
+        """Keep what the reference says of the first pair; a resumed run must find it again."""
+        if not isinstance(self.train_dataset, Dataset):
+            return
+        columns = [c for c in self.train_dataset.column_names if c.endswith(("_ids", "_logps"))]
+        batch = self.data_collator([{c: self.train_dataset[0][c] for c in columns}])
+        batch = {key: value.to(self.accelerator.device) for key, value in batch.items()}
+        found = [logps.item() for logps in reference_logps(self, batch)]
+        states: dict[str, Any] = self.state.stateful_callbacks  # type: ignore[assignment] # is one
+        kept = states.setdefault(_PROBE, {"logps": found})
+        tokens = batch["completion_mask"].sum(1).tolist()
+        check_resumed_reference(kept["logps"], found, tokens, tolerance=self._logp_tolerance())
+
+    def _logp_tolerance(self) -> float:
+        half = self.accelerator.mixed_precision != "no" or self.model.dtype.itemsize < 4
+        return LOGP_TOLERANCE_HALF if half else LOGP_TOLERANCE_FP32
+
+    # --- the card
+
+    def create_model_card(  # type: ignore[override] # the form that trl gave it
+        self,
+        model_name: str | None = None,
+        dataset_name: str | None = None,
+        tags: str | list[str] | None = None,
+    ) -> None:
+        """Write a short `README.md` into the output folder: what was trained, how, how far."""
+        if not self.is_world_process_zero():
+            return
+        tags = [tags] if isinstance(tags, str) else tags or []
+        folder = Path(str(self.args.output_dir))
+        with atomic_writer(folder / "README.md") as file:
+            file.write(model_card(self, model_name or folder.name, tags))
+
+
+def _name_of(model: Any) -> str:
+    name = model if isinstance(model, str) else getattr(model.config, "_name_or_path", "")
+    return name.rstrip("/").split("/")[-1] or "model"
+
+
+@contextlib.contextmanager
+def _without_max_length(args: DPOConfig) -> Any:
+    max_length, args.max_length = args.max_length, None
+    try:
+        yield
+    finally:
+        args.max_length = max_length
+
+
+def _left_out(processing_class: Any, row: Mapping[str, Any]) -> str | None:
+    """The end of the prompt that tokenizing it with its answers lost; None if nothing."""
+    tools = row.get("tools")
+    options = {"tools": json.loads(tools) if isinstance(tools, str) else tools}
+    options |= row.get("chat_template_kwargs") or {}
+    whole = _tokenize(processing_class, row["prompt"], add_generation_prompt=True, **options)
+    missing = whole["input_ids"][len(row["prompt_ids"]) :]
+    return processing_class.decode(missing) if missing else None

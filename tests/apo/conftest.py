@@ -1,0 +1,58 @@
+"""Fixtures for training on tiny random models, offline."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+
+import pytest
+from datasets import Dataset
+from tiny_apo import make_model, make_rows, make_tokenizer
+
+from clair_apo.apo.config import APOConfig
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return make_tokenizer()
+
+
+@pytest.fixture
+def model():
+    return make_model()
+
+
+@pytest.fixture
+def pairs():
+    return Dataset.from_list(make_rows(8))
+
+
+@pytest.fixture
+def tiny_folder(tmp_path):
+    """A saved tiny model with its tokenizer, for everything that takes a name."""
+    folder = tmp_path / "tiny"
+    make_model().save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def config(tmp_path):
+    """An `APOConfig` for two quick steps; keywords override."""
+
+    def make(**options) -> APOConfig:
+        quick = {
+            "output_dir": str(tmp_path / "out"),
+            "max_steps": 2,
+            "per_device_train_batch_size": 4,
+            "per_device_eval_batch_size": 4,
+            "gradient_checkpointing": False,
+            "learning_rate": 1e-2,
+            "logging_steps": 1,
+            "save_strategy": "no",
+            "disable_tqdm": True,
+            "seed": 7,
+        }
+        return APOConfig(**(quick | options))
+
+    return make
