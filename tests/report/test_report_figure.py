@@ -24,6 +24,14 @@ def test_a_bar_stands_over_its_bin_and_is_as_high_as_its_share_of_the_highest(tm
     assert [bar.height for bar in chosen.bars] == [PANEL_HEIGHT / 2] * 3  # one scale for both
 
 
+def test_the_highest_bin_of_either_side_sets_the_scale_of_both(tmp_path):
+    figure = figure_of(tmp_path, [(10, 30), (20, 30), (25, 30)])
+    rejected, chosen = figure.panels
+    assert figure.highest == 3
+    assert [bar.height for bar in chosen.bars] == [PANEL_HEIGHT]
+    assert [bar.height for bar in rejected.bars] == [round(PANEL_HEIGHT / 3, 2)] * 3
+
+
 def test_the_median_line_stands_between_the_ends_at_its_share_of_the_axis(tmp_path):
     figure = figure_of(tmp_path, [(0, 0), (50, 75), (100, 99)])
     rejected, chosen = figure.panels

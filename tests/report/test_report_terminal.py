@@ -59,6 +59,15 @@ def test_the_table_of_a_run_without_pairs_says_so(tmp_path):
     assert "n = 0 pairs" in printed(summarise(make_run(tmp_path, [], [make_dropped()])))
 
 
+def test_a_small_mean_of_characters_keeps_one_place(tmp_path):
+    pairs = [make_pair("a", lengths=(200, 204)), make_pair("b", lengths=(200, 201))]
+    lines = printed(summarise(make_run(tmp_path, pairs))).splitlines()
+    means = {line[:20].strip(): line.split()[2] for line in lines if " length " in f"{line[:20]} "}
+    assert means == {"Rejected length": "200", "Chosen length": "202"}  # 202.5, to the even one
+    change = next(line for line in lines if line.startswith("Length change"))
+    assert change.split()[2] == "+2.5"
+
+
 def test_one_pair_shows_dashes_for_interval_and_deviation(tmp_path):
     text = printed(summarise(make_run(tmp_path, [make_pair(jaccard=0.5)])))
     line = next(line for line in text.splitlines() if line.startswith("Jaccard similarity"))
