@@ -6,9 +6,7 @@ Needed after a change of the demo's prompts, templates, rubric or sampling setti
 texts stay: read them once more against what the reviser is now asked before you commit them.
 """
 
-from pathlib import Path
-
-from clair_apo.clair import GenerateConfig
+from clair_apo.demo import demo_config
 from clair_apo.demo.recording import (
     RecordedAnswer,
     data_file,
@@ -21,8 +19,7 @@ from clair_apo.records import write_jsonl
 
 def main() -> None:
     """Write `recording.jsonl` with the keys of today's requests."""
-    folder = Path(__file__).parents[1] / "src" / "clair_apo" / "demo"
-    config = GenerateConfig.from_command_line(["--config", str(folder / "generate.yaml")])
+    config = demo_config()
     prompts = recorded_prompts(config)
     rows, changed = [], 0
     for row in read_recording():
@@ -33,9 +30,7 @@ def main() -> None:
             name: RecordedAnswer(key=requests[name].key, completion=answer.completion)
             for name, answer in answers.items()
         }
-        rows.append(
-            row.model_copy(update={"response": keyed.pop("response"), "revisions": keyed})
-        )
+        rows.append(row.model_copy(update={"response": keyed.pop("response"), "revisions": keyed}))
     write_jsonl(data_file("recording.jsonl"), rows)
     print(f"{len(rows)} prompts, {changed} keys changed")
 

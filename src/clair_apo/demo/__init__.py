@@ -1,0 +1,12 @@
+"""The whole arrow on the embedded model, from recorded answers to a checkpoint with evidence.
+
+    recording    the shipped answers -> the request store
+    run          generate -> report -> train -> two answers before and after
+
+`data/` holds the prompts, the rubric and the recording; the two YAML files are ordinary configs.
+"""
+
+from clair_apo.demo.recording import fill_store, read_recording
+from clair_apo.demo.run import demo_config, run_demo
+
+__all__ = ["demo_config", "fill_store", "read_recording", "run_demo"]
