@@ -4,17 +4,25 @@ Generation configs are `Config` models; training configs are TRL's dataclasses a
 `read_yaml` and `unknown_key`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import yaml
-from pydantic import BaseModel, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import AfterValidator, BaseModel, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 from rapidfuzz import process
 
 from clair_apo.errors import ConfigError
 from clair_apo.records import first_fault
+
+UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
+"""A path as a person writes it: `~` is the home folder, in a YAML file as well."""
 
 
 class Section(BaseModel):
@@ -32,6 +40,7 @@ class Config(BaseSettings):
         frozen=True,
         use_attribute_docstrings=True,
         cli_prog_name="clair-apo generate",
+        cli_exit_on_error=False,
     )
 
     @classmethod
@@ -47,31 +56,38 @@ class Config(BaseSettings):
         return (init_settings,)
 
     @classmethod
-    def from_command_line(cls, args: Sequence[str], default: Path | None = None) -> Self:
+    def from_command_line(
+        cls, args: Sequence[str], default: Mapping[str, Any] | None = None
+    ) -> Self:
         """Read `--config FILE.yaml` and overrides such as `--reviser.model NAME`.
 
         Args:
             args: the arguments after the command's name.
-            default: the YAML file to use where `--config` is not given.
+            default: the values to start from where `--config` is not given.
 
         Raises:
             ConfigError: unreadable file, unknown key (with the nearest one), wrong value.
         """
         path, overrides = split_config_option(args)
-        path = path or default
-        values = read_yaml(path) if path else {}
+        values = read_yaml(path) if path else dict(default or {})
         known = dotted_keys(cls)
         where = str(path) if path else "the config"
         for key in _leaves(values):
             if key not in known:
                 raise ConfigError(f"{where}: {unknown_key(key, known)}")
-        for key in option_names(overrides):
+        overridden = option_names(overrides)
+        for key in overridden:
             if key not in known | {"help"}:
                 raise ConfigError(f"command line: {unknown_key(key, known)}")
         try:
             return cls(_cli_parse_args=list(overrides), **values)
+        except SettingsError as error:
+            reason = str(error).removeprefix("error parsing CLI: ")
+            raise ConfigError(f"command line: {reason}") from None
         except ValidationError as error:
-            raise ConfigError(f"{where}: {first_fault(error)}") from None
+            fault = first_fault(error)
+            on_line = fault.split(":")[0] in overridden
+            raise ConfigError(f"{'command line' if on_line else where}: {fault}") from None
 
     def to_yaml(self) -> str:
         """The config with every default filled in, as YAML that can be run again as it is."""

@@ -31,6 +31,9 @@ _MODEL_FILES = (
     "*config.json",
     "tokenizer*",
     "*.jinja",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "*.model",
     "vocab*",
     "merges*",
 )
@@ -108,16 +111,22 @@ def _embedded(say: Callable[[str], None] | None) -> ModelSource:
         return _embedded_from_hub()
     with packed.open("rb") as file:
         revision = hashlib.file_digest(file, "sha256").hexdigest()[:12]
-    identity = f"{EMBEDDED}@{revision}"
-    folder = cache_folder() / identity
+    # no "@" in a folder's name: servers take what follows for a revision
+    folder = cache_folder() / f"{EMBEDDED}-{revision}"
     if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):
-            if not folder.is_dir():  # another process may have unpacked it meanwhile
-                if say:
-                    say(f"unpacking {EMBEDDED} into {folder} (once, about 20 seconds)")
-                _unpack(packed, folder)
-    return ModelSource(EMBEDDED, str(folder), identity)
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{folder}.lock"):
+                if not folder.is_dir():  # another process may have unpacked it meanwhile
+                    if say:
+                        say(f"unpacking {EMBEDDED} into {folder} (once, about 20 seconds)")
+                    _unpack(packed, folder)
+        except OSError as error:
+            raise ModelNotFoundError(
+                f"model {EMBEDDED!r} cannot be unpacked into {folder.parent} ({error.strerror}); "
+                "name another folder in $CLAIR_APO_CACHE"
+            ) from None
+    return ModelSource(EMBEDDED, str(folder), f"{EMBEDDED}@{revision}")
 
 
 def _embedded_from_hub() -> ModelSource:
@@ -139,7 +148,10 @@ def _unpack(packed: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    prefix = f".{folder.name}."
+    for left_behind in folder.parent.glob(f"{prefix}*"):  # by a process that was killed
+        shutil.rmtree(left_behind)
+    part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=prefix))
     try:
         tokenizer = AutoTokenizer.from_pretrained(packed.parent, gguf_file=packed.name)
         model = AutoModelForCausalLM.from_pretrained(

@@ -24,6 +24,11 @@ def print_result(result: RenderableType) -> None:
     _RESULTS.print(result, markup=False)
 
 
+def say(sentence: str) -> None:
+    """Tell the person at the terminal something, as it is written."""
+    CONSOLE.print(sentence, markup=False, soft_wrap=True)
+
+
 @contextmanager
 def progress_bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
     """A bar on standard error while the block runs; yields a function that moves it on.

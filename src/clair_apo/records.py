@@ -12,14 +12,26 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, Any, Literal, TypeVar
+from typing import IO, Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from clair_apo.errors import DataError
 
 FinishReason = Literal["stop", "length", "content_filter", "given", "other"]
 RevisionFormat = Literal["full", "edits"]
+
+
+def _writable(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("half a surrogate pair (\\ud800 to \\udfff) is no character") from None
+    return text
+
+
+Text = Annotated[str, AfterValidator(_writable)]
+"""Text from outside: JSON can spell what no UTF-8 file can hold, and that is refused."""
 
 
 class Record(BaseModel):
@@ -32,7 +44,7 @@ class Message(Record):
     """One turn of a conversation."""
 
     role: Literal["system", "user", "assistant"]
-    content: str
+    content: Text
 
 
 Conversation = tuple[Message, ...]
@@ -46,7 +58,7 @@ class Prompt(Record):
     messages: Conversation
     source: str
     """File and line, or data set and row, that it came from."""
-    response: str | None = None
+    response: Text | None = None
     """The answer to be revised, where the data brings it; None where the target model answers."""
 
 
@@ -136,7 +148,7 @@ class DropReason(StrEnum):
     EMPTY = "empty"
     """The answer or the revision has no text."""
     CUT = "cut"
-    """The answer or the revision ran into its token limit."""
+    """The answer or the revision ran into its token limit, or a filter broke it off."""
     REFUSED = "refused"
     """The reviser declined."""
     UNPARSED = "unparsed"
@@ -203,8 +215,9 @@ def read_json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in _numbered_lines(path):
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}:{number}: not JSON ({error.msg})") from None
+        except (ValueError, RecursionError) as error:
+            reason = getattr(error, "msg", str(error))
+            raise DataError(f"{path}:{number}: not JSON ({reason})") from None
         if not isinstance(row, dict):
             raise DataError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}")
         yield number, row
@@ -215,11 +228,12 @@ def _numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
-                    yield number, line.decode("utf-8")
+                    # Windows editors begin a UTF-8 file with a byte order mark
+                    yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
-        raise DataError(f"{path}:{number + 1}: not UTF-8 text") from None
+        raise DataError(f"{path}:{number}: not UTF-8 text") from None
 
 
 @contextmanager
@@ -256,14 +270,24 @@ def first_fault(error: ValidationError) -> str:
 
 
 # The names under which other projects' data brings the same things, best known first.
-PROMPT_COLUMNS = ("messages", "prompt", "instruction", "question", "query", "text", "input")
+PROMPT_COLUMNS = (
+    "messages",
+    "prompt",
+    "instruction",
+    "question",
+    "query",
+    "task",
+    "text",
+    "input",
+)
 RESPONSE_COLUMNS = ("response", "output", "answer", "completion", "student_solution")
 
 
 def prompt_from_row(row: Mapping[str, Any], where: str, column: str | None = None) -> Prompt:
     """Map a foreign row to a `Prompt`; the only place where prompt column names are known.
 
-    A conversation that ends with an assistant's turn brings that turn as the given response.
+    A conversation that ends with an assistant's turn brings that turn as the given response. An
+    `instruction` with an `input` is one prompt, as in Alpaca's data: the input follows below it.
 
     Args:
         row: the row as it was read.
@@ -279,10 +303,8 @@ def prompt_from_row(row: Mapping[str, Any], where: str, column: str | None = Non
             f"column {column!r}" if column else f"one of the columns {', '.join(PROMPT_COLUMNS)}"
         )
         raise DataError(f"{where}: expected {wanted}, found {', '.join(row) or 'none'}")
-    messages = conversation(row[name], where, name)
-    response = next(
-        (str(row[c]) for c in RESPONSE_COLUMNS if row.get(c) is not None and c != name), None
-    )
+    messages = conversation(_with_input(row, name), where, name)
+    response = _given_response(row, where, name)
     if messages[-1].role == "assistant":
         response, messages = messages[-1].content, messages[:-1]
     if not messages or messages[-1].role != "user":
@@ -290,6 +312,24 @@ def prompt_from_row(row: Mapping[str, Any], where: str, column: str | None = Non
     if not messages[-1].content.strip():
         raise DataError(f"{where}: {name!r} is an empty prompt; remove the row or fill it in")
     return Prompt(id=prompt_id(messages), messages=messages, source=where, response=response)
+
+
+def _with_input(row: Mapping[str, Any], name: str) -> Any:
+    value, more = row[name], row.get("input")
+    alpaca = name == "instruction" and isinstance(value, str) and isinstance(more, str)
+    return f"{value}\n\n{more}" if alpaca and str(more).strip() else value
+
+
+def _given_response(row: Mapping[str, Any], where: str, prompt_column: str) -> str | None:
+    name = next(
+        (c for c in RESPONSE_COLUMNS if row.get(c) is not None and c != prompt_column), None
+    )
+    if name is None:
+        return None
+    value = row[name]
+    if isinstance(value, int | float):  # the answers of arithmetic data
+        value = str(value)
+    return conversation(value, where, name, role="assistant")[-1].content
 
 
 def conversation(value: Any, where: str, column: str, role: str = "user") -> Conversation:
@@ -302,9 +342,14 @@ def conversation(value: Any, where: str, column: str, role: str = "user") -> Con
     if not isinstance(turns, list | tuple) or not turns:
         raise DataError(f"{where}: {column!r} must be text or a list of messages")
     try:
-        return tuple(Message.model_validate(turn) for turn in turns)
+        return tuple(Message.model_validate(_without_nones(turn)) for turn in turns)
     except ValidationError as error:
         raise DataError(
             f"{where}: {column!r} must be text or messages with role and content "
             f"({first_fault(error)})"
         ) from None
+
+
+def _without_nones(turn: Any) -> Any:
+    # Arrow gives every turn of a column the keys of all the others, filled with None
+    return {k: v for k, v in turn.items() if v is not None} if isinstance(turn, dict) else turn

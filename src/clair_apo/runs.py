@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import subprocess
+import tempfile
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -41,6 +42,21 @@ class RunFolder:
         """The path of a file in the folder."""
         return self.path / name
 
+    def prepare(self) -> None:
+        """Make the folder, so that one that cannot be written is known before anything is asked.
+
+        Raises:
+            RunError: the path is a file, or lies where nothing can be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=self.path).close()
+        except OSError as error:
+            raise RunError(
+                f"{self.path}: no run folder can be written there ({error.strerror}); "
+                "name another run_dir"
+            ) from None
+
     def manifest(self) -> dict[str, Any]:
         """What is known about the run; empty before the first stage ended.
 
@@ -48,10 +64,10 @@ class RunFolder:
             RunError: the manifest cannot be read.
         """
         path = self.file(MANIFEST)
-        if not path.exists():
-            return {}
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
         except (OSError, ValueError) as error:
             raise RunError(f"{path}: cannot be read ({error}); use another run folder") from None
         if not isinstance(content, dict):
@@ -109,4 +125,5 @@ def git_revision() -> str | None:
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return result.stdout.strip() or None
+    # in a repository without a commit git fails, and prints "HEAD" all the same
+    return result.stdout.strip() if result.returncode == 0 else None

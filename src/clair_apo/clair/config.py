@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from clair_apo.config import Config, Section
+from clair_apo.config import Config, Section, UserPath
 from clair_apo.llm import ModelSpec
 from clair_apo.records import RevisionFormat
 
@@ -34,16 +34,16 @@ class RevisionConfig(Section):
 
     format: RevisionFormat = "edits"
     """`edits`: a list of exact replacements; `full`: the whole revised answer."""
-    rubric: Path | None = None
+    rubric: UserPath | None = None
     """A text file with the preference in plain words; it enters the template."""
-    template: Path | None = None
+    template: UserPath | None = None
     """A Jinja file of your own in place of the format's."""
 
 
 class GenerateConfig(Config):
     """A run that turns prompts into preference pairs."""
 
-    run_dir: Path
+    run_dir: UserPath
     """The run's folder: one file a stage, and `manifest.json`."""
     recipe: RecipeName = "clair"
     """Who plays winner and loser: `clair` has the target's answer lose to its revision."""
@@ -53,7 +53,7 @@ class GenerateConfig(Config):
     reviser: ModelSpec
     """The model that revises."""
     revision: RevisionConfig = RevisionConfig()
-    store: Path | None = None
+    store: UserPath | None = None
     """The request store; by default `requests.sqlite` beside the run's folder."""
 
     @property

@@ -23,12 +23,21 @@ def is_refusal(text: str) -> bool:
     return bool(_REFUSAL.match(text.replace("\u2019", "'")))
 
 
-def judge_answer(text: str, finish_reason: FinishReason) -> DropReason | None:
-    """Why an answer of the target model cannot be the loser of a pair; None where it can."""
+def judge_answer(
+    text: str, finish_reason: FinishReason, tokens: int, max_tokens: int
+) -> DropReason | None:
+    """Why an answer of the target model cannot be the loser of a pair; None where it can.
+
+    Args:
+        text: the answer.
+        finish_reason: as the server said; `given` where the data brought the answer.
+        tokens: length of the answer; some servers say `stop` although the limit was reached.
+        max_tokens: the limit.
+    """
     if not text.strip():
         return DropReason.EMPTY
-    if finish_reason == "length":
-        # its end is the token limit's choice, not the model's
+    if finish_reason in ("length", "content_filter") or tokens >= max_tokens:
+        # its end is the choice of the limit or of a filter, not the model's
         return DropReason.CUT
     return None
 

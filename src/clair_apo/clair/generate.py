@@ -20,7 +20,7 @@ from clair_apo.clair.revise import revise
 from clair_apo.clair.templates import RevisionTemplate, load_template
 from clair_apo.errors import DataError, RunError
 from clair_apo.llm import ChatModel, RequestStore, StoredChat, check_model
-from clair_apo.progress import CONSOLE, progress_bar
+from clair_apo.progress import progress_bar, say
 from clair_apo.records import (
     Dropped,
     PreferencePair,
@@ -28,6 +28,7 @@ from clair_apo.records import (
     Record,
     Response,
     Revision,
+    atomic_writer,
     digest,
     write_jsonl,
 )
@@ -74,9 +75,11 @@ def generate(
         rubric=config.revision.rubric,
     )
     loaded = list(load_prompts(config.prompts))
-    for spec, given in ((config.target, target_model), (config.reviser, reviser_model)):
-        if given is None:
-            check_model(spec)
+    asks_target = any(isinstance(row, Prompt) and row.response is None for row in loaded)
+    if asks_target and target_model is None:
+        check_model(config.target)
+    if reviser_model is None:
+        check_model(config.reviser)
     with RequestStore(config.store_path) as store:
         target = StoredChat(config.target, store, target_model)
         reviser = StoredChat(config.reviser, store, reviser_model)
@@ -103,25 +106,19 @@ class _Run:
 
     def through_all_stages(self) -> Generated:
         """Load, respond, revise, pair; then close the books."""
-        before = self.folder.manifest().get("settings", {})
-        self._refuse_another_run(before)
-        self._say_what_changed(before)
-        self.folder.update_manifest(
-            command="generate",
-            config=self.config.model_dump(mode="json"),
-            settings=self.settings,
-            contrast_tokenizer=TOKENIZER,
-        )
-        self.folder.file("config.yaml").write_text(self.config.to_yaml(), encoding="utf-8")
+        self._begin()
         prompts = self._stage("load", "prompts.jsonl", (), lambda _: self.loaded, Prompt)
         by_id = {prompt.id: prompt for prompt in prompts}
+        to_answer = sum(prompt.response is None for prompt in prompts)
+        if to_answer < len(prompts):
+            say(f"{len(prompts) - to_answer} prompts bring an answer, which is taken as it is")
         responses = self._stage(
             "respond",
             "responses.jsonl",
             ("prompts.jsonl",),
             lambda advance: respond(prompts, self.target, advance),
             Response,
-            total=sum(prompt.response is None for prompt in prompts),
+            total=to_answer,
         )
         revisions = self._stage(
             "revise",
@@ -141,6 +138,25 @@ class _Run:
         )
         return self._close(pairs)
 
+    def _begin(self) -> None:
+        """Refuse a folder of another run; else write down what this one is to be."""
+        manifest = self.folder.manifest()
+        before, stages = manifest.get("settings", {}), manifest.get("stages", {})
+        if "respond" in stages:  # else the folder holds nothing but the prompts
+            self._refuse_another_run(before)
+        self.folder.prepare()
+        for stage in self._changed_stages(before):
+            stages.pop(stage, None)  # its file is of the old settings until it is made again
+        self.folder.update_manifest(
+            command="generate",
+            config=self.config.model_dump(mode="json"),
+            settings=self.settings,
+            stages=stages,
+            contrast_tokenizer=TOKENIZER,
+        )
+        with atomic_writer(self.folder.file("config.yaml")) as file:
+            file.write(self.config.to_yaml())
+
     def _refuse_another_run(self, before: dict[str, Any]) -> None:
         for what in ("recipe", "prompts", "target"):
             if what in before and before[what] != self.settings[what]:
@@ -149,14 +165,18 @@ class _Run:
                     "remove the folder (answers are kept in the request store)"
                 )
 
-    def _say_what_changed(self, before: dict[str, Any]) -> None:
+    def _changed_stages(self, before: dict[str, Any]) -> tuple[str, ...]:
+        """Say what changed since the folder was last used; the stages that it changes."""
         changed = [
             w for w in ("reviser", "template", "parser") if _differs(before, self.settings, w)
         ]
         if changed:
-            CONSOLE.print(f"{' and '.join(changed)} changed: rebuilding revisions and pairs")
-        elif _differs(before, self.settings, "gate"):
-            CONSOLE.print("gate changed: rebuilding pairs")
+            say(f"{' and '.join(changed)} changed: rebuilding revisions and pairs")
+            return ("revise", "pair")
+        if _differs(before, self.settings, "gate"):
+            say("gate changed: rebuilding pairs")
+            return ("pair",)
+        return ()
 
     def _stage(
         self,
@@ -187,7 +207,9 @@ class _Run:
         return kept
 
     def _close(self, pairs: Sequence[PreferencePair]) -> Generated:
-        order = {row.id: number for number, row in enumerate(self.loaded)}
+        order: dict[str, int] = {}
+        for number, row in enumerate(self.loaded):
+            order.setdefault(row.id, number)
         self.dropped.sort(key=lambda row: order[row.id])
         write_jsonl(self.folder.file("dropped.jsonl"), self.dropped)
         result = Generated(

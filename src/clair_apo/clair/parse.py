@@ -43,16 +43,22 @@ class ParsedEdits:
     rationale: str
 
 
-# {corrected_student_solution}: with or without braces, bold, heading marks, escaped underscores
-# or a colon, at the beginning of a line
-_IDENTIFIER = r"(?im)^[ \t>#*_`]*\{{?\s*%s\s*\}}?[ \t*_`]*:?[ \t*_`]*"
+# {corrected_student_solution} at the beginning of a line: in any braces, or in none where a colon
+# or the line's end follows; bold or in code marks, which may close before or after the colon
+_IDENTIFIER = (
+    r"(?im)^[ \t>#]*(?P<mark>[*_`]*)[ \t]*"
+    r"(?:\{+\s*WORDS\s*\}+|WORDS(?=[ \t*_`]*(?::|$)))"
+    r"(?:[ \t]*(?P=mark)[ \t]*:?|[ \t]*:[ \t]*(?P=mark))[ \t]*"
+)
 _WORDS = {
-    "rationale": r"teacher(?:\\?[_\s])reasoning",
-    "text": r"corrected(?:\\?[_\s])student(?:\\?[_\s])solution",
+    "rationale": r"teacher\\?[_ ]reasoning",
+    "text": r"corrected\\?[_ ]student\\?[_ ]solution",
 }
-_THINKING = re.compile(r"(?is)^\s*<think>.*?</think>")
+_THINKING = re.compile(r"(?is)^\s*<think>.*?(?:</think>|\Z)")  # never closed: all was thinking
+_FENCE = re.compile(r"(?s)^\s*```\w*\n(.*)\n```\s*$")
 _EDIT = re.compile(
-    r"(?is)<edit>\s*<find>(?P<find>.*?)</find>\s*<replace>(?P<replace>.*?)</replace>\s*</edit>"
+    r"(?is)<edit>\s*<find>(?P<find>.*?)</find>"
+    r"\s*(?:<replace>(?P<replace>.*?)</replace>|<replace\s*/>)\s*</edit>"
 )
 
 
@@ -68,7 +74,7 @@ def parse_revision(text: str) -> ParsedRevision:
     Raises:
         ParseError: no revised answer in it; `.reason` says why.
     """
-    text = _THINKING.sub("", text)
+    text = _reply_proper(text)
     revised = _inside_tag(text, "revision")
     rationale = _inside_tag(text, "reasoning") or ""
     if revised is None:
@@ -87,18 +93,26 @@ def parse_edits(text: str) -> ParsedEdits:
     Raises:
         ParseError: no list of edits in it, or one that is not well formed.
     """
-    text = _THINKING.sub("", text)
+    text = _reply_proper(text)
     block = _inside_tag(text, "edits")
     if block is None:
         raise ParseError(DropReason.UNPARSED, "the reply has no <edits> ... </edits>")
     edits = tuple(
-        Edit(find=_without_frame(m["find"]), replace=_without_frame(m["replace"]))
+        Edit(find=_without_frame(m["find"]), replace=_without_frame(m["replace"] or ""))
         for m in _EDIT.finditer(block)
     )
     rest = _EDIT.sub("", block).strip()
     if rest:
         raise ParseError(DropReason.UNPARSED, f"not an edit: {rest[:80]!r}")
     return ParsedEdits(edits=edits, rationale=(_inside_tag(text, "reasoning") or "").strip())
+
+
+def _reply_proper(text: str) -> str:
+    """The reply without thinking before it and a code fence around it, lines ending in LF."""
+    text = _THINKING.sub("", text.replace("\r\n", "\n"))
+    fenced = _FENCE.match(text)
+    # an odd number of fences: the first and the last are not one pair
+    return fenced[1] if fenced and len(re.findall(r"(?m)^\s*```", text)) % 2 == 0 else text
 
 
 def _inside_tag(text: str, tag: str) -> str | None:
@@ -108,15 +122,19 @@ def _inside_tag(text: str, tag: str) -> str | None:
 
 
 def _after_identifiers(text: str) -> tuple[str, str]:
-    revised = list(re.finditer(_IDENTIFIER % _WORDS["text"], text))
+    revised = _identifiers("text", text)
     if not revised:
         raise ParseError(
             DropReason.UNPARSED,
             "the reply has neither <revision> ... </revision> nor {corrected_student_solution}",
         )
     before, after = text[: revised[-1].start()], text[revised[-1].end() :]
-    rationale = re.split(_IDENTIFIER % _WORDS["rationale"], before)[-1]
-    return rationale, after
+    reasons = _identifiers("rationale", before)
+    return before[reasons[-1].end() :] if reasons else before, after
+
+
+def _identifiers(name: str, text: str) -> list[re.Match[str]]:
+    return list(re.finditer(_IDENTIFIER.replace("WORDS", _WORDS[name]), text))
 
 
 def _without_frame(passage: str) -> str:

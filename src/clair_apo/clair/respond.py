@@ -8,7 +8,7 @@ from clair_apo.records import Dropped, DropReason, Prompt, Response, Stage
 
 _DETAIL = {
     DropReason.EMPTY: "the answer has no text",
-    DropReason.CUT: "the answer ran into target.max_tokens",
+    DropReason.CUT: "the answer ran into target.max_tokens, or a content filter broke it off",
 }
 
 
@@ -25,20 +25,23 @@ def respond(
     Raises:
         RequestError: the model cannot be asked.
     """
+    limit = target.spec.max_tokens
     asked = [target.request(p.messages) for p in prompts if p.response is None]
     answers = target.ask(asked, advance)
     for prompt in prompts:
         if prompt.response is None:
-            yield _from_answer(prompt, next(answers), target.identity)
+            yield _from_answer(prompt, next(answers), target.identity, limit)
         else:
-            yield _judged(
-                Response(
-                    prompt_id=prompt.id, text=prompt.response, model="given", finish_reason="given"
-                )
+            given = Response(
+                prompt_id=prompt.id,
+                text=_tidy(prompt.response),
+                model="given",
+                finish_reason="given",
             )
+            yield _judged(given, limit)
 
 
-def _from_answer(prompt: Prompt, answer: Answer, model: str) -> Response | Dropped:
+def _from_answer(prompt: Prompt, answer: Answer, model: str, limit: int) -> Response | Dropped:
     completion = answer.completion
     if completion is None:
         return Dropped(
@@ -52,13 +55,19 @@ def _from_answer(prompt: Prompt, answer: Answer, model: str) -> Response | Dropp
         prompt_id=prompt.id,
         model=model,
         request_key=answer.request.key,
-        **completion.model_dump(),
+        **completion.model_dump(exclude={"text"}),
+        text=_tidy(completion.text),
     )
-    return _judged(response)
+    return _judged(response, limit)
 
 
-def _judged(response: Response) -> Response | Dropped:
-    reason = judge_answer(response.text, response.finish_reason)
+def _tidy(text: str) -> str:
+    """As revisions are read: else line ends and outer blanks would tell loser from winner."""
+    return text.replace("\r\n", "\n").strip()
+
+
+def _judged(response: Response, limit: int) -> Response | Dropped:
+    reason = judge_answer(response.text, response.finish_reason, response.completion_tokens, limit)
     if reason is None:
         return response
     return Dropped(

@@ -8,7 +8,8 @@ from functools import cached_property
 from importlib import resources
 from pathlib import Path
 
-from jinja2 import StrictUndefined, TemplateError
+from jinja2 import StrictUndefined
+from jinja2.meta import find_undeclared_variables
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from clair_apo.errors import ConfigError
@@ -52,7 +53,7 @@ class RevisionTemplate:
                 answer=answer,
                 rubric=self.rubric,
             )
-        except TemplateError as error:
+        except Exception as error:  # a user's template can divide by zero, and more
             raise ConfigError(f"template {self.name}: {error}") from None
         return (Message(role="user", content=text.strip()),)
 
@@ -79,11 +80,15 @@ def load_template(
     loaded = RevisionTemplate(
         format=format,
         source=source,
-        rubric=_read(rubric).strip() if rubric else "",
+        rubric=_read_rubric(rubric) if rubric else "",
         name=str(template or format),
     )
     # a faulty template is found here, before the target model is paid for its answers
     loaded.render((Message(role="user", content="prompt"),), "answer")
+    used = find_undeclared_variables(_ENVIRONMENT.parse(source))
+    for name in ("answer", "rubric") if loaded.rubric else ("answer",):
+        if name not in used:
+            raise ConfigError(f"template {loaded.name}: does not use {{{{ {name} }}}}")
     return loaded
 
 
@@ -92,3 +97,10 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error})") from None
+
+
+def _read_rubric(path: Path) -> str:
+    rubric = _read(path).strip()
+    if not rubric:
+        raise ConfigError(f"{path}: the rubric has no text")
+    return rubric

@@ -12,6 +12,7 @@ from clair_apo.errors import RequestError
 from clair_apo.llm.chat import Answered, ChatModel, ChatRequest, Completion, ModelSpec
 from clair_apo.llm.store import RequestStore
 from clair_apo.models import ModelSource, find_model
+from clair_apo.progress import say
 from clair_apo.records import Conversation
 
 RECORDED = "recorded:"
@@ -30,7 +31,7 @@ def check_model(spec: ModelSpec) -> None:
 
         find_key(spec)
     elif not spec.model.startswith(RECORDED):
-        find_model(spec.model)
+        find_model(spec.model, say)
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,9 @@ class StoredChat:
     @cached_property
     def identity(self) -> str:
         """What stands in request keys for the model."""
-        remote = self.spec.base_url or self.spec.model.startswith(RECORDED) or self._given
+        remote = (
+            self.spec.base_url or self.spec.model.startswith(RECORDED) or self._given is not None
+        )
         return self.spec.model if remote else f"{self._source.identity}/{self.spec.dtype}"
 
     def request(self, messages: Conversation, sample: int = 0) -> ChatRequest:
@@ -97,7 +100,7 @@ class StoredChat:
         for request in requests:
             response = self._store.get(request.key)
             if response is None:
-                yield Answer(request, None, failures[request.key])
+                yield Answer(request, None, failures.get(request.key, "the model gave no answer"))
             else:
                 yield Answer(request, Completion.from_response(response))
 
@@ -129,7 +132,7 @@ class StoredChat:
 
     @cached_property
     def _model(self) -> ChatModel:
-        if self._given:
+        if self._given is not None:
             return self._given
         if self.spec.model.startswith(RECORDED):
             raise RequestError(
@@ -147,4 +150,4 @@ class StoredChat:
 
     @cached_property
     def _source(self) -> ModelSource:
-        return find_model(self.spec.model)
+        return find_model(self.spec.model, say)

@@ -6,15 +6,17 @@ of the package needs of it is a `Completion`.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Literal, Protocol
+from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from clair_apo.config import Section
-from clair_apo.records import Conversation, FinishReason, Record, digest
+from clair_apo.records import Conversation, FinishReason, Record, Text, canonical_json, digest
 
 RawResponse = dict[str, Any]
+
+_FINISHES = ("stop", "length", "content_filter")
 
 
 class Sampling(Record):
@@ -35,7 +37,7 @@ class ChatRequest(Record):
     sample: int = 0
     """Which of several answers to the same question; other samples, other keys."""
 
-    @cached_property
+    @property
     def key(self) -> str:
         """SHA-256 over all that can change the answer, and nothing that cannot."""
         return digest(self.model_dump())
@@ -44,7 +46,7 @@ class ChatRequest(Record):
 class Completion(Record):
     """What a model answered."""
 
-    text: str
+    text: Text
     finish_reason: FinishReason
     prompt_tokens: int
     completion_tokens: int
@@ -58,17 +60,20 @@ class Completion(Record):
         """
         try:
             choice = response["choices"][0]
-            text = choice["message"]["content"] or ""
-        except (KeyError, IndexError, TypeError):
-            raise ValueError("the response holds no choices[0].message.content") from None
-        reason = choice.get("finish_reason")
-        usage = response.get("usage") or {}
-        return cls(
-            text=text,
-            finish_reason=reason if reason in ("stop", "length", "content_filter") else "other",
-            prompt_tokens=usage.get("prompt_tokens") or 0,
-            completion_tokens=usage.get("completion_tokens") or 0,
-        )
+            reason = choice.get("finish_reason")
+            usage = response.get("usage") or {}
+            return cls(
+                text=choice["message"]["content"] or "",
+                finish_reason=reason if reason in _FINISHES else "other",
+                prompt_tokens=usage.get("prompt_tokens") or 0,
+                completion_tokens=usage.get("completion_tokens") or 0,
+            )
+        except (LookupError, TypeError, AttributeError, ValueError):
+            # some servers say 200 and put what went wrong in the body
+            raise ValueError(
+                "the response holds no text in choices[0].message.content: "
+                + canonical_json(response)[:200]
+            ) from None
 
     def to_response(self, model: str) -> RawResponse:
         """The same as an OpenAI chat completion, for models that are not behind a server."""
@@ -129,6 +134,14 @@ class ModelSpec(Section):
     """Requests per batch of a model in this process."""
     dtype: Literal["fp32", "bf16"] = "fp32"
     """Precision of a model in this process."""
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_address(cls, url: str | None) -> str | None:
+        parts = urlsplit(url or "http://none")
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"expected an address such as http://127.0.0.1:8000/v1, got {url!r}")
+        return url
 
     @property
     def sampling(self) -> Sampling:

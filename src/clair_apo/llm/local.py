@@ -10,6 +10,7 @@ from itertools import groupby
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -45,13 +46,17 @@ class LocalChat:
             self.model = AutoModelForCausalLM.from_pretrained(
                 source.location, dtype=DTYPES[dtype], device_map=_device()
             ).eval()
-        except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
+        except Exception as error:  # a damaged file raises errors of many libraries
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise ModelNotFoundError(f"model {source.name!r} cannot be loaded: {reason}") from None
         if self.tokenizer.chat_template is None:
             raise ModelNotFoundError(f"model {source.name!r} has no chat template")
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
+        self._stops = _stops(self.model, self.tokenizer)
+        # what a folder brings of penalties, beams or top-k would change answers behind the back of
+        # the request's own sampling settings
+        self.model.generation_config = GenerationConfig()
         self.name = source.name
         self.batch_size = batch_size
 
@@ -75,12 +80,18 @@ class LocalChat:
 
     def _tokens(self, request: ChatRequest) -> list[int]:
         messages = [message.model_dump() for message in request.messages]
-        ids: list[int] = self.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, return_dict=False
-        )
-        window = getattr(self.model.config, "max_position_embeddings", None)
+        start = request.messages[-1].content[:60]
+        try:
+            ids: list[int] = self.tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, return_dict=False
+            )
+        except TemplateError as error:  # no system turns, or roles that must alternate
+            raise RequestError(
+                f"the chat template of {self.name!r} takes no such conversation ({error}); "
+                f"it begins {start!r}"
+            ) from None
+        window = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         if window is not None and len(ids) + request.sampling.max_tokens > window:
-            start = request.messages[-1].content[:60]
             raise RequestError(
                 f"a prompt is longer than {self.name!r} can read: {len(ids)} tokens and "
                 f"{request.sampling.max_tokens} for the answer exceed {window}; shorten it or "
@@ -94,11 +105,10 @@ class LocalChat:
         sampling = requests[0].sampling
         inputs = self.tokenizer.pad({"input_ids": tokens}, return_tensors="pt")
         inputs = inputs.to(self.model.device)
-        eos = self.model.generation_config.eos_token_id
         settings = GenerationConfig(
             max_new_tokens=sampling.max_tokens,
             do_sample=False,
-            eos_token_id=eos,
+            eos_token_id=sorted(self._stops) or None,
             pad_token_id=self.tokenizer.pad_token_id,
         )
         draw = LogitsProcessorList([_SeededSampling(requests, sampling)])
@@ -106,13 +116,12 @@ class LocalChat:
             output = self.model.generate(
                 **inputs, generation_config=settings, logits_processor=draw
             )
-        stops = set(eos if isinstance(eos, list) else [eos])
         width = inputs["input_ids"].shape[1]
         for request, prompt, row in zip(requests, tokens, output[:, width:].tolist(), strict=True):
-            yield Answered(request, self._completion(prompt, row, stops).to_response(request.model))
+            yield Answered(request, self._completion(prompt, row).to_response(request.model))
 
-    def _completion(self, prompt: list[int], row: list[int], stops: set[int | None]) -> Completion:
-        end = next((i for i, token in enumerate(row) if token in stops), None)
+    def _completion(self, prompt: list[int], row: list[int]) -> Completion:
+        end = next((i for i, token in enumerate(row) if token in self._stops), None)
         answer = row if end is None else row[:end]
         return Completion(
             text=self.tokenizer.decode(answer, skip_special_tokens=True).strip(),
@@ -152,6 +161,13 @@ def _keep_top_p(log_probs: torch.Tensor, top_p: float) -> torch.Tensor:
     # a token stays while the likelier ones hold less than top_p: the first always stays
     before = ordered.exp().cumsum(dim=-1) - ordered.exp()
     return log_probs.masked_fill((before >= top_p).gather(-1, order.argsort(-1)), -torch.inf)
+
+
+def _stops(model: Any, tokenizer: Any) -> set[int]:
+    """The tokens that end an answer, as the model's folder names them in one place or another."""
+    named = model.generation_config.eos_token_id
+    listed = named if isinstance(named, list) else [named]
+    return {token for token in (*listed, tokenizer.eos_token_id) if token is not None}
 
 
 def _device() -> str:

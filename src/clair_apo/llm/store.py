@@ -65,7 +65,7 @@ class RequestStore:
 
     def put(self, key: str, model: str, response: RawResponse) -> None:
         """Keep a response for good; a key that is already there keeps its first response."""
-        text = json.dumps(response, ensure_ascii=False)
+        text = json.dumps(response)  # escaped: a response may spell half a surrogate pair
         with self._explained(), self._db:
             self._db.execute(
                 "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?)", (key, model, text, time.time())
