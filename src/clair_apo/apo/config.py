@@ -35,6 +35,9 @@ class APOConfig(DPOConfig):
 
     def __post_init__(self) -> None:
         """Choose what the machine can do, then let TRL check the rest."""
+        # transformers renamed it, and warns of the name that trl still sets by default
+        if getattr(self, "activation_checkpointing", None) is None:
+            self.activation_checkpointing = self.gradient_checkpointing
         if not torch.accelerator.is_available():
             self.use_cpu = True
         if self.use_cpu:

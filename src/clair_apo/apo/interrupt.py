@@ -1,5 +1,6 @@
 """Ctrl+C during training: finish the step, save a checkpoint, stop; pressed again, stop at once."""
 
+import os
 import signal
 import threading
 import time
@@ -48,6 +49,9 @@ class Interrupt(TrainerCallback):
         now = time.monotonic()
         if self._pressed_at is not None and now - self._pressed_at > _ECHO_SECONDS:
             raise KeyboardInterrupt
+        if self._pressed_at is None and self._trainer.accelerator.is_main_process:
+            # not a stream: one of them may be in the middle of a write
+            os.write(2, b"\nfinishing the step, then saving; Ctrl+C again stops at once\n")
         self._pressed_at = self._pressed_at or now
 
     def on_step_end(

@@ -7,6 +7,7 @@ import copy
 import json
 import re
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -69,11 +70,16 @@ def train(setup: TrainingSetup) -> TrainingResult:
         ClairApoError: whatever the user can mend.
         KeyboardInterrupt: Ctrl+C; a checkpoint is saved, and the message says how to go on.
     """
-    started = now()
-    say = CONSOLE.print if setup.args.process_index == 0 else lambda _: None
-    split = _split(setup)
-    say(f"{len(split.train)} pairs to train on, {len(split.held_out)} held out")
     resume_from = resume_point(setup.args)
+    split = _split(setup)
+    if setup.args.process_index == 0:
+        CONSOLE.print(f"{len(split.train)} pairs to train on, {len(split.held_out)} held out")
+    with _quiet(len(split.train) + len(split.held_out) < _QUIET_BELOW):
+        return _run(setup, split, resume_from)
+
+
+def _run(setup: TrainingSetup, split: PairSplit, resume_from: str | None) -> TrainingResult:
+    started = now()
     trainer = _trainer(setup, split)
     with Interrupt(trainer) as interrupt:
         trainer.train(resume_from_checkpoint=resume_from)
@@ -82,6 +88,8 @@ def train(setup: TrainingSetup) -> TrainingResult:
             f"step {interrupt.stopped_at} of {trainer.state.max_steps} is saved in "
             f"{setup.args.output_dir}; run the same command with --resume_from_checkpoint true"
         )
+    trainer.save_model()
+    trainer.save_state()
     if split.held_out:
         trainer.evaluate()
     measured = trainer.evaluation_rewards
@@ -167,15 +175,14 @@ def _trainer(setup: TrainingSetup, split: PairSplit) -> APOTrainer:
         **model_options,
     }
     try:
-        with _quiet(len(split.train) + len(split.held_out) < _QUIET_BELOW):
-            trainer = APOTrainer(
-                model=location,
-                args=args,
-                train_dataset=_dataset(split.train),
-                eval_dataset=_dataset(split.held_out) if split.held_out else None,
-                quantization_config=get_quantization_config(model),
-                peft_config=get_peft_config(model),
-            )
+        trainer = APOTrainer(
+            model=location,
+            args=args,
+            train_dataset=_dataset(split.train),
+            eval_dataset=_dataset(split.held_out) if split.held_out else None,
+            quantization_config=get_quantization_config(model),
+            peft_config=get_peft_config(model),
+        )
     except ClairApoError:
         raise
     except (ValueError, OSError) as error:  # what transformers and trl say of model or data
@@ -198,13 +205,16 @@ def _dataset(pairs: Sequence[TrainingPair]) -> datasets.Dataset:
 
 @contextmanager
 def _quiet(few: bool) -> Iterator[None]:
-    """Without the bars of loading and tokenizing, where there is little of it."""
+    """Without warnings nobody here can mend, and without bars where there is little to do."""
     hides = few and not datasets.are_progress_bars_disabled()
     if hides:
         datasets.disable_progress_bars()
         transformers_logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            # trl calls what transformers renamed
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
     finally:
         if hides:
             datasets.enable_progress_bars()
@@ -237,9 +247,7 @@ def _write(
     result: TrainingResult,
     started: str,
 ) -> None:
-    """Everything that a person needs to use the checkpoint, or to make it again."""
-    trainer.save_model()
-    trainer.save_state()
+    """What a person needs to judge the checkpoint, and to make it again."""
     trainer.create_model_card(result.output_dir.name)
     if not trainer.is_world_process_zero():
         return

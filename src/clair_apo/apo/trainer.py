@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import is_peft_model, tqdm
-from datasets import Dataset, IterableDataset
+from datasets import Dataset, IterableDataset, are_progress_bars_disabled
 from peft import PeftConfig
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -150,7 +150,8 @@ class APOTrainer(DPOTrainer):
 
         if isinstance(prepared, IterableDataset):
             return prepared.map(check, with_indices=True)
-        bar = tqdm(prepared, desc=f"checking {dataset_name} pairs", leave=False)
+        quiet = are_progress_bars_disabled()
+        bar = tqdm(prepared, desc=f"checking {dataset_name} pairs", leave=False, disable=quiet)
         for index, row in enumerate(bar):
             check(row, index)
         return prepared
@@ -285,7 +286,7 @@ class APOTrainer(DPOTrainer):
         self._check_probe()
 
     def _check_probe(self) -> None:
-        """Keep what the reference says of the first pair; a resumed run must find it again."""
+        """Keep what the data is, and what the reference says of it, for a run that is resumed."""
         if not isinstance(self.train_dataset, Dataset):
             return
         columns = [c for c in self.train_dataset.column_names if c.endswith(("_ids", "_logps"))]
@@ -293,7 +294,12 @@ class APOTrainer(DPOTrainer):
         batch = {key: value.to(self.accelerator.device) for key, value in batch.items()}
         found = [logps.item() for logps in reference_logps(self, batch)]
         states: dict[str, Any] = self.state.stateful_callbacks  # type: ignore[assignment] # is one
-        kept = states.setdefault(_PROBE, {"logps": found})
+        kept = states.setdefault(_PROBE, {"logps": found, "data": self.data_description})
+        if kept["data"] != self.data_description:
+            raise TrainingError(
+                f"the run began with other pairs ({kept['data']}) than these "
+                f"({self.data_description}): resume with the same, or start in another output_dir"
+            )
         tokens = batch["completion_mask"].sum(1).tolist()
         check_resumed_reference(kept["logps"], found, tokens, tolerance=self._logp_tolerance())
 

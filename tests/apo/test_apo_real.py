@@ -1,0 +1,243 @@
+"""Training for real: the embedded model, several processes, a killed run."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from datasets import Dataset
+from safetensors.torch import load_file
+from tiny_apo import make_rows
+
+from clair_apo.apo.arguments import parse_arguments
+from clair_apo.apo.config import APOConfig
+from clair_apo.apo.invariants import LOGP_TOLERANCE_HALF
+from clair_apo.apo.train import train
+from clair_apo.apo.trainer import APOTrainer
+from clair_apo.models import find_model
+
+pytestmark = pytest.mark.real
+
+ROOT = Path(__file__).parents[2]
+# One thread for each process: sums are then taken in one order, and two share two cores in peace.
+ENVIRONMENT = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
+TOPICS = ["tea", "rain", "bees", "chess", "bread", "maps", "salt", "owls", "glass", "wool"]
+ROWS = [
+    {
+        "prompt": [{"role": "user", "content": f"Tell me one thing about {topic}."}],
+        "chosen": [{"role": "assistant", "content": f"In short: {topic} can be learned about."}],
+        "rejected": [
+            {"role": "assistant", "content": f"Certainly! There is so much to say about {topic}!"}
+        ],
+    }
+    for topic in TOPICS
+]
+
+
+@pytest.fixture
+def files(tmp_path, tiny_folder):
+    """Writes a config for the tiny model on 40 pairs; returns its path."""
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in make_rows(40)))
+
+    def write(name: str, **options) -> Path:
+        values = {
+            "model_name_or_path": str(tiny_folder),
+            "dataset_name": str(tmp_path / "pairs.jsonl"),
+            "output_dir": str(tmp_path / name),
+            "held_out": 0.3,
+            "max_pairs": 16,
+            "num_train_epochs": 3,
+            "per_device_train_batch_size": 8,
+            "per_device_eval_batch_size": 2,
+            "learning_rate": 1e-2,
+            "gradient_checkpointing": False,
+            "save_strategy": "no",
+            "logging_steps": 1,
+        }
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(values | options))
+        return path
+
+    return write
+
+
+def command(config: Path, processes: int) -> list[str]:
+    script = [str(ROOT / "scripts" / "train.py"), "--config", str(config)]
+    if processes == 1:
+        return [sys.executable, *script]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    launch = ["-m", "accelerate.commands.launch", "--main_process_port", port]
+    cpu = ["--config_file", str(ROOT / "configs" / "accelerate" / "cpu.yaml")]
+    return [sys.executable, *launch, *cpu, *script]
+
+
+def weights(folder: Path) -> torch.Tensor:
+    saved = load_file(folder / "model.safetensors")
+    return torch.cat([saved[name].flatten() for name in sorted(saved)])
+
+
+def test_two_processes_give_what_one_gives_with_the_same_global_batch(files, tmp_path):
+    """N seconds, three starts of the interpreter."""
+    one = files("one")
+    two = files("two", per_device_train_batch_size=4)
+    for config, processes in ((one, 1), (two, 2)):
+        done = subprocess.run(
+            command(config, processes),
+            env=ENVIRONMENT,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("held-out rewards") == 1, "one process speaks for all"
+    alone, together = (
+        json.loads((tmp_path / name / "evaluation.json").read_text()) for name in ("one", "two")
+    )
+    state = json.loads((tmp_path / "two" / "trainer_state.json").read_text())
+    assert state["train_batch_size"] == 4
+    assert len(alone["ids"]) % 4, "the last batch of two processes is filled with repeated pairs"
+    assert alone["ids"] == together["ids"]
+    for side in ("chosen", "rejected"):
+        assert together[side] == pytest.approx(alone[side], abs=1e-4)
+    assert max(map(abs, alone["chosen"])) > 0.1
+    torch.testing.assert_close(
+        weights(tmp_path / "two"), weights(tmp_path / "one"), atol=1e-5, rtol=0
+    )
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_run_killed_by_ctrl_c_is_resumed_and_loses_nothing(files, tmp_path, processes):
+    """N seconds for one process, N for two: three starts of the interpreter each."""
+    options = {"per_device_train_batch_size": 8 // processes, "num_train_epochs": 60}
+    whole, cut = files("whole", **options), files("cut", **options)
+
+    def run(config, *more):
+        return subprocess.Popen(
+            [*command(config, processes), *more],
+            env=ENVIRONMENT,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,  # as a terminal does: the signal reaches the whole group
+        )
+
+    uninterrupted = run(whole)
+    assert uninterrupted.communicate(timeout=200) and uninterrupted.returncode == 0
+    killed = run(cut)
+    said = ""
+    while "loser" not in said:  # the bar shows the first rewards: training is under way
+        character = killed.stderr.read(1)
+        assert character, said
+        said += character
+    os.killpg(killed.pid, signal.SIGINT)
+    said += killed.communicate(timeout=200)[1]
+    assert "--resume_from_checkpoint true" in said
+    if processes == 1:
+        assert killed.returncode == 130
+        assert "Traceback" not in said
+    (checkpoint,) = (tmp_path / "cut").glob("checkpoint-*")
+    stopped_at = int(checkpoint.name.split("-")[1])
+    assert 0 < stopped_at < 120
+    resumed = run(cut, "--resume_from_checkpoint", "true")
+    assert resumed.communicate(timeout=200) and resumed.returncode == 0
+    steps = [
+        [entry["step"] for entry in json.loads(path.read_text())["log_history"] if "loss" in entry]
+        for path in (tmp_path / "whole/trainer_state.json", tmp_path / "cut/trainer_state.json")
+    ]
+    assert steps[0] == steps[1] == list(range(1, 121))
+    assert torch.equal(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
+
+
+@pytest.fixture(scope="module")
+def embedded() -> str:
+    return find_model("smollm2-135m").location
+
+
+def embedded_trainer(embedded, tmp_path, **options):
+    quick = {
+        "output_dir": str(tmp_path / "out"),
+        "max_steps": 4,
+        "per_device_train_batch_size": 5,
+        "per_device_eval_batch_size": 5,
+        "gradient_checkpointing": False,
+        "learning_rate": 2e-5,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "lr_scheduler_type": "constant",
+    }
+    pairs = Dataset.from_list(ROWS)
+    return APOTrainer(
+        model=embedded, args=APOConfig(**(quick | options)), train_dataset=pairs, eval_dataset=pairs
+    )
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_few_steps_of_apo_zero_raise_the_winner_and_lower_the_loser(embedded, tmp_path, bf16):
+    """N seconds in fp32, N in bf16, 4 steps of 5 short pairs."""
+    trainer = embedded_trainer(embedded, tmp_path, bf16=bf16)
+    trainer.train()
+    trainer.evaluate()
+    rewards = trainer.evaluation_rewards.intervals()
+    assert rewards.winner.low > 0
+    assert rewards.loser.high < 0
+
+
+def test_apo_down_lowers_both_and_the_loser_further(embedded, tmp_path):
+    """N seconds, 8 steps of 5 short pairs."""
+    trainer = embedded_trainer(embedded, tmp_path, loss_type="apo_down", max_steps=8)
+    trainer.train()
+    trainer.evaluate()
+    rewards = trainer.evaluation_rewards.intervals()
+    assert rewards.loser.mean < rewards.winner.mean < 0
+
+
+def test_bf16_log_ratios_start_within_the_stated_tolerance_and_not_within_that_of_fp32(
+    embedded, tmp_path
+):
+    """N seconds. The reference is precomputed in batches of another size, so padding differs."""
+    trainer = embedded_trainer(
+        embedded,
+        tmp_path,
+        bf16=True,
+        precompute_ref_log_probs=True,
+        precompute_ref_batch_size=3,
+        per_device_eval_batch_size=1,
+    )
+    trainer.evaluate()
+    tokens = [len(row["chosen_ids"]) for row in trainer.eval_dataset]
+    ratios = [
+        abs(reward / trainer.beta) / count**0.5
+        for reward, count in zip(trainer.evaluation_rewards.chosen, tokens, strict=True)
+    ]
+    assert max(ratios) < LOGP_TOLERANCE_HALF / 2
+    assert max(ratios) > 1e-3
+
+
+def test_the_shipped_lora_config_trains_the_embedded_model(tmp_path):
+    """N seconds, 3 steps of 4 short pairs."""
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    shipped = str(ROOT / "configs" / "apo" / "zero_lora.yaml")
+    options = {
+        "dataset_name": tmp_path / "pairs.jsonl",
+        "output_dir": tmp_path / "adapter",
+        "held_out": 0.3,
+        "max_steps": 3,
+        "gradient_accumulation_steps": 1,
+        "learning_rate": 5e-4,
+    }
+    more = [text for key, value in options.items() for text in (f"--{key}", str(value))]
+    result = train(parse_arguments(["--config", shipped, *more]))
+    assert result.steps == 3
+    assert result.rewards.margin.mean > 0
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()
+    assert not (tmp_path / "adapter" / "model.safetensors").exists()

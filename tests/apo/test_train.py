@@ -1,0 +1,227 @@
+import json
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from tiny_apo import make_rows
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from clair_apo.apo.arguments import parse_arguments, resolved_yaml
+from clair_apo.apo.data import load_pairs, split_pairs
+from clair_apo.apo.train import last_checkpoint, main, resume_point, summary, train
+from clair_apo.errors import ConfigError, DataError, ModelNotFoundError, TrainingError
+from clair_apo.runs import RunFolder
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def run(tiny_folder, tmp_path):
+    """A folder with pairs, and the YAML of a quick training on them; keywords override."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in make_rows(24)))
+
+    def arguments(**options) -> list[str]:
+        values = {
+            "model_name_or_path": str(tiny_folder),
+            "dataset_name": str(folder / "pairs.jsonl"),
+            "output_dir": str(folder / "checkpoint"),
+            "held_out": 0.3,
+            "max_steps": 3,
+            "per_device_train_batch_size": 4,
+            "learning_rate": 1e-2,
+            "gradient_checkpointing": False,
+            "save_strategy": "no",
+            "logging_steps": 1,
+            "disable_tqdm": True,
+        }
+        path = folder / "train.yaml"
+        path.write_text(yaml.safe_dump(values | options))
+        return ["--config", str(path)]
+
+    arguments.folder = folder
+    return arguments
+
+
+def test_a_run_leaves_a_model_its_card_its_settings_and_the_rewards_of_each_pair(run, capsys):
+    main(run())
+    out = run.folder / "checkpoint"
+    split = split_pairs(load_pairs(str(run.folder / "pairs.jsonl")), 0.3)
+    evaluation = json.loads((out / "evaluation.json").read_text())
+    assert evaluation["ids"] == [pair.id for pair in split.held_out]
+    assert len(evaluation["chosen"]) == evaluation["rewards"]["winner"]["n"] == len(split.held_out)
+    assert json.loads((out / "trainer_state.json").read_text())["global_step"] == 3
+    assert f"{len(split.train)} pairs trained on, {len(split.held_out)} held out, digest" in (
+        (out / "README.md").read_text()
+    )
+    stage = json.loads((out / "manifest.json").read_text())["stages"]["train"]
+    assert (stage["trained"], stage["held_out"]) == (len(split.train), len(split.held_out))
+    AutoTokenizer.from_pretrained(out)
+    AutoModelForCausalLM.from_pretrained(out)
+    printed = capsys.readouterr().out
+    assert "held-out rewards" in printed
+    assert printed.count(f"(n={len(split.held_out)})") == 3
+    assert str(out) in printed
+
+
+def test_the_written_settings_run_again_and_give_the_same_weights(run):
+    main(run(beta=0.3, loss_type=["apo_down"], optim="sgd"))
+    first = run.folder / "first"
+    (run.folder / "checkpoint").rename(first)
+    again = parse_arguments(["--config", str(first / "training.yaml")])
+    assert resolved_yaml(again) == (first / "training.yaml").read_text()
+    assert (again.args.beta, again.args.loss_type, again.args.optim) == (0.3, ["apo_down"], "sgd")
+    train(again)
+    before, after = (
+        AutoModelForCausalLM.from_pretrained(path).state_dict()
+        for path in (first, run.folder / "checkpoint")
+    )
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_run_folder_gets_the_stage_into_its_own_manifest(run):
+    RunFolder(run.folder).record_stage("pair", {"pairs": 24})
+    main(run(held_out=0.0))
+    stages = RunFolder(run.folder).manifest()["stages"]
+    assert set(stages) == {"pair", "train"}
+    assert stages["train"]["rewards"] is None
+    assert not (run.folder / "checkpoint" / "manifest.json").exists()
+
+
+def test_options_on_the_command_line_win_over_the_file(run):
+    setup = parse_arguments([*run(beta=0.3), "--beta", "0.7", "--learning_rate=1e-4"])
+    assert (setup.args.beta, setup.args.learning_rate) == (0.7, 1e-4)
+    assert parse_arguments(run(learning_rate="2e-7")).args.learning_rate == 2e-7
+
+
+def test_every_own_field_has_an_effect(run):
+    def counts(**options):
+        result = train(parse_arguments(run(max_steps=1, **options)))
+        shutil.rmtree(run.folder / "checkpoint")
+        return result.trained, result.held_out
+
+    usual = counts()
+    assert sum(usual) == 24
+    assert counts(held_out=0.6)[1] > usual[1]
+    assert counts(max_pairs=5) == (5, usual[1])
+    with pytest.raises(DataError, match="split 'other'"):
+        counts(dataset_name=str(run.folder), dataset_train_split="other")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"bta": 0.1}, "train.yaml: unknown key 'bta'; did you mean 'beta'?"),
+        ({"held_out": 1.0}, "held_out must be from 0 to below 1, got 1.0"),
+        ({"max_pairs": 0}, "max_pairs must be at least 1, got 0"),
+        ({"beta": 0.0}, "beta must be above 0, got 0.0"),
+        ({"save_strategy": "sometimes"}, "sometimes is not a valid SaveStrategy"),
+        ({"loss_weights": [1.0, 2.0]}, "must have the same length"),
+        ({"model_name_or_path": None}, "model_name_or_path is missing"),
+        ({"f_divergence_type": "forward_kl"}, "reverse_kl only"),
+    ],
+)
+def test_a_wrong_setting_is_named_in_one_line(run, options, said):
+    with pytest.raises(ConfigError) as caught:
+        parse_arguments(run(**options))
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (["--lerning_rate", "1"], "unknown key 'lerning_rate'; did you mean 'learning_rate'?"),
+        (["--beta", "much"], "--beta: invalid float value: 'much'"),
+        (["stray"], "stray"),
+    ],
+)
+def test_a_wrong_option_is_named_in_one_line(run, option, said):
+    with pytest.raises(ConfigError) as caught:
+        parse_arguments([*run(), *option])
+    assert said in str(caught.value)
+
+
+def test_a_model_that_is_not_there_is_said_and_nothing_is_written(run):
+    with pytest.raises(ModelNotFoundError, match="there is no such folder"):
+        main(run(model_name_or_path="./nowhere"))
+    assert not (run.folder / "checkpoint").exists()
+
+
+def test_a_model_without_chat_template_is_said_in_one_line(run, tiny_folder):
+    (tiny_folder / "chat_template.jinja").unlink()
+    with pytest.raises(TrainingError, match="chat_template") as caught:
+        main(run())
+    assert "\n" not in str(caught.value)
+
+
+def test_a_prompt_over_the_limit_is_said_with_its_pair_and_nothing_is_written(run):
+    with pytest.raises(TrainingError, match=r"train pair [0-9a-f]{16}: the prompt alone has"):
+        main(run(max_length=8))
+    assert not (run.folder / "checkpoint").exists()
+
+
+def test_the_script_prints_one_line_and_exits_with_2(run, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train.py", *run(bta=1)])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(ROOT / "scripts" / "train.py"), run_name="__main__")
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("clair-apo: error: ")
+
+
+def test_a_folder_with_checkpoints_is_neither_overwritten_nor_mixed(run):
+    main(run(save_strategy="steps", save_steps=1))
+    with pytest.raises(TrainingError, match=r"holds checkpoint-3 of an earlier run"):
+        main(run())
+
+
+def test_resuming_takes_the_last_whole_checkpoint_or_the_one_named(run):
+    main(run(save_strategy="steps", save_steps=1))
+    out = run.folder / "checkpoint"
+
+    def point(value):
+        return resume_point(parse_arguments(run(resume_from_checkpoint=value)).args)
+
+    assert point(True) == point("true") == str(out / "checkpoint-3")
+    assert point(str(out / "checkpoint-1")) == str(out / "checkpoint-1")
+    (out / "checkpoint-3" / "trainer_state.json").write_text('{"torn')
+    (out / "checkpoint-20").mkdir()
+    assert last_checkpoint(out) == out / "checkpoint-2"
+    with pytest.raises(TrainingError, match="checkpoint-20: there is no whole checkpoint"):
+        point(str(out / "checkpoint-20"))
+    shutil.rmtree(out)
+    with pytest.raises(TrainingError, match="there is no whole checkpoint to resume from"):
+        point(True)
+    assert point(False) is None
+
+
+def test_resuming_with_other_pairs_is_refused(run):
+    main(run(save_strategy="steps", save_steps=1, max_steps=2))
+    with pytest.raises(TrainingError, match="the run began with other pairs"):
+        main(run(max_pairs=5, resume_from_checkpoint=True))
+
+
+def test_the_summary_says_where_nothing_was_held_out(run):
+    result = train(parse_arguments(run(held_out=0.0, max_steps=1)))
+    assert "no held-out rewards" in summary(result)
+
+
+def test_the_objectives_load_no_trl():
+    code = "import sys; from clair_apo.apo import apo_zero_loss; assert 'trl' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_every_exported_name_is_there():
+    import clair_apo.apo
+
+    for name in clair_apo.apo.__all__:
+        assert getattr(clair_apo.apo, name).__doc__
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = clair_apo.apo.nothing
