@@ -138,7 +138,9 @@ class ModelSpec(Section):
     @field_validator("base_url")
     @classmethod
     def _is_address(cls, url: str | None) -> str | None:
-        parts = urlsplit(url or "http://none")
+        if url is None:
+            return None
+        parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"expected an address such as http://127.0.0.1:8000/v1, got {url!r}")
         return url

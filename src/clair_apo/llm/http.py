@@ -134,6 +134,8 @@ class HttpChat:
 
     def _without_key(self, error: BaseException) -> str:
         text = str(error)
+        if isinstance(error, openai.APIStatusError) and " - " not in text:
+            text += f" - {error.response.text}"  # the client reads one of the shapes in use
         return " ".join((text.replace(self._key, "***") if self._key else text).split())[:300]
 
 
