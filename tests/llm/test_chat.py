@@ -1,0 +1,120 @@
+"""Requests, their keys, and how a response is read."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from llm_requests import ask_for, completion
+
+from clair_apo.llm import Completion, ModelSpec, RequestStore, StoredChat
+from clair_apo.records import Message, digest
+
+MESSAGES = (Message(role="user", content="q"),)
+
+
+def test_a_key_is_the_digest_of_model_messages_sampling_and_sample():
+    request = ask_for("q", model="m@1", sample=2, max_tokens=5, temperature=0.5, top_p=0.9)
+    assert request.key == digest(
+        {
+            "model": "m@1",
+            "messages": [{"role": "user", "content": "q"}],
+            "sampling": {"max_tokens": 5, "temperature": 0.5, "top_p": 0.9},
+            "sample": 2,
+        }
+    )
+
+
+CHANGES = {
+    "another model": ask_for("q", model="other"),
+    "another text": ask_for("q "),
+    "another sample": ask_for("q", sample=1),
+    "another limit": ask_for("q", max_tokens=9),
+    "another temperature": ask_for("q", temperature=0.71),
+    "another top_p": ask_for("q", top_p=0.99),
+    "another role": ask_for("q").model_copy(
+        update={"messages": (Message(role="system", content="q"),)}
+    ),
+    "another turn": ask_for("q").model_copy(update={"messages": MESSAGES * 2}),
+}
+
+
+def test_whatever_can_change_an_answer_changes_the_key():
+    keys = {ask_for("q").key, *(request.key for request in CHANGES.values())}
+    assert len(keys) == 1 + len(CHANGES)
+
+
+def test_a_changed_copy_of_a_request_has_a_key_of_its_own():
+    request = ask_for("q")
+    before = request.key  # asked for once: a remembered key must not travel into the copy
+    assert request.model_copy(update={"sample": 1}).key == ask_for("q", sample=1).key != before
+
+
+def test_numbers_that_are_equal_make_equal_keys():
+    assert ask_for("q", temperature=0, top_p=1).key == ask_for("q", temperature=0.0, top_p=1.0).key
+
+
+OF_NO_ACCOUNT = {
+    "base_url": "http://127.0.0.1:1/v1",
+    "api_key_env": "OTHER_KEY",
+    "timeout_s": 1.0,
+    "max_in_flight": 1,
+    "batch_size": 1,
+}
+OF_ACCOUNT = {
+    "model": "recorded:other",
+    "max_tokens": 1,
+    "temperature": 0.0,
+    "top_p": 0.5,
+}
+LOCAL_ONLY = {"dtype": "bf16"}  # part of a local model's identity: tested with the local model
+
+
+def _key(**changes):
+    with RequestStore(":memory:") as store:
+        return StoredChat(ModelSpec(**{"model": "recorded:m"} | changes), store).request(MESSAGES)
+
+
+def test_every_setting_of_a_model_either_belongs_to_the_key_or_cannot_change_an_answer():
+    assert set(ModelSpec.model_fields) == {*OF_NO_ACCOUNT, *OF_ACCOUNT, *LOCAL_ONLY}
+    for name, value in OF_NO_ACCOUNT.items():
+        assert _key(**{name: value}).key == _key().key, name
+    for name, value in OF_ACCOUNT.items():
+        assert _key(**{name: value}).key != _key().key, name
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_tokens", 0),
+        ("temperature", -0.1),
+        ("top_p", 0.0),
+        ("top_p", 1.1),
+        ("timeout_s", 0),
+        ("max_in_flight", 0),
+        ("batch_size", 0),
+        ("dtype", "fp8"),
+        ("modle", "x"),
+    ],
+)
+def test_a_setting_out_of_range_is_refused_by_its_name(name, value):
+    with pytest.raises(ValueError, match=rf"\n{name}\n"):
+        ModelSpec(**{"model": "m", name: value})
+
+
+@given(
+    st.builds(
+        Completion,
+        text=st.text(),
+        finish_reason=st.sampled_from(["stop", "length", "content_filter", "other"]),
+        prompt_tokens=st.integers(0, 10**6),
+        completion_tokens=st.integers(0, 10**6),
+    )
+)
+def test_a_completion_goes_through_a_response_unchanged(given_completion):
+    assert Completion.from_response(given_completion.to_response("m")) == given_completion
+
+
+@pytest.mark.parametrize("reason", ["tool_calls", "eos", None, 3])
+def test_a_finish_reason_that_is_not_known_is_other(reason):
+    response = completion().to_response("m")
+    response["choices"][0]["finish_reason"] = reason
+    assert Completion.from_response(response).finish_reason == "other"
