@@ -5,6 +5,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
@@ -96,6 +98,23 @@ def test_processes_that_begin_and_fill_one_store_together_lose_nothing(path):
     with RequestStore(path) as store:
         assert len(store) == 4 * 20
         assert store.get("d19") == {"n": 19}
+
+
+def test_a_new_store_may_be_opened_by_many_at_the_same_moment(tmp_path):
+    together = 8
+
+    def begin(path, start):
+        start.wait(timeout=60)
+        with RequestStore(path) as store:
+            store.put(threading.current_thread().name, "m", {})
+
+    for attempt in range(30):  # a race: each attempt is one more chance to lose it
+        path, start = tmp_path / f"{attempt}.sqlite", threading.Barrier(together)
+        with ThreadPoolExecutor(together) as pool:
+            for opened in [pool.submit(begin, path, start) for _ in range(together)]:
+                opened.result(timeout=120)
+        with RequestStore(path) as store:
+            assert len(store) == together
 
 
 def _refused(path, match):

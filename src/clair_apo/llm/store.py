@@ -17,6 +17,8 @@ from clair_apo.errors import StoreError
 from clair_apo.llm.chat import RawResponse
 
 VERSION = 1
+PATIENCE_S = 60
+"""How long to wait for another process that writes."""
 _SCHEMA = """
 CREATE TABLE answers (
     key TEXT PRIMARY KEY,      -- ChatRequest.key
@@ -39,7 +41,7 @@ class RequestStore:
         self.path = Path(path)
         with self._explained():
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(self.path, timeout=60)
+            self._db = sqlite3.connect(self.path, timeout=PATIENCE_S)
             self._prepare()
 
     def __enter__(self) -> Self:
@@ -85,7 +87,7 @@ class RequestStore:
                 f"{self.path}: is a request store of version {version}, this program reads "
                 f"{VERSION}; it was left as it is; name another file or the program that wrote it"
             )
-        self._db.execute("PRAGMA journal_mode = WAL")
+        self._use_wal()
         # FULL: an answer that was paid for also survives a power cut
         self._db.execute("PRAGMA synchronous = FULL")
         if not tables:
@@ -93,6 +95,18 @@ class RequestStore:
                 self._db.execute("BEGIN IMMEDIATE")
                 self._db.execute(_SCHEMA.replace("TABLE", "TABLE IF NOT EXISTS", 1))
                 self._db.execute(f"PRAGMA user_version = {VERSION}")
+
+    def _use_wal(self) -> None:
+        give_up = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                self._db.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                # SQLite waits for locks, but not here: processes may open a new store together
+                if "locked" not in str(error) or time.monotonic() > give_up:
+                    raise
+                time.sleep(0.01)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
