@@ -7,14 +7,21 @@ from clair_apo.records import DropReason, FinishReason
 GATE_VERSION = 1
 """Goes up whenever the same rows may be judged differently; runs rebuild their pairs then."""
 
+# what assistants say that they cannot do; people also write "I can't make it on Friday"
+_VERBS = (
+    "help|assist|aid|provide|comply|fulfil|fulfill|do|answer|create|write|generate|produce|give|"
+    "discuss|engage|continue|support|revise|edit|rewrite|complete|participate|access|browse|"
+    "respond|advise|perform"
+)
 _REFUSAL = re.compile(
-    r"""(?ix) ^\W*
-    (?: (?: i'm | i\ am ) \s+ (?: very\s+ | really\s+ )? sorry | sorry | i\ apologi[sz]e
-      | unfortunately )?
-    [^.!?\n]{0,40}? \b
-    (?: as\s+an\s+ai
-      | i \s+ (?: can(?:no|')t | can\s+not | won't | will\s+not | am\s+(?:unable|not\s+able) )
-    ) \b"""
+    rf"""(?ix) ^\W*
+    (?: (?: (?: i'm | i\ am ) \s+ (?: very\s+ | really\s+ )? sorry | sorry | i\ apologi[sz]e
+          | unfortunately ) \W{{0,3}} )?
+    [^.!?:\n]{{0,40}}? \b
+    (?: as\s+an\s+ai (?: \s*, | \s+(?: language | model | assistant | chatbot | system | i\b ) )
+      | i \s+ (?: can(?:no|')t | can\s+not | won't | will\s+not | am\s+(?:unable|not\s+able)\s+to )
+        \s+ (?: \w+\s+ )? (?: {_VERBS} ) \b
+    )"""
 )
 
 

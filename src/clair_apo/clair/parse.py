@@ -55,6 +55,7 @@ _WORDS = {
     "text": r"corrected\\?[_ ]student\\?[_ ]solution",
 }
 _THINKING = re.compile(r"(?is)^\s*<think>.*?(?:</think>|\Z)")  # never closed: all was thinking
+_PLACEHOLDER = "the whole revised answer"  # as the template spells it
 _FENCE = re.compile(r"(?s)^\s*```\w*\n(.*)\n```\s*$")
 _EDIT = re.compile(
     r"(?is)<edit>\s*<find>(?P<find>.*?)</find>"
@@ -79,6 +80,8 @@ def parse_revision(text: str) -> ParsedRevision:
     rationale = _inside_tag(text, "reasoning") or ""
     if revised is None:
         rationale, revised = _after_identifiers(text)
+    if revised.strip() == _PLACEHOLDER:
+        raise ParseError(DropReason.UNPARSED, "the reply only repeats the instructions")
     if not revised.strip():
         raise ParseError(DropReason.EMPTY, "the revised answer has no text")
     return ParsedRevision(text=revised.strip(), rationale=rationale.strip())
