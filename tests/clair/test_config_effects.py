@@ -1,0 +1,137 @@
+"""No field of the config that changes nothing: each is set to another value and its effect seen."""
+
+import threading
+
+import pytest
+from clair_runs import Replying, edit_reply, jsonl_bytes
+from datasets import Dataset, DatasetDict
+
+from clair_apo.clair import GenerateConfig, generate
+from clair_apo.config import dotted_keys
+from clair_apo.errors import DataError
+from clair_apo.llm import ModelSpec, RequestStore, StoredChat
+from clair_apo.llm.http import HttpChat, find_key
+
+OTHER = {
+    "run_dir": "elsewhere",
+    "store": "other.sqlite",
+    "prompts.path": "data2",
+    "prompts.column": "topic",
+    "prompts.split": "test",
+    "prompts.limit": 3,
+    "prompts.seed": 1,
+    "prompts.max_characters": 5,
+    "revision.format": "full",
+    "revision.rubric": "rubric.md",
+    "revision.template": "own.jinja",
+    **{
+        f"{who}.{name}": value
+        for who in ("target", "reviser")
+        for name, value in {
+            "model": "another",
+            "max_tokens": 77,
+            "temperature": 0.11,
+            "top_p": 0.9,
+        }.items()
+    },
+}
+CONNECTION = {
+    "base_url": "http://127.0.0.1:2/v1",
+    "api_key_env": "ANOTHER_KEY",
+    "timeout_s": 3.0,
+    "max_in_flight": 2,
+    "batch_size": 3,
+    "dtype": "bf16",
+}
+ONE_VALUE = {"recipe"}  # one recipe as yet: there is no other value
+
+
+def test_the_tables_below_know_every_field():
+    leaves = {
+        key
+        for key in dotted_keys(GenerateConfig)
+        if key not in ("prompts", "target", "reviser", "revision")
+    }
+    known = set(OTHER) | ONE_VALUE
+    known |= {f"{who}.{name}" for who in ("target", "reviser") for name in CONNECTION}
+    assert leaves == known
+
+
+def _write_inputs(folder):
+    for name, word in (("data", "Question"), ("data2", "Riddle")):
+        rows = [{"prompt": f"{word} {n}?", "topic": f"{word} topic {n}"} for n in range(8)]
+        splits = {"train": Dataset.from_list(rows[:6]), "test": Dataset.from_list(rows[6:])}
+        DatasetDict(splits).save_to_disk(folder / name)
+    (folder / "rubric.md").write_text("Be kind.")
+    (folder / "own.jinja").write_text("Mend: {{ answer }} {{ rubric }}")
+
+
+def _seen(folder, key=None):
+    """All that a run leaves and asks."""
+    values = {
+        "run_dir": "run",
+        "prompts": {"path": "data", "limit": 2},
+        "target": {"model": "target"},
+        "reviser": {"model": "reviser"},
+        "revision": {},
+        "store": None,
+    }
+    if key:
+        section, _, name = key.rpartition(".")
+        (values[section] if section else values)[name] = OTHER[key]
+    target = Replying([("", "the old answer")])
+    both = edit_reply(("old", "new")) + "<revision>the new answer</revision>"
+    reviser = Replying([("", both)])
+    try:
+        generate(GenerateConfig(**values), target_model=target, reviser_model=reviser)
+    except DataError as error:
+        return str(error)
+    requests = [request.key for request in target.requests + reviser.requests]
+    names = sorted(str(path.relative_to(folder)) for path in folder.glob("**/*.*l*"))
+    return requests, names, jsonl_bytes(folder)
+
+
+@pytest.mark.parametrize("key", OTHER)
+def test_every_field_of_a_run_changes_what_the_run_leaves_or_asks(tmp_path, monkeypatch, key):
+    monkeypatch.chdir(tmp_path)
+    seen = []
+    for name, changed in (("plain", None), ("again", None), ("changed", key)):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        _write_inputs(tmp_path / name)
+        seen.append(_seen(tmp_path / name, changed))
+    plain, again, changed = seen
+    assert plain == again
+    assert changed != plain
+
+
+def _connection(monkeypatch, spec):
+    """What is handed to the client of a server, and to a model in this process."""
+    started = []
+    monkeypatch.setattr(
+        "clair_apo.llm.http.Thread",
+        lambda **kwargs: started.append(1) or threading.Thread(target=lambda: None, daemon=True),
+    )
+    chat = HttpChat(spec)
+    answering = chat.answer([None] * 9)
+    monkeypatch.setattr("clair_apo.llm.http._Asking.results", lambda self, workers: iter([None]))
+    list(answering)
+    handed = []
+    monkeypatch.setattr(
+        "clair_apo.llm.local.LocalChat", lambda source, **kwargs: handed.append(kwargs)
+    )
+    monkeypatch.setattr("clair_apo.llm.ask.find_model", lambda name, say: name)
+    with RequestStore(":memory:") as store:
+        _ = StoredChat(spec.model_copy(update={"base_url": None}), store)._model
+    client = chat._client
+    return str(client.base_url), find_key(spec), client.timeout, len(started), handed
+
+
+@pytest.mark.parametrize("name", CONNECTION)
+def test_every_setting_of_a_connection_reaches_the_connection(monkeypatch, name):
+    monkeypatch.setenv("OPENAI_API_KEY", "one")
+    monkeypatch.setenv("ANOTHER_KEY", "two")
+    spec = ModelSpec(model="m", base_url="http://127.0.0.1:1/v1")
+    plain = _connection(monkeypatch, spec)
+    assert _connection(monkeypatch, spec) == plain
+    assert _connection(monkeypatch, spec.model_copy(update={name: CONNECTION[name]})) != plain

@@ -1,0 +1,55 @@
+"""Means with their intervals."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from clair_apo.stats import Interval, mean_interval
+
+values = st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=30)
+
+
+@given(values, st.sampled_from([0.5, 0.9, 0.95, 0.99]))
+def test_the_interval_is_students_t_interval(numbers, confidence):
+    found = mean_interval(numbers, confidence)
+    error = stats.sem(numbers)
+    assert found.n == len(numbers)
+    assert found.mean == pytest.approx(np.mean(numbers), abs=1e-6)
+    if error > 1e-9:
+        low, high = stats.t.interval(confidence, len(numbers) - 1, np.mean(numbers), error)
+        assert found.low == pytest.approx(low, rel=1e-9, abs=1e-6)
+        assert found.high == pytest.approx(high, rel=1e-9, abs=1e-6)
+
+
+def test_two_values_have_the_interval_of_the_cauchy_quantile():
+    # with one degree of freedom t is Cauchy: its 97.5 % quantile is tan(0.475 pi)
+    found = mean_interval([0.0, 2.0])
+    half = math.tan(0.475 * math.pi) * math.sqrt(2) / math.sqrt(2)
+    assert found == Interval(n=2, mean=1.0, low=found.low, high=found.high)
+    assert found.high - 1 == pytest.approx(half)
+    assert 1 - found.low == pytest.approx(half)
+
+
+def test_about_95_of_100_intervals_hold_the_mean():
+    rng = np.random.default_rng(0)
+    held = sum(
+        found.low <= 3.0 <= found.high
+        for found in (mean_interval(rng.normal(3.0, 2.0, 8).tolist()) for _ in range(2000))
+    )
+    # binomial: 1900 expected, standard deviation 9.7; five of them
+    assert abs(held - 1900) < 5 * math.sqrt(2000 * 0.95 * 0.05)
+
+
+def test_one_value_has_no_interval_and_none_has_no_mean():
+    assert mean_interval([2.5]) == Interval(n=1, mean=2.5, low=None, high=None)
+    with pytest.raises(ValueError, match="at least one"):
+        mean_interval([])
+
+
+def test_an_interval_is_written_with_its_n():
+    assert str(Interval(n=1, mean=2.5, low=None, high=None)) == "+2.500 (n=1)"
+    assert str(Interval(n=9, mean=-1, low=-2, high=0)) == "-1.000 [-2.000, +0.000] (n=9)"
