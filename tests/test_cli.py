@@ -52,7 +52,7 @@ def test_an_unknown_key_in_a_yaml_file_is_refused_with_file_and_nearest_one(tmp_
     ("content", "expected"),
     [
         ('{"prompt": "a"}\nnot json\n', "p.jsonl:2: not JSON"),
-        ('{"headline": "a"}\n', "p.jsonl:1: expected one of messages, prompt"),
+        ('{"headline": "a"}\n', "p.jsonl:1: expected one of the columns messages, prompt"),
         ('{"prompt": "  "}\n', "p.jsonl:1: 'prompt' is an empty prompt"),
         ('["a"]\n', "p.jsonl:1: expected a JSON object, found list"),
         ("", "p.jsonl: holds no prompts"),
