@@ -12,11 +12,12 @@ import clair_apo
 ROOT = Path(clair_apo.__file__).parent
 
 # A room and all that it may import, besides itself. Everything points down.
-GROUND = {"errors", "records", "config", "progress", "stats"}
+GROUND = {"errors", "records", "rows", "config", "progress", "stats"}
 MAY_IMPORT = {
     "errors": set(),
     "records": {"errors"},
     "stats": {"records"},
+    "rows": {"errors", "records"},
     "progress": set(),
     "config": {"errors", "records"},
     "models": {"errors"},

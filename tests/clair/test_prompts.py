@@ -149,12 +149,12 @@ def test_a_missing_column_is_named_where_one_was_asked_for(jsonl):
 
 PLACES = {
     "missing.jsonl": "cannot be read",
-    "missing.parquet": "not a readable Parquet file",
+    "missing.parquet": "no such file or folder",
     "missing/folder/p.txt": "there is no such file or folder",
     "./missing": "there is no such file or folder",
     "~/no such folder/x": "there is no such file or folder",
-    "missing": "no such file or folder, and no data set of that name",
-    "no-such-org/no-such-set": "no such file or folder, and no data set of that name",
+    "missing": "no such file or folder",
+    "no-such-org/no-such-set": "no such file or folder",
 }
 
 
@@ -169,8 +169,9 @@ def test_a_place_that_is_not_there_is_named(tmp_path, monkeypatch, place):
 def test_a_file_or_folder_of_another_kind_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"p\.csv: expected a \.jsonl or \.parquet file"):
         load(_write(tmp_path / "p.csv", b"prompt\na\n"))
-    with pytest.raises(DataError, match="not a folder saved by datasets"):
-        load(tmp_path)
+    with pytest.raises(DataError, match="not a folder that datasets can read"):
+        (tmp_path / "empty").mkdir()
+        load(tmp_path / "empty")
     with pytest.raises(DataError, match=r"p\.parquet: not a readable Parquet file"):
         load(_write(tmp_path / "p.parquet", b"PAR1 no PAR1"))
 

@@ -5,24 +5,14 @@ digest alone: adding rows moves none, and the order of the file changes nothing.
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from clair_apo.errors import DataError
-from clair_apo.records import (
-    Conversation,
-    Record,
-    conversation,
-    digest,
-    prompt_id,
-    read_json_rows,
-)
+from clair_apo.records import Conversation, Record, conversation, digest, prompt_id
+from clair_apo.rows import read_rows
 
 COLUMNS = ("prompt", "chosen", "rejected")
-
-Row = tuple[str, Mapping[str, Any]]
-"""Where a row stands, for errors, and its columns."""
 
 
 class TrainingPair(Record):
@@ -61,7 +51,7 @@ def load_pairs(name: str, split: str = "train") -> list[TrainingPair]:
     Raises:
         DataError: nothing there, a row that is no pair (named by file and line), or no rows.
     """
-    pairs = [pair_from_row(row, where) for where, row in _rows(name, split)]
+    pairs = [pair_from_row(row, where) for where, row in read_rows(name, split)]
     if not pairs:
         raise DataError(f"{name}: there is not one pair in it; nothing to train on")
     return pairs
@@ -161,30 +151,3 @@ def _common_beginning(one: Conversation, other: Conversation) -> Conversation:
     while shared and shared[-1].role == "assistant":  # equal answers, or an answer's equal start
         shared.pop()
     return tuple(shared)
-
-
-def _rows(name: str, split: str) -> Iterator[Row]:
-    path = Path(name).expanduser()
-    if path.suffix in (".jsonl", ".json"):
-        return ((f"{path}:{line}", row) for line, row in read_json_rows(path))
-    table = _table(name, path, split)
-    return ((f"{name}, row {number}", row) for number, row in enumerate(table))
-
-
-def _table(name: str, path: Path, split: str) -> Any:
-    """The rows of whatever `datasets` can read."""
-    from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
-
-    if not path.exists() and (path.suffix or name.startswith((".", "/", "~"))):
-        raise DataError(f"{name}: there is no such file or folder")
-    try:
-        if path.is_file():
-            return Dataset.from_parquet(str(path))
-        if (path / "state.json").exists() or (path / "dataset_dict.json").exists():
-            table = load_from_disk(str(path))
-            return table[split] if isinstance(table, DatasetDict) else table
-        return load_dataset(str(path) if path.is_dir() else name, split=split)
-    except Exception as error:  # errors of many libraries, all meaning the same to a user
-        raise DataError(
-            f"{name}: split {split!r} cannot be read ({' '.join(str(error).split())[:200]})"
-        ) from None
