@@ -122,8 +122,9 @@ def _embedded(say: Callable[[str], None] | None) -> ModelSource:
                         say(f"unpacking {EMBEDDED} into {folder} (once, about 20 seconds)")
                     _unpack(packed, folder)
         except OSError as error:
+            reason = error.strerror or error
             raise ModelNotFoundError(
-                f"model {EMBEDDED!r} cannot be unpacked into {folder.parent} ({error.strerror or error}); "
+                f"model {EMBEDDED!r} cannot be unpacked into {folder.parent} ({reason}); "
                 "name another folder in $CLAIR_APO_CACHE"
             ) from None
     return ModelSource(EMBEDDED, str(folder), f"{EMBEDDED}@{revision}")
