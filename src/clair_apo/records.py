@@ -270,16 +270,7 @@ def first_fault(error: ValidationError) -> str:
 
 
 # The names under which other projects' data brings the same things, best known first.
-PROMPT_COLUMNS = (
-    "messages",
-    "prompt",
-    "instruction",
-    "question",
-    "query",
-    "task",
-    "text",
-    "input",
-)
+PROMPT_COLUMNS = ("messages", "prompt", "instruction", "question", "query", "task", "text", "input")
 RESPONSE_COLUMNS = ("response", "output", "answer", "completion", "student_solution")
 
 

@@ -17,7 +17,7 @@ from werkzeug import Response
 
 from clair_apo.errors import RequestError
 from clair_apo.llm import ModelSpec, RequestStore, StoredChat
-from clair_apo.llm.http import ATTEMPTS, HttpChat
+from clair_apo.llm.http import ATTEMPTS, HttpChat, find_key
 from clair_apo.records import Message
 
 KEY = "sk-very-secret-5f2a"
@@ -263,7 +263,9 @@ def test_what_cannot_be_a_key_is_refused_before_anything_is_sent(server, spec, m
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "0.0.0.0", "127.9.9.9"])
 def test_a_server_on_this_machine_needs_no_key(host, monkeypatch):
     monkeypatch.delenv("NO_SUCH_KEY", raising=False)
-    HttpChat(ModelSpec(model="m", base_url=f"http://{host}:1/v1", api_key_env="NO_SUCH_KEY"))
+    spec = ModelSpec(model="m", base_url=f"http://{host}:1/v1", api_key_env="NO_SUCH_KEY")
+    HttpChat(spec)
+    assert find_key(spec) is None
 
 
 @pytest.mark.parametrize("host", ["models.example", "10.0.0.5", "localhost.example"])

@@ -112,7 +112,7 @@ def test_a_new_store_waits_while_another_process_makes_it(tmp_path):
     other.close()
 
 
-def _refused(path, match):
+def assert_refused(path, match):
     before = path.read_bytes()
     with pytest.raises(StoreError, match=match) as caught:
         RequestStore(path)
@@ -123,13 +123,13 @@ def _refused(path, match):
 def test_a_damaged_file_is_refused_and_left_as_it_is(tmp_path):
     path = tmp_path / "s.sqlite"
     path.write_bytes(b"SQLite format 3\x00" + b"\x07" * 5000)
-    _refused(path, "cannot be used")
+    assert_refused(path, "cannot be used")
 
 
 def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(tmp_path):
     path = tmp_path / "notes.txt"
     path.write_text("dear diary, " * 500)
-    _refused(path, "not a database")
+    assert_refused(path, "not a database")
 
 
 def test_another_version_is_refused_and_left_as_it_is(path):
@@ -138,7 +138,7 @@ def test_another_version_is_refused_and_left_as_it_is(path):
     with sqlite3.connect(path) as db:
         db.execute("PRAGMA user_version = 99")
     db.close()
-    _refused(path, "version 99, this program reads 1")
+    assert_refused(path, "version 99, this program reads 1")
 
 
 def test_a_database_of_somebody_else_is_refused_and_left_as_it_is(tmp_path):
@@ -146,10 +146,10 @@ def test_a_database_of_somebody_else_is_refused_and_left_as_it_is(tmp_path):
     with sqlite3.connect(path) as db:
         db.execute("CREATE TABLE customers (name TEXT)")
     db.close()
-    _refused(path, "is a database but no request store")
+    assert_refused(path, "is a database but no request store")
 
 
-def test_a_place_that_cannot_be_written_is_refused(tmp_path):
+def test_a_place_that_cannot_be_written_isassert_refused(tmp_path):
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(StoreError, match="cannot be used"):
         RequestStore(tmp_path / "file" / "s.sqlite")
