@@ -163,6 +163,27 @@ def test_logs_carry_both_sides_quadrants_and_saturation_in_train_and_eval(config
             assert sum(shares) == pytest.approx(1)
 
 
+def test_a_log_speaks_of_the_pairs_since_the_last_one(config, tokenizer, pairs):
+    trainer = make_trainer(
+        APOTrainer, config(), tokenizer, pairs, moved(make_model()), ref_model=make_model()
+    )
+    trainer.model.train()
+    found = []
+    for rows in (range(4), range(4, 8)):
+        trainer.compute_loss(
+            trainer.model, trainer.data_collator([trainer.train_dataset[i] for i in rows])
+        )
+        found.append({})
+        trainer.log(found[-1])
+    nothing = {}
+    trainer.log(nothing)
+    metrics = trainer.evaluate(pairs)
+    assert found[0]["rewards/chosen"] != found[1]["rewards/chosen"]
+    halves = (found[0]["rewards/chosen"] + found[1]["rewards/chosen"]) / 2
+    assert halves == pytest.approx(metrics["eval_rewards/chosen"], abs=1e-5)
+    assert "rewards/chosen" not in nothing
+
+
 def test_evaluation_gives_every_pair_in_order_whatever_the_batch(config, tokenizer):
     pairs = Dataset.from_list(make_rows(7))
     found = []

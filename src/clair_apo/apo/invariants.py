@@ -15,8 +15,11 @@ from clair_apo.apo.anchors import PairOutcomes
 from clair_apo.errors import TrainingError
 
 LOGP_TOLERANCE_FP32 = 1e-3
+"""Nats by which a log-ratio may miss 0 at step 0, for each square root of its tokens."""
 LOGP_TOLERANCE_HALF = 0.1
-"""Nats by which one log-ratio may miss 0 at step 0, times the square root of its tokens."""
+"""The same in bfloat16 and float16: nine times the largest miss measured, 0.011 (SmolLM2-135M, 12
+answers of 149 to 369 tokens, reference precomputed in batches of another size; 0.006 under
+autocast, 0.000007 in float32)."""
 
 
 def check_tokens(
