@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from datasets import Dataset, DatasetDict
 from tiny_apo import make_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from clair_apo.apo.arguments import parse_arguments, resolved_yaml
 from clair_apo.apo.data import load_pairs, split_pairs
 from clair_apo.apo.train import last_checkpoint, main, resume_point, summary, train
-from clair_apo.errors import ConfigError, DataError, ModelNotFoundError, TrainingError
+from clair_apo.errors import ConfigError, ModelNotFoundError, TrainingError
 from clair_apo.runs import RunFolder
 
 ROOT = Path(__file__).parents[2]
@@ -110,8 +111,12 @@ def test_every_own_field_has_an_effect(run):
     assert sum(usual) == 24
     assert counts(held_out=0.6)[1] > usual[1]
     assert counts(max_pairs=5) == (5, usual[1])
-    with pytest.raises(DataError, match="split 'other'"):
-        counts(dataset_name=str(run.folder), dataset_train_split="other")
+    splits = DatasetDict(
+        train=Dataset.from_list(make_rows(24)), other=Dataset.from_list(make_rows(12))
+    )
+    splits.save_to_disk(run.folder / "splits")
+    assert counts(dataset_name=str(run.folder / "splits")) == usual
+    assert sum(counts(dataset_name=str(run.folder / "splits"), dataset_train_split="other")) == 12
 
 
 @pytest.mark.parametrize(
