@@ -48,7 +48,8 @@ class ModelSource:
     location: str
     """What `from_pretrained` takes: a folder, or a hub name."""
     identity: str
-    """Changes whenever the weights do; part of the key of every request to the model."""
+    """Part of the key of every request to the model. It changes whenever the weights of a folder
+    do; a hub name stands for itself, so give a folder where its weights may be replaced."""
 
 
 def find_model(name: str, say: Callable[[str], None] | None = None) -> ModelSource:
