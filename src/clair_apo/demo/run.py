@@ -2,10 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-
-from rich.console import Group
-from rich.padding import Padding
-from rich.text import Text
+from textwrap import indent
 
 from clair_apo.clair import GenerateConfig, generate
 from clair_apo.config import read_yaml
@@ -87,15 +84,9 @@ def _show_before_and_after(
     spec = config.target.model_copy(update={"model": str(checkpoint), "base_url": None})
     after = _ask(spec, config, [pair.prompt for pair in shown])
     for pair, answer in zip(shown, after, strict=True):
-        print_result(
-            Group(
-                Text(pair.prompt[-1].content, style="bold"),
-                Text("before", style="dim"),
-                Padding(Text(pair.rejected[-1].content), (0, 2)),
-                Text("after", style="dim"),
-                Padding(Text(answer), (0, 2, 1, 2)),
-            )
-        )
+        print_result(pair.prompt[-1].content)
+        print_result(f"  before:\n{indent(pair.rejected[-1].content, '    ')}")
+        print_result(f"  after:\n{indent(answer, '    ')}\n")
 
 
 def _ask(
