@@ -27,7 +27,7 @@ test: $(BIN)/.installed-dev
 	$(OFFLINE) $(BIN)/python -m pytest
 
 test-real: $(BIN)/.installed-dev
-	$(OFFLINE) $(BIN)/python -m pytest -m real
+	$(OFFLINE) $(BIN)/python -m pytest -m real --durations=0 --durations-min=1
 
 check: $(BIN)/.installed-dev
 	$(BIN)/ruff format --check .

@@ -220,7 +220,7 @@ def test_the_summary_says_where_nothing_was_held_out(run):
 
 def test_the_objectives_load_no_trl():
     code = "import sys; from clair_apo.apo import apo_zero_loss; assert 'trl' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    assert subprocess.run([sys.executable, "-c", code], timeout=120, check=False).returncode == 0
 
 
 def test_every_exported_name_is_there():

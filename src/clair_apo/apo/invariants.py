@@ -4,11 +4,13 @@ The prompt is a true prefix, no answer is empty after truncation, and where the 
 initial policy, step 0 finds rewards of 0 and the objective's own value.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from trl.data_utils import _tokenize
 from trl.trainer.dpo_config import DPOConfig
 
 from clair_apo.apo.anchors import PairOutcomes
@@ -22,6 +24,20 @@ answers of 149 to 369 tokens, reference precomputed in batches of another size; 
 autocast, 0.000007 in float32)."""
 
 
+def left_out(processing_class: Any, row: Mapping[str, Any]) -> str | None:
+    """The end of the prompt that is missing from `prompt_ids`; None if nothing is.
+
+    TRL lets the answers begin where tokenizing the prompt alone and with an answer diverge, and
+    what the prompt has beyond that is lost.
+    """
+    tools = row.get("tools")
+    options = {"tools": json.loads(tools) if isinstance(tools, str) else tools}
+    options |= row.get("chat_template_kwargs") or {}
+    whole = _tokenize(processing_class, row["prompt"], add_generation_prompt=True, **options)
+    missing = whole["input_ids"][len(row["prompt_ids"]) :]
+    return processing_class.decode(missing) if missing else None
+
+
 def check_tokens(
     row: Mapping[str, Any], where: str, *, left_out: str | None, args: DPOConfig
 ) -> None:
@@ -30,7 +46,7 @@ def check_tokens(
     Args:
         row: `prompt_ids`, `chosen_ids` and `rejected_ids` of one pair.
         where: which pair it is, for the message.
-        left_out: the end of the prompt that is missing from `prompt_ids`; None if nothing is.
+        left_out: what `left_out` found.
         args: how prompt and answer are cut.
 
     Raises:

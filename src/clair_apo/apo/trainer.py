@@ -9,7 +9,6 @@ change what a log-ratio is, take TRL's own way.
 # trl is typed in part only
 
 import contextlib
-import json
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,7 +25,6 @@ from transformers.integrations.fsdp import is_fsdp_enabled
 from transformers.processing_utils import ProcessorMixin
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
-from trl.data_utils import _tokenize
 from trl.models.utils import prepare_deepspeed
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
@@ -40,6 +38,7 @@ from clair_apo.apo.invariants import (
     check_first_step,
     check_resumed_reference,
     check_tokens,
+    left_out,
 )
 from clair_apo.apo.logps import PairForward, PairLogps, model_inputs, padded_forward
 from clair_apo.apo.objectives import PAIR_OBJECTIVES
@@ -145,7 +144,7 @@ class APOTrainer(DPOTrainer):
 
         def check(row: dict[str, Any], index: int) -> dict[str, Any]:
             where = f"{dataset_name} pair {row.get('id', index)}"
-            check_tokens(row, where, left_out=_left_out(processing_class, row), args=args)
+            check_tokens(row, where, left_out=left_out(processing_class, row), args=args)
             return {}
 
         if isinstance(prepared, IterableDataset):
@@ -336,13 +335,3 @@ def _without_max_length(args: DPOConfig) -> Any:
         yield
     finally:
         args.max_length = max_length
-
-
-def _left_out(processing_class: Any, row: Mapping[str, Any]) -> str | None:
-    """The end of the prompt that tokenizing it with its answers lost; None if nothing."""
-    tools = row.get("tools")
-    options = {"tools": json.loads(tools) if isinstance(tools, str) else tools}
-    options |= row.get("chat_template_kwargs") or {}
-    whole = _tokenize(processing_class, row["prompt"], add_generation_prompt=True, **options)
-    missing = whole["input_ids"][len(row["prompt_ids"]) :]
-    return processing_class.decode(missing) if missing else None
