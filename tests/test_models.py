@@ -184,7 +184,7 @@ def test_what_a_killed_unpacking_left_is_no_model_and_is_cleared_away(tmp_path, 
     assert [path for path in cache.iterdir() if path.is_dir()] == []
 
 
-@pytest.mark.real  # 25 seconds
+@pytest.mark.real  # 17 seconds
 def test_the_embedded_model_is_really_unpacked_whole_and_loads(tmp_path, monkeypatch):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

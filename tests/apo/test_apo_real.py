@@ -86,7 +86,7 @@ def weights(folder: Path) -> torch.Tensor:
 
 
 def test_two_processes_give_what_one_gives_with_the_same_global_batch(files, tmp_path):
-    """N seconds, three starts of the interpreter."""
+    """17 seconds, three starts of the interpreter."""
     one = files("one")
     two = files("two", per_device_train_batch_size=4)
     for config, processes in ((one, 1), (two, 2)):
@@ -117,7 +117,7 @@ def test_two_processes_give_what_one_gives_with_the_same_global_batch(files, tmp
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_run_killed_by_ctrl_c_is_resumed_and_loses_nothing(files, tmp_path, processes):
-    """N seconds for one process, N for two: three starts of the interpreter each."""
+    """24 seconds for one process, 45 for two: three starts of the interpreter each."""
     options = {"per_device_train_batch_size": 8 // processes, "num_train_epochs": 60}
     whole, cut = files("whole", **options), files("cut", **options)
 
@@ -188,21 +188,21 @@ def trained_rewards(trainer):
 
 
 def test_two_steps_of_apo_zero_raise_the_winner_and_lower_the_loser(embedded, tmp_path):
-    """N seconds."""
+    """92 seconds on a loaded machine; the longest of the file, 2 steps and 2 evaluations."""
     rewards = trained_rewards(embedded_trainer(embedded, tmp_path))
     assert rewards.winner.low > 0
     assert rewards.loser.high < 0
 
 
 def test_three_steps_of_apo_down_lower_both_and_the_loser_further(embedded, tmp_path):
-    """N seconds."""
+    """18 seconds."""
     trainer = embedded_trainer(embedded, tmp_path, loss_type="apo_down", max_steps=3)
     rewards = trained_rewards(trainer)
     assert rewards.loser.mean < rewards.winner.mean < 0
 
 
 def test_bf16_starts_within_its_stated_tolerance_and_trains(embedded, tmp_path):
-    """N seconds. The reference is precomputed in batches of another size, so padding differs."""
+    """26 seconds. The reference is precomputed in batches of another size, so padding differs."""
     trainer = embedded_trainer(
         embedded,
         tmp_path,
@@ -222,7 +222,7 @@ def test_bf16_starts_within_its_stated_tolerance_and_trains(embedded, tmp_path):
 
 
 def test_the_shipped_lora_config_trains_the_embedded_model(tmp_path):
-    """N seconds, 2 steps of 3 pairs."""
+    """9 seconds, 2 steps of 3 pairs."""
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     shipped = str(ROOT / "configs" / "apo" / "zero_lora.yaml")
     options = {

@@ -245,7 +245,7 @@ def test_bf16_is_another_identity_and_answers_too(folder, tmp_path):
     assert one(chat, ask_for("w1", max_tokens=3)).completion_tokens <= 3
 
 
-@pytest.mark.real  # 10 seconds
+@pytest.mark.real  # 3 seconds
 def test_the_embedded_model_really_answers_eight_prompts():
     chat = LocalChat(find_model("smollm2-135m"))
     prompts = [f"What is {n} plus {n}? Answer in one short sentence." for n in range(1, 8)]

@@ -89,7 +89,7 @@ def ends_whole(result: subprocess.CompletedProcess[str], run: Path) -> bool:
 
 @pytest.mark.real
 def test_the_embedded_model_revises_its_own_answers_live(tmp_path: Path, prompts: Path) -> None:
-    """SECONDS_LOCAL."""
+    """32 seconds."""
     result = generate(tmp_path, prompts, "--reviser.model", "smollm2-135m")
     assert ends_whole(result, tmp_path / "run")
 
@@ -98,7 +98,7 @@ def test_the_embedded_model_revises_its_own_answers_live(tmp_path: Path, prompts
 def test_a_server_revises_and_a_second_run_asks_it_nothing(
     tmp_path: Path, prompts: Path, server: str
 ) -> None:
-    """SECONDS_SERVER."""
+    """36 seconds, the start of the server included."""
     reviser = ("--reviser.model", find_model("smollm2-135m").location, "--reviser.base_url")
     result = generate(tmp_path, prompts, *reviser, server)
     assert ends_whole(result, tmp_path / "run")

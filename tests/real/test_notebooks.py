@@ -12,7 +12,7 @@ NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 @pytest.mark.real
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_the_notebook_runs_from_top_to_bottom(path: Path, tmp_path: Path) -> None:
-    """SECONDS_NOTEBOOK."""
+    """83 seconds."""
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(
         notebook,
