@@ -188,7 +188,7 @@ def trained_rewards(trainer):
 
 
 def test_two_steps_of_apo_zero_raise_the_winner_and_lower_the_loser(embedded, tmp_path):
-    """92 seconds on a loaded machine; the longest of the file, 2 steps and 2 evaluations."""
+    """92 seconds beside another busy process, 2 steps."""
     rewards = trained_rewards(embedded_trainer(embedded, tmp_path))
     assert rewards.winner.low > 0
     assert rewards.loser.high < 0
