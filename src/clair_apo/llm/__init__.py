@@ -15,6 +15,7 @@ from clair_apo.llm.chat import (
 )
 from clair_apo.llm.scripted import ScriptedChat
 from clair_apo.llm.store import RequestStore
+from clair_apo.llm.tables import StoredAnswer
 
 __all__ = [
     "Answer",
@@ -27,6 +28,7 @@ __all__ = [
     "RequestStore",
     "Sampling",
     "ScriptedChat",
+    "StoredAnswer",
     "StoredChat",
     "check_model",
 ]

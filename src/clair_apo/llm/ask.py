@@ -11,6 +11,7 @@ from functools import cached_property
 from clair_apo.errors import RequestError
 from clair_apo.llm.chat import Answered, ChatModel, ChatRequest, Completion, ModelSpec
 from clair_apo.llm.store import RequestStore
+from clair_apo.llm.tables import StoredAnswer
 from clair_apo.models import ModelSource, find_model
 from clair_apo.progress import say
 from clair_apo.records import Conversation
@@ -127,7 +128,8 @@ class StoredChat:
             Completion.from_response(answered.response)
         except ValueError as error:
             return str(error)
-        self._store.put(answered.request.key, answered.request.model, answered.response)
+        request = answered.request
+        self._store.put_many([StoredAnswer(request.key, request.model, answered.response)])
         return ""
 
     @cached_property
