@@ -17,7 +17,8 @@ from clair_apo.llm.chat import (
 )
 from clair_apo.llm.meter import Meter
 from clair_apo.llm.scripted import ScriptedChat
-from clair_apo.llm.store import RequestStore, StoredAnswer
+from clair_apo.llm.store import RequestStore
+from clair_apo.llm.tables import StoredAnswer
 
 __all__ = [
     "Answer",

@@ -26,7 +26,8 @@ from clair_apo.llm.chat import (
 )
 from clair_apo.llm.groups import groups_of
 from clair_apo.llm.meter import Meter
-from clair_apo.llm.store import RequestStore, StoredAnswer
+from clair_apo.llm.store import RequestStore
+from clair_apo.llm.tables import StoredAnswer
 from clair_apo.models import ModelSource, find_model
 from clair_apo.progress import say
 from clair_apo.records import Conversation
@@ -107,9 +108,7 @@ class StoredChat:
         sampling = self.spec.sampling
         if max_tokens is not None:
             sampling = sampling.model_copy(update={"max_tokens": max_tokens})
-        return ChatRequest(
-            model=self.identity, messages=messages, sampling=sampling, sample=sample
-        )
+        return ChatRequest(model=self.identity, messages=messages, sampling=sampling, sample=sample)
 
     def converse(self, dialogues: Iterable[Dialogue[T]]) -> Iterator[T]:
         """Let every row have its answers, from the store where it can; yield the rows' results.
@@ -288,7 +287,9 @@ class _Talk(Generic[T]):
     def _advance(self, answers: tuple[Answer, ...] | None) -> None:
         self.answers = {}
         try:
-            self.requests = next(self._dialogue) if answers is None else self._dialogue.send(answers)
+            self.requests = (
+                next(self._dialogue) if answers is None else self._dialogue.send(answers)
+            )
         except StopIteration as end:
             self.requests, self.result = (), end.value
 
