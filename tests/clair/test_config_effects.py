@@ -27,6 +27,8 @@ OTHER = {
     "revision.keep_length": True,
     "revision.ask_again": False,
     "prompts.ignore_given": True,
+    "prompts.contamination": ("tests.jsonl",),
+    "output.test_size": 0.999,
     "offline": True,
     "recipe": "worsen",
     **{
@@ -50,9 +52,10 @@ CONNECTION = {
     "batch_size": 3,
     "dtype": "bf16",
 }
-# their effects are seen in the tests of recipes and of verification
+# their effects are seen in the tests of recipes, of verification and of contamination
 ELSEWHERE = {"samples", "revision.direction", "verify.enabled", "verify.controls", "verify.seed"}
-SECTIONS = {"prompts", "target", "reviser", "judge", "revision", "verify"}
+ELSEWHERE |= {"prompts.ngram"}
+SECTIONS = {"prompts", "target", "reviser", "judge", "revision", "verify", "output"}
 
 
 def test_the_tables_below_know_every_field():
@@ -76,6 +79,8 @@ def _write_inputs(folder):
         splits = {"train": Dataset.from_list(rows[:6]), "test": Dataset.from_list(rows[6:])}
         DatasetDict(splits).save_to_disk(folder / name)
     (folder / "rubric.md").write_text("Be kind.")
+    asked = "".join(f'{{"question": "Question {n}?"}}\n' for n in range(3))
+    (folder / "tests.jsonl").write_text(asked)
     (folder / "own.jinja").write_text("Mend: {{ answer }} {{ rubric }}")
 
 
@@ -87,6 +92,7 @@ def _seen(folder, key=None):
         "target": {"model": "target"},
         "reviser": {"model": "reviser"},
         "revision": {},
+        "output": {},
         "store": None,
     }
     if key:

@@ -9,8 +9,10 @@ from clair_runs import write_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clair_apo.clair import PromptsConfig, load_prompts
 from clair_apo.clair.contamination import NGRAM, SHORTEST_PASSAGE, ContaminationIndex, words_of
 from clair_apo.errors import DataError
+from clair_apo.records import Dropped, DropReason, Prompt, Stage
 
 WORDS = [f"word{n}" for n in range(40)]
 LONG = " ".join(WORDS[:20])
@@ -73,7 +75,7 @@ def test_every_test_set_is_looked_through_and_its_row_named(tmp_path):
     mixeval.write_text(json.dumps({"12": {"prompt": LONG, "context": " ".join(WORDS[20:])}}))
     other = write_rows(tmp_path / "mt.jsonl", [{"turns": ["hm", " ".join(WORDS[20:])]}])
     tests = ContaminationIndex([str(mixeval), str(other)])
-    assert len(tests) == 3
+    assert [(one.name, one.questions) for one in tests.sets] == [(str(mixeval), 1), (str(other), 2)]
     assert tests.find(LONG).row == f"{mixeval}: row 12"
     assert tests.find(" ".join(WORDS[20:])).row == f"{other}:1"
 
@@ -95,6 +97,50 @@ def test_a_file_that_asks_nothing_is_refused_as_a_test_set(tmp_path, rows, said)
     path = write_rows(tmp_path / "t.jsonl", rows)
     with pytest.raises(DataError, match=rf"t\.jsonl: no test set: .*{said}"):
         ContaminationIndex([str(path)])
+
+
+CONTAMINATED = {
+    "the last turn": {"prompt": f"So: {LONG}?"},
+    "an earlier turn": {
+        "messages": [
+            {"role": "user", "content": LONG},
+            {"role": "assistant", "content": "yes"},
+            {"role": "user", "content": "and?"},
+        ]
+    },
+    "an answer that the data brings": {"prompt": "hm?", "responses": ["no", f"As asked, {LONG}"]},
+}
+
+
+@pytest.mark.parametrize("place", CONTAMINATED)
+def test_a_contaminated_prompt_is_dropped_at_load_with_set_row_and_words(tmp_path, place):
+    tests = write_rows(tmp_path / "t.jsonl", [{"question": "?"}, {"question": LONG}])
+    clean = {"prompt": " ".join(WORDS[9:20])}
+    prompts = write_rows(tmp_path / "p.jsonl", [clean, CONTAMINATED[place]])
+    config = PromptsConfig(path=str(prompts), contamination=(str(tests),))
+    kept, dropped = load_prompts(config)
+    assert isinstance(kept, Prompt) and kept.source == f"{prompts}:1"
+    assert isinstance(dropped, Dropped)
+    assert (dropped.stage, dropped.reason) == (Stage.LOAD, DropReason.CONTAMINATED)
+    words = " ".join(WORDS[:13])
+    assert dropped.detail == f"{prompts}:2: shares with {tests}:2: {words}"
+    assert LONG in dropped.raw
+    wider = config.model_copy(update={"ngram": 11})
+    assert isinstance(next(load_prompts(wider)), Dropped), "eleven common words of the clean one"
+
+
+def test_without_test_sets_nothing_is_contaminated(tmp_path):
+    prompts = write_rows(tmp_path / "p.jsonl", [{"prompt": LONG}])
+    (kept,) = load_prompts(PromptsConfig(path=str(prompts)))
+    assert isinstance(kept, Prompt)
+
+
+def test_a_test_set_is_known_again_by_its_questions(tmp_path):
+    (first,) = index(tmp_path, LONG, "Why?").sets
+    (same,) = index(tmp_path, LONG, "Why?").sets
+    (other,) = index(tmp_path, LONG, "How?").sets
+    assert first == same and first.digest != other.digest
+    assert (first.name, first.questions) == (str(tmp_path / "test.jsonl"), 2)
 
 
 TEXTS = st.lists(st.sampled_from("abc"), max_size=30).map(" ".join)

@@ -28,6 +28,10 @@ class PromptsConfig(Section):
     """A longer prompt stops the run before anything is asked."""
     ignore_given: bool = False
     """Have the target model answer also where the data brings answers, such as gold ones."""
+    contamination: tuple[str, ...] = ()
+    """Test sets, as `path` names prompts: what shares a passage with one of them is dropped."""
+    ngram: int = Field(13, ge=5)
+    """Words in a row that make a shared passage; of a shorter question the whole of it."""
 
 
 class RevisionConfig(Section):
@@ -58,6 +62,13 @@ class VerifyConfig(Section):
     """Decides which pairs are controls."""
 
 
+class OutputConfig(Section):
+    """In which form the pairs come."""
+
+    test_size: float = Field(0.1, ge=0, lt=1)
+    """Share of all possible prompts whose pairs make the test split of `dataset/`."""
+
+
 class GenerateConfig(Config):
     """A run that turns prompts into preference pairs."""
 
@@ -76,6 +87,7 @@ class GenerateConfig(Config):
     """The model that chooses and verifies; another one than the reviser if you like."""
     revision: RevisionConfig = RevisionConfig()
     verify: VerifyConfig = VerifyConfig()
+    output: OutputConfig = OutputConfig()
     store: UserPath | None = None
     """The request store; by default `requests.sqlite` beside the run's folder."""
     offline: bool = False

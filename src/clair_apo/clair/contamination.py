@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clair_apo.errors import DataError
-from clair_apo.records import Dropped, DropReason, Prompt, Record, Stage
+from clair_apo.records import Dropped, DropReason, Prompt, Record, Stage, canonical_json
 from clair_apo.rows import QUESTION_COLUMNS, questions_from_row, read_rows
 
 NGRAM = 13
@@ -43,6 +43,15 @@ class Overlap(Record):
     """Test set and row."""
     words: str
     """The common words, as they were compared."""
+
+
+class ComparedSet(Record):
+    """A test set as it was read."""
+
+    name: str
+    questions: int
+    digest: str
+    """SHA-256 over its questions, in their order."""
 
 
 @dataclass(frozen=True)
@@ -75,16 +84,19 @@ class ContaminationIndex:
         self._shortest = min(SHORTEST_PASSAGE, ngram)
         self._rows: list[str] = []
         self._whole: dict[str, int] = {}
+        self.sets: list[ComparedSet] = []
         grams: dict[int, list[tuple[Digests, int]]] = {}
         for name in names:
+            before, content = len(self._rows), hashlib.sha256()
             for row, question in _questions(name):
                 self._add(row, question, grams)
+                content.update(canonical_json(question).encode())
+            questions = len(self._rows) - before
+            self.sets.append(
+                ComparedSet(name=name, questions=questions, digest=content.hexdigest())
+            )
         # longest first: the more telling passage is named
         self._tables = {n: _table(grams[n]) for n in sorted(grams, reverse=True)}
-
-    def __len__(self) -> int:
-        """How many questions there are."""
-        return len(self._rows)
 
     def find(self, text: str) -> Overlap | None:
         """The first passage that `text` shares with a test set; None where there is none."""
@@ -101,6 +113,8 @@ class ContaminationIndex:
 
     def judge(self, prompt: Prompt) -> Dropped | None:
         """A dropped row if a turn of the prompt or an answer that it brings overlaps."""
+        if not self._rows:
+            return None
         texts = [message.content for message in prompt.messages]
         texts += [answer.text for answer in prompt.given]
         for text in texts:

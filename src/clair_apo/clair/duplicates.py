@@ -2,7 +2,7 @@
 
 import unicodedata
 
-from clair_apo.records import Prompt, digest
+from clair_apo.records import Dropped, DropReason, Prompt, Stage, digest
 
 
 class SeenPrompts:
@@ -15,17 +15,26 @@ class SeenPrompts:
     def __init__(self) -> None:
         self._first: dict[int, int] = {}
 
-    def earlier(self, prompt: Prompt) -> str | None:
-        """Remember `prompt`; a clause that names the earlier one it repeats, None for a new one."""
+    def judge(self, prompt: Prompt) -> Dropped | None:
+        """Remember a new prompt; a dropped row that names the earlier one for another."""
         typed = [[message.role, _as_if_typed_alike(message.content)] for message in prompt.messages]
         key, own = int(digest(typed)[:16], 16), int(prompt.id, 16)
         if key not in self._first:
             self._first[key] = own
             return None
         first = self._first[key]
-        if first == own:
-            return "the same prompt stood there before"
-        return f"prompt {first:016x} stood there before, and differs only in how it is typed"
+        how = (
+            "the same prompt stood there before"
+            if first == own
+            else f"prompt {first:016x} stood there before, and differs only in how it is typed"
+        )
+        return Dropped(
+            id=prompt.id,
+            stage=Stage.LOAD,
+            reason=DropReason.DUPLICATE,
+            detail=f"{prompt.source}: {how}",
+            raw=prompt.messages[-1].content,
+        )
 
 
 def _as_if_typed_alike(text: str) -> str:

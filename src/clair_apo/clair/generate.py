@@ -15,11 +15,13 @@ from clair_apo.clair.books import Books
 from clair_apo.clair.case import PARTS, Case, Made, read_cases
 from clair_apo.clair.chats import Chats, check_models, open_chats
 from clair_apo.clair.config import GenerateConfig
+from clair_apo.clair.contamination import ContaminationIndex
 from clair_apo.clair.judge import choose_by_judge, choose_by_score, comparison_numbers
 from clair_apo.clair.pairs import make_pair
 from clair_apo.clair.prompts import load_prompts, survey_prompts
 from clair_apo.clair.respond import given_answers, respond, strengthen
 from clair_apo.clair.revise import revise
+from clair_apo.clair.split import DATASET, write_splits
 from clair_apo.clair.templates import RevisionTemplate, load_rubric, load_template
 from clair_apo.clair.verify import is_control, verification_numbers, verify
 from clair_apo.errors import DataError
@@ -84,14 +86,15 @@ def generate(
     given = {"target": target_model, "reviser": reviser_model, "judge": judge_model}
     template = _template(config)
     rubric = load_rubric(config.revision.rubric)
-    survey = survey_prompts(config.prompts)
+    tests = ContaminationIndex(config.prompts.contamination, config.prompts.ngram)
+    survey = survey_prompts(config.prompts, tests)
     check_models(config, given, survey)
     folder = RunFolder(config.run_dir)
     folder.prepare()
     with folder.locked(), RequestStore(config.store_path) as store:
         books = Books(config, folder, template, rubric, survey)
         chats = open_chats(config, survey, store, given, books.run_id)
-        return _Walk(config, folder, chats, books).through_all_stages()
+        return _Walk(config, folder, chats, books, tests).through_all_stages()
 
 
 def _template(config: GenerateConfig) -> RevisionTemplate | None:
@@ -111,9 +114,15 @@ class _Walk:
     """One walk through the stages of a recipe."""
 
     def __init__(
-        self, config: GenerateConfig, folder: RunFolder, chats: Chats, books: Books
+        self,
+        config: GenerateConfig,
+        folder: RunFolder,
+        chats: Chats,
+        books: Books,
+        tests: ContaminationIndex,
     ) -> None:
         self.config, self.folder, self.chats, self.books = config, folder, chats, books
+        self.tests = tests
         self.drops: IO[str]
         self.outcomes: Counter[str] = Counter()
 
@@ -134,9 +143,11 @@ class _Walk:
     def _load(self) -> int:
         if self.books.survey.given:
             say(f"{self.books.survey.given} prompts bring an answer, which is taken as it is")
-        rows = load_prompts(self.config.prompts)
+        rows = load_prompts(self.config.prompts, self.tests)
         made = (Made((), row) if isinstance(row, Dropped) else Made((row,)) for row in rows)
-        return self._write("load", (), {Prompt: PROMPTS}, made, self.books.survey.prompts)
+        kept = self._write("load", (), {Prompt: PROMPTS}, made, self.books.survey.prompts)
+        self.books.note("load", test_sets=[tests.model_dump() for tests in self.tests.sets])
+        return kept
 
     def _ask(self, name: str, done: tuple[str, ...], total: int) -> int:
         part = PARTS[name]
@@ -239,7 +250,12 @@ class _Walk:
             reused=sum(chat.meter.reused for chat in self.chats.all()),
         )
         assert result.prompts == result.pairs + sum(result.dropped.values()), "a row was lost"
-        self.books.close(counts=result.model_dump(exclude={"asked", "reused"}))
+        splits = write_splits(
+            self.folder.file(PAIRS), self.folder.file(DATASET), self.config.output.test_size
+        )
+        self.books.close(
+            counts=result.model_dump(exclude={"asked", "reused"}), splits=splits.model_dump()
+        )
         if not pairs:
             reasons = ", ".join(f"{reason} {n}" for reason, n in result.dropped.items())
             raise DataError(

@@ -11,7 +11,7 @@ from pathlib import Path
 from clair_apo.records import PreferencePair, Record, atomic_writer, read_jsonl
 from clair_apo.splits import is_held_out
 
-FOLDER = "dataset"
+DATASET = "dataset"
 """Name of the folder in the run's folder."""
 
 
