@@ -18,14 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from pydantic import BaseModel
 
-from clair_apo.records import (
-    DropReason,
-    Origin,
-    PreferencePair,
-    Record,
-    atomic_writer,
-    read_jsonl,
-)
+from clair_apo.records import DropReason, Origin, PreferencePair, Record, read_jsonl
 from clair_apo.report.contrast import PAIRS, ContrastSummary
 from clair_apo.report.numerals import numeral, row
 from clair_apo.report.page import REASON_SENTENCES, STAGE_NAMES
@@ -75,65 +68,58 @@ class SideSource(Record):
     """US dollars; None where a pair has no price."""
 
 
-def write_card(run: RunFolder, summary: ContrastSummary) -> Path | None:
-    """Write the card of a run's data set; None where the run has none.
+def render_card(run: RunFolder, summary: ContrastSummary) -> str | None:
+    """The card as Markdown with YAML front matter; None where the run holds no data set.
 
     Args:
         run: the folder that `summary` was made of.
         summary: what `summarise` returned for it.
     """
-    folder = run.file(FOLDER)
-    if not folder.is_dir():
-        return None
-    text = render_card(run, summary)
-    with atomic_writer(folder / CARD) as file:
-        file.write(text)
-    return folder / CARD
-
-
-def render_card(run: RunFolder, summary: ContrastSummary) -> str:
-    """The card as Markdown with YAML front matter, in the form that `huggingface_hub` reads."""
-    from huggingface_hub import DatasetCardData
-
     splits = list(_splits(run.file(FOLDER)))
-    front = DatasetCardData(
-        pretty_name=summary.run,
-        task_categories=["text-generation"],
-        size_categories=_size_category(summary.counts.pairs),
-        tags=list(TAGS),
-        configs=[
-            {
-                "config_name": "default",
-                "data_files": [{"split": split.name, "path": split.file} for split in splits],
-            }
-        ],
-        dataset_info={"features": features_of(PreferencePair)},
-    )
+    if not splits:
+        return None
     manifest, sources = run.manifest(), list(_sources(run))
-    config = manifest.get("config", {})
+    config, stages = manifest.get("config", {}), manifest.get("stages", {})
+    packages = manifest.get("packages", {})
     body = (
         _environment()
         .get_template("card.md.jinja")
         .render(
             summary=summary,
-            rows=[row(statistic) for statistic in summary.statistics],
-            sources=sources,
-            config=config,
-            roles=[role for role in ROLES if config.get(role) and _took_part(role, sources)],
-            settings=manifest.get("settings", {}),
-            stages=manifest.get("stages", {}),
-            version=manifest.get("packages", {}).get("clair-apo", ""),
-            versions=[f"{k} {v}" for k, v in manifest.get("packages", {}).items()],
-            git_revision=manifest.get("git_revision"),
-            contaminated=_count(summary, DropReason.CONTAMINATED),
-            duplicates=_count(summary, DropReason.DUPLICATE),
             splits=[split.name for split in splits],
             recipe_sides=RECIPE_SIDES,
-            reasons=REASON_SENTENCES,
             stage_names=STAGE_NAMES,
+            reasons=REASON_SENTENCES,
+            rows=[row(statistic) for statistic in summary.statistics],
+            config=config,
+            settings=manifest.get("settings", {}),
+            roles=[role for role in ROLES if config.get(role) and _took_part(role, sources)],
+            version=packages.get("clair-apo", ""),
+            versions=[f"{name} {version}" for name, version in packages.items()],
+            git_revision=manifest.get("git_revision"),
+            sources=sources,
+            test_sets=stages.get("load", {}).get("test_sets", []),
+            contaminated=_count(summary, DropReason.CONTAMINATED),
+            duplicates=_count(summary, DropReason.DUPLICATE),
+            comparisons=stages.get("judge", {}).get("comparisons"),
+            verification=stages.get("verify", {}).get("verification"),
         )
     )
-    return f"---\n{front.to_yaml()}\n---\n\n{body}\n"
+    return f"---\n{_front_matter(summary, splits)}\n---\n\n{body}\n"
+
+
+def _front_matter(summary: ContrastSummary, splits: Sequence[Split]) -> str:
+    from huggingface_hub import DatasetCardData
+
+    files = [{"split": split.name, "path": split.file} for split in splits]
+    return DatasetCardData(
+        pretty_name=summary.run,
+        task_categories=["text-generation"],
+        size_categories=_size_category(summary.counts.pairs),
+        tags=list(TAGS),
+        configs=[{"config_name": "default", "data_files": files}],
+        dataset_info={"features": features_of(PreferencePair)},
+    ).to_yaml()
 
 
 def features_of(record: type[BaseModel]) -> Features:
