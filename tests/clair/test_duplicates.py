@@ -1,9 +1,10 @@
 """Which prompts stood in the data before."""
 
 import pytest
-from clair_runs import write_rows
+from clair_runs import Replying, edit_reply, make_config, write_rows
 
-from clair_apo.clair import PromptsConfig, load_prompts
+from clair_apo.clair import PromptsConfig, generate, load_prompts
+from clair_apo.llm import ModelSpec
 from clair_apo.records import Dropped, DropReason, Prompt, Stage
 
 FIRST = "How do I boil an egg?"
@@ -52,3 +53,11 @@ def test_the_same_text_in_another_role_is_another_prompt(tmp_path):
     system = [{"role": "system", "content": "Hi"}, {"role": "user", "content": "Go on"}]
     user = [{"role": "user", "content": "Hi"}, {"role": "user", "content": "Go on"}]
     assert all(isinstance(row, Prompt) for row in load(tmp_path, system, user))
+
+
+def test_a_dropped_prompt_does_not_need_the_target_model(tmp_path):
+    rows = [{"prompt": FIRST, "answer": "the old answer"}, {"prompt": FIRST.lower(), "answer": "x"}]
+    data = write_rows(tmp_path / "p.jsonl", rows)
+    config = make_config(tmp_path, data, target=ModelSpec(model="./no/such/model"))
+    reviser = Replying([("", edit_reply(("old", "new")))])
+    assert generate(config, reviser_model=reviser).dropped == {"duplicate": 1}
