@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from clair_runs import write_rows
+from clair_runs import Replying, edit_reply, make_config, run, write_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -127,6 +127,21 @@ def test_a_contaminated_prompt_is_dropped_at_load_with_set_row_and_words(tmp_pat
     assert LONG in dropped.raw
     wider = config.model_copy(update={"ngram": 11})
     assert isinstance(next(load_prompts(wider)), Dropped), "eleven common words of the clean one"
+
+
+def test_a_run_accounts_for_what_was_contaminated_and_names_its_test_sets(tmp_path):
+    tests = write_rows(tmp_path / "t.jsonl", [{"question": LONG}])
+    rows = [{"prompt": LONG, "answer": "old"}, {"prompt": "hm?", "answer": "old"}]
+    data = write_rows(tmp_path / "p.jsonl", rows)
+    prompts = {"path": str(data), "contamination": [str(tests)]}
+    reviser = Replying([("", edit_reply(("old", "new")))])
+    result = run(make_config(tmp_path, data, prompts=prompts), Replying([]), reviser)
+    assert (result.prompts, result.pairs, result.dropped) == (2, 1, {"contaminated": 1})
+    assert len(reviser.requests) == 1, "nothing was asked about the contaminated one"
+    settings = json.loads((tmp_path / "run/manifest.json").read_text())["settings"]
+    assert settings["test_sets"] == [
+        one.model_dump() for one in ContaminationIndex([str(tests)]).sets
+    ]
 
 
 def test_without_test_sets_nothing_is_contaminated(tmp_path):

@@ -181,7 +181,7 @@ def test_test_sets_stand_there_with_their_digests_or_that_there_were_none(tmp_pa
         tmp_path / "some",
         [make_pair("a")],
         dropped=[make_dropped("e", stage=Stage.LOAD, reason=DropReason.CONTAMINATED)],
-        stages={"load": {"test_sets": [tests]}},
+        settings={"test_sets": [tests]},
         config={"prompts": {"ngram": 13}},
     )
     assert "1 of 2 prompts shared 13 words in a row" in card
@@ -211,8 +211,10 @@ def test_hostile_names_are_text_and_break_no_table(tmp_path):
             "reviser": MODEL | {"model": HOSTILE},
             "revision": {"format": "edits", "rubric": None},
         },
-        "settings": {"template": HOSTILE},
-        "stages": {"load": {"test_sets": [{"name": HOSTILE, "questions": 1, "digest": "d"}]}},
+        "settings": {
+            "template": HOSTILE,
+            "test_sets": [{"name": HOSTILE, "questions": 1, "digest": "d"}],
+        },
         "contrast_tokenizer": HOSTILE,
         "packages": {"clair-apo": HOSTILE},
     }

@@ -111,6 +111,7 @@ class Books:
             },
             "parser": PARSER_VERSION,
             "gate": GATE_VERSION,
+            "test_sets": [one.model_dump() for one in self.survey.tests.sets],
             "verify": config.verify.model_dump(),
         }
         if chats.reviser:

@@ -15,7 +15,6 @@ from clair_apo.clair.books import Books
 from clair_apo.clair.case import PARTS, Case, Made, read_cases
 from clair_apo.clair.chats import Chats, check_models, open_chats
 from clair_apo.clair.config import GenerateConfig
-from clair_apo.clair.contamination import ContaminationIndex
 from clair_apo.clair.judge import choose_by_judge, choose_by_score, comparison_numbers
 from clair_apo.clair.pairs import make_pair
 from clair_apo.clair.prompts import load_prompts, survey_prompts
@@ -86,15 +85,14 @@ def generate(
     given = {"target": target_model, "reviser": reviser_model, "judge": judge_model}
     template = _template(config)
     rubric = load_rubric(config.revision.rubric)
-    tests = ContaminationIndex(config.prompts.contamination, config.prompts.ngram)
-    survey = survey_prompts(config.prompts, tests)
+    survey = survey_prompts(config.prompts)
     check_models(config, given, survey)
     folder = RunFolder(config.run_dir)
     folder.prepare()
     with folder.locked(), RequestStore(config.store_path) as store:
         books = Books(config, folder, template, rubric, survey)
         chats = open_chats(config, survey, store, given, books.run_id)
-        return _Walk(config, folder, chats, books, tests).through_all_stages()
+        return _Walk(config, folder, chats, books).through_all_stages()
 
 
 def _template(config: GenerateConfig) -> RevisionTemplate | None:
@@ -114,15 +112,9 @@ class _Walk:
     """One walk through the stages of a recipe."""
 
     def __init__(
-        self,
-        config: GenerateConfig,
-        folder: RunFolder,
-        chats: Chats,
-        books: Books,
-        tests: ContaminationIndex,
+        self, config: GenerateConfig, folder: RunFolder, chats: Chats, books: Books
     ) -> None:
         self.config, self.folder, self.chats, self.books = config, folder, chats, books
-        self.tests = tests
         self.drops: IO[str]
         self.outcomes: Counter[str] = Counter()
 
@@ -143,11 +135,9 @@ class _Walk:
     def _load(self) -> int:
         if self.books.survey.given:
             say(f"{self.books.survey.given} prompts bring an answer, which is taken as it is")
-        rows = load_prompts(self.config.prompts, self.tests)
+        rows = load_prompts(self.config.prompts, tests=self.books.survey.tests)
         made = (Made((), row) if isinstance(row, Dropped) else Made((row,)) for row in rows)
-        kept = self._write("load", (), {Prompt: PROMPTS}, made, self.books.survey.prompts)
-        self.books.note("load", test_sets=[tests.model_dump() for tests in self.tests.sets])
-        return kept
+        return self._write("load", (), {Prompt: PROMPTS}, made, self.books.survey.prompts)
 
     def _ask(self, name: str, done: tuple[str, ...], total: int) -> int:
         part = PARTS[name]

@@ -39,6 +39,7 @@ def load_prompts(
         if drawn is not None and number not in drawn:
             continue
         prompt = _checked(row, where, config)
+        # duplicates among all prompts, whatever part of them is asked for afterwards
         yield seen.judge(prompt) or tests.judge(prompt) or prompt
     if prompt is None:
         raise DataError(f"{config.path}: holds no prompts")
@@ -55,18 +56,17 @@ class PromptSurvey(NamedTuple):
     """Those that bring none."""
     digest: str
     """Of their ids and given answers: the same for the same prompts in the same order."""
+    tests: ContaminationIndex
+    """The test sets that they were compared with."""
 
 
-def survey_prompts(config: PromptsConfig, tests: ContaminationIndex | None = None) -> PromptSurvey:
+def survey_prompts(config: PromptsConfig) -> PromptSurvey:
     """Read and check all prompts once, keeping none of them.
-
-    Args:
-        config: where the prompts are from.
-        tests: the index of `config.contamination`, where it is made already.
 
     Raises:
         DataError: as `load_prompts` does.
     """
+    tests = ContaminationIndex(config.contamination, config.ngram)
     prompts = given = waiting = 0
     content = hashlib.sha256()
     for row in load_prompts(config, tests):
@@ -77,7 +77,7 @@ def survey_prompts(config: PromptsConfig, tests: ContaminationIndex | None = Non
             content.update(canonical_json([row.id, [a.model_dump() for a in row.given]]).encode())
         else:
             content.update(row.id.encode())
-    return PromptSurvey(prompts, given, waiting, content.hexdigest())
+    return PromptSurvey(prompts, given, waiting, content.hexdigest(), tests)
 
 
 def _checked(row: Mapping[str, Any], where: str, config: PromptsConfig) -> Prompt:

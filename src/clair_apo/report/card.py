@@ -80,7 +80,7 @@ def render_card(run: RunFolder, summary: ContrastSummary) -> str | None:
         return None
     manifest, sources = run.manifest(), list(_sources(run))
     config, stages = manifest.get("config", {}), manifest.get("stages", {})
-    packages = manifest.get("packages", {})
+    settings, packages = manifest.get("settings", {}), manifest.get("packages", {})
     body = (
         _environment()
         .get_template("card.md.jinja")
@@ -92,13 +92,13 @@ def render_card(run: RunFolder, summary: ContrastSummary) -> str | None:
             reasons=REASON_SENTENCES,
             rows=[row(statistic) for statistic in summary.statistics],
             config=config,
-            settings=manifest.get("settings", {}),
+            settings=settings,
             roles=[role for role in ROLES if config.get(role) and _took_part(role, sources)],
             version=packages.get("clair-apo", ""),
             versions=[f"{name} {version}" for name, version in packages.items()],
             git_revision=manifest.get("git_revision"),
             sources=sources,
-            test_sets=stages.get("load", {}).get("test_sets", []),
+            test_sets=settings.get("test_sets", []),
             contaminated=_count(summary, DropReason.CONTAMINATED),
             duplicates=_count(summary, DropReason.DUPLICATE),
             comparisons=stages.get("judge", {}).get("comparisons"),
