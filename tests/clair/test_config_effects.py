@@ -51,8 +51,8 @@ CONNECTION = {
     "dtype": "bf16",
 }
 # their effects are seen in the tests of recipes and of verification
-ELSEWHERE = {"samples", "revision.direction", "verify.enabled", "verify.controls", "verify.seed"}
-SECTIONS = {"prompts", "target", "reviser", "judge", "revision", "verify"}
+ELSEWHERE = {"samples", "revision.direction", "verify", "controls.share", "controls.seed"}
+SECTIONS = {"prompts", "target", "reviser", "judge", "revision", "controls"}
 
 
 def test_the_tables_below_know_every_field():

@@ -111,7 +111,7 @@ class Books:
             },
             "parser": PARSER_VERSION,
             "gate": GATE_VERSION,
-            "verify": config.verify.model_dump(),
+            "verify": [config.verify, config.controls.model_dump()],
         }
         if chats.reviser:
             spec = chats.reviser.spec

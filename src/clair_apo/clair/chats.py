@@ -80,5 +80,5 @@ def _specs(config: GenerateConfig) -> dict[str, ModelSpec | None]:
     return {
         "target": config.target,
         "reviser": config.reviser if steps.asks_reviser else None,
-        "judge": config.judge if steps.chooses or config.verify.enabled else None,
+        "judge": config.judge if steps.chooses or config.verify else None,
     }

@@ -47,12 +47,10 @@ class RevisionConfig(Section):
     """Ask once more where a reply was cut (with a larger limit) or cannot be read."""
 
 
-class VerifyConfig(Section):
-    """Whether, and how, a judge confirms the pairs."""
+class ControlsConfig(Section):
+    """How a judge that verifies is itself put to the test."""
 
-    enabled: bool = False
-    """Have `judge` confirm that each winner is better; a pair that is not confirmed is dropped."""
-    controls: float = Field(0.1, ge=0, le=1)
+    share: float = Field(0.1, ge=0, le=1)
     """Share of the pairs whose claim is also put the wrong way round; a judge must reject it."""
     seed: int = 0
     """Decides which pairs are controls."""
@@ -75,7 +73,10 @@ class GenerateConfig(Config):
     judge: ModelSpec | None = None
     """The model that chooses and verifies; another one than the reviser if you like."""
     revision: RevisionConfig = RevisionConfig()
-    verify: VerifyConfig = VerifyConfig()
+    verify: bool = False
+    """Have `judge` confirm that each winner is better; a pair that is not confirmed is dropped."""
+    controls: ControlsConfig = ControlsConfig()
+    """Used with `verify`."""
     store: UserPath | None = None
     """The request store; by default `requests.sqlite` beside the run's folder."""
     offline: bool = False
@@ -86,8 +87,8 @@ class GenerateConfig(Config):
         if self.steps.asks_reviser and self.reviser is None:
             raise ValueError(f"recipe {self.recipe!r} needs a reviser: set reviser.model")
         choosing = self.steps.chooses and not self.steps.given_only
-        if (choosing or self.verify.enabled) and self.judge is None:
-            why = f"recipe {self.recipe!r}" if choosing else "verify.enabled"
+        if (choosing or self.verify) and self.judge is None:
+            why = f"recipe {self.recipe!r}" if choosing else "verify"
             raise ValueError(f"{why} needs a judge: set judge.model")
         asked = self.revision.direction
         if asked and self.recipe in ("clair", "worsen") and asked != self.steps.direction:

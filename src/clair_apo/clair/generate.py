@@ -127,7 +127,7 @@ class _Walk:
                 waiting = self._ask(name, done, waiting)
                 done += (name,)
             waiting = self._pair(done, waiting)
-            if self.config.verify.enabled:
+            if self.config.verify:
                 waiting = self._verify(waiting)
         return self._close(pairs=waiting)
 
@@ -182,16 +182,16 @@ class _Walk:
         digest = self.books.template.digest if self.books.template else None
         cases = read_cases(self.folder, done)
         made = (make_pair(case, self.config.recipe, digest) for case in cases)
-        file = CANDIDATES if self.config.verify.enabled else PAIRS
+        file = CANDIDATES if self.config.verify else PAIRS
         inputs = (PROMPTS, *(PARTS[before].file for before in done))
         return self._write("pair", inputs, {PreferencePair: file}, made, total)
 
     def _verify(self, total: int) -> int:
         assert self.chats.judge is not None
-        judge, how = Judge(self.chats.judge, self.books.rubric), self.config.verify
+        judge, how = Judge(self.chats.judge, self.books.rubric), self.config.controls
         pairs = read_jsonl(self.folder.file(CANDIDATES), PreferencePair)
         made = self.chats.judge.converse(
-            verify(pair, judge, is_control(pair.id, how.controls, how.seed)) for pair in pairs
+            verify(pair, judge, is_control(pair.id, how.share, how.seed)) for pair in pairs
         )
         files: Files = {PreferencePair: PAIRS, Verification: VERIFICATIONS}
         kept = self._write("verify", (CANDIDATES,), files, made, total)
