@@ -25,7 +25,7 @@ from clair_apo.clair.verify import is_control, verification_numbers, verify
 from clair_apo.errors import DataError
 from clair_apo.llm import ChatModel, Dialogue, RequestStore, StoredChat
 from clair_apo.llm.judge import Judge
-from clair_apo.progress import progress_bar, say
+from clair_apo.progress import Usage, say, show_progress
 from clair_apo.records import (
     Dropped,
     Judgement,
@@ -144,7 +144,8 @@ class _Walk:
         chat, made = self._dialogues(name, cases)
         results = chat.converse(made) if chat else _without_model(made)
         inputs = (PROMPTS, *(PARTS[before].file for before in done))
-        kept = self._write(name, inputs, {part.kind: part.file}, results, total)
+        usage = chat.meter if chat else None
+        kept = self._write(name, inputs, {part.kind: part.file}, results, total, usage)
         if name == "judge":
             rows = read_jsonl(self.folder.file(part.file), Judgement)
             self.books.note(name, comparisons=comparison_numbers(rows))
@@ -194,7 +195,7 @@ class _Walk:
             verify(pair, judge, is_control(pair.id, how.share, how.seed)) for pair in pairs
         )
         files: Files = {PreferencePair: PAIRS, Verification: VERIFICATIONS}
-        kept = self._write("verify", (CANDIDATES,), files, made, total)
+        kept = self._write("verify", (CANDIDATES,), files, made, total, self.chats.judge.meter)
         numbers = verification_numbers(read_jsonl(self.folder.file(VERIFICATIONS), Verification))
         self.books.note("verify", verification=numbers)
         return kept
@@ -206,6 +207,7 @@ class _Walk:
         files: Files,
         results: Iterable[Made],
         total: int,
+        usage: Usage | None = None,
     ) -> int:
         """Run one stage: rows into its files, drops beside them; how many cases it let through."""
         with ExitStack() as stack:
@@ -214,15 +216,16 @@ class _Walk:
                 kind: stack.enter_context(atomic_writer(self.folder.file(file)))
                 for kind, file in files.items()
             }
-            advance = stack.enter_context(progress_bar(name, total))
+            tell = stack.enter_context(show_progress(name, total, usage))
             for made in results:
                 for row in made.rows:
                     writers[type(row)].write(row.model_dump_json() + "\n")
                 if made.dropped:
                     self._drop(made.dropped, entry)
+                    tell(made.dropped.reason.value)
                 else:
                     entry["kept"] += 1
-                advance(1)
+                    tell("kept")
         return int(entry["kept"])
 
     def _drop(self, row: Dropped, entry: dict[str, Any]) -> None:
