@@ -68,7 +68,7 @@ def read_reply(reply: str, answer: str, format: RevisionFormat) -> ParsedRevisio
     try:
         return ParsedRevision(apply_edits(answer, parsed.edits).strip(), parsed.rationale)
     except EditError as error:
-        raise ParseError(DropReason.EDIT_NOT_FOUND, str(error)) from None
+        raise ParseError(DropReason.EDIT_NOT_FOUND, *error.faults) from None
 
 
 def _revision(
