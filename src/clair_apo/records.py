@@ -136,8 +136,10 @@ class Stage(StrEnum):
 
     LOAD = "load"
     RESPOND = "respond"
+    JUDGE = "judge"
     REVISE = "revise"
     PAIR = "pair"
+    VERIFY = "verify"
 
 
 class DropReason(StrEnum):
@@ -145,6 +147,8 @@ class DropReason(StrEnum):
 
     DUPLICATE = "duplicate"
     """The same prompt stood in the data before."""
+    CONTAMINATED = "contaminated"
+    """The prompt shares an n-gram with a test set."""
     EMPTY = "empty"
     """The answer or the revision has no text."""
     CUT = "cut"
@@ -156,7 +160,19 @@ class DropReason(StrEnum):
     EDIT_NOT_FOUND = "edit_not_found"
     """An edit names text that stands in the answer not at all, or more than once."""
     NO_OP = "no_op"
-    """The revision equals the answer."""
+    """The two sides are equal."""
+    OVER_EDITED = "over_edited"
+    """More of the answer was edited than `gate.max_edit_ratio` allows."""
+    LENGTH_RATIO = "length_ratio"
+    """One side is longer or shorter than `gate.length_ratio` allows."""
+    LANGUAGE_CHANGED = "language_changed"
+    """The two sides are in different languages."""
+    MENTIONS_REVISION = "mentions_revision"
+    """The revision speaks of being one."""
+    IDENTICAL_AFTER_TRUNCATION = "identical_after_truncation"
+    """The two sides are the same tokens, or none, within the training length."""
+    JUDGE_REJECTED = "judge_rejected"
+    """A judge found no winner, or not the expected one."""
     REQUEST_FAILED = "request_failed"
     """The server rejected this one request for good."""
 

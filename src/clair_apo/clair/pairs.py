@@ -3,10 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from clair_apo.clair.contrast import measure_contrast
-from clair_apo.clair.gate import judge_revision
+from clair_apo.clair.gate import Gate, GateConfig
 from clair_apo.records import (
     Dropped,
-    DropReason,
     Message,
     PreferencePair,
     Prompt,
@@ -16,18 +15,13 @@ from clair_apo.records import (
     Stage,
 )
 
-_DETAIL = {
-    DropReason.EMPTY: "the revision has no text",
-    DropReason.NO_OP: "the revision equals the answer",
-    DropReason.REFUSED: "the revision declines where the answer does not",
-}
-
 
 def make_pairs(
     prompts: Mapping[str, Prompt],
     responses: Mapping[str, Response],
     revisions: Sequence[Revision],
     template_digest: str,
+    gate: Gate | None = None,
 ) -> Iterator[PreferencePair | Dropped]:
     """Pair every answer (rejected) with its revision (chosen), where the gate lets it pass.
 
@@ -36,20 +30,23 @@ def make_pairs(
         responses: by the prompt's id.
         revisions: the order is kept.
         template_digest: of the template that asked for the revisions.
+        gate: what makes no pair; by default as `GateConfig` is without any setting.
     """
+    gate = gate or Gate(GateConfig())
     for revision in revisions:
         response = responses[revision.prompt_id]
-        reason = judge_revision(response.text, revision.text)
-        if reason:
+        prompt = prompts[revision.prompt_id]
+        verdict = gate.judge_revision(prompt.messages, response.text, revision.text)
+        if verdict:
             yield Dropped(
                 id=revision.prompt_id,
                 stage=Stage.PAIR,
-                reason=reason,
-                detail=_DETAIL[reason],
+                reason=verdict.reason,
+                detail=verdict.detail,
                 raw=revision.text,
             )
         else:
-            yield _pair(prompts[revision.prompt_id], response, revision, template_digest)
+            yield _pair(prompt, response, revision, template_digest)
 
 
 def _pair(

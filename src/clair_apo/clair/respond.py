@@ -6,11 +6,6 @@ from clair_apo.clair.gate import judge_answer
 from clair_apo.llm import Answer, StoredChat
 from clair_apo.records import Dropped, DropReason, Prompt, Response, Stage
 
-_DETAIL = {
-    DropReason.EMPTY: "the answer has no text",
-    DropReason.CUT: "the answer ran into target.max_tokens, or a content filter broke it off",
-}
-
 
 def respond(
     prompts: Sequence[Prompt], target: StoredChat, advance: Callable[[int], None] | None = None
@@ -67,13 +62,13 @@ def _tidy(text: str) -> str:
 
 
 def _judged(response: Response, limit: int) -> Response | Dropped:
-    reason = judge_answer(response.text, response.finish_reason, response.completion_tokens, limit)
-    if reason is None:
+    verdict = judge_answer(response.text, response.finish_reason, response.completion_tokens, limit)
+    if verdict is None:
         return response
     return Dropped(
         id=response.prompt_id,
         stage=Stage.RESPOND,
-        reason=reason,
-        detail=_DETAIL[reason],
+        reason=verdict.reason,
+        detail=verdict.detail,
         raw=response.text,
     )

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from clair_apo.clair.edits import EditError, apply_edits
-from clair_apo.clair.gate import is_refusal, judge_reply
+from clair_apo.clair.gate import judge_reply
 from clair_apo.clair.parse import (
     ParsedRevision,
     ParseError,
@@ -11,6 +11,7 @@ from clair_apo.clair.parse import (
     parse_revision,
 )
 from clair_apo.clair.templates import RevisionTemplate
+from clair_apo.clair.wording import is_refusal
 from clair_apo.llm import Answer, Completion, StoredChat
 from clair_apo.records import (
     Dropped,
@@ -21,12 +22,6 @@ from clair_apo.records import (
     RevisionFormat,
     Stage,
 )
-
-_DETAIL = {
-    DropReason.CUT: "the reply ran into reviser.max_tokens",
-    DropReason.EMPTY: "the reply has no text",
-    DropReason.REFUSED: "the server's content filter withheld the reply",
-}
 
 
 def revise(
@@ -77,14 +72,14 @@ def _revision(
     completion = answer.completion
     if completion is None:
         return _dropped(response, DropReason.REQUEST_FAILED, answer.failure, "")
-    reason = judge_reply(
+    verdict = judge_reply(
         completion.text,
         completion.finish_reason,
         completion.completion_tokens,
         reviser.spec.max_tokens,
     )
-    if reason:
-        return _dropped(response, reason, _DETAIL[reason], completion.text)
+    if verdict:
+        return _dropped(response, verdict.reason, verdict.detail, completion.text)
     try:
         parsed = read_reply(completion.text, response.text, format)
     except ParseError as error:

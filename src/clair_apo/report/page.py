@@ -44,17 +44,26 @@ SAMPLE_SEED = 0
 STAGE_NAMES = {
     Stage.LOAD: "Loading prompts",
     Stage.RESPOND: "Target model's answer",
+    Stage.JUDGE: "Judging",
     Stage.REVISE: "Revision",
     Stage.PAIR: "Pairing",
+    Stage.VERIFY: "Verification",
 }
 REASON_SENTENCES = {
     DropReason.DUPLICATE: "the same prompt stood in the data before",
+    DropReason.CONTAMINATED: "the prompt shares text with a test set",
     DropReason.EMPTY: "the answer or the revision has no text",
     DropReason.CUT: "ran into the token limit",
     DropReason.REFUSED: "the reviser declined",
     DropReason.UNPARSED: "the reviser's reply does not have the asked form",
     DropReason.EDIT_NOT_FOUND: "an edit names text that is not there, or more than once",
     DropReason.NO_OP: "the revision equals the answer",
+    DropReason.OVER_EDITED: "more of the answer was edited than allowed",
+    DropReason.LENGTH_RATIO: "one side is much longer than the other",
+    DropReason.LANGUAGE_CHANGED: "the two sides are in different languages",
+    DropReason.MENTIONS_REVISION: "the revision speaks of being one",
+    DropReason.IDENTICAL_AFTER_TRUNCATION: "the same tokens, or none, within the training length",
+    DropReason.JUDGE_REJECTED: "a judge found no winner, or not the expected one",
     DropReason.REQUEST_FAILED: "the server rejected the request",
 }
 SORT_ORDERS = {
