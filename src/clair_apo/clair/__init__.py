@@ -21,7 +21,7 @@ from clair_apo.clair.gate import (
     judge_reply,
 )
 from clair_apo.clair.generate import Generated, generate
-from clair_apo.clair.pairs import make_pairs
+from clair_apo.clair.pairs import make_pair
 from clair_apo.clair.parse import (
     ParsedEdits,
     ParsedRevision,
@@ -58,7 +58,7 @@ __all__ = [
     "judge_reply",
     "load_prompts",
     "load_template",
-    "make_pairs",
+    "make_pair",
     "measure_contrast",
     "mention_of_revision",
     "parse_edits",

@@ -4,7 +4,6 @@ What no pair can be made of is always refused: texts that are cut, empty or equa
 of taste has a threshold in `GateConfig`, and two presets: `paper` and `strict`.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
@@ -16,7 +15,7 @@ from clair_apo.clair.truncation import TrainingTokens
 from clair_apo.clair.wording import is_refusal, mention_of_revision
 from clair_apo.config import Section
 from clair_apo.errors import ConfigError
-from clair_apo.records import Conversation, DropReason, FinishReason
+from clair_apo.records import Conversation, DropReason, FinishReason, Message
 
 GATE_VERSION = 2
 """Goes up whenever the same rows may be judged differently; runs rebuild their pairs then."""
@@ -53,7 +52,7 @@ def _ascending(ratio: tuple[float, float]) -> tuple[float, float]:
 
 
 class GateConfig(Section):
-    """What a revision must keep to; null switches a threshold off."""
+    """What a pair must keep to; null switches a threshold off."""
 
     preset: Literal["paper", "strict"] | None = None
     """Sets every threshold that is not set beside it: `paper` drops what is equal and nothing
@@ -63,7 +62,7 @@ class GateConfig(Section):
     """Character Levenshtein distance of answer and revision over the length of the longer one,
     at most (0 to 1; over_edited)."""
     length_ratio: Annotated[tuple[float, float], AfterValidator(_ascending)] | None = None
-    """Characters of the revision over those of the answer: lowest and highest (length_ratio)."""
+    """Characters of the winner over those of the loser: lowest and highest (length_ratio)."""
     max_length: int | None = Field(None, gt=0)
     """Tokens of prompt and answer that the trainer keeps, as its `max_length`: sides that are equal
     within it, or empty, are dropped (identical_after_truncation)."""
@@ -76,7 +75,8 @@ class GateConfig(Section):
     drop_refusals: bool = True
     """Drop a revision that declines where the answer does not (refused)."""
     drop_mentions: bool = True
-    """Drop a revision that speaks of being one where the answer does not (mentions_revision)."""
+    """Drop a revision that speaks of being one where the answer does not (mentions_revision);
+    known in English only, as refusals are."""
 
     @model_validator(mode="before")
     @classmethod
@@ -112,7 +112,7 @@ class Verdict:
 
 
 def judge_answer(
-    text: str, finish_reason: FinishReason, tokens: int, max_tokens: int
+    text: str, finish_reason: FinishReason, tokens: int, max_tokens: int | None
 ) -> Verdict | None:
     """Why an answer of the target model cannot be a side of a pair; None where it can.
 
@@ -120,14 +120,14 @@ def judge_answer(
         text: the answer.
         finish_reason: as the server said; `given` where the data brought the answer.
         tokens: length of the answer; some servers say `stop` although the limit was reached.
-        max_tokens: the limit.
+        max_tokens: the limit; None where there was none.
     """
     if not text.strip():
         return Verdict(DropReason.EMPTY, "the answer has no text")
     # its end is the choice of a filter or of the limit, not the model's
     if finish_reason == "content_filter":
         return Verdict(DropReason.CUT, "a content filter broke the answer off")
-    if finish_reason == "length" or tokens >= max_tokens:
+    if finish_reason == "length" or (max_tokens is not None and tokens >= max_tokens):
         return Verdict(DropReason.CUT, f"the answer ran into the limit of {max_tokens} tokens")
     return None
 
@@ -175,31 +175,53 @@ class Gate:
             TrainingTokens(name, config.max_length) if name and config.max_length else None
         )
 
+    def check(self) -> None:
+        """Find out whether the tokenizer can be used, before a model is paid for its answers.
+
+        Raises:
+            ConfigError: it cannot be loaded, or has no chat template.
+            ModelNotFoundError: its name leads nowhere.
+        """
+        if self._tokens is not None:
+            self._tokens.left_of((Message(role="user", content="prompt"),), "chosen", "rejected")
+
     def judge_revision(self, prompt: Conversation, answer: str, revision: str) -> Verdict | None:
-        """Why an answer and its revision make no pair; None where they do.
+        """Why a revision is none of this answer; None where it is.
+
+        Judged is what concerns the revision alone: what it says of itself, and how much of the
+        answer it keeps. `judge_pair` judges the two sides that come of it.
 
         Args:
             prompt: what the answer replies to.
             answer: the text that was revised.
             revision: what the reviser made of it, better or (direction `worsen`) worse.
-
-        Raises:
-            ConfigError: the tokenizer cannot be loaded or cannot render the conversation.
-            ModelNotFoundError: its name leads nowhere.
         """
-        checks = (
-            self._revision_by_words(prompt, answer, revision),
-            self._pair_by_measure(answer, revision, "the revision", "the answer"),
-            self._edited_too_much(answer, revision),
-            self._cut_alike(prompt, answer, revision),
-        )
-        return _first(_same(answer, revision, "the revision equals the answer"), *checks)
+        if not revision.strip():
+            return Verdict(DropReason.EMPTY, "the revision has no text")
+        config = self.config
+        if config.drop_refusals and is_refusal(revision) and not is_refusal(answer):
+            return Verdict(DropReason.REFUSED, "the revision declines where the answer does not")
+        asked = prompt[-1].content if prompt else ""
+        words = mention_of_revision(revision, asked) if config.drop_mentions else None
+        if words and not mention_of_revision(answer, asked):
+            return Verdict(
+                DropReason.MENTIONS_REVISION, f"the revision speaks of being one: {words!r}"
+            )
+        if config.max_edit_ratio is not None:
+            share = Levenshtein.distance(answer, revision) / max(len(answer), len(revision))
+            if share > config.max_edit_ratio:
+                return Verdict(
+                    DropReason.OVER_EDITED,
+                    f"{share:.2f} of the characters were edited "
+                    f"(allowed: {config.max_edit_ratio:g})",
+                )
+        return None
 
     def judge_pair(self, prompt: Conversation, chosen: str, rejected: str) -> Verdict | None:
-        """Why two answers that neither is a revision of the other make no pair.
+        """Why two answers make no pair, wherever they are from; None where they do.
 
-        Judged is what concerns any pair: equality, before and after truncation, languages and
-        lengths; not how much was edited, and not what a revision must not say.
+        Judged is what concerns any pair: whether the sides are equal, in text and in the tokens
+        that training leaves of them, their languages and their lengths.
 
         Args:
             prompt: what both reply to.
@@ -210,77 +232,54 @@ class Gate:
             ConfigError: the tokenizer cannot be loaded or cannot render the conversation.
             ModelNotFoundError: its name leads nowhere.
         """
-        checks = (
-            self._pair_by_measure(rejected, chosen, "the chosen answer", "the rejected one"),
-            self._cut_alike(prompt, rejected, chosen),
+        if not chosen.strip() or not rejected.strip():
+            return Verdict(DropReason.EMPTY, "one side has no text")
+        if chosen.strip() == rejected.strip():
+            return Verdict(DropReason.NO_OP, "both sides are equal")
+        return (
+            self._language_changed(chosen, rejected)
+            or self._length_ratio(chosen, rejected)
+            or self._identical_after_truncation(prompt, chosen, rejected)
         )
-        return _first(_same(rejected, chosen, "the two answers are equal"), *checks)
 
-    # Each check yields a verdict or nothing, so that a later one costs nothing after a verdict.
+    def _language_changed(self, chosen: str, rejected: str) -> Verdict | None:
+        confidence = self.config.language_confidence
+        if confidence is None:
+            return None
+        winner, loser = language_of(chosen, confidence), language_of(rejected, confidence)
+        if winner is None or loser is None or winner == loser:
+            return None
+        return Verdict(
+            DropReason.LANGUAGE_CHANGED,
+            f"the winner is in the language {winner!r}, the loser in {loser!r}",
+        )
 
-    def _revision_by_words(
-        self, prompt: Conversation, answer: str, revision: str
-    ) -> Iterator[Verdict]:
-        if self.config.drop_refusals and is_refusal(revision) and not is_refusal(answer):
-            yield Verdict(DropReason.REFUSED, "the revision declines where the answer does not")
-        if self.config.drop_mentions:
-            asked = prompt[-1].content if prompt else ""
-            words = mention_of_revision(revision, asked)
-            if words and not mention_of_revision(answer, asked):
-                yield Verdict(
-                    DropReason.MENTIONS_REVISION, f"the revision speaks of being one: {words!r}"
-                )
+    def _length_ratio(self, chosen: str, rejected: str) -> Verdict | None:
+        if self.config.length_ratio is None:
+            return None
+        low, high = self.config.length_ratio
+        ratio = len(chosen) / len(rejected)
+        if low <= ratio <= high:
+            return None
+        return Verdict(
+            DropReason.LENGTH_RATIO,
+            f"the winner is {ratio:.2f} times as long as the loser (allowed: {low:g} to {high:g})",
+        )
 
-    def _pair_by_measure(self, old: str, new: str, this: str, that: str) -> Iterator[Verdict]:
-        if self.config.language_confidence is not None:
-            now = language_of(new, self.config.language_confidence)
-            before = language_of(old, self.config.language_confidence) if now else None
-            if now and before and now != before:
-                yield Verdict(
-                    DropReason.LANGUAGE_CHANGED,
-                    f"{this} is in the language {now!r}, {that} in {before!r}",
-                )
-        if self.config.length_ratio is not None:
-            low, high = self.config.length_ratio
-            ratio = len(new) / max(len(old), 1)
-            if not low <= ratio <= high:
-                yield Verdict(
-                    DropReason.LENGTH_RATIO,
-                    f"{this} is {ratio:.2f} times as long as {that} (allowed: {low:g} to {high:g})",
-                )
-
-    def _edited_too_much(self, answer: str, revision: str) -> Iterator[Verdict]:
-        if self.config.max_edit_ratio is not None:
-            share = Levenshtein.distance(answer, revision) / max(len(answer), len(revision), 1)
-            if share > self.config.max_edit_ratio:
-                yield Verdict(
-                    DropReason.OVER_EDITED,
-                    f"{share:.2f} of the characters were edited "
-                    f"(allowed: {self.config.max_edit_ratio:g})",
-                )
-
-    def _cut_alike(self, prompt: Conversation, old: str, new: str) -> Iterator[Verdict]:
-        if self._tokens is not None:
-            sides = self._tokens.left_of(prompt, new, old)
-            if not any(sides):
-                yield Verdict(
-                    DropReason.IDENTICAL_AFTER_TRUNCATION,
-                    f"the prompt alone fills the {self._tokens.max_length} tokens of max_length",
-                )
-            elif sides[0] == sides[1]:
-                yield Verdict(
-                    DropReason.IDENTICAL_AFTER_TRUNCATION,
-                    f"both sides are the same {len(sides[0])} tokens within max_length "
-                    f"{self._tokens.max_length}",
-                )
-
-
-def _same(old: str, new: str, equal: str) -> Iterator[Verdict]:
-    if not new.strip() or not old.strip():
-        yield Verdict(DropReason.EMPTY, "one side has no text")
-    elif new.strip() == old.strip():
-        yield Verdict(DropReason.NO_OP, equal)
-
-
-def _first(*checks: Iterator[Verdict]) -> Verdict | None:
-    return next((verdict for check in checks for verdict in check), None)
+    def _identical_after_truncation(
+        self, prompt: Conversation, chosen: str, rejected: str
+    ) -> Verdict | None:
+        if self._tokens is None:
+            return None
+        left = self._tokens.left_of(prompt, chosen, rejected)
+        if left.chosen != left.rejected:
+            return None
+        same = (
+            f"both sides are the same {len(left.chosen)} tokens"
+            if left.chosen
+            else "the prompt leaves no token to either side"
+        )
+        return Verdict(
+            DropReason.IDENTICAL_AFTER_TRUNCATION,
+            f"{same} within the training length of {self._tokens.max_length}",
+        )

@@ -1,14 +1,14 @@
-"""Answer and revision become loser and winner: the last stage."""
+"""The two sides of a case become winner and loser, where the gate lets them pass."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
+from clair_apo.clair.case import Case, Made, drop
 from clair_apo.clair.contrast import measure_contrast
-from clair_apo.clair.gate import Gate, GateConfig
+from clair_apo.clair.gate import Gate, Verdict
 from clair_apo.records import (
-    Dropped,
     Message,
+    Origin,
     PreferencePair,
-    Prompt,
     Provenance,
     Response,
     Revision,
@@ -16,57 +16,76 @@ from clair_apo.records import (
 )
 
 
-def make_pairs(
-    prompts: Mapping[str, Prompt],
-    responses: Mapping[str, Response],
-    revisions: Sequence[Revision],
-    template_digest: str,
-    gate: Gate | None = None,
-) -> Iterator[PreferencePair | Dropped]:
-    """Pair every answer (rejected) with its revision (chosen), where the gate lets it pass.
+class Sides(NamedTuple):
+    """Winner and loser of a case."""
+
+    chosen: Response | Revision
+    rejected: Response | Revision
+
+
+def sides(case: Case) -> Sides:
+    """Who wins: the revision (or, worsened, the answer), the stronger model, the judge's choice."""
+    if case.revision:
+        if case.revision.direction == "worsen":
+            return Sides(chosen=case.to_revise, rejected=case.revision)
+        return Sides(chosen=case.revision, rejected=case.loser)
+    return Sides(chosen=case.stronger or case.to_revise, rejected=case.loser)
+
+
+def make_pair(case: Case, recipe: str, template_digest: str | None, gate: Gate) -> Made:
+    """Pair the sides of a case, unless the gate has a reason against it.
 
     Args:
-        prompts: by id.
-        responses: by the prompt's id.
-        revisions: the order is kept.
-        template_digest: of the template that asked for the revisions.
-        gate: what makes no pair; by default as `GateConfig` is without any setting.
+        case: all that the recipe's stages made.
+        recipe: its name.
+        template_digest: of the template that asked for the revision; None where there is none.
+        gate: judges the revision and the pair.
     """
-    gate = gate or Gate(GateConfig())
-    for revision in revisions:
-        response = responses[revision.prompt_id]
-        prompt = prompts[revision.prompt_id]
-        verdict = gate.judge_revision(prompt.messages, response.text, revision.text)
-        if verdict:
-            yield Dropped(
-                id=revision.prompt_id,
-                stage=Stage.PAIR,
-                reason=verdict.reason,
-                detail=verdict.detail,
-                raw=revision.text,
-            )
-        else:
-            yield _pair(prompt, response, revision, template_digest)
-
-
-def _pair(
-    prompt: Prompt, response: Response, revision: Revision, template_digest: str
-) -> PreferencePair:
-    return PreferencePair(
-        id=prompt.id,
-        recipe="clair",
-        prompt=prompt.messages,
-        chosen=(Message(role="assistant", content=revision.text),),
-        rejected=(Message(role="assistant", content=response.text),),
-        rationale=revision.rationale,
-        contrast=measure_contrast(chosen=revision.text, rejected=response.text),
+    chosen, rejected = sides(case)
+    revision, judgement = case.revision, case.judgement
+    verdict = _judged(case, gate) or gate.judge_pair(
+        case.prompt.messages, chosen=chosen.text, rejected=rejected.text
+    )
+    if verdict:
+        raw = (revision or chosen).text
+        return drop(case, Stage.PAIR, verdict.reason, verdict.detail, raw)
+    pair = PreferencePair(
+        id=case.prompt.id,
+        recipe=recipe,
+        prompt=case.prompt.messages,
+        chosen=(Message(role="assistant", content=chosen.text),),
+        rejected=(Message(role="assistant", content=rejected.text),),
+        rationale=revision.rationale if revision else "",
+        contrast=measure_contrast(chosen=chosen.text, rejected=rejected.text),
         provenance=Provenance(
-            source=prompt.source,
-            target_model=response.model,
-            reviser_model=revision.model,
-            format=revision.format,
-            template_digest=template_digest,
-            response_key=response.request_key,
-            revision_key=revision.request_key,
+            source=case.prompt.source,
+            chosen=_origin(chosen),
+            rejected=_origin(rejected),
+            judged_by=judgement.model if judgement else None,
+            judge_keys=judgement.request_keys if judgement else (),
+            format=revision.format if revision else None,
+            direction=revision.direction if revision else None,
+            template_digest=template_digest if revision else None,
         ),
+    )
+    return Made((pair,))
+
+
+def _judged(case: Case, gate: Gate) -> Verdict | None:
+    if case.revision is None:
+        return None
+    return gate.judge_revision(case.prompt.messages, case.to_revise.text, case.revision.text)
+
+
+def _origin(side: Response | Revision) -> Origin:
+    if isinstance(side, Revision):
+        kind = "revision"
+    else:
+        kind = "response" if side.request_keys else "given"
+    return Origin(
+        kind=kind,
+        model=side.model,
+        request_keys=side.request_keys,
+        prompt_tokens=side.prompt_tokens,
+        completion_tokens=side.completion_tokens,
     )

@@ -2,11 +2,18 @@
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from clair_apo.errors import ConfigError
 from clair_apo.models import find_model
 from clair_apo.records import Conversation, Message
+
+
+class TrainedTokens(NamedTuple):
+    """The token ids of both answers that are left to train on."""
+
+    chosen: list[int]
+    rejected: list[int]
 
 
 class TrainingTokens:
@@ -24,10 +31,8 @@ class TrainingTokens:
     def __init__(self, tokenizer: str, max_length: int) -> None:
         self.name, self.max_length = tokenizer, max_length
 
-    def left_of(
-        self, prompt: Conversation, chosen: str, rejected: str
-    ) -> tuple[Sequence[int], Sequence[int]]:
-        """The token ids that each of two answers to a prompt trains on: winner, loser.
+    def left_of(self, prompt: Conversation, chosen: str, rejected: str) -> TrainedTokens:
+        """The token ids that each of two answers to a prompt trains on.
 
         Raises:
             ModelNotFoundError: the tokenizer's name leads nowhere.
@@ -39,12 +44,12 @@ class TrainingTokens:
             for text in (chosen, rejected)
         ]
         start = min(_shared(beginning, side) for side in sides)
-        winner, loser = (side[start : self.max_length] for side in sides)
-        return winner, loser
+        return TrainedTokens(*(side[start : self.max_length] for side in sides))
 
     def _ids(self, turns: Conversation, *, add_generation_prompt: bool = False) -> list[int]:
+        tokenizer = self._tokenizer
         try:
-            encoded = self._tokenizer.apply_chat_template(
+            encoded = tokenizer.apply_chat_template(
                 [turn.model_dump() for turn in turns],
                 add_generation_prompt=add_generation_prompt,
                 tokenize=True,

@@ -24,7 +24,7 @@ _ANSWER = r"(?:answer|response|solution|reply)"
 _MENTION = re.compile(
     rf"""(?ix)
       \b students?(?:'s|')? \s+ (?: original\s+ | initial\s+ )? (?: {_ANSWER} | attempt ) \b
-    | \b (?: teacher(?:'s)? | corrected ) [_\s]+ (?: reasoning | student ) \b
+    | \b (?: teacher(?:'s)? | corrected ) [_\s]+ (?: reasoning | student ) (?![a-z])
     | </?\s* (?: reasoning | revision | edits | find | replace ) \s*>
     | \b (?: original | previous | initial | earlier ) \s+ {_ANSWER} \b
     | \b (?: revised | corrected | edited | improved | enhanced | refined | rewritten | updated

@@ -51,20 +51,20 @@ STAGE_NAMES = {
 }
 REASON_SENTENCES = {
     DropReason.DUPLICATE: "the same prompt stood in the data before",
-    DropReason.CONTAMINATED: "the prompt shares text with a test set",
     DropReason.EMPTY: "the answer or the revision has no text",
     DropReason.CUT: "ran into the token limit",
     DropReason.REFUSED: "the reviser declined",
     DropReason.UNPARSED: "the reviser's reply does not have the asked form",
     DropReason.EDIT_NOT_FOUND: "an edit names text that is not there, or more than once",
-    DropReason.NO_OP: "the revision equals the answer",
-    DropReason.OVER_EDITED: "more of the answer was edited than allowed",
-    DropReason.LENGTH_RATIO: "one side is much longer than the other",
-    DropReason.LANGUAGE_CHANGED: "the two sides are in different languages",
+    DropReason.NO_OP: "both sides are equal",
+    DropReason.REQUEST_FAILED: "the server rejected the request, or failed at it",
+    DropReason.CONTAMINATED: "the prompt shares a passage with a test set",
+    DropReason.OVER_EDITED: "the revision changes more than the gate allows",
+    DropReason.IDENTICAL_AFTER_TRUNCATION: "the same tokens within the training length",
+    DropReason.LENGTH_RATIO: "the winner is too short or too long beside the loser",
+    DropReason.LANGUAGE_CHANGED: "the sides are in different languages",
     DropReason.MENTIONS_REVISION: "the revision speaks of being one",
-    DropReason.IDENTICAL_AFTER_TRUNCATION: "the same tokens, or none, within the training length",
-    DropReason.JUDGE_REJECTED: "a judge found no winner, or not the expected one",
-    DropReason.REQUEST_FAILED: "the server rejected the request",
+    DropReason.JUDGE_REJECTED: "no side is better, by the judge",
 }
 SORT_ORDERS = {
     "id-asc": "Id, first to last",

@@ -1,0 +1,150 @@
+"""Is it the server or the request? Asked when attempts fail and nothing is answered.
+
+A server that is down is waited for, and after some patience ends the run; a request that it cannot
+answer fails alone. One is told from the other by whether anything else is answered, and where
+nothing else is, by a short question of our own. While the server is down nothing but that question
+is sent.
+"""
+
+import asyncio
+import math
+import random
+import time
+from collections.abc import Awaitable, Callable
+
+from clair_apo.errors import RequestError
+from clair_apo.llm.failures import GO_ON, RequestFailure
+from clair_apo.llm.limits import Gate
+from clair_apo.llm.meter import Meter
+from clair_apo.progress import say
+
+PATIENCE_S = 300.0
+"""How long a server that answered before may be down before the run ends."""
+FIRST_PATIENCE_S = 10.0
+"""The same for one that never answered: more likely it is the wrong one."""
+ATTEMPTS_IN_VAIN = 16
+"""So many attempts may fail one after the other before the server is taken to be down."""
+MOST_FAILURES = 20
+"""So many requests may fail for good one after the other, with no answer between them."""
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0
+
+
+def jittered_wait_s(attempt: int) -> float:
+    """How long to wait after the `attempt`-th failure: anything up to a doubling bound."""
+    return random.uniform(0, min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2 ** (attempt - 1)))
+
+
+class ServerHealth:
+    """What is known about whether a server answers.
+
+    Args:
+        gate: shut while the server is down.
+        meter: shows until when nothing is sent.
+        probe: asks the short question; returns what went wrong, None when it was answered.
+    """
+
+    def __init__(
+        self, gate: Gate, meter: Meter, probe: Callable[[], Awaitable[RequestFailure | None]]
+    ) -> None:
+        self._gate, self._meter, self._probe = gate, meter, probe
+        self._answered_at = -math.inf
+        self._back_at = -math.inf
+        self._attempts_in_vain = 0
+        self._failures = 0
+        self._judging = asyncio.Lock()
+
+    @property
+    def ever_answered(self) -> bool:
+        """Whether the server has answered anything."""
+        return self._answered_at > -math.inf
+
+    def answered(self) -> None:
+        """A request was answered."""
+        self._answered_at = time.monotonic()
+        self._attempts_in_vain = self._failures = 0
+
+    async def attempt_failed(self, failure: RequestFailure) -> None:
+        """An attempt failed that may be repeated; returns when that makes sense.
+
+        Raises:
+            RequestError: the server is down for good.
+        """
+        self._attempts_in_vain += 1
+        if self._attempts_in_vain >= ATTEMPTS_IN_VAIN:
+            async with self._judging:
+                if self._attempts_in_vain >= ATTEMPTS_IN_VAIN:
+                    await self._outlast(failure)
+
+    async def blames_the_request(self, failure: RequestFailure) -> bool:
+        """Whether a request is itself at fault that has used up its attempts, or was rejected.
+
+        Returns:
+            True: it fails alone. False: the server was down and is back; ask again.
+
+        Raises:
+            RequestError: the server is down for good, or answers nothing of what it is asked.
+        """
+        async with self._judging:
+            if failure.fault == "row":
+                await self._check_that_anything_works()
+                return True
+            if self._back_at > failure.sent_at:
+                return False
+            others_are_answered = self._answered_at > failure.sent_at
+            if not others_are_answered and not await self._outlast(failure):
+                return False
+            self._failures += 1
+            if self._failures >= MOST_FAILURES:
+                raise RequestError(
+                    f"{failure.told}; {self._failures} requests failed one after the other, and "
+                    f"none was answered between them; {GO_ON}"
+                )
+            return True
+
+    async def _check_that_anything_works(self) -> None:
+        """Where the very first requests are rejected, it may be the settings that are wrong."""
+        if self.ever_answered:
+            return
+        failure = await self._probe()
+        if failure is None:
+            self._answered_at = time.monotonic()
+        elif failure.fault != "passing":
+            raise RequestError(f"{failure.told}; it says so even to a short question; {GO_ON}")
+
+    async def _outlast(self, failure: RequestFailure) -> bool:
+        """Ask short questions until one is answered: True when it was the first."""
+        self._gate.shut()
+        known = self.ever_answered or failure.limited
+        patience_s = PATIENCE_S if known else FIRST_PATIENCE_S
+        number = 0
+        while await self._fails_to_answer():
+            number += 1
+            if number == 1:
+                say(f"{failure.told}; waiting for it, {patience_s:.0f} seconds at most")
+            if patience_s <= 0:
+                raise RequestError(f"{failure.told}; {GO_ON}")
+            wait_s = min(jittered_wait_s(number), patience_s)
+            patience_s -= wait_s
+            await self._rest(wait_s)
+        self._answered_at = time.monotonic()
+        self._attempts_in_vain = 0
+        if number:
+            self._back_at = self._answered_at
+            self._gate.limit.begin_again()
+        self._gate.reopen()
+        return not number
+
+    async def _fails_to_answer(self) -> bool:
+        await self._rest(self._gate.pause_left_s)
+        failure = await self._probe()
+        if failure is None or failure.fault == "row":
+            return False
+        if failure.fault == "run":
+            raise RequestError(failure.told)
+        self._gate.pause(failure.retry_after_s or 0.0)
+        return True
+
+    async def _rest(self, seconds: float) -> None:
+        if seconds > 0:
+            self._meter.waits_until = time.time() + seconds
+            await asyncio.sleep(seconds)
