@@ -27,6 +27,8 @@ OTHER = {
     "revision.keep_length": True,
     "revision.ask_again": False,
     "prompts.ignore_given": True,
+    "gate.max_edit_ratio": 0.01,
+    "gate.length_ratio": (2.0, 3.0),
     "offline": True,
     "recipe": "worsen",
     **{
@@ -52,7 +54,15 @@ CONNECTION = {
 }
 # their effects are seen in the tests of recipes and of verification
 ELSEWHERE = {"samples", "revision.direction", "verify", "controls.share", "controls.seed"}
-SECTIONS = {"prompts", "target", "reviser", "judge", "revision", "controls"}
+# ... of the gate
+ELSEWHERE |= {
+    f"gate.{name}"
+    for name in (
+        *("preset", "max_length", "tokenizer", "language_confidence"),
+        *("drop_refusals", "drop_mentions"),
+    )
+}
+SECTIONS = {"prompts", "target", "reviser", "judge", "revision", "gate", "controls"}
 
 
 def test_the_tables_below_know_every_field():
@@ -87,6 +97,7 @@ def _seen(folder, key=None):
         "target": {"model": "target"},
         "reviser": {"model": "reviser"},
         "revision": {},
+        "gate": {},
         "store": None,
     }
     if key:

@@ -110,7 +110,11 @@ class Books:
                 **config.target.sampling.model_dump(),
             },
             "parser": PARSER_VERSION,
-            "gate": GATE_VERSION,
+            "gate": {
+                **config.gate.model_dump(mode="json"),
+                "tokenizer": config.training_tokenizer if config.gate.max_length else None,
+                "version": GATE_VERSION,
+            },
             "verify": [config.verify, config.controls.model_dump()],
         }
         if chats.reviser:

@@ -5,6 +5,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
+from clair_apo.clair.gate import GateConfig
 from clair_apo.clair.recipes import RECIPES, Recipe, RecipeName
 from clair_apo.config import Config, Section, UserPath
 from clair_apo.llm import ModelSpec
@@ -73,6 +74,7 @@ class GenerateConfig(Config):
     judge: ModelSpec | None = None
     """The model that chooses and verifies; another one than the reviser if you like."""
     revision: RevisionConfig = RevisionConfig()
+    gate: GateConfig = GateConfig()
     verify: bool = False
     """Have `judge` confirm that each winner is better; a pair that is not confirmed is dropped."""
     controls: ControlsConfig = ControlsConfig()
@@ -105,6 +107,12 @@ class GenerateConfig(Config):
     def direction(self) -> Direction:
         """Where the revision leads."""
         return self.revision.direction or self.steps.direction
+
+    @property
+    def training_tokenizer(self) -> str | None:
+        """The tokenizer of the model to be trained; None where only a server knows it."""
+        local = None if self.target.base_url else self.target.model
+        return self.gate.tokenizer or local
 
     @property
     def store_path(self) -> Path:

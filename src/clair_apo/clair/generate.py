@@ -15,6 +15,7 @@ from clair_apo.clair.books import Books
 from clair_apo.clair.case import PARTS, Case, Made, read_cases
 from clair_apo.clair.chats import Chats, check_models, open_chats
 from clair_apo.clair.config import GenerateConfig
+from clair_apo.clair.gate import Gate
 from clair_apo.clair.judge import choose_by_judge, choose_by_score, comparison_numbers
 from clair_apo.clair.pairs import make_pair
 from clair_apo.clair.prompts import load_prompts, survey_prompts
@@ -83,6 +84,8 @@ def generate(
     """
     given = {"target": target_model, "reviser": reviser_model, "judge": judge_model}
     template = _template(config)
+    gate = Gate(config.gate, config.training_tokenizer)
+    gate.check()
     rubric = load_rubric(config.revision.rubric)
     survey = survey_prompts(config.prompts)
     check_models(config, given, survey)
@@ -91,7 +94,7 @@ def generate(
     with folder.locked(), RequestStore(config.store_path) as store:
         books = Books(config, folder, template, rubric, survey)
         chats = open_chats(config, survey, store, given, books.run_id)
-        return _Walk(config, folder, chats, books).through_all_stages()
+        return _Walk(config, folder, chats, books, gate).through_all_stages()
 
 
 def _template(config: GenerateConfig) -> RevisionTemplate | None:
@@ -111,9 +114,10 @@ class _Walk:
     """One walk through the stages of a recipe."""
 
     def __init__(
-        self, config: GenerateConfig, folder: RunFolder, chats: Chats, books: Books
+        self, config: GenerateConfig, folder: RunFolder, chats: Chats, books: Books, gate: Gate
     ) -> None:
         self.config, self.folder, self.chats, self.books = config, folder, chats, books
+        self.gate = gate
         self.drops: IO[str]
         self.outcomes: Counter[str] = Counter()
 
@@ -182,7 +186,7 @@ class _Walk:
     def _pair(self, done: tuple[str, ...], total: int) -> int:
         digest = self.books.template.digest if self.books.template else None
         cases = read_cases(self.folder, done)
-        made = (make_pair(case, self.config.recipe, digest) for case in cases)
+        made = (make_pair(case, self.config.recipe, digest, self.gate) for case in cases)
         file = CANDIDATES if self.config.verify else PAIRS
         inputs = (PROMPTS, *(PARTS[before].file for before in done))
         return self._write("pair", inputs, {PreferencePair: file}, made, total)
