@@ -29,6 +29,8 @@ OTHER = {
     "prompts.ignore_given": True,
     "gate.max_edit_ratio": 0.01,
     "gate.length_ratio": (2.0, 3.0),
+    "prompts.contamination": ("tests.jsonl",),
+    "output.test_size": 0.999,
     "offline": True,
     "recipe": "worsen",
     **{
@@ -52,8 +54,9 @@ CONNECTION = {
     "batch_size": 3,
     "dtype": "bf16",
 }
-# their effects are seen in the tests of recipes and of verification
+# their effects are seen in the tests of recipes, of verification and of contamination
 ELSEWHERE = {"samples", "revision.direction", "verify", "controls.share", "controls.seed"}
+ELSEWHERE |= {"prompts.ngram"}
 # ... of the gate
 ELSEWHERE |= {
     f"gate.{name}"
@@ -62,7 +65,7 @@ ELSEWHERE |= {
         *("drop_refusals", "drop_mentions"),
     )
 }
-SECTIONS = {"prompts", "target", "reviser", "judge", "revision", "gate", "controls"}
+SECTIONS = {"prompts", "target", "reviser", "judge", "revision", "gate", "controls", "output"}
 
 
 def test_the_tables_below_know_every_field():
@@ -86,6 +89,8 @@ def _write_inputs(folder):
         splits = {"train": Dataset.from_list(rows[:6]), "test": Dataset.from_list(rows[6:])}
         DatasetDict(splits).save_to_disk(folder / name)
     (folder / "rubric.md").write_text("Be kind.")
+    asked = "".join(f'{{"question": "Question {n}?"}}\n' for n in range(3))
+    (folder / "tests.jsonl").write_text(asked)
     (folder / "own.jinja").write_text("Mend: {{ answer }} {{ rubric }}")
 
 
@@ -98,6 +103,7 @@ def _seen(folder, key=None):
         "reviser": {"model": "reviser"},
         "revision": {},
         "gate": {},
+        "output": {},
         "store": None,
     }
     if key:

@@ -115,6 +115,7 @@ class Books:
                 "tokenizer": config.training_tokenizer if config.gate.max_length else None,
                 "version": GATE_VERSION,
             },
+            "test_sets": [one.model_dump() for one in self.survey.tests.sets],
             "verify": [config.verify, config.controls.model_dump()],
         }
         if chats.reviser:

@@ -72,7 +72,7 @@ def open_chats(
 
 
 def _asks_target(config: GenerateConfig, survey: PromptSurvey) -> bool:
-    return survey.given < survey.prompts and not config.steps.given_only
+    return survey.waiting > 0 and not config.steps.given_only
 
 
 def _specs(config: GenerateConfig) -> dict[str, ModelSpec | None]:

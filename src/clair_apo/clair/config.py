@@ -29,6 +29,10 @@ class PromptsConfig(Section):
     """A longer prompt stops the run before anything is asked."""
     ignore_given: bool = False
     """Have the target model answer also where the data brings answers, such as gold ones."""
+    contamination: tuple[str, ...] = ()
+    """Test sets, as `path` names prompts: what shares a passage with one of them is dropped."""
+    ngram: int = Field(13, ge=5)
+    """Words in a row that make a shared passage; of a shorter question the whole of it."""
 
 
 class RevisionConfig(Section):
@@ -57,6 +61,13 @@ class ControlsConfig(Section):
     """Decides which pairs are controls."""
 
 
+class OutputConfig(Section):
+    """In which form the pairs come."""
+
+    test_size: float = Field(0.1, ge=0, lt=1)
+    """Share of all possible prompts whose pairs make the test split of `dataset/`."""
+
+
 class GenerateConfig(Config):
     """A run that turns prompts into preference pairs."""
 
@@ -79,6 +90,7 @@ class GenerateConfig(Config):
     """Have `judge` confirm that each winner is better; a pair that is not confirmed is dropped."""
     controls: ControlsConfig = ControlsConfig()
     """Used with `verify`."""
+    output: OutputConfig = OutputConfig()
     store: UserPath | None = None
     """The request store; by default `requests.sqlite` beside the run's folder."""
     offline: bool = False

@@ -21,6 +21,7 @@ from clair_apo.clair.pairs import make_pair
 from clair_apo.clair.prompts import load_prompts, survey_prompts
 from clair_apo.clair.respond import given_answers, respond, strengthen
 from clair_apo.clair.revise import revise
+from clair_apo.clair.split import DATASET, write_splits
 from clair_apo.clair.templates import RevisionTemplate, load_rubric, load_template
 from clair_apo.clair.verify import is_control, verification_numbers, verify
 from clair_apo.errors import DataError
@@ -138,7 +139,7 @@ class _Walk:
     def _load(self) -> int:
         if self.books.survey.given:
             say(f"{self.books.survey.given} prompts bring an answer, which is taken as it is")
-        rows = load_prompts(self.config.prompts)
+        rows = load_prompts(self.config.prompts, tests=self.books.survey.tests)
         made = (Made((), row) if isinstance(row, Dropped) else Made((row,)) for row in rows)
         return self._write("load", (), {Prompt: PROMPTS}, made, self.books.survey.prompts)
 
@@ -246,7 +247,12 @@ class _Walk:
             reused=sum(chat.meter.reused for chat in self.chats.all()),
         )
         assert result.prompts == result.pairs + sum(result.dropped.values()), "a row was lost"
-        self.books.close(counts=result.model_dump(exclude={"asked", "reused"}))
+        splits = write_splits(
+            self.folder.file(PAIRS), self.folder.file(DATASET), self.config.output.test_size
+        )
+        self.books.close(
+            counts=result.model_dump(exclude={"asked", "reused"}), splits=splits.model_dump()
+        )
         if not pairs:
             reasons = ", ".join(f"{reason} {n}" for reason, n in result.dropped.items())
             raise DataError(
