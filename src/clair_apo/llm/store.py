@@ -149,15 +149,25 @@ class RequestStore:
         )
         with self._explained(), self._db:
             self._db.execute(
-                "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+                "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
                 row,
             )
 
-    def update_batch(self, batch: StoredBatch, state: str) -> StoredBatch:
-        """Write down what became of a batch; returns it in its new state."""
+    def update_batch(self, batch: StoredBatch, state: str, id: str | None = None) -> StoredBatch:
+        """Write down what became of a batch; returns it in its new state.
+
+        Args:
+            batch: as it was.
+            state: what it is now.
+            id: the server's name for it, once there is one.
+        """
+        changed = replace(batch, state=state, id=id or batch.id)
         with self._explained(), self._db:
-            self._db.execute("UPDATE batches SET state = ? WHERE id = ?", (state, batch.id))
-        return replace(batch, state=state)
+            self._db.execute(
+                "UPDATE batches SET state = ?, id = ? WHERE shard = ?",
+                (changed.state, changed.id, batch.shard),
+            )
+        return changed
 
     def batches(self) -> list[StoredBatch]:
         """All batches that were ever handed to a server, the oldest first."""
