@@ -45,7 +45,7 @@ class BatchServer:
         self.host = f"{url.hostname}" + (f":{url.port}" if url.port else "")
         self.model = spec.model
         key = find_key(spec)
-        self._failures = FailureReader(spec, self.host, key)
+        self._failures = FailureReader(spec, key)
         self._client = openai.OpenAI(
             base_url=spec.base_url,
             api_key=key or "none",  # the client insists on a key; local servers ignore it
