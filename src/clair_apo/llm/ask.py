@@ -52,7 +52,7 @@ def check_model(spec: ModelSpec) -> None:
         from clair_apo.llm.http import find_key
 
         find_key(spec)
-    elif not spec.model.startswith(RECORDED):
+    elif spec.mode != "files" and not spec.model.startswith(RECORDED):
         find_model(spec.model, say)
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from openai.types import Batch
+from openai.types.batch_error import BatchError
 
 from clair_apo.errors import RequestError
 from clair_apo.llm.batch_files import Shard, missing, shards_of, write_shard
@@ -48,15 +49,12 @@ class BatchChat(ChatModel):
         spec: `base_url` must be set; `model` is sent as it is.
         store: where batches are written down.
         run_id: stands beside them.
-
-    Raises:
-        RequestError: there is no key for the server.
     """
 
     wave = 100_000
 
     def __init__(self, spec: ModelSpec, store: RequestStore, run_id: str = "") -> None:
-        self._server = BatchServer(spec)
+        self._spec = spec
         self._store = store
         self._run_id = run_id
 
@@ -70,14 +68,16 @@ class BatchChat(ChatModel):
         Batches that an earlier process left at the server are waited for first of all.
 
         Raises:
-            RequestError: the server takes no batches, or somebody cancelled one.
+            RequestError: there is no key for the server, it takes no batches, or somebody
+                cancelled one.
         """
-        job = _Job(self._server, self._store, self._run_id, {r.key: r for r in requests})
+        server = BatchServer(self._spec)
+        job = _Job(server, self._store, self._run_id, {r.key: r for r in requests})
         try:
             yield from job.answers()
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
-                f"{self._server.host} goes on with the batches: run the same command again to "
+                f"{server.host} goes on with the batches: run the same command again to "
                 "fetch what they answered; `clair-apo batches RUN` shows and cancels them"
             ) from None
 
@@ -251,7 +251,7 @@ class _Job:
         self, batch: StoredBatch, now: Batch, rest: dict[str, ChatRequest]
     ) -> Iterator[list[Answered]]:
         """A batch that the server did not begin: no room, or it does not like some lines."""
-        errors = (now.errors and now.errors.data) or []
+        errors = _errors(now)
         if any(error.code == QUEUE_FULL for error in errors):
             self._hold(Shard(rest), alone=self._alone)
             return
@@ -261,10 +261,9 @@ class _Job:
             if error.line and error.line <= len(batch.keys)
         }
         if not bad or 1 < len(bad) == len(batch.keys):
-            told = "; ".join(f"{e.code}: {e.message}" for e in errors[:3]) or "it does not say why"
             raise RequestError(
                 f"{self._server.host} did not begin batch {batch.id} of {len(batch.keys)} "
-                f"requests ({told}); {GO_ON}"
+                f"requests ({why_failed(now)}); {GO_ON}"
             )
         yield [Answered(rest[key], None, why) for key, why in bad.items() if key in rest]
         self._submit_all(missing(rest, bad))
@@ -282,3 +281,13 @@ class _Job:
         if states and line != self._said:
             say(line)
             self._said = line
+
+
+def why_failed(batch: Batch) -> str:
+    """What the server says about a batch that it did not begin."""
+    told = [f"{error.code}: {error.message}" for error in _errors(batch)[:3]]
+    return "; ".join(told) or "it does not say why"
+
+
+def _errors(batch: Batch) -> list[BatchError]:
+    return (batch.errors and batch.errors.data) or []
