@@ -8,13 +8,13 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import IO, Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from clair_apo.errors import DataError
 
@@ -55,7 +55,7 @@ class GivenAnswer(Record):
     """An answer that the data brings along with its prompt."""
 
     text: Text
-    score: float | None = None
+    score: float | None = Field(None, allow_inf_nan=False)
     """What the data says it is worth; higher is better."""
     model: str | None = None
     """Who wrote it, where the data says."""
@@ -89,7 +89,7 @@ class Response(Record):
     """The same."""
     request_keys: tuple[str, ...] = ()
     """Keys in the request store, in the order of asking; empty where the data brought it."""
-    score: float | None = None
+    score: float | None = Field(None, allow_inf_nan=False)
     """What the data says the answer is worth, where it says so."""
 
 
@@ -159,7 +159,7 @@ class Origin(Record):
     request_keys: tuple[str, ...] = ()
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    cost: float | None = None
+    cost: float | None = Field(None, allow_inf_nan=False)
     """US dollars at the run's prices; None where there is no price."""
 
 

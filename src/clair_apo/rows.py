@@ -113,7 +113,7 @@ def prompt_from_row(row: Mapping[str, Any], where: str, column: str | None = Non
     messages = conversation(_with_input(row, name), where, name)
     given = _given_answers(row, where, name)
     if messages[-1].role == "assistant":
-        given = given or (GivenAnswer(text=messages[-1].content),)
+        given = (GivenAnswer(text=messages[-1].content),)
         messages = messages[:-1]
     if not messages or messages[-1].role != "user":
         raise DataError(f"{where}: {name!r} must end with the user's turn")
@@ -134,7 +134,7 @@ def _given_answers(
     columns = [c for c, value in row.items() if value is not None and c != prompt_column]
     several = next((c for c in SEVERAL_RESPONSES_COLUMNS if c in columns), None)
     if several and isinstance(row[several], list | tuple):
-        return tuple(_answer(value, None, where, several) for value in row[several])
+        return tuple(_listed_answer(value, where, several) for value in row[several])
     if "chosen" in columns and "rejected" in columns:
         return tuple(
             _answer(row[side], row.get(f"score_{side}"), where, side)
@@ -144,11 +144,16 @@ def _given_answers(
     return (_answer(row[name], row.get("score"), where, name),) if name else ()
 
 
+def _listed_answer(value: Any, where: str, column: str) -> GivenAnswer:
+    if not isinstance(value, Mapping):
+        return _answer(value, None, where, column)
+    text = next((value[k] for k in (*RESPONSE_COLUMNS, "text", "content") if k in value), None)
+    score = next((value[k] for k in SCORE_KEYS if value.get(k) is not None), None)
+    answer = _answer(text, score, where, column)
+    return answer.model_copy(update={"model": value.get("model")})
+
+
 def _answer(value: Any, score: Any, where: str, column: str) -> GivenAnswer:
-    if isinstance(value, Mapping):
-        text = next((value[k] for k in (*RESPONSE_COLUMNS, "text", "content") if value.get(k)), "")
-        score = next((value[k] for k in SCORE_KEYS if value.get(k) is not None), score)
-        return GivenAnswer(text=str(text), score=_number(score), model=value.get("model"))
     if isinstance(value, int | float):  # the answers of arithmetic data
         value = str(value)
     text = conversation(value, where, column, role="assistant")[-1].content

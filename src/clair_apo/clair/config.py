@@ -5,9 +5,9 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
+from clair_apo.clair.recipes import RECIPES, Recipe, RecipeName
 from clair_apo.config import Config, Section, UserPath
 from clair_apo.llm import ModelSpec
-from clair_apo.clair.recipes import RECIPES, Recipe, RecipeName
 from clair_apo.records import Direction, RevisionFormat
 
 
@@ -43,6 +43,8 @@ class RevisionConfig(Section):
     """`improve` or `worsen`; by default what the recipe says."""
     keep_length: bool = False
     """Ask the reviser to keep the answer about as long as it is."""
+    ask_again: bool = True
+    """Ask once more where a reply was cut (with a larger limit) or cannot be read."""
 
 
 class VerifyConfig(Section):

@@ -1,7 +1,7 @@
 """A judge, or the data's scores, choose the best and the worst of several answers."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
 
 from clair_apo.clair.case import Case, Made, drop
@@ -19,7 +19,9 @@ def choose_by_judge(case: Case, judge: Judge) -> Dialogue[Made]:
     A comparison is won where both orders agree; otherwise both sides have half of it. Where the
     best answer won no more than the worst one, the case ends here, and its votes are kept.
     """
-    pairs = [(a, b) for one, other in combinations(case.responses, 2) for a, b in _orders(one, other)]
+    pairs = [
+        (a, b) for one, other in combinations(case.responses, 2) for a, b in _orders(one, other)
+    ]
     answers = yield tuple(
         judge.compare(case.prompt.messages, first.text, second.text) for first, second in pairs
     )
@@ -76,6 +78,35 @@ def choose_by_score(case: Case) -> Dialogue[Made]:
     return Made((judgement,))
 
 
+def comparison_numbers(judgements: Iterable[Judgement]) -> dict[str, int]:
+    """What a judge's votes came to, comparison by comparison (both orders are one).
+
+    Returns:
+        `comparisons`; of these `consistent` (both orders agree on a winner), `ties` (both say so),
+        `unreadable` (a reply without verdict) and `inconsistent` (the rest); `votes` and of these
+        `for_first`, whose share would be a half for a judge without a liking for what stands first.
+    """
+    numbers = Counter(
+        comparisons=0, consistent=0, ties=0, inconsistent=0, unreadable=0, votes=0, for_first=0
+    )
+    for judgement in judgements:
+        for vote, swapped in zip(judgement.votes[::2], judgement.votes[1::2], strict=True):
+            numbers["comparisons"] += 1
+            numbers[_agreement(vote, swapped)] += 1
+        numbers["votes"] += sum(vote.verdict in ("first", "second") for vote in judgement.votes)
+        numbers["for_first"] += sum(vote.verdict == "first" for vote in judgement.votes)
+    return dict(numbers)
+
+
+def _agreement(vote: Vote, swapped: Vote) -> str:
+    verdicts = {vote.verdict, swapped.verdict}
+    if None in verdicts:
+        return "unreadable"
+    if verdicts == {"tie"}:
+        return "ties"
+    return "consistent" if verdicts == {"first", "second"} else "inconsistent"
+
+
 def _orders(one: Response, other: Response) -> Iterator[tuple[Response, Response]]:
     yield one, other
     yield other, one
@@ -87,10 +118,8 @@ def _wins(votes: Sequence[Vote]) -> Counter[int]:
     for vote, swapped in zip(votes[::2], votes[1::2], strict=True):
         for sample in (vote.first, vote.second):
             wins[sample] += 0
-        if vote.verdict == "first" and swapped.verdict == "second":
-            wins[vote.first] += 2
-        elif vote.verdict == "second" and swapped.verdict == "first":
-            wins[vote.second] += 2
+        if _agreement(vote, swapped) == "consistent":
+            wins[vote.first if vote.verdict == "first" else vote.second] += 2
         else:
             wins[vote.first] += 1
             wins[vote.second] += 1

@@ -1,12 +1,13 @@
 """Prompts, read and checked one at a time: the first stage."""
 
+import hashlib
 import random
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from clair_apo.clair.config import PromptsConfig
 from clair_apo.errors import DataError
-from clair_apo.records import Dropped, DropReason, Prompt, Stage
+from clair_apo.records import Dropped, DropReason, Prompt, Stage, canonical_json
 from clair_apo.rows import prompt_from_row, read_rows
 
 
@@ -41,6 +42,35 @@ def load_prompts(config: PromptsConfig) -> Iterator[Prompt | Dropped]:
             yield prompt
     if prompt is None:
         raise DataError(f"{config.path}: holds no prompts")
+
+
+class PromptSurvey(NamedTuple):
+    """What is known of the prompts before anything is written or asked."""
+
+    prompts: int
+    """Those that are used, duplicates among them."""
+    given: int
+    """Those that bring an answer."""
+    digest: str
+    """Of their ids and given answers: the same for the same prompts in the same order."""
+
+
+def survey_prompts(config: PromptsConfig) -> PromptSurvey:
+    """Read and check all prompts once, keeping none of them.
+
+    Raises:
+        DataError: as `load_prompts` does.
+    """
+    prompts = given = 0
+    content = hashlib.sha256()
+    for row in load_prompts(config):
+        prompts += 1
+        if isinstance(row, Prompt):
+            given += bool(row.given)
+            content.update(canonical_json([row.id, [a.model_dump() for a in row.given]]).encode())
+        else:
+            content.update(row.id.encode())
+    return PromptSurvey(prompts, given, content.hexdigest())
 
 
 def _checked(row: Mapping[str, Any], where: str, config: PromptsConfig) -> Prompt:

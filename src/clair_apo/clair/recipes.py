@@ -5,7 +5,7 @@
 | `clair` | the target's answer | the reviser's minimal revision of it |
 | `stronger_preferred` | the target's answer | a stronger model's own answer |
 | `on_policy_judge` | the worse of several answers of the target, by a judge | the better one |
-| `off_policy_judge` | the worse of the answers that the data brings, by a judge or scores | the better |
+| `off_policy_judge` | the worse of the answers that the data brings, by judge or scores | better |
 | `judge_then_revise` | the worst of several answers of the target | the revision of the best one |
 | `worsen` | the reviser's minimally worsened answer | the target's answer |
 """

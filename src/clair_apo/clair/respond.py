@@ -1,4 +1,4 @@
-"""Answers to a prompt: the target model's own, a stronger model's, or those that the data brings."""
+"""Answers to a prompt: the target model's own, a stronger model's, or those of the data."""
 
 from clair_apo.clair.case import Case, Made, drop
 from clair_apo.clair.gate import judge_answer
@@ -11,8 +11,8 @@ _DETAIL = {
 }
 
 
-def respond(case: Case, target: StoredChat, samples: int = 1, needed: int = 1) -> Dialogue[Made]:
-    """Have a prompt answered, unless the data brings its answers.
+def respond(case: Case, target: StoredChat, samples: int, needed: int) -> Dialogue[Made]:
+    """Have the target model answer a prompt.
 
     Args:
         case: the prompt.
@@ -21,8 +21,6 @@ def respond(case: Case, target: StoredChat, samples: int = 1, needed: int = 1) -
         needed: with fewer usable answers the prompt is dropped, for what was wrong with the first
             that is not usable.
     """
-    if case.prompt.given:
-        return given(case, samples, needed)
     return _asked(case, target, samples, needed)
 
 
@@ -31,8 +29,8 @@ def strengthen(case: Case, stronger: StoredChat) -> Dialogue[Made]:
     return _asked(case, stronger, 1, 1)
 
 
-def given(case: Case, samples: int, needed: int) -> Dialogue[Made]:
-    """The answers of the data, the first `samples` of those that are usable."""
+def given_answers(case: Case, samples: int | None, needed: int) -> Dialogue[Made]:
+    """The answers of the data, the first `samples` (None: all) of those that are usable."""
     yield from ()
     responses = [
         Response(
@@ -94,7 +92,7 @@ def _judged(response: Response, limit: int | None) -> Response | Dropped:
     )
 
 
-def _usable(case: Case, found: list[Response | Dropped], samples: int, needed: int) -> Made:
+def _usable(case: Case, found: list[Response | Dropped], samples: int | None, needed: int) -> Made:
     responses = tuple(row for row in found if isinstance(row, Response))[:samples]
     if len(responses) >= needed:
         return Made(responses)

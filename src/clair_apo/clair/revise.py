@@ -10,6 +10,7 @@ from clair_apo.clair.case import Case, Made, drop
 from clair_apo.clair.edits import EditError, apply_edits
 from clair_apo.clair.gate import is_refusal, judge_reply
 from clair_apo.clair.parse import ParsedRevision, ParseError, parse_edits, parse_revision
+from clair_apo.clair.repair import repair_message
 from clair_apo.clair.templates import RevisionTemplate
 from clair_apo.llm import Answer, ChatRequest, Dialogue, StoredChat
 from clair_apo.records import DropReason, Message, Revision, RevisionFormat, Stage
@@ -18,30 +19,32 @@ LARGER = 2
 """A reply that was cut is asked for again with so many times the limit."""
 
 _DETAIL = {
-    DropReason.CUT: f"the reply ran into reviser.max_tokens, and again into {LARGER} times that",
+    DropReason.CUT: "the reply ran into its limit of {limit} tokens",
     DropReason.EMPTY: "the reply has no text",
     DropReason.REFUSED: "the server's content filter withheld the reply",
 }
-_MENDABLE = (DropReason.UNPARSED, DropReason.EDIT_NOT_FOUND)
 
 
-def revise(case: Case, reviser: StoredChat, template: RevisionTemplate) -> Dialogue[Made]:
+def revise(
+    case: Case, reviser: StoredChat, template: RevisionTemplate, ask_again: bool = True
+) -> Dialogue[Made]:
     """Have an answer revised; a reply that is no revision ends the case with its reason.
 
     Args:
         case: a prompt with the answer to revise.
         reviser: the model that revises.
         template: how it is asked.
+        ask_again: whether a reply that was cut or cannot be read gets a second chance.
 
     Raises:
         ConfigError: the template does not render.
     """
     response = case.to_revise
-    spent = _Spent()
+    spent = _Spent(ask_again)
     messages = template.render(case.prompt.messages, response.text)
     reply = yield from _whole_reply(reviser.request(messages), reviser, spent)
     result = _read(reply, reviser, response.text, template.format)
-    if isinstance(result, _Fault) and result.reason in _MENDABLE and not result.declined:
+    if ask_again and isinstance(result, _Fault) and result.mendable:
         assert reply.completion is not None
         messages += (
             Message(role="assistant", content=reply.completion.text),
@@ -85,8 +88,9 @@ def read_reply(reply: str, answer: str, format: RevisionFormat) -> ParsedRevisio
 
 @dataclass
 class _Spent:
-    """What all requests of one revision took."""
+    """What all requests of one revision took, and whether there may be more."""
 
+    ask_again: bool
     keys: list[str] = field(default_factory=list)
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -105,14 +109,18 @@ class _Fault:
     reason: DropReason
     detail: str
     raw: str
-    declined: bool = False
+
+    @property
+    def mendable(self) -> bool:
+        return self.reason in (DropReason.UNPARSED, DropReason.EDIT_NOT_FOUND)
 
 
 def _whole_reply(request: ChatRequest, reviser: StoredChat, spent: _Spent) -> Dialogue[Answer]:
     """Ask, and once more with a larger limit where the reply was cut."""
     (answer,) = yield (request,)
     spent.add(answer)
-    if _judge(answer, request.sampling.max_tokens) is not DropReason.CUT:
+    cut = _judge(answer, request.sampling.max_tokens) is DropReason.CUT
+    if not (cut and spent.ask_again):
         return answer
     larger = reviser.request(
         request.messages, sample=request.sample, max_tokens=LARGER * request.sampling.max_tokens
@@ -137,10 +145,11 @@ def _read(
     text = reply.completion.text
     reason = _judge(reply, reply.request.sampling.max_tokens)
     if reason:
-        return _Fault(reason, _DETAIL[reason], text)
+        limit = reply.request.sampling.max_tokens
+        return _Fault(reason, _DETAIL[reason].format(limit=limit), text)
     try:
         return read_reply(text, answer, format)
     except ParseError as error:
         if error.reason is DropReason.UNPARSED and is_refusal(text):
-            return _Fault(DropReason.REFUSED, str(error), text, declined=True)
+            return _Fault(DropReason.REFUSED, str(error), text)
         return _Fault(error.reason, str(error), text)

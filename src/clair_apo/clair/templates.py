@@ -99,7 +99,7 @@ def load_template(
     loaded = RevisionTemplate(
         format=format,
         source=source,
-        rubric=_read_rubric(rubric) if rubric else "",
+        rubric=load_rubric(rubric),
         name=str(template or format),
         direction=direction,
         keep_length=keep_length,
@@ -126,7 +126,14 @@ def _read(path: Path) -> str:
         raise ConfigError(f"{path}: cannot be read ({error})") from None
 
 
-def _read_rubric(path: Path) -> str:
+def load_rubric(path: Path | None) -> str:
+    """The preference in plain words, from a text file; empty where there is none.
+
+    Raises:
+        ConfigError: the file cannot be read, or has no text.
+    """
+    if path is None:
+        return ""
     rubric = _read(path).strip()
     if not rubric:
         raise ConfigError(f"{path}: the rubric has no text")
