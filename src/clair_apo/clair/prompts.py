@@ -6,16 +6,23 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from clair_apo.clair.config import PromptsConfig
+from clair_apo.clair.shards import PromptShard
 from clair_apo.errors import DataError
 from clair_apo.records import Dropped, DropReason, Prompt, Stage, canonical_json
 from clair_apo.rows import prompt_from_row, read_rows
 
 
-def load_prompts(config: PromptsConfig) -> Iterator[Prompt | Dropped]:
+def load_prompts(
+    config: PromptsConfig, shard: PromptShard | None = None
+) -> Iterator[Prompt | Dropped]:
     """Read, check and draw the prompts, in the order of the data.
 
     A prompt that stood there before becomes a `Dropped` row. Of all prompts, 8 bytes each are held
     in memory; where `limit` draws some of them, the data is read twice.
+
+    Args:
+        config: where they are.
+        shard: the part of those that are drawn; by default all.
 
     Raises:
         DataError: names file, line and what was expected: an unreadable line, a missing column, an
@@ -27,7 +34,10 @@ def load_prompts(config: PromptsConfig) -> Iterator[Prompt | Dropped]:
     for number, (where, row) in enumerate(read_rows(config.path, config.split)):
         if drawn is not None and number not in drawn:
             continue
-        prompt = _checked(row, where, config)
+        checked = _checked(row, where, config)
+        if shard and not shard.holds(checked.id):
+            continue
+        prompt = checked
         short_id = int(prompt.id, 16)
         if short_id in seen:
             yield Dropped(
@@ -41,7 +51,8 @@ def load_prompts(config: PromptsConfig) -> Iterator[Prompt | Dropped]:
             seen.add(short_id)
             yield prompt
     if prompt is None:
-        raise DataError(f"{config.path}: holds no prompts")
+        of = f" of shard {shard.name}: use fewer shards" if shard else ""
+        raise DataError(f"{config.path}: holds no prompts{of}")
 
 
 class PromptSurvey(NamedTuple):
@@ -55,15 +66,15 @@ class PromptSurvey(NamedTuple):
     """Of their ids and given answers: the same for the same prompts in the same order."""
 
 
-def survey_prompts(config: PromptsConfig) -> PromptSurvey:
-    """Read and check all prompts once, keeping none of them.
+def survey_prompts(config: PromptsConfig, shard: PromptShard | None = None) -> PromptSurvey:
+    """Read and check all prompts, or those of a shard, once, keeping none of them.
 
     Raises:
         DataError: as `load_prompts` does.
     """
     prompts = given = 0
     content = hashlib.sha256()
-    for row in load_prompts(config):
+    for row in load_prompts(config, shard):
         prompts += 1
         if isinstance(row, Prompt):
             given += bool(row.given)

@@ -55,6 +55,16 @@ class Spent:
     completion_tokens: int
 
 
+@dataclass(frozen=True, slots=True)
+class TakenOver:
+    """What a store took over from another one."""
+
+    answers: int
+    """Those that were new."""
+    conflicts: int
+    """Requests that both answer, differently; the answer that was there first stays."""
+
+
 CREATING = "creating"
 """State of a batch of which it is not known yet whether the server has it."""
 READ = "read"

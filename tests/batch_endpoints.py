@@ -36,9 +36,9 @@ def chat_completion(body):
     }
 
 
-def answered(line):
+def answered(line, reply=chat_completion):
     """An output line as documented."""
-    response = {"status_code": 200, "request_id": "r", "body": chat_completion(line["body"])}
+    response = {"status_code": 200, "request_id": "r", "body": reply(line["body"])}
     return {"id": "b", "custom_id": line["custom_id"], "response": response, "error": None}
 
 
