@@ -15,6 +15,8 @@ class Meter:
     """Requests that the store answered."""
     failed: int = 0
     """Requests that have no answer."""
+    retried: int = 0
+    """Attempts that were not a request's first."""
     prompt_tokens: int = 0
     """Of the answers that were paid for in this run."""
     completion_tokens: int = 0
@@ -23,10 +25,8 @@ class Meter:
     """Requests that were sent and are not stored yet."""
     limit: int = 0
     """How many may be in flight now."""
-    retried: int = 0
-    """Attempts that brought no answer and were repeated."""
     waits_until: float = 0.0
-    """Until when nothing is sent, because the server asked for it; seconds since 1970."""
+    """When the server is asked again, in seconds since 1970, where it asked for a pause."""
 
     def count(self, completion: Completion | None) -> None:
         """Count one request that went to the model."""
