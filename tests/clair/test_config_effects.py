@@ -28,6 +28,7 @@ OTHER = {
     "revision.ask_again": False,
     "prompts.ignore_given": True,
     "offline": True,
+    "shard": "1/2",
     "recipe": "worsen",
     **{
         f"{who}.{name}": value
@@ -50,8 +51,11 @@ CONNECTION = {
     "batch_size": 3,
     "dtype": "bf16",
 }
-# their effects are seen in the tests of recipes and of verification
-ELSEWHERE = {"samples", "revision.direction", "verify.enabled", "verify.controls", "verify.seed"}
+# their effects are seen in the tests of recipes, of verification and of answers that come later
+ELSEWHERE = {
+    *("samples", "revision.direction", "verify.enabled", "verify.controls", "verify.seed"),
+    *("target.mode", "reviser.mode"),
+}
 SECTIONS = {"prompts", "target", "reviser", "judge", "revision", "verify"}
 
 
