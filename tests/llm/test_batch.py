@@ -4,6 +4,9 @@ import re
 
 import pytest
 import stamina
+from llm_requests import ask_for
+from werkzeug import Response
+
 from batch_endpoints import (
     BatchEndpoints,
     Outcome,
@@ -12,9 +15,6 @@ from batch_endpoints import (
     rejected,
     silent,
 )
-from llm_requests import ask_for
-from werkzeug import Response
-
 from clair_apo.errors import RequestError
 from clair_apo.llm import Completion, ModelSpec, RequestStore, StoredAnswer, batch
 from clair_apo.llm.batch import BatchChat
@@ -31,7 +31,9 @@ def no_waiting(monkeypatch):
 @pytest.fixture
 def server(httpserver):
     endpoints = BatchEndpoints()
-    httpserver.expect_request(re.compile("/v1/")).respond_with_handler(endpoints.handle)
+    httpserver.expect_request(re.compile("/v1/")).respond_with_handler(
+        lambda r: endpoints.handle(r)
+    )
     endpoints.spec = ModelSpec(model="big", base_url=httpserver.url_for("/v1"))
     yield endpoints
     httpserver.check_assertions()
@@ -408,3 +410,50 @@ def test_progress_is_told_when_something_changed(server, store, capsys):
     told = " ".join(capsys.readouterr().err.split())
     assert "1 in_progress; 0 of 2 requests answered" in told
     assert told.count("1 in_progress") == 1
+
+
+def test_a_server_without_the_batch_api_is_named_with_another_way(server, store, httpserver):
+    server.spec = server.spec.model_copy(update={"base_url": httpserver.url_for("/other")})
+    httpserver.expect_request(re.compile("/other/")).respond_with_data("no", 404)
+    with pytest.raises(RequestError, match=r"has no Batch API .*Mode `live`"):
+        ask(server, store, questions(1))
+
+
+def test_a_batch_that_another_run_is_about_to_begin_is_left_to_it(server, store):
+    (request,) = questions(1)
+    host = batch.BatchServer(server.spec).host
+    theirs = StoredBatch("x", "x", "big", host, "another run", CREATING, 1.0, (request.key,))
+    store.add_batch(theirs)
+    ask(server, store, [request])
+    assert_all_answered(store, [request])
+    assert theirs in store.batches()
+
+
+def test_a_batch_of_another_run_with_the_same_requests_is_waited_for_and_not_repeated(
+    server, store
+):
+    (request,) = questions(1)
+    leave_batch(server, store, [request])
+    answers = list(BatchChat(server.spec, store, "another run").answer([request]))
+    assert [answer.request.key for group in answers for answer in group] == [request.key]
+    assert server.asked == {request.key: 1}
+
+
+def test_a_download_that_breaks_off_is_begun_again(server, store, monkeypatch):
+    handle, broken = server.handle, []
+
+    def breaking(request):
+        if request.path.endswith("/content") and not broken:
+            broken.append(1)
+            whole = handle(request)
+            half = Response(whole.get_data()[:50])
+            half.headers["Content-Length"] = str(len(whole.get_data()))
+            half.automatically_set_content_length = False
+            return half
+        return handle(request)
+
+    monkeypatch.setattr(server, "handle", breaking)
+    requests = questions(2)
+    ask(server, store, requests)
+    assert_all_answered(store, requests)
+    assert server.asked == {r.key: 1 for r in requests}

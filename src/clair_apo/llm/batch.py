@@ -128,6 +128,8 @@ class _Job:
             if not ours or not any(key in self._wanted for key in batch.keys):
                 continue
             if batch.state == CREATING:
+                if batch.run_id != self._run_id:
+                    continue  # another run may be about to begin it
                 found = self._server.find(batch.shard)
                 if found is None:
                     self._store.update_batch(batch, FORGOTTEN)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
+import httpx2
 import openai
 import stamina
 from openai.types import Batch
@@ -154,12 +155,17 @@ class BatchServer:
             return call()
         except openai.NotFoundError as error:
             if not missing:
-                raise self._failures.read(error) from None
+                raise RequestError(
+                    f"{self.host} has no Batch API below {self._client.base_url} ({error}); is "
+                    "base_url right? Mode `live` asks it request by request"
+                ) from None
             raise RequestError(
                 f"{self.host} knows no {missing}: is it another account's key? If it is gone for "
                 "good, let `clair-apo batches RUN --forget ID` forget it; its requests are asked "
                 "again then"
             ) from None
+        except httpx2.HTTPError as error:  # while a file comes in: the client has let go by then
+            raise RequestFailure("passing", f"{self.host} broke off a reply ({error})") from None
         except (openai.OpenAIError, OSError) as error:
             raise self._failures.read(error) from None
 
