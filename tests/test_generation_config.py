@@ -35,7 +35,7 @@ def read(*args):
 UNKNOWN = {
     "rundir": "run_dir",
     "prompts.colum": "prompts.column",
-    "target.modle": "target.model",
+    "target.temprature": "target.temperature",
     "reviser.max_token": "reviser.max_tokens",
     "revision.rubrik": "revision.rubric",
     "reviser.base-url": "reviser.base_url",

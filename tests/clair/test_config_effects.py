@@ -32,6 +32,7 @@ OTHER = {
     "prompts.contamination": ("tests.jsonl",),
     "output.test_size": 0.999,
     "offline": True,
+    "shard": "1/2",
     "recipe": "worsen",
     **{
         f"{who}.{name}": value
@@ -54,9 +55,10 @@ CONNECTION = {
     "batch_size": 3,
     "dtype": "bf16",
 }
-# their effects are seen in the tests of recipes, of verification and of contamination
+# their effects are seen in the tests of recipes, of verification, of contamination and of answers
+# that come later
 ELSEWHERE = {"samples", "revision.direction", "verify", "controls.share", "controls.seed"}
-ELSEWHERE |= {"prompts.ngram"}
+ELSEWHERE |= {"prompts.ngram", "target.mode", "reviser.mode"}
 # ... of the gate
 ELSEWHERE |= {
     f"gate.{name}"

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from clair_apo.clair.config import GenerateConfig
 from clair_apo.clair.prompts import PromptSurvey
 from clair_apo.llm import ChatModel, ModelSpec, RequestStore, StoredChat, check_model
+from clair_apo.llm.modes import model_of_mode
 
 
 class Chats(NamedTuple):
@@ -60,7 +61,9 @@ def open_chats(
     """
 
     def chat(role: str, spec: ModelSpec) -> StoredChat:
-        return StoredChat(spec, store, given.get(role), offline=config.offline, run_id=run_id)
+        later = model_of_mode(spec, store, run_id, config.folder / "batch")
+        model = given.get(role) or later
+        return StoredChat(spec, store, model, offline=config.offline, run_id=run_id)
 
     specs = _specs(config)
     return Chats(

@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from clair_apo.clair.gate import GateConfig
 from clair_apo.clair.recipes import RECIPES, Recipe, RecipeName
+from clair_apo.clair.shards import PromptShard
 from clair_apo.config import Config, Section, UserPath
 from clair_apo.llm import ModelSpec
 from clair_apo.records import Direction, RevisionFormat
@@ -95,6 +96,16 @@ class GenerateConfig(Config):
     """The request store; by default `requests.sqlite` beside the run's folder."""
     offline: bool = False
     """Ask nothing: fail where the store does not have an answer."""
+    shard: str | None = None
+    """`i/n`: only the i-th of n parts of the prompts, from 1; in a folder below `run_dir`, and
+    with a store, of its own. `clair-apo merge` joins the parts."""
+
+    @field_validator("shard")
+    @classmethod
+    def _is_a_shard(cls, text: str | None) -> str | None:
+        if text is not None:
+            PromptShard.parse(text)
+        return text
 
     @model_validator(mode="after")
     def _has_its_models(self) -> Self:
@@ -127,6 +138,22 @@ class GenerateConfig(Config):
         return self.gate.tokenizer or local
 
     @property
+    def prompt_shard(self) -> PromptShard | None:
+        """The part of the prompts that this run takes; None for all."""
+        return PromptShard.parse(self.shard) if self.shard else None
+
+    @property
+    def folder(self) -> Path:
+        """The folder that the run works in: `run_dir`, or the shard's below it."""
+        shard = self.prompt_shard
+        return self.run_dir / shard.name if shard else self.run_dir
+
+    @property
     def store_path(self) -> Path:
-        """The request store's file."""
-        return self.store or self.run_dir.parent / "requests.sqlite"
+        """The request store's file; each shard has one of its own."""
+        shard = self.prompt_shard
+        if shard is None:
+            return self.store or self.run_dir.parent / "requests.sqlite"
+        if self.store is None:
+            return self.folder / "requests.sqlite"
+        return self.store.with_stem(f"{self.store.stem}-{shard.name}")

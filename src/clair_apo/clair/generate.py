@@ -88,9 +88,9 @@ def generate(
     gate = Gate(config.gate, config.training_tokenizer)
     gate.check()
     rubric = load_rubric(config.revision.rubric)
-    survey = survey_prompts(config.prompts)
+    survey = survey_prompts(config.prompts, config.prompt_shard)
     check_models(config, given, survey)
-    folder = RunFolder(config.run_dir)
+    folder = RunFolder(config.folder)
     folder.prepare()
     with folder.locked(), RequestStore(config.store_path) as store:
         books = Books(config, folder, template, rubric, survey)
@@ -139,7 +139,8 @@ class _Walk:
     def _load(self) -> int:
         if self.books.survey.given:
             say(f"{self.books.survey.given} prompts bring an answer, which is taken as it is")
-        rows = load_prompts(self.config.prompts, tests=self.books.survey.tests)
+        config = self.config
+        rows = load_prompts(config.prompts, config.prompt_shard, self.books.survey.tests)
         made = (Made((), row) if isinstance(row, Dropped) else Made((row,)) for row in rows)
         return self._write("load", (), {Prompt: PROMPTS}, made, self.books.survey.prompts)
 
