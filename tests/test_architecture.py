@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "models": {"errors"},
     "runs": {"errors", "records"},
     "llm": GROUND | {"models"},
-    "clair": GROUND | {"llm", "runs"},
+    "clair": GROUND | {"llm", "models", "runs"},
     "apo": GROUND | {"models", "runs"},
     "report": GROUND | {"runs"},
 }

@@ -8,13 +8,16 @@ from typing import Any, NamedTuple
 from clair_apo.clair.config import PromptsConfig
 from clair_apo.clair.contamination import ContaminationIndex
 from clair_apo.clair.duplicates import SeenPrompts
+from clair_apo.clair.shards import PromptShard
 from clair_apo.errors import DataError
 from clair_apo.records import Dropped, Prompt, canonical_json
 from clair_apo.rows import prompt_from_row, read_rows
 
 
 def load_prompts(
-    config: PromptsConfig, tests: ContaminationIndex | None = None
+    config: PromptsConfig,
+    shard: PromptShard | None = None,
+    tests: ContaminationIndex | None = None,
 ) -> Iterator[Prompt | Dropped]:
     """Read, check and draw the prompts, in the order of the data.
 
@@ -24,6 +27,7 @@ def load_prompts(
 
     Args:
         config: where the prompts are from.
+        shard: the part of those that are drawn; by default all.
         tests: the index of `config.contamination`, where it is made already.
 
     Raises:
@@ -34,15 +38,20 @@ def load_prompts(
         tests = ContaminationIndex(config.contamination, config.ngram)
     drawn = _drawn(config)
     seen = SeenPrompts()
-    prompt = None
+    found = False
     for number, (where, row) in enumerate(read_rows(config.path, config.split)):
         if drawn is not None and number not in drawn:
             continue
         prompt = _checked(row, where, config)
-        # duplicates among all prompts, whatever part of them is asked for afterwards
-        yield seen.judge(prompt) or tests.judge(prompt) or prompt
-    if prompt is None:
-        raise DataError(f"{config.path}: holds no prompts")
+        # duplicates among all prompts, whatever part of them is asked for
+        duplicate = seen.judge(prompt)
+        if shard and not shard.holds(prompt.id):
+            continue
+        found = True
+        yield duplicate or tests.judge(prompt) or prompt
+    if not found:
+        of = f" of shard {shard.name}: use fewer shards" if shard else ""
+        raise DataError(f"{config.path}: holds no prompts{of}")
 
 
 class PromptSurvey(NamedTuple):
@@ -60,8 +69,8 @@ class PromptSurvey(NamedTuple):
     """The test sets that they were compared with."""
 
 
-def survey_prompts(config: PromptsConfig) -> PromptSurvey:
-    """Read and check all prompts once, keeping none of them.
+def survey_prompts(config: PromptsConfig, shard: PromptShard | None = None) -> PromptSurvey:
+    """Read and check all prompts, or those of a shard, once, keeping none of them.
 
     Raises:
         DataError: as `load_prompts` does.
@@ -69,7 +78,7 @@ def survey_prompts(config: PromptsConfig) -> PromptSurvey:
     tests = ContaminationIndex(config.contamination, config.ngram)
     prompts = given = waiting = 0
     content = hashlib.sha256()
-    for row in load_prompts(config, tests):
+    for row in load_prompts(config, shard, tests):
         prompts += 1
         if isinstance(row, Prompt):
             given += bool(row.given)
