@@ -49,6 +49,7 @@ def test_a_shard_has_a_folder_and_a_store_of_its_own(tmp_path):
 
 # every stage drops somebody: a duplicate, a cut answer, a revision that changes nothing
 QUESTIONS = [f"question {n:02}?" for n in range(24)] + ["question 03?", "question 17?"]
+QUESTIONS += ["Question 08", "QUESTION  12?"]  # near-duplicates: in another shard, maybe
 ANSWERS = [("question 05", cut("half an")), ("question", "the answer")]
 REVISIONS = [
     ("question 07", edit_reply()),
@@ -103,7 +104,8 @@ def folders(made, tmp_path):
 
 
 def files_of(folder):
-    return {path.name: path.read_bytes() for path in folder.glob("*.jsonl")}
+    paths = [*folder.glob("*.jsonl"), *folder.glob("dataset/*.jsonl")]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 def test_the_shards_prompts_are_disjoint_complete_and_in_the_order_of_the_data(tmp_path, data):
@@ -121,7 +123,7 @@ def test_equal_prompts_are_in_one_shard_where_one_of_them_is_the_duplicate(tmp_p
         rows = list(load_prompts(config, PromptShard(number, 3)))
         dropped += [row for row in rows if isinstance(row, Dropped)]
         kept += [row for row in rows if isinstance(row, Prompt)]
-    assert len(dropped) == 2
+    assert len(dropped) == 4
     assert len(kept) == 24
 
 
@@ -155,7 +157,7 @@ def test_the_merged_files_are_byte_for_byte_those_of_the_run_without_shards(tmp_
         whole.pairs,
         whole.dropped,
     )
-    assert whole.dropped == {"cut": 1, "duplicate": 2, "no_op": 1, "request_failed": 1}
+    assert whole.dropped == {"cut": 1, "duplicate": 4, "no_op": 1, "request_failed": 1}
     assert merged.prompts == len(QUESTIONS) == merged.pairs + sum(merged.dropped.values())
     assert merged.shards == 3
 
@@ -169,7 +171,7 @@ def test_the_merged_manifest_names_its_parts_and_its_counts_close(tmp_path, fold
     assert sum(part["counts"]["prompts"] for part in manifest["shards"]) == merged.prompts
     stages = manifest["stages"]
     assert stages["load"]["kept"] == 24
-    assert stages["load"]["dropped"] == {"duplicate": 2}
+    assert stages["load"]["dropped"] == {"duplicate": 4}
     assert stages["pair"]["kept"] == merged.pairs
     assert manifest["counts"]["dropped"] == merged.dropped
 
