@@ -25,6 +25,10 @@ class RequestError(ClairApoError):
     """A language model that cannot be asked at all: no key, no server, no permission."""
 
 
+class BudgetError(ClairApoError):
+    """A run that the money it was given does not suffice for; what was answered is kept."""
+
+
 class StoreError(ClairApoError):
     """A request store that is damaged, of another version, or cannot be written."""
 
