@@ -5,7 +5,7 @@ import json
 
 import pytest
 from datasets import Dataset
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -14,33 +14,47 @@ from clair_apo.records import (
     Contrast,
     Dropped,
     DropReason,
+    GivenAnswer,
+    Judgement,
     Message,
+    Origin,
     PreferencePair,
     Prompt,
     Provenance,
     Response,
     Revision,
     Stage,
+    Verification,
     atomic_writer,
     canonical_json,
     digest,
-    prompt_from_row,
     prompt_id,
     read_json_rows,
     read_jsonl,
     write_jsonl,
 )
+from clair_apo.rows import prompt_from_row
 
-RECORDS = [Prompt, Response, Revision, PreferencePair, Dropped]
+RECORDS = [Prompt, Response, Judgement, Revision, PreferencePair, Verification, Dropped]
 turns = st.lists(st.builds(Message), min_size=1, max_size=3).map(tuple)
 
 
+@settings(deadline=None)  # drawing a deep record may take long on a busy machine
 @given(st.data())
 @pytest.mark.parametrize("kind", RECORDS)
 def test_records_come_back_from_a_file_unchanged(tmp_path_factory, kind, data):
     finite = st.floats(allow_nan=False, allow_infinity=False)
-    contrasts = st.builds(Contrast, jaccard=finite)
-    overrides = {"contrast": contrasts} if kind is PreferencePair else {}
+    origins = st.builds(Origin, cost=st.none() | finite)
+    pair_fields = {
+        "contrast": st.builds(Contrast, jaccard=finite),
+        "provenance": st.builds(Provenance, chosen=origins, rejected=origins),
+    }
+    given_answers = st.builds(GivenAnswer, score=st.none() | finite)
+    overrides = {
+        PreferencePair: pair_fields,
+        Prompt: {"given": st.lists(given_answers, max_size=3).map(tuple)},
+        Response: {"score": st.none() | finite},
+    }.get(kind, {})
     records = data.draw(st.lists(st.builds(kind, **overrides), max_size=3))
     path = tmp_path_factory.getbasetemp() / f"{kind.__name__}.jsonl"
     assert write_jsonl(path, records) == len(records)
@@ -131,13 +145,12 @@ def _pair():
         rationale="",
         contrast=Contrast(jaccard=0, levenshtein=3, rejected_characters=3, chosen_characters=3),
         provenance=Provenance(
-            source="f:1",
-            target_model="t",
-            reviser_model="r",
-            format="full",
-            template_digest="d",
-            response_key=None,
-            revision_key="k",
+            source="prompts.jsonl:1",
+            chosen=Origin(kind="revision", model="a-strong-reviser", request_keys=("2" * 64,)),
+            rejected=Origin(kind="response", model="smollm2-135m", request_keys=("1" * 64,)),
+            format="edits",
+            direction="improve",
+            template_digest="0" * 64,
         ),
     )
 
@@ -195,7 +208,8 @@ def test_foreign_columns_are_mapped_to_prompt_and_response(case):
     row, last_turn, response = FOREIGN[case]
     prompt = prompt_from_row(row, "data:1")
     assert prompt.messages[-1] == Message(role="user", content=last_turn)
-    assert prompt.response == response
+    given = () if response is None else (response,)
+    assert tuple(answer.text for answer in prompt.given) == given
     assert prompt.source == "data:1"
 
 
@@ -203,13 +217,13 @@ def test_several_turns_and_a_system_turn_are_kept():
     turns = [{"role": "system", "content": "s"}, USER, ASSISTANT, USER | {"content": "More?"}]
     prompt = prompt_from_row({"messages": turns}, "data:1")
     assert [m.model_dump() for m in prompt.messages] == turns
-    assert prompt.response is None
+    assert prompt.given == ()
 
 
 def test_a_column_asked_for_by_name_is_taken_and_no_other():
     row = {"prompt": "P", "answer": "A", "topic": "T"}
     assert prompt_from_row(row, "w", "topic").messages[0].content == "T"
-    assert prompt_from_row(row, "w", "answer").response is None, "a column is not both"
+    assert prompt_from_row(row, "w", "answer").given == (), "a column is not both"
     with pytest.raises(DataError, match="expected column 'title', found prompt, answer, topic"):
         prompt_from_row(row, "w", "title")
 

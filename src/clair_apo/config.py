@@ -6,7 +6,7 @@ Generation configs are `Config` models; training configs are TRL's dataclasses a
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, get_args
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ValidationError
@@ -148,8 +148,9 @@ def dotted_keys(model: type[BaseModel], prefix: str = "") -> set[str]:
     keys = set()
     for name, info in model.model_fields.items():
         keys.add(prefix + name)
-        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            keys |= dotted_keys(info.annotation, f"{prefix}{name}.")
+        for part in get_args(info.annotation) or (info.annotation,):  # a model, or one or None
+            if isinstance(part, type) and issubclass(part, BaseModel):
+                keys |= dotted_keys(part, f"{prefix}{name}.")
     return keys
 
 

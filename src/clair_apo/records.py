@@ -8,18 +8,19 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import IO, Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from clair_apo.errors import DataError
 
 FinishReason = Literal["stop", "length", "content_filter", "given", "other"]
 RevisionFormat = Literal["full", "edits"]
+Direction = Literal["improve", "worsen"]
 
 
 def _writable(text: str) -> str:
@@ -50,6 +51,16 @@ class Message(Record):
 Conversation = tuple[Message, ...]
 
 
+class GivenAnswer(Record):
+    """An answer that the data brings along with its prompt."""
+
+    text: Text
+    score: float | None = Field(None, allow_inf_nan=False)
+    """What the data says it is worth; higher is better."""
+    model: str | None = None
+    """Who wrote it, where the data says."""
+
+
 class Prompt(Record):
     """What the target model is asked: a conversation that ends with the user's turn."""
 
@@ -58,35 +69,74 @@ class Prompt(Record):
     messages: Conversation
     source: str
     """File and line, or data set and row, that it came from."""
-    response: Text | None = None
-    """The answer to be revised, where the data brings it; None where the target model answers."""
+    given: tuple[GivenAnswer, ...] = ()
+    """The answers that the data brings; empty where the target model is to answer."""
 
 
 class Response(Record):
-    """The target model's own answer to a prompt."""
+    """One answer to a prompt: the target model's own, another model's, or one the data brings."""
 
     prompt_id: str
+    sample: int = 0
+    """Which of several answers to the same prompt, from 0."""
     text: str
     model: str
+    """Identity of the model; `given` where the data brought the answer."""
     finish_reason: FinishReason
     prompt_tokens: int = 0
+    """Summed over all requests that led to the answer."""
     completion_tokens: int = 0
-    request_key: str | None = None
-    """Key in the request store; None where the data brought the answer."""
+    """The same."""
+    request_keys: tuple[str, ...] = ()
+    """Keys in the request store, in the order of asking; empty where the data brought it."""
+    score: float | None = Field(None, allow_inf_nan=False)
+    """What the data says the answer is worth, where it says so."""
+
+
+class Vote(Record):
+    """One question put to a judge."""
+
+    first: int
+    """The sample that stood first."""
+    second: int
+    verdict: Literal["first", "second", "tie"] | None
+    """None where the reply held no verdict."""
+
+
+class Judgement(Record):
+    """Which of two answers to a prompt a judge holds for better, asked in both orders."""
+
+    prompt_id: str
+    better: int | None
+    """The sample that is better; None for a tie or an inconsistent judge."""
+    worse: int | None
+    votes: tuple[Vote, ...]
+    """Every question put to the judge with its verdict; empty where scores decided."""
+    model: str
+    """The judge's identity; `scores` where the data's scores decided."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    request_keys: tuple[str, ...] = ()
 
 
 class Revision(Record):
     """A reviser's minimal revision of a response."""
 
     prompt_id: str
+    sample: int = 0
+    """The response that was revised."""
     text: str
     rationale: str
     format: RevisionFormat
+    direction: Direction = "improve"
     model: str
     finish_reason: FinishReason
     prompt_tokens: int
+    """Summed over all requests that led to the revision."""
     completion_tokens: int
-    request_key: str
+    """The same."""
+    request_keys: tuple[str, ...]
+    """Keys in the request store, in the order of asking."""
 
 
 class Contrast(Record):
@@ -100,16 +150,32 @@ class Contrast(Record):
     chosen_characters: int
 
 
+class Origin(Record):
+    """Where one side of a pair is from, and what it took."""
+
+    kind: Literal["given", "response", "revision"]
+    model: str
+    """Identity of the model that wrote it."""
+    request_keys: tuple[str, ...] = ()
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float | None = Field(None, allow_inf_nan=False)
+    """US dollars at the run's prices; None where there is no price."""
+
+
 class Provenance(Record):
     """Where a pair is from, so that it can be made again."""
 
     source: str
-    target_model: str
-    reviser_model: str
-    format: RevisionFormat
-    template_digest: str
-    response_key: str | None
-    revision_key: str
+    chosen: Origin
+    rejected: Origin
+    judged_by: str | None = None
+    """Identity of the judge that chose among answers; `scores` where the data's scores did."""
+    judge_keys: tuple[str, ...] = ()
+    format: RevisionFormat | None = None
+    """None, with the next two, where no side is a revision."""
+    direction: Direction | None = None
+    template_digest: str | None = None
 
 
 class PreferencePair(Record):
@@ -131,20 +197,38 @@ class PreferencePair(Record):
         return {name: [m.model_dump() for m in turns] for name, turns in sides.items()}
 
 
+class Verification(Record):
+    """What a judge said to the claim that a pair's winner is better."""
+
+    pair_id: str
+    confirmed: bool | None
+    """None where the reply held no verdict."""
+    control: bool
+    """Whether the swapped claim, that the loser is better, was put as well."""
+    control_confirmed: bool | None
+    """A judge that looks says False; None for a reply without verdict, or without a control."""
+    model: str
+    request_keys: tuple[str, ...]
+
+
 class Stage(StrEnum):
     """The stages in which a prompt can be lost."""
 
     LOAD = "load"
     RESPOND = "respond"
+    JUDGE = "judge"
     REVISE = "revise"
     PAIR = "pair"
+    VERIFY = "verify"
 
 
 class DropReason(StrEnum):
-    """Why a prompt became no pair; a closed list."""
+    """Why a prompt became no pair; a closed list. The only other outcome is `kept`."""
 
     DUPLICATE = "duplicate"
     """The same prompt stood in the data before."""
+    CONTAMINATED = "contaminated"
+    """The prompt shares a passage with a test set."""
     EMPTY = "empty"
     """The answer or the revision has no text."""
     CUT = "cut"
@@ -152,13 +236,25 @@ class DropReason(StrEnum):
     REFUSED = "refused"
     """The reviser declined."""
     UNPARSED = "unparsed"
-    """The reviser's reply does not have the asked form."""
+    """The model's reply does not have the asked form, also after it was asked to mend it."""
     EDIT_NOT_FOUND = "edit_not_found"
     """An edit names text that stands in the answer not at all, or more than once."""
     NO_OP = "no_op"
-    """The revision equals the answer."""
+    """Both sides are equal."""
+    OVER_EDITED = "over_edited"
+    """The revision changes more than the gate allows."""
+    IDENTICAL_AFTER_TRUNCATION = "identical_after_truncation"
+    """Both sides are the same tokens within the training length."""
+    LENGTH_RATIO = "length_ratio"
+    """The chosen side is too short or too long beside the rejected one."""
+    LANGUAGE_CHANGED = "language_changed"
+    """The sides are in different languages."""
+    MENTIONS_REVISION = "mentions_revision"
+    """The revision speaks of being one."""
+    JUDGE_REJECTED = "judge_rejected"
+    """A judge finds no side better, is of two minds, or finds the winner worse."""
     REQUEST_FAILED = "request_failed"
-    """The server rejected this one request for good."""
+    """The server rejected this one request, or failed at it time and again."""
 
 
 class Dropped(Record):
@@ -267,80 +363,3 @@ def first_fault(error: ValidationError) -> str:
     fault = error.errors()[0]
     where = ".".join(str(part) for part in fault["loc"]) or "the line"
     return f"{where}: {fault['msg']}"
-
-
-# The names under which other projects' data brings the same things, best known first.
-PROMPT_COLUMNS = ("messages", "prompt", "instruction", "question", "query", "task", "text", "input")
-RESPONSE_COLUMNS = ("response", "output", "answer", "completion", "student_solution")
-
-
-def prompt_from_row(row: Mapping[str, Any], where: str, column: str | None = None) -> Prompt:
-    """Map a foreign row to a `Prompt`; the only place where prompt column names are known.
-
-    A conversation that ends with an assistant's turn brings that turn as the given response. An
-    `instruction` with an `input` is one prompt, as in Alpaca's data: the input follows below it.
-
-    Args:
-        row: the row as it was read.
-        where: file and line, for errors and for `Prompt.source`.
-        column: the column that holds the prompt; by default the first of `PROMPT_COLUMNS`.
-
-    Raises:
-        DataError: missing column, empty prompt, or a conversation that is none.
-    """
-    name = column or next((c for c in PROMPT_COLUMNS if row.get(c) is not None), None)
-    if name is None or row.get(name) is None:
-        wanted = (
-            f"column {column!r}" if column else f"one of the columns {', '.join(PROMPT_COLUMNS)}"
-        )
-        raise DataError(f"{where}: expected {wanted}, found {', '.join(row) or 'none'}")
-    messages = conversation(_with_input(row, name), where, name)
-    response = _given_response(row, where, name)
-    if messages[-1].role == "assistant":
-        response, messages = messages[-1].content, messages[:-1]
-    if not messages or messages[-1].role != "user":
-        raise DataError(f"{where}: {name!r} must end with the user's turn")
-    if not messages[-1].content.strip():
-        raise DataError(f"{where}: {name!r} is an empty prompt; remove the row or fill it in")
-    return Prompt(id=prompt_id(messages), messages=messages, source=where, response=response)
-
-
-def _with_input(row: Mapping[str, Any], name: str) -> Any:
-    value, more = row[name], row.get("input")
-    alpaca = name == "instruction" and isinstance(value, str) and isinstance(more, str)
-    return f"{value}\n\n{more}" if alpaca and str(more).strip() else value
-
-
-def _given_response(row: Mapping[str, Any], where: str, prompt_column: str) -> str | None:
-    name = next(
-        (c for c in RESPONSE_COLUMNS if row.get(c) is not None and c != prompt_column), None
-    )
-    if name is None:
-        return None
-    value = row[name]
-    if isinstance(value, int | float):  # the answers of arithmetic data
-        value = str(value)
-    return conversation(value, where, name, role="assistant")[-1].content
-
-
-def conversation(value: Any, where: str, column: str, role: str = "user") -> Conversation:
-    """A foreign prompt or answer as messages: plain text becomes one turn of `role`.
-
-    Raises:
-        DataError: `value` is neither text nor a list of messages.
-    """
-    turns = [{"role": role, "content": value}] if isinstance(value, str) else value
-    if not isinstance(turns, list | tuple) or not turns:
-        raise DataError(f"{where}: {column!r} must be text or a list of messages")
-    try:
-        return tuple(Message.model_validate(_without_nones(turn)) for turn in turns)
-    except ValidationError as error:
-        raise DataError(
-            f"{where}: {column!r} must be text or messages with role and content "
-            f"({first_fault(error)})"
-        ) from None
-
-
-def _without_nones(turn: Any) -> Any:
-    # Arrow gives every turn of a column the keys of all the others, filled with None
-    return {k: v for k, v in turn.items() if v is not None} if isinstance(turn, dict) else turn

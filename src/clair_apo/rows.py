@@ -1,14 +1,25 @@
 """Foreign rows, from wherever they lie: JSONL, Parquet, a folder of `datasets`, the hub.
 
-Knows where rows are, not what is in them; `records` and the rooms map their columns.
+The only place where the column names of other people's data are known.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from clair_apo.errors import DataError
-from clair_apo.records import read_json_rows
+from clair_apo.records import (
+    Conversation,
+    GivenAnswer,
+    Message,
+    Prompt,
+    first_fault,
+    prompt_id,
+    read_json_rows,
+)
 
 Row = tuple[str, Mapping[str, Any]]
 """Where a row stands, for errors, and its columns."""
@@ -68,3 +79,113 @@ def _dataset_rows(name: str, path: Path, split: str) -> Iterator[Row]:
             raise DataError(f"{name}: has no split {split!r}, but {', '.join(data)}")
         data = data[split]
     yield from ((f"{name}: row {number}", row) for number, row in enumerate(data))
+
+
+# The names under which other projects' data brings the same things, best known first.
+PROMPT_COLUMNS = ("messages", "prompt", "instruction", "question", "query", "task", "text", "input")
+RESPONSE_COLUMNS = ("response", "output", "answer", "completion", "student_solution")
+SEVERAL_RESPONSES_COLUMNS = ("responses", "completions", "answers", "outputs")
+SCORE_KEYS = ("score", "overall_score", "rating")
+
+
+def prompt_from_row(row: Mapping[str, Any], where: str, column: str | None = None) -> Prompt:
+    """Map a foreign row to a `Prompt`.
+
+    A conversation that ends with an assistant's turn brings that turn as the given answer. An
+    `instruction` with an `input` is one prompt, as in Alpaca's data: the input follows below it.
+    Several answers, with scores where the data has them, come as a list (`completions`, as in
+    UltraFeedback) or as `chosen` and `rejected` (with `score_chosen` and `score_rejected`).
+
+    Args:
+        row: the row as it was read.
+        where: file and line, for errors and for `Prompt.source`.
+        column: the column that holds the prompt; by default the first of `PROMPT_COLUMNS`.
+
+    Raises:
+        DataError: missing column, empty prompt, or a conversation that is none.
+    """
+    name = column or next((c for c in PROMPT_COLUMNS if row.get(c) is not None), None)
+    if name is None or row.get(name) is None:
+        wanted = (
+            f"column {column!r}" if column else f"one of the columns {', '.join(PROMPT_COLUMNS)}"
+        )
+        raise DataError(f"{where}: expected {wanted}, found {', '.join(row) or 'none'}")
+    messages = conversation(_with_input(row, name), where, name)
+    given = _given_answers(row, where, name)
+    if messages[-1].role == "assistant":
+        given = (GivenAnswer(text=messages[-1].content),)
+        messages = messages[:-1]
+    if not messages or messages[-1].role != "user":
+        raise DataError(f"{where}: {name!r} must end with the user's turn")
+    if not messages[-1].content.strip():
+        raise DataError(f"{where}: {name!r} is an empty prompt; remove the row or fill it in")
+    return Prompt(id=prompt_id(messages), messages=messages, source=where, given=given)
+
+
+def _with_input(row: Mapping[str, Any], name: str) -> Any:
+    value, more = row[name], row.get("input")
+    alpaca = name == "instruction" and isinstance(value, str) and isinstance(more, str)
+    return f"{value}\n\n{more}" if alpaca and str(more).strip() else value
+
+
+def _given_answers(
+    row: Mapping[str, Any], where: str, prompt_column: str
+) -> tuple[GivenAnswer, ...]:
+    columns = [c for c, value in row.items() if value is not None and c != prompt_column]
+    several = next((c for c in SEVERAL_RESPONSES_COLUMNS if c in columns), None)
+    if several and isinstance(row[several], list | tuple):
+        return tuple(_listed_answer(value, where, several) for value in row[several])
+    if "chosen" in columns and "rejected" in columns:
+        return tuple(
+            _answer(row[side], row.get(f"score_{side}"), where, side)
+            for side in ("chosen", "rejected")
+        )
+    name = next((c for c in RESPONSE_COLUMNS if c in columns), None)
+    return (_answer(row[name], row.get("score"), where, name),) if name else ()
+
+
+def _listed_answer(value: Any, where: str, column: str) -> GivenAnswer:
+    if not isinstance(value, Mapping):
+        return _answer(value, None, where, column)
+    text = next((value[k] for k in (*RESPONSE_COLUMNS, "text", "content") if k in value), None)
+    score = next((value[k] for k in SCORE_KEYS if value.get(k) is not None), None)
+    answer = _answer(text, score, where, column)
+    return answer.model_copy(update={"model": value.get("model")})
+
+
+def _answer(value: Any, score: Any, where: str, column: str) -> GivenAnswer:
+    if isinstance(value, int | float):  # the answers of arithmetic data
+        value = str(value)
+    text = conversation(value, where, column, role="assistant")[-1].content
+    return GivenAnswer(text=text, score=_number(score))
+
+
+def _number(value: Any) -> float | None:
+    try:  # UltraFeedback writes some of its scores as text, "N/A" among them
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def conversation(value: Any, where: str, column: str, role: str = "user") -> Conversation:
+    """A foreign prompt or answer as messages: plain text becomes one turn of `role`.
+
+    Raises:
+        DataError: `value` is neither text nor a list of messages.
+    """
+    turns = [{"role": role, "content": value}] if isinstance(value, str) else value
+    if not isinstance(turns, list | tuple) or not turns:
+        raise DataError(f"{where}: {column!r} must be text or a list of messages")
+    try:
+        return tuple(Message.model_validate(_without_nones(turn)) for turn in turns)
+    except ValidationError as error:
+        raise DataError(
+            f"{where}: {column!r} must be text or messages with role and content "
+            f"({first_fault(error)})"
+        ) from None
+
+
+def _without_nones(turn: Any) -> Any:
+    # Arrow gives every turn of a column the keys of all the others, filled with None
+    return {k: v for k, v in turn.items() if v is not None} if isinstance(turn, dict) else turn

@@ -8,10 +8,14 @@ import hashlib
 import json
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from clair_apo.errors import RunError
 from clair_apo.records import atomic_writer
@@ -56,6 +60,28 @@ class RunFolder:
                 f"{self.path}: no run folder can be written there ({error.strerror}); "
                 "name another run_dir"
             ) from None
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Be the only process at work in the folder; a killed process holds it no longer.
+
+        Raises:
+            RunError: another process is at work in it.
+        """
+        lock = FileLock(self.file(".lock"), blocking=False)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise RunError(
+                f"{self.path}: another process is at work in this run folder; wait for it, or name "
+                "another run_dir"
+            ) from None
+        try:
+            for left_behind in self.path.glob(".*.part"):  # by a process that was killed
+                left_behind.unlink(missing_ok=True)
+            yield
+        finally:
+            lock.release()
 
     def manifest(self) -> dict[str, Any]:
         """What is known about the run; empty before the first stage ended.

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from clair_apo.clair import GenerateConfig, Generated, generate
-from clair_apo.llm import Answered, ChatRequest, Completion, ModelSpec
+from clair_apo.llm import Answered, ChatModel, ChatRequest, Completion, ModelSpec
 from clair_apo.records import Message
 
 TARGET = ModelSpec(model="target", max_tokens=100)
@@ -32,7 +32,7 @@ def cut(text: str, tokens: int = 7) -> Completion:
     return Completion(text=text, finish_reason="length", prompt_tokens=1, completion_tokens=tokens)
 
 
-class Replying:
+class Replying(ChatModel):
     """A model that answers by the last text it is asked, however often and in whatever order.
 
     Args:
@@ -49,21 +49,21 @@ class Replying:
         self.replies, self.breaks_after = replies, breaks_after
         self.requests: list[ChatRequest] = []
 
-    def answer(self, requests: Sequence[ChatRequest]) -> Iterator[Answered]:
+    def answer(self, requests: Sequence[ChatRequest]) -> Iterator[list[Answered]]:
         for request in requests:
             if len(self.requests) == self.breaks_after:
                 raise KeyboardInterrupt
             self.requests.append(request)
-            asked = request.messages[-1].content
+            asked = "\n".join(message.content for message in request.messages)
             reply = next(reply for piece, reply in self.replies if piece in asked)
             if reply is None:
-                yield Answered(request, None, "the server rejects it")
+                yield [Answered(request, None, "the server rejects it")]
                 continue
             if isinstance(reply, str):
                 reply = Completion(
                     text=reply, finish_reason="stop", prompt_tokens=3, completion_tokens=5
                 )
-            yield Answered(request, reply.to_response(request.model))
+            yield [Answered(request, reply.to_response(request.model))]
 
 
 def write_rows(path: Path, rows: Sequence[dict]) -> Path:
@@ -81,8 +81,10 @@ def make_config(folder: Path, data: Path, /, **changes: object) -> GenerateConfi
     return GenerateConfig(**(values | changes))
 
 
-def run(config: GenerateConfig, target: Replying, reviser: Replying) -> Generated:
-    return generate(config, target_model=target, reviser_model=reviser)
+def run(
+    config: GenerateConfig, target: Replying, reviser: Replying, judge: Replying | None = None
+) -> Generated:
+    return generate(config, target_model=target, reviser_model=reviser, judge_model=judge)
 
 
 def rows_of(folder: Path, name: str) -> list[dict]:

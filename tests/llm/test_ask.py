@@ -7,7 +7,15 @@ import pytest
 from llm_requests import completion
 
 from clair_apo.errors import ModelNotFoundError, RequestError
-from clair_apo.llm import Answered, ModelSpec, RequestStore, ScriptedChat, StoredChat, check_model
+from clair_apo.llm import (
+    Answered,
+    ModelSpec,
+    RequestStore,
+    ScriptedChat,
+    StoredAnswer,
+    StoredChat,
+    check_model,
+)
 from clair_apo.records import Message
 
 SPEC = ModelSpec(model="m")
@@ -110,7 +118,8 @@ def test_a_recorded_model_is_never_asked_and_says_what_differs(store):
     with pytest.raises(RequestError, match=r"'recorded:us' has no recorded answer.*live model"):
         _ask(chat, "a")
     request = chat.request((Message(role="user", content="b"),))
-    store.put(request.key, "recorded", completion("from the recording").to_response("r"))
+    response = completion("from the recording").to_response("r")
+    store.put_many([StoredAnswer(request.key, "recorded", response)])
     assert _ask(chat, "b")[0].completion.text == "from the recording"
 
 

@@ -1,4 +1,4 @@
-"""The HTTP client against a real socket."""
+"""What is sent to a server, what comes back, and whose fault a failure is: on a real socket."""
 
 import json
 import os
@@ -8,32 +8,39 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 
 import pytest
 import stamina
-from llm_requests import ask_for, completion
-from pytest_httpserver import HTTPServer
-from werkzeug import Response
+from http_chats import answers, error, fine, one_after_the_other, spec_for
+from llm_requests import ask_for
 
+from chat_server import ChatServer, Reply
 from clair_apo.errors import RequestError
-from clair_apo.llm import ModelSpec, RequestStore, StoredChat
+from clair_apo.llm import ModelSpec
 from clair_apo.llm.http import ATTEMPTS, HttpChat, find_key
-from clair_apo.records import Message
 
 KEY = "sk-very-secret-5f2a"
-PATH = "/v1/chat/completions"
 
 
 @pytest.fixture(scope="module")
 def one_server():
-    with HTTPServer(host="127.0.0.1", threaded=True) as running:
+    with ChatServer() as running:
         yield running
 
 
 @pytest.fixture
 def server(one_server):
-    yield one_server
-    one_server.clear()
+    one_server.reply = lambda _: Reply()
+    one_server.asked.clear()
+    one_server.most_under_way = 0
+    return one_server
+
+
+@pytest.fixture
+def spec(server, monkeypatch):
+    monkeypatch.setenv("TEST_KEY", KEY)
+    return spec_for(server.url)
 
 
 @pytest.fixture
@@ -53,59 +60,27 @@ def no_waits():
     stamina.set_testing(False)
 
 
-@pytest.fixture
-def spec(server, monkeypatch):
-    monkeypatch.setenv("TEST_KEY", KEY)
-    return ModelSpec(
-        model="the-model",
-        base_url=server.url_for("/v1"),
-        api_key_env="TEST_KEY",
-        timeout_s=20,
-        max_in_flight=1,
-    )
-
-
-def fine(text="hello", **changes):
-    return completion(text).to_response("the-model") | changes
-
-
-def answer(spec, *texts):
-    return list(HttpChat(spec).answer([ask_for(text) for text in texts]))
-
-
 def failure(spec, *texts):
     with pytest.raises(RequestError) as caught:
-        answer(spec, *texts)
+        answers(spec, *texts)
     message = str(caught.value)
     assert KEY not in message
     assert "\n" not in message
     return message
 
 
-def replies(server, *replies):
-    """Serve the replies one after the other: (status, body or JSON)."""
-    waiting = list(replies)
-    lock = threading.Lock()
-
-    def handle(request):
-        with lock:
-            status, body = waiting.pop(0) if len(waiting) > 1 else waiting[0]
-        text = body if isinstance(body, str) else json.dumps(body)
-        return Response(text, status, content_type="application/json")
-
-    server.expect_request(PATH).respond_with_handler(handle)
-
-
 def test_what_is_sent_is_the_request_and_what_comes_back_is_the_whole_response(server, spec):
-    replies(server, (200, fine("Hi.", system_fingerprint="fp_1")))
+    server.reply = lambda _: fine(system_fingerprint="fp_1")
     request = ask_for("Hello?", max_tokens=7, temperature=0.3, top_p=0.9)
-    (answered,) = HttpChat(spec).answer([request])
+    with closing(HttpChat(spec)) as chat:
+        chat.submit(request)
+        (answered,) = chat.collect()
     assert answered.request == request
     assert answered.response["system_fingerprint"] == "fp_1"  # unknown fields are kept as well
-    assert answered.response["choices"][0]["message"]["content"] == "Hi."
-    sent, _ = server.log[0]
-    assert sent.headers["Authorization"] == f"Bearer {KEY}"
-    assert sent.get_json() == {
+    assert answered.response["choices"][0]["message"]["content"] == "hello"
+    (sent,) = server.asked
+    assert sent.headers["authorization"] == f"Bearer {KEY}"
+    assert sent.body == {
         "model": "the-model",
         "messages": [{"role": "user", "content": "Hello?"}],
         "max_tokens": 7,
@@ -116,19 +91,33 @@ def test_what_is_sent_is_the_request_and_what_comes_back_is_the_whole_response(s
 
 @pytest.mark.parametrize("status", [408, 409, 429, 500, 502, 503, 529])
 def test_what_may_pass_is_tried_again(server, spec, status):
-    replies(server, (status, {"error": "later"}), (status, {"error": "later"}), (200, fine()))
-    (answered,) = answer(spec, "q")
-    assert answered.response is not None
-    assert len(server.log) == 3
+    server.reply = one_after_the_other(error(status), error(status), Reply())
+    assert answers(spec, "q")["q"].response is not None
+    assert len(server.asked) == 3
 
 
-def test_a_server_that_keeps_failing_ends_the_run_and_says_how_to_go_on(server, spec):
-    replies(server, (500, {"error": {"message": "out of memory"}}))
+def test_a_connection_that_breaks_off_is_tried_again(server, spec):
+    server.reply = one_after_the_other(Reply(manner="break"), Reply())
+    assert answers(spec, "q")["q"].response is not None
+    assert len(server.asked) == 2
+
+
+@pytest.mark.parametrize("manner", ["hang", "trickle"])
+def test_an_attempt_ends_at_its_time_out_even_if_the_server_keeps_sending(server, spec, manner):
+    server.reply = one_after_the_other(Reply(manner=manner), Reply())
+    began = time.monotonic()
+    found = answers(spec.model_copy(update={"timeout_s": 0.3}), "q")
+    assert found["q"].response is not None
+    assert time.monotonic() - began < 10  # a trickled reply of 400 bytes takes 20 seconds
+
+
+def test_a_server_that_answers_nothing_ends_the_run_and_says_how_to_go_on(server, spec):
+    server.reply = lambda _: error(500, "out of memory")
     message = failure(spec, "q")
-    assert "out of memory" in message
-    assert f"failed {ATTEMPTS} times" in message
+    assert "answered 500: out of memory" in message
+    assert f"({ATTEMPTS} attempts)" in message
     assert "run the same command again to go on" in message
-    assert len(server.log) == ATTEMPTS
+    assert len(server.asked) == ATTEMPTS + 1  # and a short question, to be sure
 
 
 def test_a_refused_connection_says_where_and_how_to_go_on(no_server):
@@ -140,131 +129,146 @@ def test_a_refused_connection_says_where_and_how_to_go_on(no_server):
 
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_refused_key_is_named_by_its_variable_and_is_not_tried_again(server, spec, status):
-    replies(server, (status, {"error": f"wrong key {KEY}"}))
+    server.reply = lambda _: error(status, f"wrong key {KEY}")
     message = failure(spec, "q")
     assert "$TEST_KEY" in message
-    assert len(server.log) == 1
+    assert len(server.asked) == 1
 
 
 def test_an_unknown_model_is_named(server, spec):
-    replies(server, (404, {"error": "no"}))
+    server.reply = lambda _: error(404, "no")
     assert "the-model" in failure(spec, "q")
-    assert len(server.log) == 1
+    assert len(server.asked) == 1
 
 
-def test_a_status_that_is_final_is_not_said_to_have_failed_several_times(server, spec):
-    replies(server, (402, {"error": "no credit"}))
+OUT_OF_MONEY = {
+    "402": Reply(status=402, body={"error": {"message": "Insufficient Balance"}}),
+    "code of OpenAI": Reply(status=429, body={"error": {"code": "insufficient_quota"}}),
+    "type alone": Reply(status=429, body={"error": {"type": "insufficient_quota"}}),
+    "type of Moonshot": Reply(
+        status=429, body={"error": {"type": "exceeded_current_quota_error", "message": "suspended"}}
+    ),
+    "sentence of xAI": Reply(
+        status=403, body={"error": "Your team has used all available credits or reached its limit"}
+    ),
+    "sentence of Anthropic": Reply(
+        status=400, body={"error": {"message": "Your credit balance is too low to access the API"}}
+    ),
+    "in a list": Reply(status=429, body=[{"error": {"code": "insufficient_quota"}}]),
+    "no envelope": Reply(status=429, body={"code": "insufficient_quota", "message": "no"}),
+    "status 200": Reply(body={"error": {"code": 402, "message": "no credits"}}),
+}
+
+
+@pytest.mark.parametrize("case", OUT_OF_MONEY)
+def test_an_account_with_nothing_left_ends_the_run_at_once(server, spec, case):
+    server.reply = lambda _: OUT_OF_MONEY[case]
     message = failure(spec, "q")
-    assert "no credit" in message
-    assert "times" not in message
+    assert "nothing left to spend" in message
+    assert "run the same command again to go on" in message
+    assert len(server.asked) == 1
 
 
-@pytest.mark.parametrize("status", [400, 422])
+A_MINUTE_ONLY = "You exceeded your current quota, please check your plan and billing details."
+
+
+def test_a_rate_limit_that_speaks_of_quota_is_waited_for_as_any_other(server, spec):
+    server.reply = one_after_the_other(error(429, A_MINUTE_ONLY), Reply())
+    assert answers(spec, "q")["q"].response is not None
+
+
+def test_a_rejected_prompt_that_quotes_a_sentence_about_money_does_not_end_the_run(server, spec):
+    quoting = error(400, "cannot read: 'insufficient balance, spending limit'")
+    server.reply = lambda asked: quoting if asked.text == "bad" else Reply()
+    found = answers(spec, "good", "bad", "fine")
+    assert found["fine"].response is not None
+    assert "insufficient balance" in found["bad"].failure
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
 def test_a_rejected_request_fails_alone(server, spec, status):
-    def handle(request):
-        if "bad" in request.get_data(as_text=True):
-            return Response(json.dumps({"error": f"too long {KEY}"}), status)
-        return Response(json.dumps(fine()), 200, content_type="application/json")
+    rejected = Reply(status=status, body={"error": f"too long {KEY}"})
+    server.reply = lambda asked: rejected if asked.text == "bad" else Reply()
+    found = answers(spec, "bad", "good", "fine")
+    assert found["good"].response is not None
+    assert found["fine"].response is not None
+    assert found["bad"].response is None
+    assert "too long ***" in found["bad"].failure
+    assert server.texts.count("bad") == 1
 
-    server.expect_request(PATH).respond_with_handler(handle)
-    answers = {a.request.messages[0].content: a for a in answer(spec, "good", "bad", "fine")}
-    assert answers["good"].response is not None
-    assert answers["fine"].response is not None
-    assert answers["bad"].response is None
-    assert "too long ***" in answers["bad"].failure
+
+def test_a_flagged_prompt_fails_alone_although_the_status_is_403(server, spec):
+    body = {"error": {"code": 403, "message": "flagged", "metadata": {"flagged_input": "bad"}}}
+    flagged = Reply(status=403, body=body)
+    server.reply = lambda asked: flagged if asked.text == "bad" else Reply()
+    found = answers(spec, "bad", "good")
+    assert found["good"].response is not None
+    assert "flagged" in found["bad"].failure
+
+
+def test_settings_that_the_server_always_rejects_end_the_run(server, spec):
+    server.reply = lambda _: error(400, "max_tokens is not supported")
+    message = failure(spec, *(f"q{n}" for n in range(50)))
+    assert "max_tokens is not supported" in message
+    assert "even to a short question" in message
+    assert len(server.asked) < 5
 
 
 @pytest.mark.parametrize("body", ["<html>a web page</html>", "{not json", "[1, 2]", '"text"', ""])
 def test_a_reply_that_is_no_json_object_asks_whether_the_address_is_right(server, spec, body):
-    replies(server, (200, body))
+    server.reply = lambda _: Reply(body=body)
     message = failure(spec, "q")
     assert f"is base_url '{spec.base_url}' right?" in message
-    assert len(server.log) == 1
+    assert len(server.asked) == 1
 
 
-EMPTY_HANDED = {
-    "an error with status 200": {"error": {"message": "upstream is overloaded"}},
-    "no choices": fine(choices=[]),
-    "choices that are none": fine(choices=None),
-    "a choice that is no object": fine(choices=["x"]),
-    "no message": fine(choices=[{"finish_reason": "stop"}]),
-    "content in parts": fine(choices=[{"message": {"content": [{"type": "text"}]}}]),
-    "usage that is no object": fine(usage=[1]),
-    "half a surrogate pair": fine(choices=[{"message": {"content": "\ud83d"}}]),
-}
+def test_a_web_page_between_answers_is_tried_again(server, spec):
+    page = Reply(body="<html>back in a minute</html>")
+    server.reply = one_after_the_other(Reply(), page, Reply())
+    found = answers(spec, "a", "b")
+    assert all(answered.response is not None for answered in found.values())
+    assert len(server.asked) == 3
 
 
-@pytest.mark.parametrize("case", EMPTY_HANDED)
-def test_a_response_without_text_fails_its_row_and_is_not_kept(server, spec, tmp_path, case):
-    replies(server, (200, EMPTY_HANDED[case]), (200, fine("the second")))
-    with RequestStore(tmp_path / "s.sqlite") as store:
-        chat = StoredChat(spec, store)
-        first, second = chat.ask([chat.request(_user("a")), chat.request(_user("b"))])
-        assert first.completion is None
-        assert "choices[0].message.content" in first.failure
-        assert second.completion.text == "the second"
-        assert len(store) == 1
+def test_an_error_with_status_200_is_read_as_the_status_in_it(server, spec):
+    upstream = Reply(body={"error": {"code": 502, "message": "upstream is overloaded"}})
+    server.reply = lambda asked: upstream if asked.text == "bad" else Reply()
+    found = answers(spec, "bad", "good")
+    assert "upstream is overloaded" in found["bad"].failure
+    assert server.texts.count("bad") == ATTEMPTS
 
 
-def test_what_a_server_says_with_status_200_reaches_the_reader(server, spec, tmp_path):
-    replies(server, (200, EMPTY_HANDED["an error with status 200"]))
-    with RequestStore(tmp_path / "s.sqlite") as store:
-        chat = StoredChat(spec, store)
-        (answered,) = chat.ask([chat.request(_user("a"))])
-    assert "upstream is overloaded" in answered.failure
+def test_a_time_out_is_tried_again_three_times_and_then_named(server, spec):
+    server.reply = lambda _: Reply(manner="hang")
+    message = failure(spec.model_copy(update={"timeout_s": 0.1}), "q")
+    assert "within 0.1 seconds (timeout_s) (3 attempts)" in message
 
 
-@pytest.mark.parametrize("content", [None, ""])
-def test_an_answer_without_text_is_an_empty_answer_not_a_failure(server, spec, tmp_path, content):
-    choice = {"message": {"content": content}, "finish_reason": "stop"}
-    replies(server, (200, fine(choices=[choice], usage=None)))
-    with RequestStore(tmp_path / "s.sqlite") as store:
-        chat = StoredChat(spec, store)
-        (answered,) = chat.ask([chat.request(_user("a"))])
-    assert answered.completion.text == ""
-    assert answered.completion.completion_tokens == 0
-
-
-def test_a_time_out_is_tried_again_and_then_named(server, spec):
-    over = threading.Event()
-    server.expect_request(PATH).respond_with_handler(lambda _: over.wait(20) and None)
-    message = failure(spec.model_copy(update={"timeout_s": 0.2}), "q")
-    over.set()
-    assert "timeout_s" in message
-    assert "within 0.2 seconds" in message
-
-
-def test_the_key_is_in_no_failure_and_not_in_the_store(server, spec, tmp_path):
-    replies(server, (200, fine()), (400, {"error": f"your key {KEY} is fine, the rest is not"}))
-    path = tmp_path / "s.sqlite"
-    with RequestStore(path) as store:
-        chat = StoredChat(spec, store)
-        answers = list(chat.ask([chat.request(_user("a")), chat.request(_user("b"))]))
-    assert sum(a.completion is None for a in answers) == 1
-    assert all(KEY not in a.failure for a in answers)
-    for file in tmp_path.iterdir():
-        assert KEY.encode() not in file.read_bytes()
+def test_the_key_is_in_no_failure(server, spec):
+    rejected = error(400, f"your key {KEY} is fine, the rest is not")
+    server.reply = lambda asked: rejected if asked.text == "bad" else Reply()
+    found = answers(spec, "good", "bad")
+    assert "your key *** is fine" in found["bad"].failure
 
 
 def test_a_key_with_a_line_end_is_used_without_it(server, spec, monkeypatch):
     monkeypatch.setenv("TEST_KEY", f"{KEY}\r\n")
-    replies(server, (200, fine()))
-    answer(spec, "q")
-    assert server.log[0][0].headers["Authorization"] == f"Bearer {KEY}"
+    answers(spec, "q")
+    assert server.asked[0].headers["authorization"] == f"Bearer {KEY}"
 
 
 @pytest.mark.parametrize("key", [f"{KEY}\n{KEY}", f"{KEY}\u2026"])
 def test_what_cannot_be_a_key_is_refused_before_anything_is_sent(server, spec, monkeypatch, key):
     monkeypatch.setenv("TEST_KEY", key)
     assert "$TEST_KEY holds characters that no key has" in failure(spec, "q")
-    assert not server.log
+    assert not server.asked
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "0.0.0.0", "127.9.9.9"])
 def test_a_server_on_this_machine_needs_no_key(host, monkeypatch):
     monkeypatch.delenv("NO_SUCH_KEY", raising=False)
     spec = ModelSpec(model="m", base_url=f"http://{host}:1/v1", api_key_env="NO_SUCH_KEY")
-    HttpChat(spec)
+    HttpChat(spec).close()
     assert find_key(spec) is None
 
 
@@ -285,122 +289,95 @@ def test_an_address_that_is_none_is_refused_by_its_field(url):
         ModelSpec(model="m", base_url=url)
 
 
-def test_as_many_requests_are_under_way_as_the_spec_says_and_no_more(server, spec):
-    together = 4
-    gate = threading.Barrier(together)  # opens only when so many requests are there at once
-    under_way, most = [], []
+def test_answers_under_way_are_handed_out_when_another_request_ends_the_run(server, spec):
+    both = threading.Event()
 
-    def handle(request):
-        under_way.append(1)
-        most.append(len(under_way))
-        gate.wait(timeout=20)
-        under_way.pop()
-        return Response(json.dumps(fine()), content_type="application/json")
+    def reply(asked):
+        if len(server.asked) == 2:
+            both.set()
+        late = Reply(delay_s=0.3)  # so that the refusal is known first
+        return Reply(status=401, body="{}", delay_s=0.1) if asked.text == "bad" else late
 
-    server.expect_request(PATH).respond_with_handler(handle)
-    wide = spec.model_copy(update={"max_in_flight": together})
-    answers = answer(wide, *(f"q{n}" for n in range(3 * together)))
-    assert all(a.response is not None for a in answers)
-    assert {a.request.messages[0].content for a in answers} == {f"q{n}" for n in range(12)}
-    assert max(most) == together
-
-
-def test_answers_under_way_are_kept_when_another_request_ends_the_run(server, spec):
-    both = threading.Barrier(2)
-
-    def handle(request):
-        both.wait(timeout=20)
-        if "bad" in request.get_data(as_text=True):
-            return Response("{}", 401)
-        time.sleep(0.3)  # so that the refusal is known first
-        return Response(json.dumps(fine()), content_type="application/json")
-
-    server.expect_request(PATH).respond_with_handler(handle)
-    chat = HttpChat(spec.model_copy(update={"max_in_flight": 2}))
-    kept = []
-    with pytest.raises(RequestError, match="401"):
-        kept.extend(chat.answer([ask_for(t) for t in ("bad", "good", "late", "later")]))
-        pytest.fail("the refusal was not raised")
-    assert len(server.log) == 2, "no request is sent after the run has ended"
+    server.reply = reply
+    with closing(HttpChat(spec.model_copy(update={"max_in_flight": 2}))) as chat:
+        for text in ("bad", "good", "late", "later"):
+            chat.submit(ask_for(text))
+        (answered,) = chat.collect()
+        assert answered.request.messages[0].content == "good"
+        for _ in range(2):  # it stays ended
+            with pytest.raises(RequestError, match="401"):
+                chat.collect()
+        chat.submit(ask_for("much later"))
+        with pytest.raises(RequestError, match="401"):
+            chat.collect()
+    assert both.is_set()
+    assert sorted(server.texts) == ["bad", "good"], "nothing is sent after the run has ended"
 
 
-def test_the_paid_answer_reaches_the_store_although_the_run_ends(server, spec, tmp_path):
-    both = threading.Barrier(2)
-
-    def handle(request):
-        both.wait(timeout=20)
-        if "bad" in request.get_data(as_text=True):
-            return Response("{}", 401)
-        time.sleep(0.3)
-        return Response(json.dumps(fine()), content_type="application/json")
-
-    server.expect_request(PATH).respond_with_handler(handle)
-    with RequestStore(tmp_path / "s.sqlite") as store:
-        chat = StoredChat(spec.model_copy(update={"max_in_flight": 2}), store)
-        requests = [chat.request(_user(text)) for text in ("bad", "good")]
-        with pytest.raises(RequestError):
-            list(chat.ask(requests))
-        assert store.get(requests[1].key) is not None
+def test_who_leaves_waits_for_nothing_and_sends_nothing_more(server, spec):
+    server.reply = lambda _: Reply(manner="hang")
+    chat = HttpChat(spec.model_copy(update={"max_in_flight": 4}))
+    for number in range(50):
+        chat.submit(ask_for(f"q{number}"))
+    while server.under_way < 4:
+        time.sleep(0.01)
+    began = time.monotonic()
+    chat.close()
+    chat.close()
+    assert time.monotonic() - began < 5
+    assert len(server.asked) == 4
 
 
-def test_who_leaves_early_sends_nothing_more(server, spec):
-    replies(server, (200, fine()))
-    answering = HttpChat(spec).answer([ask_for(f"q{n}") for n in range(50)])
-    next(answering)
-    answering.close()
-    sent = len(server.log)
-    time.sleep(0.5)
-    assert len(server.log) <= sent + 1  # the one that was under way
-    assert sent < 10
-
-
-def test_no_requests_need_no_server(no_server):
-    assert list(HttpChat(no_server).answer([])) == []
+def test_collecting_waits_no_longer_than_it_is_told_and_not_at_all_for_nothing(server, spec):
+    server.reply = lambda _: Reply(manner="hang")
+    with closing(HttpChat(spec)) as chat:
+        assert chat.collect() == []
+        chat.submit(ask_for("q"))
+        assert chat.collect(timeout_s=0.05) == []
 
 
 _ASKS = """
 import sys
-from clair_apo.llm import ModelSpec, RequestStore, StoredChat
+from clair_apo.llm import ModelSpec
+from clair_apo.llm.chat import ChatRequest
+from clair_apo.llm.http import HttpChat
 from clair_apo.records import Message
 spec = ModelSpec(model="m", base_url=sys.argv[1], timeout_s=60, max_in_flight=4)
-with RequestStore(sys.argv[2]) as store:
-    chat = StoredChat(spec, store)
-    requests = [chat.request((Message(role="user", content=f"q{n}"),)) for n in range(8)]
-    try:
-        list(chat.ask(requests))
-    except KeyboardInterrupt:
-        print("stopped", len(store), flush=True)
+chat = HttpChat(spec)
+for n in range(8):
+    question = (Message(role="user", content=f"q{n}"),)
+    chat.submit(ChatRequest(model="m", messages=question, sampling=spec.sampling))
+try:
+    answered = chat.collect()
+    chat.collect()
+except KeyboardInterrupt:
+    print("stopped", len(answered), flush=True)
 """
 
 
-def test_ctrl_c_does_not_wait_for_a_slow_server(server, spec, tmp_path):
-    release, waiting = threading.Event(), threading.Semaphore(0)
-
-    def handle(request):
-        if '"q0"' in request.get_data(as_text=True):
-            return Response(json.dumps(fine()), content_type="application/json")
-        waiting.release()
-        release.wait(60)
-        return Response("{}", 503)
-
-    server.expect_request(PATH).respond_with_handler(handle)
+@pytest.mark.parametrize("closes", ["", "chat.close()\n"])
+def test_ctrl_c_does_not_wait_for_a_slow_server(server, spec, closes):
+    server.reply = lambda asked: Reply() if asked.text == "q0" else Reply(manner="hang")
     process = subprocess.Popen(
-        [sys.executable, "-c", _ASKS, spec.base_url, str(tmp_path / "s.sqlite")],
+        [sys.executable, "-c", _ASKS + closes, spec.base_url],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"OPENAI_API_KEY": ""},
     )
     try:
-        for _ in range(4):
-            assert waiting.acquire(timeout=60)
+        give_up = time.monotonic() + 60
+        while server.under_way < 3 and time.monotonic() < give_up:
+            time.sleep(0.02)
+        time.sleep(0.2)  # the first answer is read
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=20)  # far below the 60 seconds of the server
     finally:
-        release.set()
         process.kill()
-    assert out == "stopped 1\n", err
+    assert (out, err) == ("stopped 1\n", "")
 
 
-def _user(text):
-    return (Message(role="user", content=text),)
+def test_what_is_sent_is_valid_json_whatever_the_text(server, spec):
+    text = 'a "quote", a \\ and \u2028, \U0001f600'
+    assert answers(spec, text)[text].response is not None
+    assert json.loads(json.dumps(server.texts)) == [text]

@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clair_apo.errors import StoreError
-from clair_apo.llm import RequestStore
+from clair_apo.llm import RequestStore, StoredAnswer, disks
+from clair_apo.llm import store as store_module
+from clair_apo.llm.tables import Spent, StoredBatch
 
 ANSWER = {"choices": [{"message": {"content": "Grüße, 世界 \u2028"}}], "n": 1.5, "none": None}
 
@@ -22,10 +24,18 @@ def path(tmp_path):
     return tmp_path / "deep" / "folder" / "requests.sqlite"
 
 
+def put(store, key, response, *, model="m", run_id=""):
+    store.put_many([StoredAnswer(key, model, response)], run_id)
+
+
+def used(prompt_tokens, completion_tokens):
+    return {"usage": {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}}
+
+
 def test_what_is_put_is_got_again_also_after_reopening(path):
     with RequestStore(path) as store:
         assert store.get("k") is None
-        store.put("k", "m", ANSWER)
+        put(store, "k", ANSWER)
         assert store.get("k") == ANSWER
         assert len(store) == 1
     with RequestStore(path) as store:
@@ -35,8 +45,8 @@ def test_what_is_put_is_got_again_also_after_reopening(path):
 
 def test_the_first_answer_under_a_key_stays(path):
     with RequestStore(path) as store:
-        store.put("k", "m", {"first": 1})
-        store.put("k", "m", {"second": 2})
+        put(store, "k", {"first": 1})
+        put(store, "k", {"second": 2})
         assert store.get("k") == {"first": 1}
         assert len(store) == 1
 
@@ -51,22 +61,22 @@ json_values = st.recursive(
 @given(st.dictionaries(st.text(), json_values, max_size=4))
 def test_any_json_object_comes_back_unchanged(response):
     with RequestStore(":memory:") as store:
-        store.put("k", "m", response)
+        put(store, "k", response)
         assert store.get("k") == response
 
 
 def test_half_a_surrogate_pair_in_a_response_is_kept_as_it_was_sent():
     with RequestStore(":memory:") as store:
-        store.put("k", "m", {"content": "\ud83d"})
+        put(store, "k", {"content": "\ud83d"})
         assert store.get("k") == {"content": "\ud83d"}
 
 
 _PUTS = """
 import os, sys, time
-from clair_apo.llm import RequestStore
+from clair_apo.llm import RequestStore, StoredAnswer
 store = RequestStore(sys.argv[1])
 for n in range(int(sys.argv[2])):
-    store.put(f"{sys.argv[3]}{n}", "m", {"n": n})
+    store.put_many([StoredAnswer(f"{sys.argv[3]}{n}", "m", {"n": n})])
 print("put", flush=True)
 if sys.argv[4] == "hang":
     time.sleep(60)
@@ -106,7 +116,7 @@ def test_a_new_store_waits_while_another_process_makes_it(tmp_path):
         later = threading.Timer(0.3, other.commit)
         later.start()
         with RequestStore(path) as store:  # SQLite itself does not wait before it turns to WAL
-            store.put("k", "m", {})
+            put(store, "k", {})
             assert len(store) == 1
         later.join()
     other.close()
@@ -134,11 +144,11 @@ def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(tmp_path):
 
 def test_another_version_is_refused_and_left_as_it_is(path):
     with RequestStore(path) as store:
-        store.put("k", "m", ANSWER)
+        put(store, "k", ANSWER)
     with sqlite3.connect(path) as db:
         db.execute("PRAGMA user_version = 99")
     db.close()
-    assert_refused(path, "version 99, this program reads 1")
+    assert_refused(path, "version 99, this program reads 2")
 
 
 def test_a_database_of_somebody_else_is_refused_and_left_as_it_is(tmp_path):
@@ -149,7 +159,7 @@ def test_a_database_of_somebody_else_is_refused_and_left_as_it_is(tmp_path):
     assert_refused(path, "is a database but no request store")
 
 
-def test_a_place_that_cannot_be_written_isassert_refused(tmp_path):
+def test_a_place_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(StoreError, match="cannot be used"):
         RequestStore(tmp_path / "file" / "s.sqlite")
@@ -163,4 +173,205 @@ def test_a_store_that_is_damaged_while_in_use_says_so(path):
         with pytest.raises(StoreError, match="no such table"):
             store.get("k")
         with pytest.raises(StoreError, match="no such table"):
-            store.put("k", "m", {})
+            put(store, "k", {})
+
+
+def test_a_store_knows_which_keys_it_holds(path):
+    with RequestStore(path) as store:
+        put(store, "k", ANSWER)
+        assert "k" in store
+        assert "l" not in store
+
+
+def test_answers_are_put_all_together_or_not_at_all(path):
+    with RequestStore(path) as store:
+        good = StoredAnswer("good", "m", {})
+        with pytest.raises(TypeError):
+            store.put_many([good, StoredAnswer("bad", "m", {"set": {1}})])
+        with pytest.raises(StoreError):
+            store.put_many([good, StoredAnswer("bad", None, {})])
+        assert len(store) == 0
+        store.put_many([good, StoredAnswer("better", "m", {})])
+        assert len(store) == 2
+
+
+def test_tokens_are_summed_by_model_for_each_run_and_read_from_the_usage(path):
+    with RequestStore(path) as store:
+        put(store, "a", used(1, 10), model="x", run_id="r1")
+        put(store, "b", used(2, 20), model="x", run_id="r1")
+        put(store, "c", used(4, 40), model="y", run_id="r1")
+        put(store, "d", used(8, 80), model="x", run_id="r2")
+        put(store, "a", used(16, 160), model="x", run_id="r2")  # the first answer stays r1's
+        assert store.spent("r1") == {"x": Spent(2, 3, 30), "y": Spent(1, 4, 40)}
+        assert store.spent("r2") == {"x": Spent(1, 8, 80)}
+        assert store.spent("r3") == {}
+
+
+@pytest.mark.parametrize(
+    "response",
+    [{}, {"usage": None}, {"usage": [1]}, used(None, "many"), used(-1, 2**70), used(1.5, [])],
+)
+def test_a_usage_that_is_none_counts_as_no_tokens(response):
+    with RequestStore(":memory:") as store:
+        put(store, "k", response, run_id="r")
+        assert store.spent("r") == {"m": Spent(1, 0, 0)}
+
+
+def test_sums_are_made_without_reading_an_answer(path):
+    with RequestStore(path) as store:
+        plan = store._db.execute(
+            "EXPLAIN QUERY PLAN SELECT model, count(*), sum(prompt_tokens), sum(completion_tokens) "
+            "FROM answers WHERE run_id = 'r' GROUP BY model"
+        ).fetchall()
+    assert len(plan) == 1
+    assert "COVERING INDEX spent (run_id=?)" in plan[0][-1]
+
+
+def test_answers_take_no_more_bytes_than_their_text(path):
+    response = {"choices": [{"message": {"content": "世界" * 50}}]}
+    with RequestStore(path) as store:
+        put(store, "k", response)
+        ((kept,),) = store._db.execute("SELECT CAST(response AS BLOB) FROM answers").fetchall()
+        assert store.get("k") == response
+    frame = len('{"choices":[{"message":{"content":""}}]}')
+    assert len(kept) == frame + 3 * 2 * 50  # UTF-8, neither spaces nor escapes
+
+
+BATCH = StoredBatch("b1", "sh", "m", "host:1", "r", "validating", 5.0, ("k1", "k2"))
+
+
+def test_batches_are_kept_with_their_state_oldest_first(path):
+    older = StoredBatch("b0", "sh0", "m", "host:1", "r", "in_progress", 4.0, ("k3",))
+    with RequestStore(path) as store:
+        store.add_batch(BATCH)
+        store.add_batch(older)
+        store.add_batch(BATCH)  # known already
+    with RequestStore(path) as store:
+        assert store.batches() == [older, BATCH]
+        done = store.update_batch(BATCH, "completed")
+        assert done.state == "completed"
+        assert store.batches() == [older, done]
+
+
+def test_a_full_disk_is_named_and_takes_nothing_with_it(path):
+    with RequestStore(path) as store:
+        put(store, "k", ANSWER)
+        # SQLite reports its page limit as it reports a full disk: SQLITE_FULL
+        pages = store._db.execute("PRAGMA page_count").fetchone()[0]
+        store._db.execute(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(StoreError, match=r"disk is full: free space.*the same command again"):
+            put(store, "big", {"text": "x" * 100_000})
+        assert store.get("k") == ANSWER
+        store._db.execute("PRAGMA max_page_count = 100000")
+        put(store, "big", {"text": "x" * 100_000})
+    with RequestStore(path) as store:
+        assert len(store) == 2
+
+
+def test_room_is_looked_for_before_the_disk_is_full_so_that_answers_under_way_still_fit(
+    path, monkeypatch
+):
+    with RequestStore(path) as store:
+        monkeypatch.setattr(store_module, "free_bytes", lambda _: 3 * 2**20)
+        with pytest.raises(StoreError, match=r"only 3 MB are free.*free space"):
+            store.check_room()
+        put(store, "under way", ANSWER)
+        assert "under way" in store
+    with pytest.raises(StoreError, match="only 3 MB are free"):
+        RequestStore(path)
+
+
+def test_a_store_that_may_not_be_written_says_how_to_mend_that(path):
+    with RequestStore(path) as store:
+        store._db.execute("PRAGMA query_only = ON")  # SQLITE_READONLY, as for a read-only file
+        with pytest.raises(StoreError, match="make the file and its folder writable"):
+            put(store, "k", ANSWER)
+
+
+def damage(path, where):
+    """Overwrite one page in the middle of a store of many."""
+    with RequestStore(path) as store:
+        store.put_many([StoredAnswer(f"{n:04}", "m", {"text": "x" * 3000}) for n in range(60)])
+    with path.open("r+b") as file:
+        file.seek(int(path.stat().st_size * where) // 4096 * 4096)
+        file.write(b"\xff" * 4096)
+
+
+def test_a_damaged_page_is_found_when_the_store_is_opened_and_the_rescue_is_named(tmp_path):
+    path = tmp_path / "s.sqlite"
+    damage(path, 0.5)
+    assert_refused(path, r"(damaged|malformed).*\.recover")
+
+
+def test_damage_in_a_store_too_large_to_be_read_through_is_reported_when_it_is_met(
+    tmp_path, monkeypatch
+):
+    path = tmp_path / "s.sqlite"
+    damage(path, 0.5)
+    monkeypatch.setattr(store_module, "CHECKED_WHOLE_BYTES", 1000)
+    with RequestStore(path) as store, pytest.raises(StoreError, match=r"malformed.*recover"):
+        for n in range(60):
+            store.get(f"{n:04}")
+
+
+def test_a_large_store_whose_end_is_damaged_is_refused_when_it_is_opened(tmp_path, monkeypatch):
+    path = tmp_path / "s.sqlite"
+    damage(path, 0.999)
+    monkeypatch.setattr(store_module, "CHECKED_WHOLE_BYTES", 1000)
+    assert_refused(path, r"malformed.*recover")
+
+
+def test_a_store_that_was_cut_short_is_refused(tmp_path):
+    path = tmp_path / "s.sqlite"
+    damage(path, 0.5)
+    os.truncate(path, path.stat().st_size // 2)
+    assert_refused(path, r"malformed.*recover")
+
+
+def test_an_answer_that_is_no_json_is_damage(path):
+    with RequestStore(path) as store:
+        put(store, "k", ANSWER)
+        store._db.execute("UPDATE answers SET response = '{'")
+        with pytest.raises(StoreError, match=r"k is no JSON.*recover"):
+            store.get("k")
+
+
+def journal(path):
+    with RequestStore(path) as store:
+        return store._db.execute("PRAGMA journal_mode").fetchone()[0]
+
+
+def test_on_a_network_file_system_a_store_keeps_a_rollback_journal_and_says_so(
+    path, monkeypatch, capsys
+):
+    assert journal(path) == "wal"
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(store_module, "file_system", lambda _: "nfs4")
+    assert journal(path) == "delete"
+    assert "network file system (nfs4)" in capsys.readouterr().err
+    with RequestStore(path) as store:
+        put(store, "k", ANSWER)
+        assert "k" in store
+
+
+@pytest.mark.parametrize("kind", ["nfs", "nfs4", "NFS", "cifs", "lustre", "gpfs", "fuse.sshfs"])
+def test_file_systems_of_other_machines_are_known(kind):
+    assert disks.is_network(kind)
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs", "apfs", "tmpfs", "overlay", "fuseblk", ""])
+def test_file_systems_of_this_machine_are_known(kind):
+    assert not disks.is_network(kind)
+
+
+def test_a_folder_lies_on_the_last_and_deepest_disk_that_holds_it(tmp_path, monkeypatch):
+    def disk(mountpoint, kind):
+        return disks.psutil._ntuples.sdiskpart("dev", str(mountpoint), kind, "")
+
+    listed = [disk(tmp_path / "a", "nfs4"), disk("/", "ext4"), disk(tmp_path / "ab", "cifs")]
+    monkeypatch.setattr(disks.psutil, "disk_partitions", lambda all: listed)
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    assert disks.file_system(tmp_path / "a" / "b") == "nfs4"
+    assert disks.file_system(tmp_path) == "ext4"
+    listed.append(disk(tmp_path / "a", "xfs"))  # mounted over the other
+    assert disks.file_system(tmp_path / "a" / "b") == "xfs"

@@ -10,6 +10,7 @@ from clair_apo.records import (
     Dropped,
     DropReason,
     Message,
+    Origin,
     PreferencePair,
     Prompt,
     Provenance,
@@ -50,12 +51,11 @@ def make_pair(
         ),
         provenance=Provenance(
             source="prompts.jsonl:1",
-            target_model="smollm2-135m",
-            reviser_model="a-strong-reviser",
+            chosen=Origin(kind="revision", model="a-strong-reviser", request_keys=("2" * 64,)),
+            rejected=Origin(kind="response", model="smollm2-135m", request_keys=("1" * 64,)),
             format="edits",
+            direction="improve",
             template_digest="0" * 64,
-            response_key="1" * 64,
-            revision_key="2" * 64,
         ),
     )
 

@@ -139,9 +139,9 @@ def test_recipe_and_models_are_those_of_the_pairs_or_else_of_the_config(tmp_path
     config = {"recipe": "r", "target": {"model": "t"}, "reviser": {"model": None}}
     pairs = summarise(make_run(tmp_path / "pairs", three_pairs(), config=config))
     none = summarise(make_run(tmp_path / "none", [], [make_dropped()], config=config))
-    assert (pairs.recipes, pairs.target_models) == (("clair",), ("smollm2-135m",))
-    assert pairs.reviser_models == ("a-strong-reviser",)
-    assert (none.recipes, none.target_models, none.reviser_models) == (("r",), ("t",), ())
+    assert (pairs.recipes, pairs.rejected_from) == (("clair",), ("smollm2-135m",))
+    assert pairs.chosen_from == ("a-strong-reviser",)
+    assert (none.recipes, none.rejected_from, none.chosen_from) == (("r",), ("t",), ())
 
 
 def test_bins_are_shared_round_and_half_open():

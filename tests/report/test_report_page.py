@@ -7,7 +7,7 @@ import pytest
 from report_runs import Page, make_dropped, make_pair, make_run
 
 from clair_apo.errors import RunError
-from clair_apo.records import DropReason, Message, Stage
+from clair_apo.records import DropReason, Message, Origin, Stage
 from clair_apo.report import ContrastSummary, write_report
 from clair_apo.report import write as write_module
 from clair_apo.report.page import MAX_CARDS, REASON_SENTENCES, STAGE_NAMES
@@ -79,7 +79,8 @@ def test_hostile_text_stands_on_the_page_as_text_wherever_it_comes_from(tmp_path
 
 def test_hostile_model_names_stand_on_the_page_as_text(tmp_path):
     pair = make_pair()
-    provenance = pair.provenance.model_copy(update={"reviser_model": HOSTILE[0]})
+    chosen = Origin(kind="revision", model=HOSTILE[0])
+    provenance = pair.provenance.model_copy(update={"chosen": chosen})
     page = page_of(tmp_path, [pair.model_copy(update={"provenance": provenance})])
     assert page.tags().count("script") == 1
     assert HOSTILE[0] in page.text

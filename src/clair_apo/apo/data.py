@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from clair_apo.errors import DataError
-from clair_apo.records import Conversation, Record, conversation, digest, prompt_id
-from clair_apo.rows import read_rows
+from clair_apo.records import Conversation, Record, digest, prompt_id
+from clair_apo.rows import conversation, read_rows
 
 COLUMNS = ("prompt", "chosen", "rejected")
 

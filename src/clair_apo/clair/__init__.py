@@ -12,7 +12,7 @@ from clair_apo.clair.contrast import measure_contrast
 from clair_apo.clair.edits import Edit, EditError, apply_edits
 from clair_apo.clair.gate import is_refusal, judge_answer, judge_reply, judge_revision
 from clair_apo.clair.generate import Generated, generate
-from clair_apo.clair.pairs import make_pairs
+from clair_apo.clair.pairs import make_pair
 from clair_apo.clair.parse import (
     ParsedEdits,
     ParsedRevision,
@@ -44,7 +44,7 @@ __all__ = [
     "judge_revision",
     "load_prompts",
     "load_template",
-    "make_pairs",
+    "make_pair",
     "measure_contrast",
     "parse_edits",
     "parse_revision",

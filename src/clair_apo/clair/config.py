@@ -1,15 +1,14 @@
 """The generation config: nested, strict, readable from YAML, the command line or Python."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from clair_apo.clair.recipes import RECIPES, Recipe, RecipeName
 from clair_apo.config import Config, Section, UserPath
 from clair_apo.llm import ModelSpec
-from clair_apo.records import RevisionFormat
-
-RecipeName = Literal["clair"]
+from clair_apo.records import Direction, RevisionFormat
 
 
 class PromptsConfig(Section):
@@ -27,6 +26,8 @@ class PromptsConfig(Section):
     """Decides which prompts `limit` draws."""
     max_characters: int = Field(32_000, gt=0)
     """A longer prompt stops the run before anything is asked."""
+    ignore_given: bool = False
+    """Have the target model answer also where the data brings answers, such as gold ones."""
 
 
 class RevisionConfig(Section):
@@ -35,9 +36,26 @@ class RevisionConfig(Section):
     format: RevisionFormat = "edits"
     """`edits`: a list of exact replacements; `full`: the whole revised answer."""
     rubric: UserPath | None = None
-    """A text file with the preference in plain words; it enters the template."""
+    """A text file with the preference in plain words; it enters the template, and the judge's."""
     template: UserPath | None = None
     """A Jinja file of your own in place of the format's."""
+    direction: Direction | None = None
+    """`improve` or `worsen`; by default what the recipe says."""
+    keep_length: bool = False
+    """Ask the reviser to keep the answer about as long as it is."""
+    ask_again: bool = True
+    """Ask once more where a reply was cut (with a larger limit) or cannot be read."""
+
+
+class VerifyConfig(Section):
+    """Whether, and how, a judge confirms the pairs."""
+
+    enabled: bool = False
+    """Have `judge` confirm that each winner is better; a pair that is not confirmed is dropped."""
+    controls: float = Field(0.1, ge=0, le=1)
+    """Share of the pairs whose claim is also put the wrong way round; a judge must reject it."""
+    seed: int = 0
+    """Decides which pairs are controls."""
 
 
 class GenerateConfig(Config):
@@ -50,11 +68,42 @@ class GenerateConfig(Config):
     prompts: PromptsConfig
     target: ModelSpec
     """The model to be aligned; it answers the prompts that bring no answer of their own."""
-    reviser: ModelSpec
-    """The model that revises."""
+    samples: int = Field(2, ge=2)
+    """Answers to choose among, for the recipes in which a judge does."""
+    reviser: ModelSpec | None = None
+    """The model that revises or, for `stronger_preferred`, the stronger one."""
+    judge: ModelSpec | None = None
+    """The model that chooses and verifies; another one than the reviser if you like."""
     revision: RevisionConfig = RevisionConfig()
+    verify: VerifyConfig = VerifyConfig()
     store: UserPath | None = None
     """The request store; by default `requests.sqlite` beside the run's folder."""
+    offline: bool = False
+    """Ask nothing: fail where the store does not have an answer."""
+
+    @model_validator(mode="after")
+    def _has_its_models(self) -> Self:
+        if self.steps.asks_reviser and self.reviser is None:
+            raise ValueError(f"recipe {self.recipe!r} needs a reviser: set reviser.model")
+        choosing = self.steps.chooses and not self.steps.given_only
+        if (choosing or self.verify.enabled) and self.judge is None:
+            why = f"recipe {self.recipe!r}" if choosing else "verify.enabled"
+            raise ValueError(f"{why} needs a judge: set judge.model")
+        asked = self.revision.direction
+        if asked and self.recipe in ("clair", "worsen") and asked != self.steps.direction:
+            other = "worsen" if self.recipe == "clair" else "clair"
+            raise ValueError(f"revision.direction {asked!r} is the recipe {other!r}: name that one")
+        return self
+
+    @property
+    def steps(self) -> Recipe:
+        """The stages of the recipe."""
+        return RECIPES[self.recipe]
+
+    @property
+    def direction(self) -> Direction:
+        """Where the revision leads."""
+        return self.revision.direction or self.steps.direction
 
     @property
     def store_path(self) -> Path:

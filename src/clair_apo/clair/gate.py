@@ -31,7 +31,7 @@ def is_refusal(text: str) -> bool:
 
 
 def judge_answer(
-    text: str, finish_reason: FinishReason, tokens: int, max_tokens: int
+    text: str, finish_reason: FinishReason, tokens: int, max_tokens: int | None
 ) -> DropReason | None:
     """Why an answer of the target model cannot be the loser of a pair; None where it can.
 
@@ -39,11 +39,12 @@ def judge_answer(
         text: the answer.
         finish_reason: as the server said; `given` where the data brought the answer.
         tokens: length of the answer; some servers say `stop` although the limit was reached.
-        max_tokens: the limit.
+        max_tokens: the limit; None where there was none.
     """
     if not text.strip():
         return DropReason.EMPTY
-    if finish_reason in ("length", "content_filter") or tokens >= max_tokens:
+    at_the_limit = max_tokens is not None and tokens >= max_tokens
+    if finish_reason in ("length", "content_filter") or at_the_limit:
         # its end is the choice of the limit or of a filter, not the model's
         return DropReason.CUT
     return None

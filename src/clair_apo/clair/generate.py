@@ -1,40 +1,49 @@
 """The path through all stages: prompts in, preference pairs and dropped rows out.
 
-Every stage reads what the one before gave, writes one file of the run folder, and notes in the
-manifest what went in and out. The request store is the only thing that costs: all else is made
-again from it whenever a template, the parser or the gate changes.
+Every stage reads the files of those before it and writes its own, prompt by prompt, so that a
+million prompts need no more memory than a thousand. The request store is the only thing that
+costs: all else is made again from it whenever a template, the parser or the gate changes, and the
+same answers give the same bytes.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from typing import IO, Any
 
+from clair_apo.clair.books import Books
+from clair_apo.clair.case import PARTS, Case, Made, read_cases
+from clair_apo.clair.chats import Chats, check_models, open_chats
 from clair_apo.clair.config import GenerateConfig
-from clair_apo.clair.contrast import TOKENIZER
-from clair_apo.clair.gate import GATE_VERSION
-from clair_apo.clair.pairs import make_pairs
-from clair_apo.clair.parse import PARSER_VERSION
-from clair_apo.clair.prompts import load_prompts
-from clair_apo.clair.respond import respond
+from clair_apo.clair.judge import choose_by_judge, choose_by_score, comparison_numbers
+from clair_apo.clair.pairs import make_pair
+from clair_apo.clair.prompts import load_prompts, survey_prompts
+from clair_apo.clair.respond import given_answers, respond, strengthen
 from clair_apo.clair.revise import revise
-from clair_apo.clair.templates import RevisionTemplate, load_template
-from clair_apo.errors import DataError, RunError
-from clair_apo.llm import ChatModel, RequestStore, StoredChat, check_model
+from clair_apo.clair.templates import RevisionTemplate, load_rubric, load_template
+from clair_apo.clair.verify import is_control, verification_numbers, verify
+from clair_apo.errors import DataError
+from clair_apo.llm import ChatModel, Dialogue, RequestStore, StoredChat
+from clair_apo.llm.judge import Judge
 from clair_apo.progress import progress_bar, say
 from clair_apo.records import (
     Dropped,
+    Judgement,
     PreferencePair,
     Prompt,
     Record,
-    Response,
-    Revision,
+    Verification,
     atomic_writer,
-    digest,
-    write_jsonl,
+    read_jsonl,
 )
-from clair_apo.runs import RunFolder, file_digest, now
+from clair_apo.runs import RunFolder
 
-R = TypeVar("R", bound=Record)
+PROMPTS, PAIRS, DROPPED = "prompts.jsonl", "pairs.jsonl", "dropped.jsonl"
+CANDIDATES, VERIFICATIONS = "candidates.jsonl", "verifications.jsonl"
+
+
+Files = Mapping[type[Record], str]
+"""The file that each kind of row goes into."""
 
 
 class Generated(Record):
@@ -55,6 +64,7 @@ def generate(
     *,
     target_model: ChatModel | None = None,
     reviser_model: ChatModel | None = None,
+    judge_model: ChatModel | None = None,
 ) -> Generated:
     """Make preference pairs; run again to resume, or to apply a changed template.
 
@@ -62,193 +72,187 @@ def generate(
         config: what to do.
         target_model: asked in place of what `config.target` names.
         reviser_model: asked in place of what `config.reviser` names.
+        judge_model: asked in place of what `config.judge` names.
 
     Raises:
         DataError: unusable prompts, or not one pair came of them.
-        RunError: the run folder belongs to other prompts or another recipe.
+        RunError: the run folder belongs to other prompts or another recipe, or another process is
+            at work in it.
         RequestError: a model cannot be asked; what it answered before is kept.
         StoreError: the request store cannot be used.
     """
-    template = load_template(
-        config.revision.format,
-        template=config.revision.template,
-        rubric=config.revision.rubric,
+    given = {"target": target_model, "reviser": reviser_model, "judge": judge_model}
+    template = _template(config)
+    rubric = load_rubric(config.revision.rubric)
+    survey = survey_prompts(config.prompts)
+    check_models(config, given, survey)
+    folder = RunFolder(config.run_dir)
+    folder.prepare()
+    with folder.locked(), RequestStore(config.store_path) as store:
+        books = Books(config, folder, template, rubric, survey)
+        chats = open_chats(config, survey, store, given, books.run_id)
+        return _Walk(config, folder, chats, books).through_all_stages()
+
+
+def _template(config: GenerateConfig) -> RevisionTemplate | None:
+    if "revise" not in config.steps.stages:
+        return None
+    how = config.revision
+    return load_template(
+        how.format,
+        template=how.template,
+        rubric=how.rubric,
+        direction=config.direction,
+        keep_length=how.keep_length,
     )
-    loaded = list(load_prompts(config.prompts))
-    asks_target = any(isinstance(row, Prompt) and row.response is None for row in loaded)
-    if asks_target and target_model is None:
-        check_model(config.target)
-    if reviser_model is None:
-        check_model(config.reviser)
-    with RequestStore(config.store_path) as store:
-        target = StoredChat(config.target, store, target_model)
-        reviser = StoredChat(config.reviser, store, reviser_model)
-        run = _Run(config, template, loaded, target, reviser)
-        return run.through_all_stages()
 
 
-class _Run:
-    """One walk through the stages of the recipe `clair`."""
+class _Walk:
+    """One walk through the stages of a recipe."""
 
     def __init__(
-        self,
-        config: GenerateConfig,
-        template: RevisionTemplate,
-        loaded: Sequence[Prompt | Dropped],
-        target: StoredChat,
-        reviser: StoredChat,
+        self, config: GenerateConfig, folder: RunFolder, chats: Chats, books: Books
     ) -> None:
-        self.config, self.template, self.loaded = config, template, loaded
-        self.target, self.reviser = target, reviser
-        self.folder = RunFolder(config.run_dir)
-        self.dropped: list[Dropped] = []
-        self.settings = _stage_settings(config, template, loaded, target, reviser)
+        self.config, self.folder, self.chats, self.books = config, folder, chats, books
+        self.drops: IO[str]
+        self.outcomes: Counter[str] = Counter()
 
     def through_all_stages(self) -> Generated:
-        """Load, respond, revise, pair; then close the books."""
-        self._begin()
-        prompts = self._stage("load", "prompts.jsonl", (), lambda _: self.loaded, Prompt)
-        by_id = {prompt.id: prompt for prompt in prompts}
-        to_answer = sum(prompt.response is None for prompt in prompts)
-        if to_answer < len(prompts):
-            say(f"{len(prompts) - to_answer} prompts bring an answer, which is taken as it is")
-        responses = self._stage(
-            "respond",
-            "responses.jsonl",
-            ("prompts.jsonl",),
-            lambda advance: respond(prompts, self.target, advance),
-            Response,
-            total=to_answer,
-        )
-        revisions = self._stage(
-            "revise",
-            "revisions.jsonl",
-            ("prompts.jsonl", "responses.jsonl"),
-            lambda advance: revise(by_id, responses, self.reviser, self.template, advance),
-            Revision,
-            total=len(responses),
-        )
-        answers = {response.prompt_id: response for response in responses}
-        pairs = self._stage(
-            "pair",
-            "pairs.jsonl",
-            ("prompts.jsonl", "responses.jsonl", "revisions.jsonl"),
-            lambda _: make_pairs(by_id, answers, revisions, self.template.digest),
-            PreferencePair,
-        )
-        return self._close(pairs)
+        """Load, the recipe's stages, pair, verify; then close the books."""
+        self.books.begin(self.chats)
+        with atomic_writer(self.folder.file(DROPPED)) as self.drops:
+            waiting = self._load()
+            done: tuple[str, ...] = ()
+            for name in self.config.steps.stages:
+                waiting = self._ask(name, done, waiting)
+                done += (name,)
+            waiting = self._pair(done, waiting)
+            if self.config.verify.enabled:
+                waiting = self._verify(waiting)
+        return self._close(pairs=waiting)
 
-    def _begin(self) -> None:
-        """Refuse a folder of another run; else write down what this one is to be."""
-        manifest = self.folder.manifest()
-        before, stages = manifest.get("settings", {}), manifest.get("stages", {})
-        if "respond" in stages:  # else the folder holds nothing but the prompts
-            self._refuse_another_run(before)
-        self.folder.prepare()
-        for stage in self._changed_stages(before):
-            stages.pop(stage, None)  # its file is of the old settings until it is made again
-        self.folder.update_manifest(
-            command="generate",
-            config=self.config.model_dump(mode="json"),
-            settings=self.settings,
-            stages=stages,
-            contrast_tokenizer=TOKENIZER,
-        )
-        with atomic_writer(self.folder.file("config.yaml")) as file:
-            file.write(self.config.to_yaml())
+    def _load(self) -> int:
+        if self.books.survey.given:
+            say(f"{self.books.survey.given} prompts bring an answer, which is taken as it is")
+        rows = load_prompts(self.config.prompts)
+        made = (Made((), row) if isinstance(row, Dropped) else Made((row,)) for row in rows)
+        return self._write("load", (), {Prompt: PROMPTS}, made, self.books.survey.prompts)
 
-    def _refuse_another_run(self, before: dict[str, Any]) -> None:
-        for what in ("recipe", "prompts", "target"):
-            if what in before and before[what] != self.settings[what]:
-                raise RunError(
-                    f"{self.folder.path}: was begun with another {what}; name another run_dir, or "
-                    "remove the folder (answers are kept in the request store)"
-                )
-
-    def _changed_stages(self, before: dict[str, Any]) -> tuple[str, ...]:
-        """Say what changed since the folder was last used; the stages that it changes."""
-        changed = [
-            w for w in ("reviser", "template", "parser") if _differs(before, self.settings, w)
-        ]
-        if changed:
-            say(f"{' and '.join(changed)} changed: rebuilding revisions and pairs")
-            return ("revise", "pair")
-        if _differs(before, self.settings, "gate"):
-            say("gate changed: rebuilding pairs")
-            return ("pair",)
-        return ()
-
-    def _stage(
-        self,
-        name: str,
-        file: str,
-        inputs: tuple[str, ...],
-        rows: Callable[[Callable[[int], None]], Iterable[R | Dropped]],
-        kind: type[R],
-        total: int = 0,
-    ) -> list[R]:
-        """Run one stage: keep its rows, collect what it dropped, write both down."""
-        started = now()
-        with progress_bar(name, total) as advance:
-            made = list(rows(advance))
-        kept = [row for row in made if isinstance(row, kind)]
-        dropped = [row for row in made if isinstance(row, Dropped)]
-        self.dropped += dropped
-        write_jsonl(self.folder.file(file), kept)
-        entry = {
-            "file": file,
-            "inputs": {i: file_digest(self.folder.file(i)) for i in inputs},
-            "kept": len(kept),
-            "dropped": dict(Counter(row.reason.value for row in dropped)),
-            "started": started,
-            "ended": now(),
-        }
-        self.folder.record_stage(name, entry)
+    def _ask(self, name: str, done: tuple[str, ...], total: int) -> int:
+        part = PARTS[name]
+        cases = read_cases(self.folder, done)
+        chat, made = self._dialogues(name, cases)
+        results = chat.converse(made) if chat else _without_model(made)
+        inputs = (PROMPTS, *(PARTS[before].file for before in done))
+        kept = self._write(name, inputs, {part.kind: part.file}, results, total)
+        if name == "judge":
+            rows = read_jsonl(self.folder.file(part.file), Judgement)
+            self.books.note(name, comparisons=comparison_numbers(rows))
         return kept
 
-    def _close(self, pairs: Sequence[PreferencePair]) -> Generated:
-        order: dict[str, int] = {}
-        for number, row in enumerate(self.loaded):
-            order.setdefault(row.id, number)
-        self.dropped.sort(key=lambda row: order[row.id])
-        write_jsonl(self.folder.file("dropped.jsonl"), self.dropped)
-        result = Generated(
-            prompts=len(self.loaded),
-            pairs=len(pairs),
-            dropped=dict(sorted(Counter(row.reason.value for row in self.dropped).items())),
-            asked=self.target.asked + self.reviser.asked,
-            reused=self.target.reused + self.reviser.reused,
+    def _dialogues(
+        self, name: str, cases: Iterator[Case]
+    ) -> tuple[StoredChat | None, Iterator[Dialogue[Made]]]:
+        """Who is asked in a stage, and what each case says to it."""
+        chats, steps = self.chats, self.config.steps
+        if name == "respond":
+            samples, needed = (self.config.samples, 2) if steps.chooses else (1, 1)
+            taken = None if steps.given_only and chats.judge is None else samples
+            return chats.target, (
+                given_answers(case, taken, needed)
+                if case.prompt.given or steps.given_only
+                else respond(case, chats.target, samples, needed)
+                for case in cases
+            )
+        if name == "strengthen":
+            assert chats.reviser is not None
+            stronger = chats.reviser
+            return stronger, (strengthen(case, stronger) for case in cases)
+        if name == "revise":
+            assert chats.reviser is not None and self.books.template is not None
+            reviser, template = chats.reviser, self.books.template
+            again = self.config.revision.ask_again
+            return reviser, (revise(case, reviser, template, again) for case in cases)
+        if chats.judge is None:
+            return None, (choose_by_score(case) for case in cases)
+        judge = Judge(chats.judge, self.books.rubric)
+        return chats.judge, (choose_by_judge(case, judge) for case in cases)
+
+    def _pair(self, done: tuple[str, ...], total: int) -> int:
+        digest = self.books.template.digest if self.books.template else None
+        cases = read_cases(self.folder, done)
+        made = (make_pair(case, self.config.recipe, digest) for case in cases)
+        file = CANDIDATES if self.config.verify.enabled else PAIRS
+        inputs = (PROMPTS, *(PARTS[before].file for before in done))
+        return self._write("pair", inputs, {PreferencePair: file}, made, total)
+
+    def _verify(self, total: int) -> int:
+        assert self.chats.judge is not None
+        judge, how = Judge(self.chats.judge, self.books.rubric), self.config.verify
+        pairs = read_jsonl(self.folder.file(CANDIDATES), PreferencePair)
+        made = self.chats.judge.converse(
+            verify(pair, judge, is_control(pair.id, how.controls, how.seed)) for pair in pairs
         )
-        assert result.prompts == result.pairs + len(self.dropped), "a row was lost"
-        self.folder.update_manifest(counts=result.model_dump(exclude={"asked", "reused"}))
+        files: Files = {PreferencePair: PAIRS, Verification: VERIFICATIONS}
+        kept = self._write("verify", (CANDIDATES,), files, made, total)
+        numbers = verification_numbers(read_jsonl(self.folder.file(VERIFICATIONS), Verification))
+        self.books.note("verify", verification=numbers)
+        return kept
+
+    def _write(
+        self,
+        name: str,
+        inputs: tuple[str, ...],
+        files: Files,
+        results: Iterable[Made],
+        total: int,
+    ) -> int:
+        """Run one stage: rows into its files, drops beside them; how many cases it let through."""
+        with ExitStack() as stack:
+            entry = stack.enter_context(self.books.stage(name, inputs, files))
+            writers = {
+                kind: stack.enter_context(atomic_writer(self.folder.file(file)))
+                for kind, file in files.items()
+            }
+            advance = stack.enter_context(progress_bar(name, total))
+            for made in results:
+                for row in made.rows:
+                    writers[type(row)].write(row.model_dump_json() + "\n")
+                if made.dropped:
+                    self._drop(made.dropped, entry)
+                else:
+                    entry["kept"] += 1
+                advance(1)
+        return int(entry["kept"])
+
+    def _drop(self, row: Dropped, entry: dict[str, Any]) -> None:
+        self.drops.write(row.model_dump_json() + "\n")
+        entry["dropped"][row.reason.value] = entry["dropped"].get(row.reason.value, 0) + 1
+        self.outcomes[row.reason.value] += 1
+
+    def _close(self, pairs: int) -> Generated:
+        result = Generated(
+            prompts=self.books.survey.prompts,
+            pairs=pairs,
+            dropped=dict(sorted(self.outcomes.items())),
+            asked=sum(chat.meter.asked for chat in self.chats.all()),
+            reused=sum(chat.meter.reused for chat in self.chats.all()),
+        )
+        assert result.prompts == result.pairs + sum(result.dropped.values()), "a row was lost"
+        self.books.close(counts=result.model_dump(exclude={"asked", "reused"}))
         if not pairs:
             reasons = ", ".join(f"{reason} {n}" for reason, n in result.dropped.items())
             raise DataError(
                 f"not one of {result.prompts} prompts became a pair ({reasons}); "
-                f"{self.folder.file('dropped.jsonl')} holds what came back"
+                f"{self.folder.file(DROPPED)} holds what came back"
             )
         return result
 
 
-def _stage_settings(
-    config: GenerateConfig,
-    template: RevisionTemplate,
-    loaded: Sequence[Prompt | Dropped],
-    target: StoredChat,
-    reviser: StoredChat,
-) -> dict[str, Any]:
-    """What decides each stage's rows; compared when a run folder is used again."""
-    given = {row.id: row.response for row in loaded if isinstance(row, Prompt)}
-    return {
-        "recipe": config.recipe,
-        "prompts": digest([[row.id for row in loaded], given]),
-        "target": {"model": target.identity, **config.target.sampling.model_dump()},
-        "reviser": {"model": reviser.identity, **config.reviser.sampling.model_dump()},
-        "template": template.digest,
-        "parser": PARSER_VERSION,
-        "gate": GATE_VERSION,
-    }
-
-
-def _differs(before: dict[str, Any], after: dict[str, Any], what: str) -> bool:
-    return what in before and before[what] != after[what]
+def _without_model(dialogues: Iterable[Dialogue[Made]]) -> Iterator[Made]:
+    """The results of dialogues that ask nothing."""
+    for dialogue in dialogues:
+        try:
+            next(dialogue)
+        except StopIteration as end:
+            yield end.value

@@ -1,15 +1,15 @@
-"""Answer and revision become loser and winner: the last stage."""
+"""The two sides of a case become winner and loser, where the gate lets them pass."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
+from clair_apo.clair.case import Case, Made, drop
 from clair_apo.clair.contrast import measure_contrast
 from clair_apo.clair.gate import judge_revision
 from clair_apo.records import (
-    Dropped,
     DropReason,
     Message,
+    Origin,
     PreferencePair,
-    Prompt,
     Provenance,
     Response,
     Revision,
@@ -18,58 +18,71 @@ from clair_apo.records import (
 
 _DETAIL = {
     DropReason.EMPTY: "the revision has no text",
-    DropReason.NO_OP: "the revision equals the answer",
+    DropReason.NO_OP: "both sides are equal",
     DropReason.REFUSED: "the revision declines where the answer does not",
 }
 
 
-def make_pairs(
-    prompts: Mapping[str, Prompt],
-    responses: Mapping[str, Response],
-    revisions: Sequence[Revision],
-    template_digest: str,
-) -> Iterator[PreferencePair | Dropped]:
-    """Pair every answer (rejected) with its revision (chosen), where the gate lets it pass.
+class Sides(NamedTuple):
+    """Winner and loser of a case."""
+
+    chosen: Response | Revision
+    rejected: Response | Revision
+
+
+def sides(case: Case) -> Sides:
+    """Who wins: the revision (or, worsened, the answer), the stronger model, the judge's choice."""
+    if case.revision:
+        if case.revision.direction == "worsen":
+            return Sides(chosen=case.to_revise, rejected=case.revision)
+        return Sides(chosen=case.revision, rejected=case.loser)
+    return Sides(chosen=case.stronger or case.to_revise, rejected=case.loser)
+
+
+def make_pair(case: Case, recipe: str, template_digest: str | None) -> Made:
+    """Pair the sides of a case, unless the gate has a reason against it.
 
     Args:
-        prompts: by id.
-        responses: by the prompt's id.
-        revisions: the order is kept.
-        template_digest: of the template that asked for the revisions.
+        case: all that the recipe's stages made.
+        recipe: its name.
+        template_digest: of the template that asked for the revision; None where there is none.
     """
-    for revision in revisions:
-        response = responses[revision.prompt_id]
-        reason = judge_revision(response.text, revision.text)
-        if reason:
-            yield Dropped(
-                id=revision.prompt_id,
-                stage=Stage.PAIR,
-                reason=reason,
-                detail=_DETAIL[reason],
-                raw=revision.text,
-            )
-        else:
-            yield _pair(prompts[revision.prompt_id], response, revision, template_digest)
-
-
-def _pair(
-    prompt: Prompt, response: Response, revision: Revision, template_digest: str
-) -> PreferencePair:
-    return PreferencePair(
-        id=prompt.id,
-        recipe="clair",
-        prompt=prompt.messages,
-        chosen=(Message(role="assistant", content=revision.text),),
-        rejected=(Message(role="assistant", content=response.text),),
-        rationale=revision.rationale,
-        contrast=measure_contrast(chosen=revision.text, rejected=response.text),
+    chosen, rejected = sides(case)
+    reason = judge_revision(rejected.text, chosen.text)
+    if reason:
+        return drop(case, Stage.PAIR, reason, _DETAIL[reason], chosen.text)
+    revision, judgement = case.revision, case.judgement
+    pair = PreferencePair(
+        id=case.prompt.id,
+        recipe=recipe,
+        prompt=case.prompt.messages,
+        chosen=(Message(role="assistant", content=chosen.text),),
+        rejected=(Message(role="assistant", content=rejected.text),),
+        rationale=revision.rationale if revision else "",
+        contrast=measure_contrast(chosen=chosen.text, rejected=rejected.text),
         provenance=Provenance(
-            source=prompt.source,
-            target_model=response.model,
-            reviser_model=revision.model,
-            format=revision.format,
-            template_digest=template_digest,
-            response_key=response.request_key,
-            revision_key=revision.request_key,
+            source=case.prompt.source,
+            chosen=_origin(chosen),
+            rejected=_origin(rejected),
+            judged_by=judgement.model if judgement else None,
+            judge_keys=judgement.request_keys if judgement else (),
+            format=revision.format if revision else None,
+            direction=revision.direction if revision else None,
+            template_digest=template_digest if revision else None,
         ),
+    )
+    return Made((pair,))
+
+
+def _origin(side: Response | Revision) -> Origin:
+    if isinstance(side, Revision):
+        kind = "revision"
+    else:
+        kind = "response" if side.request_keys else "given"
+    return Origin(
+        kind=kind,
+        model=side.model,
+        request_keys=side.request_keys,
+        prompt_tokens=side.prompt_tokens,
+        completion_tokens=side.completion_tokens,
     )

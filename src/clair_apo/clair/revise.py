@@ -1,59 +1,74 @@
-"""A reviser model revises each answer, and its replies are parsed: the third stage."""
+"""A reviser model revises an answer, and its reply is parsed.
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+A reply that was cut is asked for once more with a larger limit; one that does not have the asked
+form, or whose edits do not apply, is sent back once with what is wrong with it.
+"""
 
+from dataclasses import dataclass, field
+
+from clair_apo.clair.case import Case, Made, drop
 from clair_apo.clair.edits import EditError, apply_edits
 from clair_apo.clair.gate import is_refusal, judge_reply
-from clair_apo.clair.parse import (
-    ParsedRevision,
-    ParseError,
-    parse_edits,
-    parse_revision,
-)
+from clair_apo.clair.parse import ParsedRevision, ParseError, parse_edits, parse_revision
+from clair_apo.clair.repair import repair_message
 from clair_apo.clair.templates import RevisionTemplate
-from clair_apo.llm import Answer, Completion, StoredChat
-from clair_apo.records import (
-    Dropped,
-    DropReason,
-    Prompt,
-    Response,
-    Revision,
-    RevisionFormat,
-    Stage,
-)
+from clair_apo.llm import Answer, ChatRequest, Dialogue, StoredChat
+from clair_apo.records import DropReason, Message, Revision, RevisionFormat, Stage
+
+LARGER = 2
+"""A reply that was cut is asked for again with so many times the limit."""
 
 _DETAIL = {
-    DropReason.CUT: "the reply ran into reviser.max_tokens",
+    DropReason.CUT: "the reply ran into its limit of {limit} tokens",
     DropReason.EMPTY: "the reply has no text",
     DropReason.REFUSED: "the server's content filter withheld the reply",
 }
 
 
 def revise(
-    prompts: Mapping[str, Prompt],
-    responses: Sequence[Response],
-    reviser: StoredChat,
-    template: RevisionTemplate,
-    advance: Callable[[int], None] | None = None,
-) -> Iterator[Revision | Dropped]:
-    """Have every response revised once; a reply that is no revision becomes a `Dropped` row.
+    case: Case, reviser: StoredChat, template: RevisionTemplate, ask_again: bool = True
+) -> Dialogue[Made]:
+    """Have an answer revised; a reply that is no revision ends the case with its reason.
 
     Args:
-        prompts: by id.
-        responses: the answers to revise; the order is kept.
+        case: a prompt with the answer to revise.
         reviser: the model that revises.
         template: how it is asked.
-        advance: told how many more responses are revised.
+        ask_again: whether a reply that was cut or cannot be read gets a second chance.
 
     Raises:
-        RequestError: the model cannot be asked.
         ConfigError: the template does not render.
     """
-    requests = [
-        reviser.request(template.render(prompts[r.prompt_id].messages, r.text)) for r in responses
-    ]
-    for response, answer in zip(responses, reviser.ask(requests, advance), strict=True):
-        yield _revision(response, answer, template.format, reviser)
+    response = case.to_revise
+    spent = _Spent(ask_again)
+    messages = template.render(case.prompt.messages, response.text)
+    reply = yield from _whole_reply(reviser.request(messages), reviser, spent)
+    result = _read(reply, reviser, response.text, template.format)
+    if ask_again and isinstance(result, _Fault) and result.mendable:
+        assert reply.completion is not None
+        messages += (
+            Message(role="assistant", content=reply.completion.text),
+            Message(role="user", content=repair_message(result.detail, template.format)),
+        )
+        reply = yield from _whole_reply(reviser.request(messages), reviser, spent)
+        result = _read(reply, reviser, response.text, template.format)
+    if isinstance(result, _Fault):
+        return drop(case, Stage.REVISE, result.reason, result.detail, result.raw)
+    assert reply.completion is not None
+    revision = Revision(
+        prompt_id=case.prompt.id,
+        sample=response.sample,
+        text=result.text,
+        rationale=result.rationale,
+        format=template.format,
+        direction=template.direction,
+        model=reviser.identity,
+        finish_reason=reply.completion.finish_reason,
+        prompt_tokens=spent.prompt_tokens,
+        completion_tokens=spent.completion_tokens,
+        request_keys=tuple(spent.keys),
+    )
+    return Made((revision,))
 
 
 def read_reply(reply: str, answer: str, format: RevisionFormat) -> ParsedRevision:
@@ -71,49 +86,70 @@ def read_reply(reply: str, answer: str, format: RevisionFormat) -> ParsedRevisio
         raise ParseError(DropReason.EDIT_NOT_FOUND, str(error)) from None
 
 
-def _revision(
-    response: Response, answer: Answer, format: RevisionFormat, reviser: StoredChat
-) -> Revision | Dropped:
-    completion = answer.completion
-    if completion is None:
-        return _dropped(response, DropReason.REQUEST_FAILED, answer.failure, "")
-    reason = judge_reply(
-        completion.text,
-        completion.finish_reason,
-        completion.completion_tokens,
-        reviser.spec.max_tokens,
+@dataclass
+class _Spent:
+    """What all requests of one revision took, and whether there may be more."""
+
+    ask_again: bool
+    keys: list[str] = field(default_factory=list)
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    def add(self, answer: Answer) -> None:
+        self.keys.append(answer.request.key)
+        if answer.completion:
+            self.prompt_tokens += answer.completion.prompt_tokens
+            self.completion_tokens += answer.completion.completion_tokens
+
+
+@dataclass(frozen=True)
+class _Fault:
+    """Why a reply is no revision."""
+
+    reason: DropReason
+    detail: str
+    raw: str
+
+    @property
+    def mendable(self) -> bool:
+        return self.reason in (DropReason.UNPARSED, DropReason.EDIT_NOT_FOUND)
+
+
+def _whole_reply(request: ChatRequest, reviser: StoredChat, spent: _Spent) -> Dialogue[Answer]:
+    """Ask, and once more with a larger limit where the reply was cut."""
+    (answer,) = yield (request,)
+    spent.add(answer)
+    cut = _judge(answer, request.sampling.max_tokens) is DropReason.CUT
+    if not (cut and spent.ask_again):
+        return answer
+    larger = reviser.request(
+        request.messages, sample=request.sample, max_tokens=LARGER * request.sampling.max_tokens
     )
+    (again,) = yield (larger,)
+    spent.add(again)
+    return again if again.completion else answer  # no model is obliged to take the larger limit
+
+
+def _judge(answer: Answer, limit: int) -> DropReason | None:
+    done = answer.completion
+    if done is None:
+        return None
+    return judge_reply(done.text, done.finish_reason, done.completion_tokens, limit)
+
+
+def _read(
+    reply: Answer, reviser: StoredChat, answer: str, format: RevisionFormat
+) -> ParsedRevision | _Fault:
+    if reply.completion is None:
+        return _Fault(DropReason.REQUEST_FAILED, reply.failure, "")
+    text = reply.completion.text
+    reason = _judge(reply, reply.request.sampling.max_tokens)
     if reason:
-        return _dropped(response, reason, _DETAIL[reason], completion.text)
+        limit = reply.request.sampling.max_tokens
+        return _Fault(reason, _DETAIL[reason].format(limit=limit), text)
     try:
-        parsed = read_reply(completion.text, response.text, format)
+        return read_reply(text, answer, format)
     except ParseError as error:
-        declined = error.reason is DropReason.UNPARSED and is_refusal(completion.text)
-        reason = DropReason.REFUSED if declined else error.reason
-        return _dropped(response, reason, str(error), completion.text)
-    return _made(response, parsed, completion, answer.request.key, format, reviser.identity)
-
-
-def _made(
-    response: Response,
-    parsed: ParsedRevision,
-    completion: Completion,
-    key: str,
-    format: RevisionFormat,
-    model: str,
-) -> Revision:
-    return Revision(
-        prompt_id=response.prompt_id,
-        text=parsed.text,
-        rationale=parsed.rationale,
-        format=format,
-        model=model,
-        finish_reason=completion.finish_reason,
-        prompt_tokens=completion.prompt_tokens,
-        completion_tokens=completion.completion_tokens,
-        request_key=key,
-    )
-
-
-def _dropped(response: Response, reason: DropReason, detail: str, raw: str) -> Dropped:
-    return Dropped(id=response.prompt_id, stage=Stage.REVISE, reason=reason, detail=detail, raw=raw)
+        if error.reason is DropReason.UNPARSED and is_refusal(text):
+            return _Fault(DropReason.REFUSED, str(error), text)
+        return _Fault(error.reason, str(error), text)

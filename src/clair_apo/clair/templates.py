@@ -8,12 +8,12 @@ from functools import cached_property
 from importlib import resources
 from pathlib import Path
 
-from jinja2 import StrictUndefined
+from jinja2 import StrictUndefined, Template
 from jinja2.meta import find_undeclared_variables
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from clair_apo.errors import ConfigError
-from clair_apo.records import Conversation, Message, RevisionFormat, digest
+from clair_apo.records import Conversation, Direction, Message, RevisionFormat, digest
 
 _ENVIRONMENT = ImmutableSandboxedEnvironment(
     undefined=StrictUndefined, autoescape=False, trim_blocks=True, keep_trailing_newline=False
@@ -26,8 +26,11 @@ class RevisionTemplate:
 
     Attributes:
         format: how the reviser is asked to reply.
-        source: the Jinja text; it may use `conversation` (messages), `answer` and `rubric`.
+        source: the Jinja text; it may use `conversation` (messages), `answer`, `rubric`,
+            `direction` and `keep_length`.
         rubric: the preference in plain words; empty asks for a better answer in general.
+        direction: whether the reviser improves the answer or worsens it.
+        keep_length: ask for about the same length.
         name: where the source is from, for errors.
     """
 
@@ -35,11 +38,18 @@ class RevisionTemplate:
     source: str
     rubric: str
     name: str
+    direction: Direction = "improve"
+    keep_length: bool = False
 
     @cached_property
     def digest(self) -> str:
-        """Changes with every change of template or rubric; 16 hex digits."""
-        return digest([self.format, self.source, self.rubric])[:16]
+        """Changes with every change of what is asked for; 16 hex digits."""
+        wanted = [self.format, self.source, self.rubric, self.direction, self.keep_length]
+        return digest(wanted)[:16]
+
+    @cached_property
+    def _compiled(self) -> Template:
+        return _ENVIRONMENT.from_string(self.source)
 
     def render(self, conversation: Conversation, answer: str) -> Conversation:
         """The messages that ask for a revision of `answer`: one user turn.
@@ -48,10 +58,12 @@ class RevisionTemplate:
             ConfigError: the template is faulty or uses a variable that there is not.
         """
         try:
-            text = _ENVIRONMENT.from_string(self.source).render(
+            text = self._compiled.render(
                 conversation=[message.model_dump() for message in conversation],
                 answer=answer,
                 rubric=self.rubric,
+                direction=self.direction,
+                keep_length=self.keep_length,
             )
         except Exception as error:  # a user's template can divide by zero, and more
             raise ConfigError(f"template {self.name}: {error}") from None
@@ -59,7 +71,12 @@ class RevisionTemplate:
 
 
 def load_template(
-    format: RevisionFormat, *, template: Path | None = None, rubric: Path | None = None
+    format: RevisionFormat,
+    *,
+    template: Path | None = None,
+    rubric: Path | None = None,
+    direction: Direction = "improve",
+    keep_length: bool = False,
 ) -> RevisionTemplate:
     """Load the package's template for a format, or one of the user's own.
 
@@ -67,6 +84,8 @@ def load_template(
         format: `full` or `edits`.
         template: a Jinja file in place of the package's.
         rubric: a text file with the preference in plain words.
+        direction: `improve` or `worsen`.
+        keep_length: ask for about the same length.
 
     Raises:
         ConfigError: a file cannot be read, or the template does not render.
@@ -80,14 +99,22 @@ def load_template(
     loaded = RevisionTemplate(
         format=format,
         source=source,
-        rubric=_read_rubric(rubric) if rubric else "",
+        rubric=load_rubric(rubric),
         name=str(template or format),
+        direction=direction,
+        keep_length=keep_length,
     )
     # a faulty template is found here, before the target model is paid for its answers
     loaded.render((Message(role="user", content="prompt"),), "answer")
     used = find_undeclared_variables(_ENVIRONMENT.parse(source))
-    for name in ("answer", "rubric") if loaded.rubric else ("answer",):
-        if name not in used:
+    wanted = {
+        "answer": True,
+        "rubric": bool(loaded.rubric),
+        "direction": direction != "improve",
+        "keep_length": keep_length,
+    }
+    for name, needed in wanted.items():
+        if needed and name not in used:
             raise ConfigError(f"template {loaded.name}: does not use {{{{ {name} }}}}")
     return loaded
 
@@ -99,7 +126,14 @@ def _read(path: Path) -> str:
         raise ConfigError(f"{path}: cannot be read ({error})") from None
 
 
-def _read_rubric(path: Path) -> str:
+def load_rubric(path: Path | None) -> str:
+    """The preference in plain words, from a text file; empty where there is none.
+
+    Raises:
+        ConfigError: the file cannot be read, or has no text.
+    """
+    if path is None:
+        return ""
     rubric = _read(path).strip()
     if not rubric:
         raise ConfigError(f"{path}: the rubric has no text")

@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 
 from clair_apo.clair import GenerateConfig, load_prompts, load_template
-from clair_apo.llm import Completion, ModelSpec, RequestStore, StoredChat
+from clair_apo.llm import Completion, ModelSpec, RequestStore, StoredAnswer, StoredChat
 from clair_apo.llm.chat import ChatRequest
 from clair_apo.records import Prompt, Record, RevisionFormat, read_jsonl
 
@@ -50,7 +50,8 @@ def fill_store(store: RequestStore) -> int:
     count = 0
     for row in read_recording():
         for answer in (row.response, *row.revisions.values()):
-            store.put(answer.key, "recorded", answer.completion.to_response("recorded"))
+            response = answer.completion.to_response("recorded")
+            store.put_many([StoredAnswer(answer.key, "recorded", response)])
             count += 1
     return count
 

@@ -7,7 +7,7 @@ from textwrap import indent
 from clair_apo.clair import GenerateConfig, generate
 from clair_apo.config import read_yaml
 from clair_apo.demo.recording import data_file, fill_store
-from clair_apo.llm import ModelSpec, RequestStore, StoredChat
+from clair_apo.llm import ChatRequest, Dialogue, ModelSpec, RequestStore, StoredChat
 from clair_apo.models import EMBEDDED, find_model
 from clair_apo.progress import CONSOLE, print_result, progress_bar
 from clair_apo.records import Message, PreferencePair, read_jsonl
@@ -94,8 +94,16 @@ def _ask(
 ) -> list[str]:
     with RequestStore(config.store_path) as store, progress_bar("answers", len(prompts)) as done:
         chat = StoredChat(spec, store)
-        answers = list(chat.ask([chat.request(prompt) for prompt in prompts], done))
-    return [answer.completion.text if answer.completion else answer.failure for answer in answers]
+        texts = []
+        for text in chat.converse(_answer(chat.request(prompt)) for prompt in prompts):
+            texts.append(text)
+            done(1)
+    return texts
+
+
+def _answer(request: ChatRequest) -> Dialogue[str]:
+    (answer,) = yield (request,)
+    return answer.completion.text if answer.completion else answer.failure
 
 
 def _heading(number: str, text: str) -> None:

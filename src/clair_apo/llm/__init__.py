@@ -1,20 +1,24 @@
 """How to ask a language model: knows requests and answers, nothing of pairs or training.
 
-ModelSpec -> StoredChat -> (RequestStore, else HttpChat | LocalChat | ScriptedChat) -> Answer
+Dialogue -> StoredChat -> (RequestStore, else HttpChat | LocalChat | ScriptedChat) -> Answer
 """
 
-from clair_apo.llm.ask import Answer, StoredChat, check_model
+from clair_apo.llm.ask import StoredChat, check_model
 from clair_apo.llm.chat import (
+    Answer,
     Answered,
     ChatModel,
     ChatRequest,
     Completion,
+    Dialogue,
     ModelSpec,
     RawResponse,
     Sampling,
 )
+from clair_apo.llm.meter import Meter
 from clair_apo.llm.scripted import ScriptedChat
 from clair_apo.llm.store import RequestStore
+from clair_apo.llm.tables import StoredAnswer
 
 __all__ = [
     "Answer",
@@ -22,11 +26,14 @@ __all__ = [
     "ChatModel",
     "ChatRequest",
     "Completion",
+    "Dialogue",
+    "Meter",
     "ModelSpec",
     "RawResponse",
     "RequestStore",
     "Sampling",
     "ScriptedChat",
+    "StoredAnswer",
     "StoredChat",
     "check_model",
 ]

@@ -1,22 +1,44 @@
 """The one door for other rooms: a model behind the request store.
 
 chat = StoredChat(spec, store)
-for answer in chat.ask([chat.request(messages)]): ...
+for result in chat.converse(dialogues): ...
+
+A row is a `Dialogue`. Rows are held in bounded numbers: a window of them with a server, where each
+goes on as soon as its own answers are there; waves of them with a model that answers in groups.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
+from itertools import islice
+from typing import Generic, TypeVar
 
 from clair_apo.errors import RequestError
-from clair_apo.llm.chat import Answered, ChatModel, ChatRequest, Completion, ModelSpec
+from clair_apo.llm.chat import (
+    Answer,
+    Answered,
+    ChatModel,
+    ChatRequest,
+    Completion,
+    Dialogue,
+    ModelSpec,
+    StreamingChat,
+)
+from clair_apo.llm.groups import groups_of
+from clair_apo.llm.meter import Meter
 from clair_apo.llm.store import RequestStore
+from clair_apo.llm.tables import StoredAnswer
 from clair_apo.models import ModelSource, find_model
 from clair_apo.progress import say
 from clair_apo.records import Conversation
 
+T = TypeVar("T")
+
 RECORDED = "recorded:"
 """A model name with this beginning stands for recorded answers: it is never asked."""
+
+ROWS_PER_REQUEST = 4
+"""Rows that are begun for each request that may be under way, so that a slow row holds none up."""
 
 
 def check_model(spec: ModelSpec) -> None:
@@ -34,15 +56,6 @@ def check_model(spec: ModelSpec) -> None:
         find_model(spec.model, say)
 
 
-@dataclass(frozen=True)
-class Answer:
-    """A request with its completion, or with the reason why there is none."""
-
-    request: ChatRequest
-    completion: Completion | None
-    failure: str = ""
-
-
 class StoredChat:
     """A chat model of which nothing is asked twice.
 
@@ -52,20 +65,27 @@ class StoredChat:
         spec: which model, and how to sample.
         store: where answers are kept.
         model: asked in place of what `spec` names; for tests and models of one's own.
-
-    Attributes:
-        asked: requests that went to the model.
-        reused: requests that the store answered.
+        meter: what is counted, for the progress display and the manifest.
+        offline: fail at the first request that the store cannot answer.
+        run_id: stands in the store beside what this run paid for.
     """
 
     def __init__(
-        self, spec: ModelSpec, store: RequestStore, model: ChatModel | None = None
+        self,
+        spec: ModelSpec,
+        store: RequestStore,
+        model: ChatModel | None = None,
+        *,
+        meter: Meter | None = None,
+        offline: bool = False,
+        run_id: str = "",
     ) -> None:
         self.spec = spec
-        self.asked = 0
-        self.reused = 0
+        self.meter = meter or Meter()
         self._store = store
         self._given = model
+        self._offline = offline
+        self._run_id = run_id
 
     @cached_property
     def identity(self) -> str:
@@ -75,63 +95,155 @@ class StoredChat:
         )
         return self.spec.model if remote else f"{self._source.identity}/{self.spec.dtype}"
 
-    def request(self, messages: Conversation, sample: int = 0) -> ChatRequest:
-        """The request that asks this model for an answer to `messages`."""
-        return ChatRequest(
-            model=self.identity, messages=messages, sampling=self.spec.sampling, sample=sample
-        )
-
-    def ask(
-        self, requests: Sequence[ChatRequest], advance: Callable[[int], None] | None = None
-    ) -> Iterator[Answer]:
-        """Answer the requests in their order, from the store where it can.
-
-        Each new answer is in the store before anything else is done with it.
+    def request(
+        self, messages: Conversation, sample: int = 0, max_tokens: int | None = None
+    ) -> ChatRequest:
+        """The request that asks this model for an answer to `messages`.
 
         Args:
-            requests: what to ask; equal requests are asked once.
-            advance: told how many more requests are done, for a progress bar.
+            messages: the conversation.
+            sample: which of several answers to it.
+            max_tokens: another limit than the spec's.
+        """
+        sampling = self.spec.sampling
+        if max_tokens is not None:
+            sampling = sampling.model_copy(update={"max_tokens": max_tokens})
+        return ChatRequest(model=self.identity, messages=messages, sampling=sampling, sample=sample)
+
+    def converse(self, dialogues: Iterable[Dialogue[T]]) -> Iterator[T]:
+        """Let every row have its answers, from the store where it can; yield the rows' results.
+
+        Each new answer is in the store before its row sees it. The results come in the order of
+        the rows; rows are begun only as fast as results are taken.
 
         Raises:
-            RequestError: the model cannot be asked.
+            RequestError: the model cannot be asked, or is not to be (`offline`).
             StoreError: the store cannot be read or written.
         """
-        failures = dict(self._ask_missing(requests, advance or (lambda _: None)))
-        for request in requests:
-            response = self._store.get(request.key)
-            if response is None:
-                yield Answer(request, None, failures.get(request.key, "the model gave no answer"))
-            else:
-                yield Answer(request, Completion.from_response(response))
+        if self._streams:
+            return self._in_a_stream(dialogues)
+        return self._in_waves(dialogues)
 
-    def _ask_missing(
-        self, requests: Sequence[ChatRequest], advance: Callable[[int], None]
-    ) -> Iterator[tuple[str, str]]:
-        unique = {request.key: request for request in requests}
-        missing = [r for key, r in unique.items() if self._store.get(key) is None]
-        self.reused += len(requests) - len(missing)
-        advance(len(requests) - len(missing))
-        if not missing:
-            return
-        for answered in self._model.answer(missing):
-            self.asked += 1
-            failure = answered.failure or self._keep(answered)
-            if failure:
-                yield answered.request.key, failure
-            advance(1)
+    # --- models that answer in groups
 
-    def _keep(self, answered: Answered) -> str:
-        """Store a response; the reason why not where it holds no answer."""
-        assert answered.response is not None
+    def _in_waves(self, dialogues: Iterable[Dialogue[T]]) -> Iterator[T]:
+        """Waves are counted from the first row, so that a resumed run plans the same groups."""
+        for rows in groups_of(self._wave, dialogues):
+            talks = [_Talk(row) for row in rows]
+            while waiting := [talk for talk in talks if talk.requests]:
+                answers = self._answers({r.key: r for talk in waiting for r in talk.requests})
+                for talk in waiting:
+                    talk.answers = answers
+                    talk.go_on()
+            yield from (talk.result for talk in talks)
+
+    def _answers(self, requests: dict[str, ChatRequest]) -> dict[str, Answer]:
+        answers = {key: a for key, r in requests.items() if (a := self._stored(r))}
+        if len(answers) < len(requests):
+            model = self._model
+            assert isinstance(model, ChatModel)
+            for group in model.plan(list(requests.values())):
+                missing = [request for request in group if request.key not in answers]
+                for answered in model.answer(missing) if missing else ():
+                    answers |= {answer.request.key: answer for answer in self._kept(answered)}
+        gave_none = "the model gave no answer"
+        return {k: answers.get(k) or Answer(r, None, gave_none) for k, r in requests.items()}
+
+    # --- servers
+
+    def _in_a_stream(self, dialogues: Iterable[Dialogue[T]]) -> Iterator[T]:
+        """A window of rows, each of which goes on as soon as its own answers are there."""
+        rows, held = iter(dialogues), deque[_Talk[T]]()
+        waiting: dict[str, list[_Talk[T]]] = {}
+        window = self.spec.max_in_flight * ROWS_PER_REQUEST
         try:
-            Completion.from_response(answered.response)
-        except ValueError as error:
-            return str(error)
-        self._store.put(answered.request.key, answered.request.model, answered.response)
-        return ""
+            while True:
+                for row in islice(rows, window - len(held)):
+                    held.append(_Talk(row))
+                    self._ask_for(held[-1], waiting)
+                if not held:
+                    return
+                while held and not held[0].requests:
+                    yield held.popleft().result
+                if waiting:
+                    self._collect(waiting)
+        finally:
+            if "_model" in self.__dict__:
+                self._server.close()
+                del self._model
+
+    def _ask_for(self, talk: "_Talk[T]", waiting: dict[str, list["_Talk[T]"]]) -> None:
+        """Let a row go on with what the store knows, and ask the server for the rest."""
+        while talk.requests:
+            for request in talk.missing():
+                if answer := self._stored(request):
+                    talk.answers[request.key] = answer
+                elif request.key in waiting:
+                    waiting[request.key].append(talk)
+                else:
+                    waiting[request.key] = [talk]
+                    self._server.submit(request)
+            if talk.missing():
+                return
+            talk.go_on()
+
+    def _collect(self, waiting: dict[str, list["_Talk[T]"]]) -> None:
+        answered = self._server.collect()
+        answers = self._kept(answered)
+        self._server.settle(len(answered))
+        for answer in answers:
+            for talk in waiting.pop(answer.request.key):
+                talk.answers[answer.request.key] = answer
+                if not talk.missing():
+                    talk.go_on()
+                    self._ask_for(talk, waiting)
+
+    # --- both
+
+    def _stored(self, request: ChatRequest) -> Answer | None:
+        response = self._store.get(request.key)
+        if response is None:
+            return None
+        self.meter.reused += 1
+        return Answer(request, Completion.from_response(response))
+
+    def _kept(self, answered: Sequence[Answered]) -> list[Answer]:
+        """Store responses together, before anything else is done with them."""
+        answers = [_read(one) for one in answered]
+        self._store.put_many(
+            [
+                StoredAnswer(key=a.request.key, model=a.request.model, response=one.response)
+                for a, one in zip(answers, answered, strict=True)
+                if a.completion is not None and one.response is not None
+            ],
+            run_id=self._run_id,
+        )
+        for answer in answers:
+            self.meter.count(answer.completion)
+        return answers
+
+    @property
+    def _streams(self) -> bool:
+        return self._given is None and self.spec.base_url is not None
+
+    @property
+    def _wave(self) -> int:
+        return ChatModel.wave if self._given is None else self._given.wave
+
+    @property
+    def _server(self) -> StreamingChat:
+        model = self._model
+        assert not isinstance(model, ChatModel)
+        return model
 
     @cached_property
-    def _model(self) -> ChatModel:
+    def _model(self) -> ChatModel | StreamingChat:
+        """The model itself, at the first request that the store cannot answer."""
+        if self._offline:
+            raise RequestError(
+                f"offline: {self._store.path} has no answer of {self.spec.model!r} to one of the "
+                "requests; run without offline to ask for it"
+            )
         if self._given is not None:
             return self._given
         if self.spec.model.startswith(RECORDED):
@@ -143,7 +255,7 @@ class StoredChat:
         if self.spec.base_url:
             from clair_apo.llm.http import HttpChat
 
-            return HttpChat(self.spec)
+            return HttpChat(self.spec, self.meter)
         from clair_apo.llm.local import LocalChat
 
         return LocalChat(self._source, dtype=self.spec.dtype, batch_size=self.spec.batch_size)
@@ -151,3 +263,42 @@ class StoredChat:
     @cached_property
     def _source(self) -> ModelSource:
         return find_model(self.spec.model, say)
+
+
+class _Talk(Generic[T]):
+    """A dialogue under way."""
+
+    requests: tuple[ChatRequest, ...]
+    """What it waits for; empty once it has ended with a `result`."""
+    result: T
+
+    def __init__(self, dialogue: Dialogue[T]) -> None:
+        self._dialogue = dialogue
+        self.answers: dict[str, Answer] = {}
+        self._advance(None)
+
+    def missing(self) -> list[ChatRequest]:
+        unique = {request.key: request for request in self.requests}
+        return [request for key, request in unique.items() if key not in self.answers]
+
+    def go_on(self) -> None:
+        self._advance(tuple(self.answers[request.key] for request in self.requests))
+
+    def _advance(self, answers: tuple[Answer, ...] | None) -> None:
+        self.answers = {}
+        try:
+            self.requests = (
+                next(self._dialogue) if answers is None else self._dialogue.send(answers)
+            )
+        except StopIteration as end:
+            self.requests, self.result = (), end.value
+
+
+def _read(answered: Answered) -> Answer:
+    """What a response says, or why it says nothing."""
+    if answered.response is None:
+        return Answer(answered.request, None, answered.failure)
+    try:
+        return Answer(answered.request, Completion.from_response(answered.response))
+    except ValueError as error:
+        return Answer(answered.request, None, str(error))

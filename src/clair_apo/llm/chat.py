@@ -1,12 +1,14 @@
-"""The vocabulary of asking: a request, its key, a response, and the one-method model.
+"""The vocabulary of asking: a request, its key, a response, the models, and a row's dialogue.
 
 A response is kept as the JSON object of an OpenAI chat completion, whoever gave it; what the rest
 of the package needs of it is a `Completion`.
 """
 
-from collections.abc import Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from functools import cached_property
+from typing import Any, Literal, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
@@ -15,6 +17,7 @@ from clair_apo.config import Section
 from clair_apo.records import Conversation, FinishReason, Record, Text, canonical_json, digest
 
 RawResponse = dict[str, Any]
+T = TypeVar("T")
 
 _FINISHES = ("stop", "length", "content_filter")
 
@@ -37,7 +40,7 @@ class ChatRequest(Record):
     sample: int = 0
     """Which of several answers to the same question; other samples, other keys."""
 
-    @property
+    @cached_property
     def key(self) -> str:
         """SHA-256 over all that can change the answer, and nothing that cannot."""
         return digest(self.model_dump())
@@ -99,15 +102,72 @@ class Answered:
     failure: str = ""
 
 
-class ChatModel(Protocol):
-    """Whatever answers chat requests."""
+@dataclass(frozen=True)
+class Answer:
+    """A request with its completion, or with the reason why there is none."""
 
-    def answer(self, requests: Sequence[ChatRequest]) -> Iterator[Answered]:
-        """Answer every request once, in any order, each as soon as it is known.
+    request: ChatRequest
+    completion: Completion | None
+    failure: str = ""
+
+
+Dialogue = Generator[tuple[ChatRequest, ...], tuple[Answer, ...], T]
+"""What one row says to a model: it yields requests, is sent their answers, and returns its result.
+
+It neither waits nor asks itself, so the same row goes to a server, a model in this process or a
+batch file. Equal rows yield equal requests: nothing but the answers may decide what is asked next.
+"""
+
+
+class ChatModel(ABC):
+    """A model that answers requests in groups: one in this process, a script, a batch service."""
+
+    wave: int = 512
+    """Rows whose requests are planned together."""
+
+    def plan(self, requests: Sequence[ChatRequest]) -> list[Sequence[ChatRequest]]:
+        """Part requests into the groups that are answered together; by default one each.
+
+        The groups may depend on nothing but the requests: a run that was killed plans them again.
+        """
+        return [[request] for request in requests]
+
+    @abstractmethod
+    def answer(self, requests: Sequence[ChatRequest]) -> Iterator[list[Answered]]:
+        """Answer each request of a group once, in any order.
+
+        Yields:
+            Answers that are stored together, as soon as they are known.
 
         Raises:
-            RequestError: no request can be answered (no server, no permission).
+            RequestError: no request can be answered (no model, no permission).
         """
+
+
+class StreamingChat(Protocol):
+    """A server that answers many requests at the same time, in any order."""
+
+    in_flight_limit: int
+    """The most requests that are ever under way."""
+
+    def submit(self, request: ChatRequest) -> None:
+        """Take a request; it is sent as soon as the limits allow. Returns at once."""
+        ...
+
+    def collect(self, timeout_s: float | None = None) -> list[Answered]:
+        """Wait for at least one answer, or for `timeout_s` seconds, and return all that are there.
+
+        Raises:
+            RequestError: the run must stop; whatever was answered has been returned before.
+        """
+        ...
+
+    def settle(self, count: int) -> None:
+        """Say that so many answers are stored: their places are free for other requests."""
+        ...
+
+    def close(self) -> None:
+        """Send nothing more and wait for nothing."""
         ...
 
 
@@ -128,8 +188,12 @@ class ModelSpec(Section):
     """Sample from the likeliest tokens that hold this share of the probability."""
     timeout_s: float = Field(120.0, gt=0)
     """Seconds to wait for one answer of a server, per attempt."""
-    max_in_flight: int = Field(8, gt=0)
-    """Requests to a server at the same time."""
+    max_in_flight: int = Field(256, gt=0)
+    """The most requests to a server at the same time; how many it bears is learned on the way."""
+    requests_per_minute: int | None = Field(None, gt=0)
+    """A limit of the server's, where it has one."""
+    tokens_per_minute: int | None = Field(None, gt=0)
+    """The same for tokens, those of prompts and answers together."""
     batch_size: int = Field(32, gt=0)
     """Requests per batch of a model in this process."""
     dtype: Literal["fp32", "bf16"] = "fp32"

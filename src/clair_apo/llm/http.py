@@ -1,182 +1,313 @@
 """An OpenAI-compatible server: vLLM, `transformers serve`, a hosted model.
 
-Several requests are under way at once. What may pass (no connection, time-out, 408, 409, 429, 5xx)
-is tried again with growing, jittered waits; what concerns one request alone (400, 422) fails that
-request; everything else ends the run with one sentence. The key never leaves this module.
+Many requests are under way at once, on an event loop in a thread of its own; `limits` says how
+many. What may pass is tried again with growing, jittered waits; what concerns one request alone
+fails that request; everything else ends the run with one sentence. The key never leaves this room.
+
+HttpChat (the caller's thread) -> _Server (the loop) -> Gate, ServerHealth -> the client
 """
 
+import asyncio
 import json
 import logging
 import os
-from collections.abc import Iterator, Sequence
+import time
 from ipaddress import ip_address
 from queue import Empty, SimpleQueue
-from threading import Event, Thread
+from threading import Thread
+from typing import Any
 from urllib.parse import urlsplit
 
+import httpx2
 import openai
 import stamina
 
 from clair_apo.errors import RequestError
-from clair_apo.llm.chat import Answered, ChatRequest, ModelSpec
+from clair_apo.llm.chat import Answered, ChatRequest, ModelSpec, RawResponse
+from clair_apo.llm.failures import FailureReader, RequestFailure
+from clair_apo.llm.health import ServerHealth, jittered_wait_s
+from clair_apo.llm.limits import Gate
+from clair_apo.llm.meter import Meter
+from clair_apo.records import Message
 
-ATTEMPTS = 5
-"""How often a request is tried before the run stops."""
+ATTEMPTS = 6
+"""How often a request is tried."""
+TIME_OUTS = 3
+"""How often, where it times out: each time may be paid for."""
 
 # retries show where logging is set up; without that they would stand bare on standard error
 logging.getLogger("stamina").addHandler(logging.NullHandler())
 
-_OF_ONE_REQUEST = (openai.BadRequestError, openai.UnprocessableEntityError)
-_PASSING_STATUS = (408, 409, 429)
-_GO_ON = "what was answered is kept: run the same command again to go on"
-
 
 class HttpChat:
-    """Asks a server for chat completions.
+    """Asks a server for chat completions; a `StreamingChat`.
+
+    An answer that was collected keeps its place among those in flight until it is settled, so a
+    killed process asks again at most for what was in flight.
 
     Args:
         spec: `base_url` must be set; `model` is sent as it is.
+        meter: where what is in flight, the limit and the waits are shown.
 
     Raises:
         RequestError: the server is not on this machine and there is no key for it.
     """
 
-    def __init__(self, spec: ModelSpec) -> None:
-        url = urlsplit(spec.base_url or "")
-        self._where = f"{url.hostname}" + (f":{url.port}" if url.port else "")
-        self._key = find_key(spec)
-        self._spec = spec
-        self._client = openai.OpenAI(
-            base_url=spec.base_url,
-            api_key=self._key or "none",  # the client insists on a key; local servers ignore it
-            timeout=spec.timeout_s,
-            max_retries=0,
-        )
+    def __init__(self, spec: ModelSpec, meter: Meter | None = None) -> None:
+        key = find_key(spec)
+        self.in_flight_limit = spec.max_in_flight
+        self._results: SimpleQueue[Answered | Exception] = SimpleQueue()
+        self._outstanding = 0
+        self._loop = asyncio.new_event_loop()
+        self._server = _Server(spec, key, meter or Meter(), self._results)
+        # a daemon: a process that was told to stop does not wait for a slow server
+        self._thread = Thread(target=self._run, name="requests", daemon=True)
+        self._thread.start()
 
-    def answer(self, requests: Sequence[ChatRequest]) -> Iterator[Answered]:
-        """Answer the requests, each as soon as the server has.
+    def submit(self, request: ChatRequest) -> None:
+        """Take a request; it is sent as soon as the limits allow. Returns at once."""
+        self._outstanding += 1
+        self._loop.call_soon_threadsafe(self._server.start, request)
 
-        When one of them ends the run, no more are sent, and those under way are waited for: they
-        are paid for. When the caller leaves (Ctrl+C), nothing is waited for.
+    def collect(self, timeout_s: float | None = None) -> list[Answered]:
+        """Wait for at least one answer, or for `timeout_s` seconds, and return all that are there.
+
+        Where nothing is outstanding the list is empty, at once. When the run must stop, no more is
+        sent, and what is under way is waited for and returned first: it is paid for.
 
         Raises:
             RequestError: the server cannot be reached, refuses the key, or keeps failing.
         """
-        asking = _Asking(self, requests)
-        workers = min(self._spec.max_in_flight, len(requests))
+        answered: list[Answered] = []
         try:
-            for _ in range(workers):
-                # daemons: a process that was told to stop does not wait for a slow server
-                Thread(target=asking.work, daemon=True).start()
-            yield from asking.results(workers)
-        finally:
-            asking.stop.set()
+            while len(answered) < self._outstanding:
+                result = self._results.get(not answered, timeout_s)
+                if isinstance(result, Exception):
+                    self._results.put(result)  # for the next call, and all after it
+                    if not answered:
+                        raise result
+                    break
+                answered.append(result)
+        except Empty:
+            pass
+        self._outstanding -= len(answered)
+        return answered
 
-    def ask(self, request: ChatRequest, stop: Event) -> Answered:
-        """Ask once, and again while what went wrong may pass and nobody says stop.
+    def settle(self, count: int) -> None:
+        """Say that so many of the collected are stored: their places are free for others."""
+        self._loop.call_soon_threadsafe(self._server.settle, count)
+
+    def close(self) -> None:
+        """Send nothing more and wait for nothing."""
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_forever()
+            self._loop.run_until_complete(self._server.close())
+        finally:
+            self._loop.close()
+
+
+class _Server:
+    """What happens on the event loop: nothing of it is called from another thread."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        key: str | None,
+        meter: Meter,
+        results: "SimpleQueue[Answered | Exception]",
+    ) -> None:
+        self._spec, self._meter, self._results = spec, meter, results
+        self._failures = FailureReader(spec, key)
+        self._gate = Gate(spec.max_in_flight, spec.requests_per_minute, spec.tokens_per_minute)
+        self._health = ServerHealth(self._gate, meter, self._probe)
+        self._client = _client(spec, key)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._sending: set[asyncio.Task[Any] | None] = set()
+        self._end: Exception | None = None
+        self._show()
+
+    def start(self, request: ChatRequest) -> None:
+        """Begin to ask."""
+        if self._end is None:
+            task = asyncio.get_running_loop().create_task(self._deliver(request))
+            self._tasks.add(task)
+            task.add_done_callback(self._ended)
+
+    def settle(self, count: int) -> None:
+        """Free the places of answers that are stored."""
+        self._gate.leave(count)
+        self._show()
+
+    async def close(self) -> None:
+        """Break off everything."""
+        self._end = self._end or RequestError("closed")
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._client.close()
+
+    async def _deliver(self, request: ChatRequest) -> None:
+        """Hand out the answer to one request, or the reason why it has none."""
+        result = None
+        while result is None and self._end is None:
+            began = time.monotonic()
+            try:
+                result = Answered(request, await self._with_attempts(request))
+            except RequestFailure as failure:
+                if self._end is None and await self._fails_alone(failure, began):
+                    self._gate.hold()  # until it is settled, as any other
+                    result = Answered(request, None, failure.told)
+        if result is not None:
+            self._results.put(result)
+
+    async def _fails_alone(self, failure: RequestFailure, began: float) -> bool:
+        try:
+            return await self._health.is_to_blame_on(failure, began)
+        except RequestError as error:
+            self._stop(error)
+            return False
+
+    def _stop(self, error: Exception) -> None:
+        """Send nothing more; what is under way goes on."""
+        if self._end is None:
+            self._end = error
+            for task in self._tasks - self._sending - {asyncio.current_task()}:
+                task.cancel()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, Exception):
+            self._stop(error)  # a mistake of ours: it comes out where the answers come out
+        if self._end and not self._tasks:
+            self._results.put(self._end)  # all that was under way has been handed out
+
+    async def _with_attempts(self, request: ChatRequest) -> RawResponse:
+        """Ask, and again while what went wrong may pass."""
+        async for attempt in stamina.retry_context(self._wait_s, ATTEMPTS, timeout=None):
+            with attempt:
+                return await self._through_the_gate(request, attempt.num)
+        raise AssertionError("unreachable")
+
+    def _wait_s(self, error: Exception) -> float | bool:
+        """Seconds until the next attempt; False when there is to be none."""
+        if not isinstance(error, RequestFailure) or error.fault != "passing" or self._end:
+            return False
+        if error.timed_out and error.attempts >= TIME_OUTS:
+            return False
+        if error.attempts < ATTEMPTS:
+            self._meter.retried += 1
+        return jittered_wait_s(error.attempts)
+
+    async def _through_the_gate(self, request: ChatRequest, attempt: int) -> RawResponse:
+        reserved = self._most_tokens(request)
+        sent_at = await self._gate.enter(reserved)
+        self._show()
+        try:
+            response = await self._send(request)
+        except RequestFailure as failure:
+            failure.attempts = attempt
+            if failure.fault == "run":
+                self._stop(RequestError(failure.sentence))  # before its place is given away
+            self._gate.failed(sent_at, failure.overloaded)
+            if failure.retry_after_s:
+                self._gate.pause(failure.retry_after_s)
+                self._meter.waits_until = time.time() + failure.retry_after_s
+            self._show()
+            raise
+        self._health.answered()
+        self._gate.answered(sent_at, reserved, _tokens_used(response, reserved))
+        self._show()
+        return response
+
+    async def _send(self, request: ChatRequest) -> RawResponse:
+        """One attempt.
 
         Raises:
-            RequestError: this server cannot be asked.
+            RequestFailure: it brought no answer.
         """
-        retry = stamina.RetryingCaller(
-            attempts=ATTEMPTS, timeout=None, wait_initial=0.5, wait_max=30.0
-        ).on(lambda error: not stop.is_set() and _may_pass(error))
+        sampling, task = request.sampling, asyncio.current_task()
+        body = {
+            "model": self._spec.model,
+            "messages": [{"role": m.role, "content": m.content} for m in request.messages],
+            "max_tokens": sampling.max_tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+        }
+        self._sending.add(task)
         try:
-            return retry(self._send, request, stop)
-        except _OF_ONE_REQUEST as error:
-            return Answered(request, None, f"{self._where}: {self._without_key(error)}")
-        except openai.APIStatusError as error:
-            raise RequestError(self._refusal(error)) from None
-        except openai.APITimeoutError:
-            raise RequestError(
-                f"{self._where} did not answer {ATTEMPTS} times within {self._spec.timeout_s:g} "
-                f"seconds (timeout_s); {_GO_ON}"
-            ) from None
-        except openai.APIConnectionError as error:
-            reason = self._without_key(error.__cause__ or error)
-            raise RequestError(
-                f"{self._where} could not be reached {ATTEMPTS} times ({reason}); {_GO_ON}"
-            ) from None
-        except openai.OpenAIError as error:
-            raise RequestError(f"{self._where}: {self._without_key(error)}") from None
-
-    def _send(self, request: ChatRequest, stop: Event) -> Answered:
-        if stop.is_set():
-            raise RequestError("stopped")  # while this request waited for its next attempt
-        sampling = request.sampling
-        reply = self._client.chat.completions.with_raw_response.create(
-            model=self._spec.model,
-            messages=[message.model_dump() for message in request.messages],  # type: ignore[misc]
-            max_tokens=sampling.max_tokens,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-        )
-        try:
-            response = json.loads(reply.text)
-        except ValueError:
-            response = None
-        if not isinstance(response, dict):
-            raise RequestError(
-                f"{self._where} replied with something else than a JSON object, beginning "
-                f"{reply.text[:60]!r}; is base_url {self._spec.base_url!r} right?"
-            )
-        return Answered(request, response)
-
-    def _refusal(self, error: openai.APIStatusError) -> str:
-        if error.status_code in (401, 403):
-            return (
-                f"{self._where} refused the key in ${self._spec.api_key_env} ({error.status_code})"
-            )
-        if error.status_code == 404:
-            return f"{self._where} knows no model {self._spec.model!r} (404), or base_url is wrong"
-        times = f"failed {ATTEMPTS} times" if _may_pass(error) else "cannot be asked"
-        return f"{self._where} {times}: {self._without_key(error)}; {_GO_ON}"
-
-    def _without_key(self, error: BaseException) -> str:
-        text = str(error)
-        if isinstance(error, openai.APIStatusError) and " - " not in text:
-            text += f" - {error.response.text}"  # the client reads one of the shapes in use
-        return " ".join((text.replace(self._key, "***") if self._key else text).split())[:300]
-
-
-class _Asking:
-    """The requests of one call, worked off by several threads."""
-
-    def __init__(self, chat: HttpChat, requests: Sequence[ChatRequest]) -> None:
-        self.stop = Event()
-        self._chat = chat
-        self._to_ask: SimpleQueue[ChatRequest] = SimpleQueue()
-        self._done: SimpleQueue[Answered | Exception | None] = SimpleQueue()
-        for request in requests:
-            self._to_ask.put(request)
-
-    def work(self) -> None:
-        """Ask one request after the other until there are none or one ends the run."""
-        while not self.stop.is_set():
-            try:
-                request = self._to_ask.get_nowait()
-            except Empty:
-                break
-            try:
-                self._done.put(self._chat.ask(request, self.stop))
-            except Exception as error:  # carried to the thread that waits for the results
-                self._done.put(error)
-                self.stop.set()
-        self._done.put(None)
-
-    def results(self, workers: int) -> Iterator[Answered]:
-        """What the workers found, until all of them are through; then the first error if any."""
-        failure: Exception | None = None
-        while workers:
-            result = self._done.get()
-            if result is None:
-                workers -= 1
-            elif isinstance(result, Exception):
-                failure = failure or result
-            else:
-                yield result
-        if failure:
+            async with asyncio.timeout(self._spec.timeout_s):  # also ends a reply that trickles
+                reply = await self._client.post(
+                    "/chat/completions", cast_to=httpx2.Response, body=body
+                )
+        except (TimeoutError, openai.OpenAIError) as error:
+            raise self._failures.read(error) from None
+        finally:
+            self._sending.discard(task)
+        response = _json_object(reply.content)
+        if response is None:
+            raise self._failures.of_no_json(reply.text, self._health.ever_answered)
+        if failure := self._failures.of_body(response):
             raise failure
+        return response
+
+    async def _probe(self) -> RequestFailure | None:
+        """Ask a short question, with the settings of all others; what went wrong if anything."""
+        question = Message(role="user", content="Say: yes")
+        sampling = self._spec.sampling
+        try:
+            await self._send(
+                ChatRequest(model=self._spec.model, messages=(question,), sampling=sampling)
+            )
+        except RequestFailure as failure:
+            return failure
+        return None
+
+    def _most_tokens(self, request: ChatRequest) -> float:
+        """What a request may cost, as far as one can say before."""
+        if self._spec.tokens_per_minute is None:
+            return 0.0
+        characters = sum(len(message.content) for message in request.messages)
+        return characters / 4 + request.sampling.max_tokens
+
+    def _show(self) -> None:
+        self._meter.in_flight = self._gate.in_flight
+        self._meter.limit = self._gate.limit.value
+
+
+def _client(spec: ModelSpec, key: str | None) -> openai.AsyncOpenAI:
+    """A client that keeps a connection for each request in flight, and repeats nothing itself."""
+    most = spec.max_in_flight
+    return openai.AsyncOpenAI(
+        base_url=spec.base_url,
+        api_key=key or "none",  # the client insists on a key; local servers ignore it
+        timeout=None,  # `_send` has one for the attempt as a whole
+        max_retries=0,
+        # with 256 connections this transport takes a quarter of the time of the client's own
+        http_client=openai.DefaultAioHttpClient(
+            limits=httpx2.Limits(max_connections=most, max_keepalive_connections=most)
+        ),
+    )
+
+
+def _json_object(content: bytes) -> RawResponse | None:
+    try:
+        response = json.loads(content)
+    except ValueError:
+        return None
+    return response if isinstance(response, dict) else None
+
+
+def _tokens_used(response: RawResponse, otherwise: float) -> float:
+    usage = response.get("usage")
+    total = usage.get("total_tokens") if isinstance(usage, dict) else None
+    return float(total) if isinstance(total, int) else otherwise
 
 
 def find_key(spec: ModelSpec) -> str | None:
@@ -195,12 +326,6 @@ def find_key(spec: ModelSpec) -> str | None:
     if not (key.isascii() and key.isprintable()):
         raise RequestError(f"${spec.api_key_env} holds characters that no key has")
     return key or None
-
-
-def _may_pass(error: Exception) -> bool:
-    if isinstance(error, openai.APIStatusError):
-        return error.status_code in _PASSING_STATUS or error.status_code >= 500
-    return isinstance(error, openai.APIConnectionError)
 
 
 def _on_this_machine(host: str) -> bool:

@@ -20,13 +20,14 @@ from transformers import (
 )
 
 from clair_apo.errors import ModelNotFoundError, RequestError
-from clair_apo.llm.chat import Answered, ChatRequest, Completion, Sampling
+from clair_apo.llm.chat import Answered, ChatModel, ChatRequest, Completion, Sampling
+from clair_apo.llm.groups import groups_of
 from clair_apo.models import ModelSource
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-class LocalChat:
+class LocalChat(ChatModel):
     """A causal language model with a chat template, loaded from a folder or the hub.
 
     Args:
@@ -60,23 +61,25 @@ class LocalChat:
         self.name = source.name
         self.batch_size = batch_size
 
-    def answer(self, requests: Sequence[ChatRequest]) -> Iterator[Answered]:
-        """Answer the requests batch by batch, longest first.
+    def plan(self, requests: Sequence[ChatRequest]) -> list[Sequence[ChatRequest]]:
+        """Batches of requests with equal settings and similar lengths, longest first.
 
         Raises:
-            RequestError: a request does not fit the model's context; nothing is answered then.
+            RequestError: a request does not fit the model's context.
         """
-        tokens = {request.key: self._tokens(request) for request in requests}
+        lengths = {request.key: len(self._tokens(request)) for request in requests}
 
-        def plan(request: ChatRequest) -> tuple[str, int, str]:
+        def order(request: ChatRequest) -> tuple[str, int, str]:
             # longest first: if memory does not suffice, that shows at once
-            return request.sampling.model_dump_json(), -len(tokens[request.key]), request.key
+            return request.sampling.model_dump_json(), -lengths[request.key], request.key
 
-        for _, group in groupby(sorted(requests, key=plan), key=lambda r: r.sampling):
-            same = list(group)
-            for first in range(0, len(same), self.batch_size):
-                batch = same[first : first + self.batch_size]
-                yield from self._answer_batch(batch, [tokens[r.key] for r in batch])
+        groups = groupby(sorted(requests, key=order), key=lambda request: request.sampling)
+        return [batch for _, group in groups for batch in groups_of(self.batch_size, group)]
+
+    def answer(self, requests: Sequence[ChatRequest]) -> Iterator[list[Answered]]:
+        """Answer requests with equal settings as one batch."""
+        tokens = [self._tokens(request) for request in requests]
+        yield list(self._answer_batch(requests, tokens))
 
     def _tokens(self, request: ChatRequest) -> list[int]:
         messages = [message.model_dump() for message in request.messages]
@@ -100,7 +103,7 @@ class LocalChat:
         return ids
 
     def _answer_batch(
-        self, requests: list[ChatRequest], tokens: list[list[int]]
+        self, requests: Sequence[ChatRequest], tokens: list[list[int]]
     ) -> Iterator[Answered]:
         sampling = requests[0].sampling
         inputs = self.tokenizer.pad({"input_ids": tokens}, return_tensors="pt")

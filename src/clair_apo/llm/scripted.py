@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Iterator, Sequence
 
 from clair_apo.errors import RequestError
-from clair_apo.llm.chat import Answered, ChatRequest, Completion
+from clair_apo.llm.chat import Answered, ChatModel, ChatRequest, Completion
 
 
-class ScriptedChat:
+class ScriptedChat(ChatModel):
     """Answers requests in order with the given completions.
 
     Args:
@@ -20,7 +20,7 @@ class ScriptedChat:
         self._script = iter(script)
         self.requests: list[ChatRequest] = []
 
-    def answer(self, requests: Sequence[ChatRequest]) -> Iterator[Answered]:
+    def answer(self, requests: Sequence[ChatRequest]) -> Iterator[list[Answered]]:
         """Answer each request with the next line of the script.
 
         Raises:
@@ -36,4 +36,4 @@ class ScriptedChat:
                 line = Completion(
                     text=line, finish_reason="stop", prompt_tokens=0, completion_tokens=words
                 )
-            yield Answered(request, line.to_response(request.model))
+            yield [Answered(request, line.to_response(request.model))]

@@ -1,36 +1,52 @@
 """The request store: every answer that was ever paid for, under the key of its request.
 
-One SQLite file in WAL mode. An answer is on disk before anything else is done with it. Values
-are the raw responses as JSON, so a changed parser never asks again.
+One SQLite file. An answer is on disk before anything else is done with it. Values are the raw
+responses as JSON, so a changed parser never asks again; they are not compressed, so that
+`sqlite3 FILE "SELECT response FROM answers"` reads them without this program.
 """
 
 import json
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self, cast
+from typing import Any, NoReturn, Self, cast
 
 from clair_apo.errors import StoreError
 from clair_apo.llm.chat import RawResponse
+from clair_apo.llm.disks import file_system, free_bytes, is_network
+from clair_apo.llm.tables import SCHEMA, VERSION, Spent, StoredAnswer, StoredBatch
+from clair_apo.progress import say
 
-VERSION = 1
 PATIENCE_S = 60
 """How long to wait for another process that writes."""
-_SCHEMA = """
-CREATE TABLE answers (
-    key TEXT PRIMARY KEY,      -- ChatRequest.key
-    model TEXT NOT NULL,       -- identity of the model that answered
-    response TEXT NOT NULL,    -- the raw response, JSON
-    answered_at REAL NOT NULL  -- seconds since 1970
-) WITHOUT ROWID
-"""
+RESERVE_BYTES = 64 * 2**20
+"""So much of the disk stays free: what is under way when it is reached can still be kept."""
+CHECKED_WHOLE_BYTES = 64 * 2**20
+"""A store up to this size is read through when it is opened (about 0.1 s)."""
+
+_ADVICE = {
+    sqlite3.SQLITE_FULL: "the disk is full: free space, or move the file to another disk and name "
+    "it with store; then run the same command again",
+    sqlite3.SQLITE_CORRUPT: 'keep the file; `sqlite3 FILE ".recover" | sqlite3 mended.sqlite` '
+    "rescues what can be read: name that file with store",
+    sqlite3.SQLITE_NOTADB: "name another file with store",
+    sqlite3.SQLITE_READONLY: "make the file and its folder writable, or name another one with "
+    "store",
+    sqlite3.SQLITE_BUSY: f"another process has kept it for {PATIENCE_S} seconds: wait for it, or "
+    "end it",
+}
+_ADVICE_ELSE = "free space or mend the file, or name another one with store"
 
 
 class RequestStore:
     """A SQLite file of answered requests; made with its folder when it is opened.
+
+    Several processes of one machine may use it together. On a network file system SQLite's
+    write-ahead log cannot be shared: there a rollback journal is kept, which is slower.
 
     Raises:
         StoreError: the file is damaged, is no request store, is of another version, or cannot be
@@ -40,9 +56,15 @@ class RequestStore:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         with self._explained():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if not self._in_memory:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(self.path, timeout=PATIENCE_S)
-            self._prepare()
+            try:
+                self._prepare()
+                self.check_room()
+            except BaseException:
+                self._db.close()
+                raise
 
     def __enter__(self) -> Self:
         return self
@@ -56,26 +78,103 @@ class RequestStore:
         self.close()
 
     def __len__(self) -> int:
-        with self._explained():
-            return int(self._db.execute("SELECT count(*) FROM answers").fetchone()[0])
+        return int(self._rows("SELECT count(*) FROM answers")[0][0])
+
+    def __contains__(self, key: str) -> bool:
+        return bool(self._rows("SELECT 1 FROM answers WHERE key = ?", key))
 
     def get(self, key: str) -> RawResponse | None:
-        """The response under a key, None where there is none."""
-        with self._explained():
-            row = self._db.execute("SELECT response FROM answers WHERE key = ?", (key,)).fetchone()
-        return cast(RawResponse, json.loads(row[0])) if row else None
+        """The response under a key, None where there is none.
 
-    def put(self, key: str, model: str, response: RawResponse) -> None:
-        """Keep a response for good; a key that is already there keeps its first response."""
-        text = json.dumps(response)  # escaped: a response may spell half a surrogate pair
+        Raises:
+            StoreError: the file is damaged.
+        """
+        rows = self._rows("SELECT response FROM answers WHERE key = ?", key)
+        if not rows:
+            return None
+        try:
+            return cast(RawResponse, json.loads(rows[0][0]))
+        except ValueError as error:
+            self._refuse(f"the answer {key} is no JSON: {error}", sqlite3.SQLITE_CORRUPT)
+
+    def put_many(self, answers: Sequence[StoredAnswer], run_id: str = "") -> None:
+        """Keep answers for good, all of them or none; a key keeps its first answer.
+
+        When this returns they are on the disk, and survive a power cut.
+
+        Args:
+            answers: what to keep.
+            run_id: which run asked; see `spent`.
+
+        Raises:
+            StoreError: they could not be written; what was stored before is untouched.
+        """
+        when = time.time()
+        rows = [
+            (a.key, a.model, run_id, *_usage(a.response), when, _compact(a.response))
+            for a in answers
+        ]
+        with self._explained(), self._db:
+            self._db.executemany(
+                "INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO NOTHING",
+                rows,
+            )
+
+    def spent(self, run_id: str) -> dict[str, Spent]:
+        """What the answers that a run paid for come to, by the model's identity."""
+        rows = self._rows(
+            "SELECT model, count(*), sum(prompt_tokens), sum(completion_tokens) FROM answers "
+            "WHERE run_id = ? GROUP BY model",
+            run_id,
+        )
+        return {model: Spent(*sums) for model, *sums in rows}
+
+    def check_room(self) -> None:
+        """See that the disk has room left; to be called before more is asked, not before a put.
+
+        Raises:
+            StoreError: less than `RESERVE_BYTES` is free.
+        """
+        if self._in_memory:
+            return
+        free = free_bytes(self.path.parent)
+        if free < RESERVE_BYTES:
+            self._refuse(f"only {free / 2**20:.0f} MB are free", sqlite3.SQLITE_FULL)
+
+    def add_batch(self, batch: StoredBatch) -> None:
+        """Write down a batch; one that is known already stays as it is."""
+        row = (
+            *(batch.id, batch.shard, batch.model, batch.host, batch.run_id),
+            *(batch.state, batch.created, json.dumps(batch.keys)),
+        )
         with self._explained(), self._db:
             self._db.execute(
-                "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?)", (key, model, text, time.time())
+                "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+                row,
             )
+
+    def update_batch(self, batch: StoredBatch, state: str) -> StoredBatch:
+        """Write down what became of a batch; returns it in its new state."""
+        with self._explained(), self._db:
+            self._db.execute("UPDATE batches SET state = ? WHERE id = ?", (state, batch.id))
+        return replace(batch, state=state)
+
+    def batches(self) -> list[StoredBatch]:
+        """All batches that were ever handed to a server, the oldest first."""
+        rows = self._rows("SELECT * FROM batches ORDER BY created, id")
+        return [StoredBatch(*(*row[:-1], tuple(json.loads(row[-1])))) for row in rows]
 
     def close(self) -> None:
         """Close the file; the store is of no use afterwards."""
         self._db.close()
+
+    @property
+    def _in_memory(self) -> bool:
+        return str(self.path) == ":memory:"
+
+    def _rows(self, query: str, *values: str) -> list[tuple[Any, ...]]:
+        with self._explained():
+            return self._db.execute(query, values).fetchall()
 
     def _prepare(self) -> None:
         tables = [row[0] for row in self._db.execute("SELECT name FROM sqlite_master")]
@@ -85,22 +184,56 @@ class RequestStore:
         if tables and version != VERSION:
             raise StoreError(
                 f"{self.path}: is a request store of version {version}, this program reads "
-                f"{VERSION}; it was left as it is; name another file or the program that wrote it"
+                f"{VERSION}; it was left as it is; name another file with store, or use the "
+                "program that wrote it"
             )
-        self._use_wal()
+        self._look_for_damage()
+        self._choose_journal()
         # FULL: an answer that was paid for also survives a power cut
         self._db.execute("PRAGMA synchronous = FULL")
         if not tables:
             with self._db:
                 self._db.execute("BEGIN IMMEDIATE")
-                self._db.execute(_SCHEMA.replace("TABLE", "TABLE IF NOT EXISTS", 1))
+                for statement in SCHEMA:
+                    self._db.execute(statement)
                 self._db.execute(f"PRAGMA user_version = {VERSION}")
 
-    def _use_wal(self) -> None:
+    def _look_for_damage(self) -> None:
+        """Find damage before anything is paid for.
+
+        SQLite itself refuses a file that is cut short or has no header. Reading every page of a
+        store of gigabytes takes longer than most runs' first answers, so of a large one only the
+        ends of its tables are read; damage between them is reported when it is met.
+        """
+        if not self._in_memory and self.path.stat().st_size > CHECKED_WHOLE_BYTES:
+            for query in (
+                "SELECT response FROM answers ORDER BY rowid LIMIT 1",
+                "SELECT response FROM answers ORDER BY rowid DESC LIMIT 1",
+                "SELECT min(key) FROM answers",
+                "SELECT max(key) FROM answers",
+            ):
+                self._db.execute(query).fetchall()
+            return
+        faults = [row[0] for row in self._db.execute("PRAGMA quick_check(3)")]
+        if faults != ["ok"]:
+            self._refuse(f"it is damaged: {'; '.join(faults)}", sqlite3.SQLITE_CORRUPT)
+
+    def _choose_journal(self) -> None:
+        kind = "" if self._in_memory else file_system(self.path.parent)
+        if not is_network(kind):
+            self._use_journal("WAL")
+            return
+        self._use_journal("DELETE")
+        say(
+            f"{self.path} lies on a network file system ({kind}): answers are kept with a rollback "
+            "journal, which is slower; a store on a local disk is faster and safer"
+        )
+
+    def _use_journal(self, mode: str) -> None:
         give_up = time.monotonic() + PATIENCE_S
         while True:
             try:
-                self._db.execute("PRAGMA journal_mode = WAL")
+                self._db.execute(f"PRAGMA journal_mode = {mode}")
                 return
             except sqlite3.OperationalError as error:
                 # SQLite waits for locks, but not here: processes may open a new store together
@@ -112,8 +245,35 @@ class RequestStore:
     def _explained(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, OSError) as error:
-            raise StoreError(
-                f"{self.path}: the request store cannot be used ({error}); nothing in it was "
-                "removed; free space or mend the file, or name another one with store"
-            ) from None
+        except sqlite3.Error as error:
+            self._refuse(str(error), getattr(error, "sqlite_errorcode", 0))
+        except OSError as error:
+            self._refuse(str(error), 0)
+
+    def _refuse(self, reason: str, code: int) -> NoReturn:
+        # the low byte is the kind of error, the rest its detail
+        advice = _ADVICE.get(code & 0xFF, _ADVICE_ELSE)
+        raise StoreError(
+            f"{self.path}: the request store cannot be used ({reason}); nothing in it was "
+            f"removed; {advice}"
+        ) from None
+
+
+def _compact(response: RawResponse) -> str:
+    text = json.dumps(response, ensure_ascii=False, separators=(",", ":"))
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a response may spell half a surrogate pair
+        return json.dumps(response, separators=(",", ":"))
+    return text
+
+
+def _usage(response: RawResponse) -> tuple[int, int]:
+    usage = response.get("usage")
+    counts = usage if isinstance(usage, dict) else {}
+    prompt, completion = (counts.get(f"{side}_tokens") for side in ("prompt", "completion"))
+    return _count(prompt), _count(completion)
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) and 0 <= value < 2**53 else 0

@@ -88,8 +88,10 @@ class ContrastSummary(Record):
     run: str
     """Name of the run folder."""
     recipes: tuple[str, ...]
-    target_models: tuple[str, ...]
-    reviser_models: tuple[str, ...]
+    rejected_from: tuple[str, ...]
+    """The models that wrote the losers."""
+    chosen_from: tuple[str, ...]
+    """The models that wrote the winners."""
     tokenizer: str
     """What the tokens of the Jaccard similarity are."""
     counts: Counts
@@ -173,17 +175,17 @@ def summarise(run: RunFolder) -> ContrastSummary:
     check_complete(run)
     manifest = run.manifest()
     contrasts: list[Contrast] = []
-    recipes, targets, revisers = set[str](), set[str](), set[str]()
+    recipes, rejected, chosen = set[str](), set[str](), set[str]()
     for pair in read_jsonl(run.file(PAIRS), PreferencePair):
         contrasts.append(pair.contrast)
         recipes.add(pair.recipe)
-        targets.add(pair.provenance.target_model)
-        revisers.add(pair.provenance.reviser_model)
+        rejected.add(pair.provenance.rejected.model)
+        chosen.add(pair.provenance.chosen.model)
     return ContrastSummary(
         run=run.path.resolve().name,
         recipes=_names(recipes, manifest, "recipe"),
-        target_models=_names(targets, manifest, "target", "model"),
-        reviser_models=_names(revisers, manifest, "reviser", "model"),
+        rejected_from=_names(rejected, manifest, "target", "model"),
+        chosen_from=_names(chosen, manifest, "reviser", "model"),
         tokenizer=str(manifest.get("contrast_tokenizer") or DEFAULT_TOKENIZER),
         counts=_closed_counts(run, pairs=len(contrasts)),
         statistics=tuple(_statistic(m, contrasts) for m in MEASURES) if contrasts else (),

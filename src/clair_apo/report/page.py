@@ -44,8 +44,10 @@ SAMPLE_SEED = 0
 STAGE_NAMES = {
     Stage.LOAD: "Loading prompts",
     Stage.RESPOND: "Target model's answer",
+    Stage.JUDGE: "Judging",
     Stage.REVISE: "Revision",
     Stage.PAIR: "Pairing",
+    Stage.VERIFY: "Verification",
 }
 REASON_SENTENCES = {
     DropReason.DUPLICATE: "the same prompt stood in the data before",
@@ -54,8 +56,15 @@ REASON_SENTENCES = {
     DropReason.REFUSED: "the reviser declined",
     DropReason.UNPARSED: "the reviser's reply does not have the asked form",
     DropReason.EDIT_NOT_FOUND: "an edit names text that is not there, or more than once",
-    DropReason.NO_OP: "the revision equals the answer",
-    DropReason.REQUEST_FAILED: "the server rejected the request",
+    DropReason.NO_OP: "both sides are equal",
+    DropReason.REQUEST_FAILED: "the server rejected the request, or failed at it",
+    DropReason.CONTAMINATED: "the prompt shares a passage with a test set",
+    DropReason.OVER_EDITED: "the revision changes more than the gate allows",
+    DropReason.IDENTICAL_AFTER_TRUNCATION: "the same tokens within the training length",
+    DropReason.LENGTH_RATIO: "the winner is too short or too long beside the loser",
+    DropReason.LANGUAGE_CHANGED: "the sides are in different languages",
+    DropReason.MENTIONS_REVISION: "the revision speaks of being one",
+    DropReason.JUDGE_REJECTED: "no side is better, by the judge",
 }
 SORT_ORDERS = {
     "id-asc": "Id, first to last",

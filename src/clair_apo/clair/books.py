@@ -1,0 +1,148 @@
+"""What a run writes down about itself: its settings, its stages, and whether its counts close."""
+
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from clair_apo.clair.chats import Chats
+from clair_apo.clair.config import GenerateConfig
+from clair_apo.clair.contrast import TOKENIZER
+from clair_apo.clair.gate import GATE_VERSION
+from clair_apo.clair.parse import PARSER_VERSION
+from clair_apo.clair.prompts import PromptSurvey
+from clair_apo.clair.templates import RevisionTemplate
+from clair_apo.errors import RunError
+from clair_apo.llm.judge import Judge
+from clair_apo.progress import say
+from clair_apo.records import Record, atomic_writer
+from clair_apo.runs import RunFolder, file_digest, now
+
+# stage by stage, in the order of the data: the settings that decide its rows, and its name in words
+_DECIDED_BY = {
+    "strengthen": ({"reviser"}, "the stronger model's answers and pairs"),
+    "judge": ({"judge"}, "judgements and pairs"),
+    "revise": ({"reviser", "template", "parser"}, "revisions and pairs"),
+    "pair": ({"gate"}, "pairs"),
+    "verify": ({"verify", "judge"}, "pairs"),
+}
+
+
+class Books:
+    """The manifest of a run, kept while it goes through its stages.
+
+    Args:
+        config: what the run is to do.
+        folder: where it does.
+        template: how the reviser is asked; None where it is not.
+        rubric: what the judge goes by.
+        survey: of the prompts.
+    """
+
+    def __init__(
+        self,
+        config: GenerateConfig,
+        folder: RunFolder,
+        template: RevisionTemplate | None,
+        rubric: str,
+        survey: PromptSurvey,
+    ) -> None:
+        self.config, self.folder, self.survey = config, folder, survey
+        self.template, self.rubric = template, rubric
+        self._before = folder.manifest()
+        self.run_id = str(self._before.get("run_id") or uuid.uuid4().hex)
+
+    def begin(self, chats: Chats) -> None:
+        """Refuse a folder of another run; else write down what this one is to be.
+
+        Raises:
+            RunError: the folder was begun with other prompts, another recipe or target.
+        """
+        settings = self._settings(chats)
+        before, stages = self._before.get("settings", {}), self._before.get("stages", {})
+        if "respond" in stages:  # else the folder holds nothing but the prompts
+            self._refuse_another_run(before, settings)
+        for stage in _changed_stages(before, settings, tuple(stages)):
+            stages.pop(stage, None)  # its file is of the old settings until it is made again
+        self.folder.update_manifest(
+            command="generate",
+            run_id=self.run_id,
+            config=self.config.model_dump(mode="json"),
+            settings=settings,
+            stages=stages,
+            contrast_tokenizer=TOKENIZER,
+        )
+        with atomic_writer(self.folder.file("config.yaml")) as file:
+            file.write(self.config.to_yaml())
+
+    @contextmanager
+    def stage(
+        self, name: str, inputs: tuple[str, ...], files: Mapping[type[Record], str]
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the entry of a stage to be counted in; it is written down when the block ends."""
+        entry: dict[str, Any] = {
+            "files": list(files.values()),
+            "inputs": {i: file_digest(self.folder.file(i)) for i in inputs},
+            "kept": 0,
+            "dropped": {},
+            "started": now(),
+        }
+        yield entry
+        self.folder.record_stage(name, entry | {"ended": now()})
+
+    def note(self, stage: str, **numbers: Any) -> None:
+        """Add numbers to the entry of a stage that has ended."""
+        entry = self.folder.manifest()["stages"][stage]
+        self.folder.record_stage(stage, entry | numbers)
+
+    def close(self, **totals: Any) -> None:
+        """Write down what the run came to."""
+        self.folder.update_manifest(**totals)
+
+    def _settings(self, chats: Chats) -> dict[str, Any]:
+        """What decides the rows of each stage; compared when a run folder is used again."""
+        config = self.config
+        settings: dict[str, Any] = {
+            "recipe": config.recipe,
+            "prompts": self.survey.digest,
+            "target": {
+                "model": chats.target.identity if chats.asks_target else config.target.model,
+                **config.target.sampling.model_dump(),
+            },
+            "parser": PARSER_VERSION,
+            "gate": GATE_VERSION,
+            "verify": config.verify.model_dump(),
+        }
+        if chats.reviser:
+            spec = chats.reviser.spec
+            settings["reviser"] = {"model": chats.reviser.identity, **spec.sampling.model_dump()}
+        if self.template:
+            settings["template"] = self.template.digest
+        if chats.judge:
+            settings["judge"] = {
+                "model": chats.judge.identity,
+                "template": Judge(chats.judge, self.rubric).digest,
+                **chats.judge.spec.sampling.model_dump(),
+            }
+        return settings
+
+    def _refuse_another_run(self, before: dict[str, Any], settings: dict[str, Any]) -> None:
+        for what in ("recipe", "prompts", "target"):
+            if what in before and before[what] != settings[what]:
+                raise RunError(
+                    f"{self.folder.path}: was begun with another {what}; name another run_dir, or "
+                    "remove the folder (answers are kept in the request store)"
+                )
+
+
+def _changed_stages(
+    before: dict[str, Any], settings: dict[str, Any], stages: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Say what changed since the folder was last used; the stages that it changes."""
+    changed = {what for what, value in before.items() if settings.get(what) != value}
+    names = [name for name in _DECIDED_BY if name in stages]
+    first = next((n for n, name in enumerate(names) if _DECIDED_BY[name][0] & changed), None)
+    if first is None:
+        return ()
+    say(f"{' and '.join(sorted(changed))} changed: rebuilding {_DECIDED_BY[names[first]][1]}")
+    return tuple(names[first:])

@@ -1,0 +1,84 @@
+"""The models of a run, each behind the request store."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from clair_apo.clair.config import GenerateConfig
+from clair_apo.clair.prompts import PromptSurvey
+from clair_apo.llm import ChatModel, ModelSpec, RequestStore, StoredChat, check_model
+
+
+class Chats(NamedTuple):
+    """Who is asked in a run; nothing is loaded or connected to before its first request."""
+
+    target: StoredChat
+    reviser: StoredChat | None
+    """The reviser, or the stronger model."""
+    judge: StoredChat | None
+    asks_target: bool
+    """Whether a prompt waits for an answer of the target."""
+
+    def all(self) -> tuple[StoredChat, ...]:
+        """Those that there are."""
+        return tuple(chat for chat in (self.target, self.reviser, self.judge) if chat)
+
+
+Models = Mapping[str, ChatModel | None]
+"""Models of the caller's own by role: `target`, `reviser`, `judge`."""
+
+
+def check_models(config: GenerateConfig, given: Models, survey: PromptSurvey) -> None:
+    """Find out what can be known of the models before anything is asked or written.
+
+    Raises:
+        ModelNotFoundError: no such folder.
+        RequestError: no key for a server.
+    """
+    needed = _specs(config)
+    if not _asks_target(config, survey):
+        del needed["target"]
+    for role, spec in needed.items():
+        if spec is not None and given.get(role) is None:
+            check_model(spec)
+
+
+def open_chats(
+    config: GenerateConfig,
+    survey: PromptSurvey,
+    store: RequestStore,
+    given: Models,
+    run_id: str,
+) -> Chats:
+    """The models that a recipe asks.
+
+    Args:
+        config: names them.
+        survey: of the prompts.
+        store: keeps what they answer.
+        given: models in place of those that the config names.
+        run_id: stands in the store beside what is paid for.
+    """
+
+    def chat(role: str, spec: ModelSpec) -> StoredChat:
+        return StoredChat(spec, store, given.get(role), offline=config.offline, run_id=run_id)
+
+    specs = _specs(config)
+    return Chats(
+        target=chat("target", config.target),
+        reviser=chat("reviser", specs["reviser"]) if specs["reviser"] else None,
+        judge=chat("judge", specs["judge"]) if specs["judge"] else None,
+        asks_target=_asks_target(config, survey),
+    )
+
+
+def _asks_target(config: GenerateConfig, survey: PromptSurvey) -> bool:
+    return survey.given < survey.prompts and not config.steps.given_only
+
+
+def _specs(config: GenerateConfig) -> dict[str, ModelSpec | None]:
+    steps = config.steps
+    return {
+        "target": config.target,
+        "reviser": config.reviser if steps.asks_reviser else None,
+        "judge": config.judge if steps.chooses or config.verify.enabled else None,
+    }

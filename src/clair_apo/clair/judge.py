@@ -1,0 +1,139 @@
+"""A judge, or the data's scores, choose the best and the worst of several answers."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import combinations
+
+from clair_apo.clair.case import Case, Made, drop
+from clair_apo.llm import Answer, Dialogue
+from clair_apo.llm.judge import Judge, read_comparison
+from clair_apo.records import DropReason, Judgement, Response, Stage, Vote
+
+SCORES = "scores"
+"""Stands for the judge where the data's scores decide."""
+
+
+def choose_by_judge(case: Case, judge: Judge) -> Dialogue[Made]:
+    """Have every two answers compared in both orders; most wins is best, fewest is worst.
+
+    A comparison is won where both orders agree; otherwise both sides have half of it. Where the
+    best answer won no more than the worst one, the case ends here, and its votes are kept.
+    """
+    pairs = [
+        (a, b) for one, other in combinations(case.responses, 2) for a, b in _orders(one, other)
+    ]
+    answers = yield tuple(
+        judge.compare(case.prompt.messages, first.text, second.text) for first, second in pairs
+    )
+    failed = next((answer for answer in answers if answer.completion is None), None)
+    if failed:
+        return drop(case, Stage.JUDGE, DropReason.REQUEST_FAILED, failed.failure, "")
+    votes = tuple(
+        Vote(first=first.sample, second=second.sample, verdict=read_comparison(answer))
+        for (first, second), answer in zip(pairs, answers, strict=True)
+    )
+    wins = _wins(votes)
+    best, worst = max(wins, key=wins.__getitem__), min(wins, key=wins.__getitem__)
+    decided = wins[best] > wins[worst]
+    judgement = Judgement(
+        prompt_id=case.prompt.id,
+        better=best if decided else None,
+        worse=worst if decided else None,
+        votes=votes,
+        model=judge.chat.identity,
+        request_keys=tuple(answer.request.key for answer in answers),
+        **_tokens(answers),
+    )
+    if decided:
+        return Made((judgement,))
+    dropped = drop(
+        case,
+        Stage.JUDGE,
+        DropReason.JUDGE_REJECTED,
+        f"the judge holds no answer for better ({'; '.join(_spelled(votes))})",
+        "\n\n".join(a.completion.text for a in answers if a.completion),
+    ).dropped
+    return Made((judgement,), dropped)
+
+
+def choose_by_score(case: Case) -> Dialogue[Made]:
+    """The answers with the highest and the lowest score; where they are equal, the case ends."""
+    yield from ()
+    scored = [response for response in case.responses if response.score is not None]
+    scores = {response.sample: response.score or 0.0 for response in scored}
+    if len(scored) < 2 or len(set(scores.values())) == 1:
+        detail = (
+            f"all answers have the score {next(iter(scores.values())):g}"
+            if len(scored) > 1
+            else f"{len(scored)} of {len(case.responses)} answers have a score; name a judge"
+        )
+        return drop(case, Stage.JUDGE, DropReason.JUDGE_REJECTED, detail, "")
+    judgement = Judgement(
+        prompt_id=case.prompt.id,
+        better=max(scores, key=scores.__getitem__),
+        worse=min(scores, key=scores.__getitem__),
+        votes=(),
+        model=SCORES,
+    )
+    return Made((judgement,))
+
+
+def comparison_numbers(judgements: Iterable[Judgement]) -> dict[str, int]:
+    """What a judge's votes came to, comparison by comparison (both orders are one).
+
+    Returns:
+        `comparisons`; of these `consistent` (both orders agree on a winner), `ties` (both say so),
+        `unreadable` (a reply without verdict) and `inconsistent` (the rest); `votes` and of these
+        `for_first`, whose share would be a half for a judge without a liking for what stands first.
+    """
+    numbers = Counter(
+        comparisons=0, consistent=0, ties=0, inconsistent=0, unreadable=0, votes=0, for_first=0
+    )
+    for judgement in judgements:
+        for vote, swapped in zip(judgement.votes[::2], judgement.votes[1::2], strict=True):
+            numbers["comparisons"] += 1
+            numbers[_agreement(vote, swapped)] += 1
+        numbers["votes"] += sum(vote.verdict in ("first", "second") for vote in judgement.votes)
+        numbers["for_first"] += sum(vote.verdict == "first" for vote in judgement.votes)
+    return dict(numbers)
+
+
+def _agreement(vote: Vote, swapped: Vote) -> str:
+    verdicts = {vote.verdict, swapped.verdict}
+    if None in verdicts:
+        return "unreadable"
+    if verdicts == {"tie"}:
+        return "ties"
+    return "consistent" if verdicts == {"first", "second"} else "inconsistent"
+
+
+def _orders(one: Response, other: Response) -> Iterator[tuple[Response, Response]]:
+    yield one, other
+    yield other, one
+
+
+def _wins(votes: Sequence[Vote]) -> Counter[int]:
+    """Comparisons won by each sample; a pair of votes is one comparison in both orders."""
+    wins: Counter[int] = Counter()
+    for vote, swapped in zip(votes[::2], votes[1::2], strict=True):
+        for sample in (vote.first, vote.second):
+            wins[sample] += 0
+        if _agreement(vote, swapped) == "consistent":
+            wins[vote.first if vote.verdict == "first" else vote.second] += 2
+        else:
+            wins[vote.first] += 1
+            wins[vote.second] += 1
+    return wins
+
+
+def _spelled(votes: Sequence[Vote]) -> Iterator[str]:
+    for vote in votes:
+        yield f"{vote.first} before {vote.second}: {vote.verdict or 'no verdict'}"
+
+
+def _tokens(answers: Sequence[Answer]) -> dict[str, int]:
+    done = [answer.completion for answer in answers if answer.completion]
+    return {
+        "prompt_tokens": sum(completion.prompt_tokens for completion in done),
+        "completion_tokens": sum(completion.completion_tokens for completion in done),
+    }

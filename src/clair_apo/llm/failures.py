@@ -1,0 +1,217 @@
+"""What went wrong with a request, read from what the HTTP client raised: whose fault, what to do.
+
+- `passing`: no connection, time-out, 408, 409, 429, 5xx: worth another attempt;
+- `row`: 400, 413, 422, a flagged prompt: this request alone has no answer;
+- `run`: wrong key, address or model, no money left: no request will be answered.
+"""
+
+import json
+import time
+from email.utils import parsedate_to_datetime
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import openai
+
+from clair_apo.llm.chat import ModelSpec
+
+GO_ON = "what was answered is kept: run the same command again to go on"
+
+Fault = Literal["passing", "row", "run"]
+
+_PASSING = (408, 409, 425, 429)
+_ROW = (400, 413, 422)
+_OVERLOADED = (408, 429, 503, 529)
+_NO_MONEY_CODES = {  # `code` or `type` of the error object, at several providers
+    "insufficient_quota",
+    "exceeded_current_quota_error",
+    "billing_hard_limit_reached",
+    "billing_not_active",
+    "insufficient_balance",
+    "insufficient_credits",
+    "arrearage",
+}
+_NO_MONEY_WORDS = (
+    "insufficient balance",
+    "insufficient credits",
+    "used all available credits",
+    "spending limit",
+)
+_NO_CREDIT = "your credit balance is too low"  # said with status 400
+
+
+class RequestFailure(Exception):
+    """Attempts to have one request answered that brought no answer.
+
+    Attributes:
+        fault: whose it is; see the module.
+        sentence: what happened, for people, without the key.
+        overloaded: the server has too much to do.
+        timed_out: it did not answer in time.
+        limited: it is there, and limits the rate.
+        retry_after_s: how long it asks to be left alone; None where it does not say.
+        attempts: how many there were.
+    """
+
+    def __init__(
+        self,
+        fault: Fault,
+        sentence: str,
+        *,
+        overloaded: bool = False,
+        timed_out: bool = False,
+        limited: bool = False,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(sentence)
+        self.fault = fault
+        self.sentence = sentence
+        self.overloaded = overloaded
+        self.timed_out = timed_out
+        self.limited = limited
+        self.retry_after_s = retry_after_s
+        self.attempts = 1
+
+    @property
+    def told(self) -> str:
+        """The sentence, and how many attempts it took."""
+        return self.sentence + (f" ({self.attempts} attempts)" if self.attempts > 1 else "")
+
+
+class FailureReader:
+    """Reads what the client raises for one server.
+
+    Args:
+        spec: which server and model.
+        key: what must never be in a sentence.
+    """
+
+    def __init__(self, spec: ModelSpec, key: str | None) -> None:
+        url = urlsplit(spec.base_url or "")
+        self._where = f"{url.hostname}" + (f":{url.port}" if url.port else "")
+        self._spec, self._key = spec, key
+
+    def read(self, error: Exception) -> RequestFailure:
+        """Say what an error of the client means."""
+        if isinstance(error, openai.APIStatusError):
+            return self._of_status(
+                error.status_code,
+                error.response.text,
+                _retry_after_s(error.response.headers, time.time()),
+            )
+        if isinstance(error, TimeoutError):
+            return RequestFailure(
+                "passing",
+                f"{self._where} did not answer within {self._spec.timeout_s:g} seconds (timeout_s)",
+                overloaded=True,
+                timed_out=True,
+            )
+        if isinstance(error, openai.APIConnectionError):
+            # also where its name speaks of a time-out: the client is given none, and its
+            # transport calls every lost connection so
+            reason = self._clean(str(error.__cause__ or error))
+            return RequestFailure("passing", f"{self._where} could not be reached ({reason})")
+        return RequestFailure("run", f"{self._where}: {self._clean(str(error))}")
+
+    def of_body(self, response: dict[str, Any]) -> RequestFailure | None:
+        """The failure that some servers put into a reply of status 200; None where it is none."""
+        error = response.get("error")
+        if not error or response.get("choices"):
+            return None
+        code = error.get("code") if isinstance(error, dict) else None
+        status = code if isinstance(code, int) and 400 <= code < 600 else 500
+        return self._of_status(status, json.dumps(response), None)
+
+    def of_no_json(self, text: str, answered_before: bool) -> RequestFailure:
+        """A reply of status 200 that is no JSON object: a proxy's page, or no such server at all.
+
+        Args:
+            text: the reply.
+            answered_before: the server has answered something else as it should.
+        """
+        told = f"{self._where} replied with something else than a JSON object, beginning "
+        told += repr(self._clean(text[:60]))
+        if answered_before:
+            return RequestFailure("passing", told)
+        return RequestFailure("run", f"{told}; is base_url {self._spec.base_url!r} right?")
+
+    def _of_status(self, status: int, body: str, retry_after_s: float | None) -> RequestFailure:
+        error = _error_object(body)
+        said = self._clean(_message(error) or body)
+        told = f"{self._where} answered {status}" + (f": {said}" if said else "")
+        if _no_money(status, error):
+            return RequestFailure(
+                "run", f"{told}; the account has nothing left to spend: top it up; {GO_ON}"
+            )
+        if status in _ROW or (status == 403 and "flagged_input" in body):
+            return RequestFailure("row", told)
+        if status in _PASSING or status >= 500:
+            return RequestFailure(
+                "passing",
+                told,
+                overloaded=status in _OVERLOADED,
+                limited=status == 429,
+                retry_after_s=retry_after_s,
+            )
+        return RequestFailure("run", self._refusal(status, told))
+
+    def _refusal(self, status: int, told: str) -> str:
+        if status in (401, 403):
+            return f"{told}; it refused the key in ${self._spec.api_key_env}"
+        if status == 404:
+            return f"{told}; it knows no model {self._spec.model!r}, or base_url is wrong"
+        return f"{told}; {GO_ON}"
+
+    def _clean(self, text: str) -> str:
+        shown = text.replace(self._key, "***") if self._key else text
+        return " ".join(shown.split())[:300]
+
+
+def _error_object(body: str) -> dict[str, Any]:
+    try:
+        content = json.loads(body)
+    except ValueError:
+        return {}
+    if isinstance(content, list) and content:
+        content = content[0]
+    if not isinstance(content, dict):
+        return {}
+    error = content.get("error", content)  # some servers have no envelope around it
+    return error if isinstance(error, dict) else {"message": str(error)}
+
+
+def _message(error: dict[str, Any]) -> str:
+    return str(error.get("message") or error.get("detail") or "")
+
+
+def _no_money(status: int, error: dict[str, Any]) -> bool:
+    message = _message(error).lower()
+    if status == 402:
+        return True
+    if {str(error.get(name)).lower() for name in ("code", "type")} & _NO_MONEY_CODES:
+        return True
+    if status == 400:  # its text may quote the prompt
+        return message.startswith(_NO_CREDIT)
+    return status in (403, 412, 429) and any(words in message for words in _NO_MONEY_WORDS)
+
+
+def _retry_after_s(headers: Any, now: float) -> float | None:
+    """What `Retry-After` asks for: seconds, or a date; `retry-after-ms` is more exact.
+
+    Args:
+        headers: of the reply; names in any case.
+        now: seconds since 1970.
+    """
+    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        value = headers.get(name)
+        if value is None:
+            continue
+        try:
+            return max(0.0, float(value) * unit)
+        except ValueError:
+            pass
+        try:
+            return max(0.0, parsedate_to_datetime(value).timestamp() - now)
+        except ValueError:
+            continue
+    return None

@@ -1,0 +1,91 @@
+"""A judge: which of two answers is better, and whether a claimed preference holds.
+
+Judges favour what stands first, so every comparison is asked in both orders and counts only where
+both agree; a tie and a change of mind are results of their own.
+"""
+
+import re
+from dataclasses import dataclass
+from functools import cache, cached_property
+from importlib import resources
+from typing import Literal
+
+from jinja2 import StrictUndefined, Template
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from clair_apo.llm.ask import StoredChat
+from clair_apo.llm.chat import Answer, ChatRequest
+from clair_apo.records import Conversation, Message, digest
+
+_ENVIRONMENT = ImmutableSandboxedEnvironment(
+    undefined=StrictUndefined, autoescape=False, trim_blocks=True, keep_trailing_newline=False
+)
+_VERDICT = re.compile(r"(?is)<verdict>\W*(?:answer[\s_]*)?(1|2|tie|yes|no)\W*</verdict>")
+_THINKING = re.compile(r"(?is)<think>.*?(?:</think>|\Z)")
+
+Verdict = Literal["first", "second", "tie"]
+_OF_COMPARISON: dict[str, Verdict] = {"1": "first", "2": "second", "tie": "tie"}
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A model that compares answers to the same conversation.
+
+    Attributes:
+        chat: the model.
+        rubric: the preference in plain words; empty asks for the better answer in general.
+    """
+
+    chat: StoredChat
+    rubric: str = ""
+
+    def compare(self, conversation: Conversation, first: str, second: str) -> ChatRequest:
+        """The question which of two answers is better; `read_comparison` reads the reply."""
+        return self._request(_template("compare"), conversation, first, second)
+
+    def confirm(self, conversation: Conversation, better: str, worse: str) -> ChatRequest:
+        """The question whether `better` is better than `worse`; `read_confirmation` reads it."""
+        return self._request(_template("confirm"), conversation, better, worse)
+
+    @cached_property
+    def digest(self) -> str:
+        """Changes with every change of what the judge is asked; 16 hex digits."""
+        sources = [_source(name) for name in ("compare", "confirm")]
+        return digest([*sources, self.rubric])[:16]
+
+    def _request(
+        self, template: Template, conversation: Conversation, first: str, second: str
+    ) -> ChatRequest:
+        text = template.render(
+            conversation=[message.model_dump() for message in conversation],
+            first=first,
+            second=second,
+            rubric=self.rubric,
+        )
+        return self.chat.request((Message(role="user", content=text.strip()),))
+
+
+def read_comparison(answer: Answer) -> Verdict | None:
+    """The verdict of a comparison; None where the reply holds none, or was cut."""
+    return _OF_COMPARISON.get(_last_verdict(answer))
+
+
+def read_confirmation(answer: Answer) -> bool | None:
+    """Whether the claim holds; None where the reply does not say, or was cut."""
+    return {"yes": True, "no": False}.get(_last_verdict(answer))
+
+
+def _last_verdict(answer: Answer) -> str:
+    if answer.completion is None or answer.completion.finish_reason == "length":
+        return ""
+    found = _VERDICT.findall(_THINKING.sub("", answer.completion.text))
+    return str(found[-1]).lower() if found else ""
+
+
+def _source(name: str) -> str:
+    return resources.files(__package__).joinpath(f"templates/{name}.jinja").read_text("utf-8")
+
+
+@cache
+def _template(name: str) -> Template:
+    return _ENVIRONMENT.from_string(_source(name))

@@ -1,0 +1,34 @@
+"""What asking has come to so far: read by the progress display and written into the manifest."""
+
+from dataclasses import dataclass
+
+from clair_apo.llm.chat import Completion
+
+
+@dataclass
+class Meter:
+    """Counts of one model in one run; plain numbers that others may read at any time."""
+
+    asked: int = 0
+    """Requests that the model answered, or rejected, in this run."""
+    reused: int = 0
+    """Requests that the store answered."""
+    failed: int = 0
+    """Requests that have no answer."""
+    prompt_tokens: int = 0
+    """Of the answers that were paid for in this run."""
+    completion_tokens: int = 0
+    """The same."""
+    in_flight: int = 0
+    """Requests that were sent and are not stored yet."""
+    limit: int = 0
+    """How many may be in flight now."""
+
+    def count(self, completion: Completion | None) -> None:
+        """Count one request that went to the model."""
+        self.asked += 1
+        if completion is None:
+            self.failed += 1
+        else:
+            self.prompt_tokens += completion.prompt_tokens
+            self.completion_tokens += completion.completion_tokens

@@ -1,0 +1,75 @@
+"""What the request store holds: its records, and the tables that they stand in."""
+
+from dataclasses import dataclass
+
+from clair_apo.llm.chat import RawResponse
+
+VERSION = 2
+
+# An answer's row goes to the end of its table, its key into an index: with the row under the key
+# itself every new answer would rewrite a page somewhere in the whole file. `spent` holds all that
+# the sum of a run's tokens needs, so that it never reads a response.
+SCHEMA = (
+    """
+CREATE TABLE IF NOT EXISTS answers (
+    key TEXT NOT NULL UNIQUE,    -- ChatRequest.key
+    model TEXT NOT NULL,         -- identity of the model that answered
+    run_id TEXT NOT NULL,        -- the run that asked
+    prompt_tokens INTEGER NOT NULL,
+    completion_tokens INTEGER NOT NULL,
+    answered_at REAL NOT NULL,   -- seconds since 1970
+    response TEXT NOT NULL       -- the raw response, JSON
+)""",
+    """
+CREATE INDEX IF NOT EXISTS spent ON answers (run_id, model, prompt_tokens, completion_tokens)""",
+    """
+CREATE TABLE IF NOT EXISTS batches (
+    id TEXT PRIMARY KEY,         -- the server's name for it
+    shard TEXT NOT NULL,         -- digest of the request keys
+    model TEXT NOT NULL,         -- identity of the model that is asked
+    host TEXT NOT NULL,          -- the server
+    run_id TEXT NOT NULL,        -- the run that asked
+    state TEXT NOT NULL,         -- as the server last named it, or `read`
+    created REAL NOT NULL,       -- seconds since 1970
+    keys TEXT NOT NULL           -- the request keys, JSON
+)""",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAnswer:
+    """An answer on its way into the store."""
+
+    key: str
+    model: str
+    """Identity of the model that answered."""
+    response: RawResponse
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What one model was asked in one run."""
+
+    answers: int
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBatch:
+    """A batch of requests that was handed to a server, which answers it later."""
+
+    id: str
+    """The server's name for it."""
+    shard: str
+    """Digest of the request keys; stands in the batch's metadata at the server."""
+    model: str
+    """Identity of the model that is asked."""
+    host: str
+    run_id: str
+    state: str
+    """As the server last named it; `read` where all that it will ever answer is in the store."""
+    created: float
+    """Seconds since 1970."""
+    keys: tuple[str, ...]
+    """The requests' keys, in the order of the file."""
