@@ -18,6 +18,11 @@ class Interval(Record):
     low: float | None
     high: float | None
 
+    def times(self, factor: float) -> "Interval":
+        """The same for the sum over `factor` more of its kind, as for a total from a mean."""
+        bounds = [None if bound is None else bound * factor for bound in (self.low, self.high)]
+        return Interval(n=self.n, mean=self.mean * factor, low=bounds[0], high=bounds[1])
+
     def __str__(self) -> str:
         if self.low is None or self.high is None:
             return f"{self.mean:+.3f} (n={self.n})"

@@ -8,16 +8,14 @@ dropped and no reply repeated. `generate --pilot` measures what is assumed here.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from clair_apo.clair.follow import Trail, follow
-from clair_apo.clair.generate import open_stages
-from clair_apo.clair.prompts import load_prompts
 from clair_apo.clair.config import GenerateConfig
-from clair_apo.clair.stages import ROLES, VERIFY, Stages
+from clair_apo.clair.follow import Trail, follow
+from clair_apo.clair.prompts import load_prompts
+from clair_apo.clair.stages import ROLES, VERIFY, Stages, open_stages
 from clair_apo.llm import RequestStore, StoredChat
 from clair_apo.llm.prices import Price, find_price
 from clair_apo.llm.tokens import TokenCounter
 from clair_apo.models import EMBEDDED
-from clair_apo.progress import progress_bar
 from clair_apo.records import Prompt, Record
 
 
@@ -33,6 +31,10 @@ class Span(Record):
     def times(self, low: float, high: float | None = None) -> "Span":
         """Both figures multiplied, the high one by `high` where it is given."""
         return Span(low=self.low * low, high=self.high * (low if high is None else high))
+
+    def rounded(self) -> "Span":
+        """Both figures as whole numbers."""
+        return Span(low=round(self.low), high=round(self.high))
 
     def up_to(self, limit: float) -> "Span":
         """Both figures, neither above `limit`."""
@@ -124,7 +126,7 @@ def estimate(config: GenerateConfig, tokenizer: str = EMBEDDED) -> Estimate:
 
 def _model_estimate(role: str, tally: "_Tally") -> ModelEstimate:
     price = find_price(tally.chat.spec)
-    prompt, completion = tally.prompt_tokens, tally.completion_tokens
+    prompt, completion = tally.prompt_tokens.rounded(), tally.completion_tokens.rounded()
     return ModelEstimate(
         role=role,
         model=tally.chat.spec.model,
@@ -202,9 +204,7 @@ class _Counting:
             else:
                 self._add(name, shown, answer if name == "revise" else NOTHING, answer)
 
-    def _add(
-        self, name: str, known: int, unknown: Span, answer: Span, count: int = 1
-    ) -> None:
+    def _add(self, name: str, known: int, unknown: Span, answer: Span, count: int = 1) -> None:
         """Count requests of a stage: prompts of `known` and `unknown` tokens, and their replies."""
         if self.stages.chat(name):
             prompt = unknown + Span(low=known, high=known)

@@ -1,12 +1,10 @@
 """How far the answers in the store carry a prompt through its stages; nothing is asked."""
 
-from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import NamedTuple, cast
 
-from clair_apo.clair.case import PARTS, Case, Made
-from clair_apo.clair.pairs import make_pair
-from clair_apo.clair.stages import Stages
-from clair_apo.clair.verify import is_control, verify
+from clair_apo.clair.case import Case, Made, extended
+from clair_apo.clair.stages import VERIFY, Stages
 from clair_apo.llm import Answer, ChatRequest, Completion, Dialogue, RequestStore
 from clair_apo.records import PreferencePair, Prompt
 
@@ -36,16 +34,21 @@ def follow(prompt: Prompt, stages: Stages, store: RequestStore) -> Trail:
     """Walk a prompt through the dialogues of its recipe as far as stored answers go."""
     trail = Trail(Case(prompt))
     for name in stages.names:
-        made = _carry(trail, name, stages.dialogue(name, trail.case), store)
+        dialogue = _next_dialogue(trail, name, stages)
+        made = _carry(trail, name, dialogue, store) if dialogue else None
         if made is None or made.dropped:
-            return trail
-        trail.case = _with_rows(trail.case, name, made)
-    if stages.verifies:
-        pair = stages.pair(trail.case)
-        if pair.dropped is None:
-            assert isinstance(pair.rows[0], PreferencePair)
-            _carry(trail, "verify", stages.verification(pair.rows[0]), store)
+            break
+        if name != VERIFY:
+            trail.case = extended(trail.case, name, made.rows)
     return trail
+
+
+def _next_dialogue(trail: Trail, name: str, stages: Stages) -> Dialogue[Made] | None:
+    """What the case says in a stage; None where it was dropped on the way there."""
+    if name != VERIFY:
+        return stages.dialogue(name, trail.case)
+    pair = stages.pair(trail.case)
+    return None if pair.dropped else stages.verification(cast(PreferencePair, pair.rows[0]))
 
 
 def _carry(trail: Trail, name: str, dialogue: Dialogue[Made], store: RequestStore) -> Made | None:
@@ -54,22 +57,17 @@ def _carry(trail: Trail, name: str, dialogue: Dialogue[Made], store: RequestStor
     try:
         requests = next(dialogue)
         while True:
-            found = {r.key: _stored(r, store) for r in requests}
-            trail.answers += [Asked(name, answer) for answer in found.values() if answer]
-            unique = {request.key: request for request in requests}
-            trail.missing = tuple(r for key, r in unique.items() if found[key] is None)
+            found = {r.key: answer for r in requests if (answer := _stored(r, store))}
+            trail.answers += [Asked(name, answer) for answer in found.values()]
+            unique = {r.key: r for r in requests}
+            trail.missing = tuple(r for key, r in unique.items() if key not in found)
             if trail.missing:
                 return None
             requests = dialogue.send(tuple(found[r.key] for r in requests))
     except StopIteration as end:
-        return end.value
+        return cast(Made, end.value)
 
 
 def _stored(request: ChatRequest, store: RequestStore) -> Answer | None:
     response = store.get(request.key)
     return Answer(request, Completion.from_response(response)) if response is not None else None
-
-
-def _with_rows(case: Case, name: str, made: Made) -> Case:
-    rows = made.rows
-    return replace(case, **{PARTS[name].field: rows if name == "respond" else rows[0]})

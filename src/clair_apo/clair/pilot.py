@@ -5,20 +5,20 @@ what it asks is not asked again. The projection takes the pilot's prompts for a 
 """
 
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from clair_apo.clair.config import GenerateConfig
-from clair_apo.clair.follow import Trail, follow
-from clair_apo.clair.generate import Generated, Models, generate, open_stages
+from clair_apo.clair.follow import Asked, follow
+from clair_apo.clair.generate import PAIRS, PROMPTS, Generated, generate
 from clair_apo.clair.prompts import survey_prompts
-from clair_apo.clair.stages import ROLES, Stages
+from clair_apo.clair.stages import ROLES, Stages, open_stages
 from clair_apo.errors import ConfigError
-from clair_apo.llm import RequestStore
+from clair_apo.llm import ChatModel, Completion, ModelSpec, RequestStore
 from clair_apo.llm.budget import answer_cost
 from clair_apo.llm.prices import find_price
-from clair_apo.records import Dropped, PreferencePair, Prompt, Record, Stage, read_jsonl
+from clair_apo.records import Contrast, PreferencePair, Prompt, Record, read_jsonl
 from clair_apo.runs import RunFolder, write_json
 from clair_apo.stats import Interval, Share, mean_interval, share_interval
 
@@ -56,7 +56,7 @@ class Pilot(Record):
     """Character edits from rejected to chosen, over the longer one's length; None without pairs."""
     models: tuple[ModelUse, ...]
     spent: float | None
-    """USD that the pilot's answers cost, whenever they were asked; None where a price is missing."""
+    """USD that the pilot's answers cost, whenever asked; None where a price is missing."""
     rest_cost: Interval | None
     """USD that the rest will cost."""
     rest_pairs: Interval
@@ -122,8 +122,7 @@ class _Use(NamedTuple):
         price = find_price(self.spec)
         if price is None:
             return None
-        batch = self.spec.mode == "batch"
-        each = [[answer_cost(price, done, batch=batch) or 0.0 for done in one] for one in self.done]
+        each = [[answer_cost(price, done) or 0.0 for done in one] for one in self.done]
         return [sum(one) for one in each]
 
     def intervals(self) -> ModelUse:
@@ -145,7 +144,8 @@ def _use(role: str, stages: Stages, answers: Sequence[Sequence[Asked]]) -> _Use 
     """What the prompts asked a model; None where they asked it nothing."""
     chat = next((c for n in stages.names if ROLES[n] == role and (c := stages.chat(n))), None)
     done = [
-        [asked.answer.completion for asked in one if ROLES[asked.stage] == role] for one in answers
+        [a.answer.completion for a in one if ROLES[a.stage] == role and a.answer.completion]
+        for one in answers
     ]
     return _Use(role, chat.spec, done) if chat and any(done) else None
 
@@ -155,7 +155,7 @@ def _project(
 ) -> Pilot:
     n = generated.prompts
     kept = share_interval(generated.pairs, n)
-    pairs = list(read_jsonl(run / PAIRS, PreferencePair))
+    edits = [_edit_ratio(pair.contrast) for pair in read_jsonl(run / PAIRS, PreferencePair)]
     costs = [use.costs() for use in uses]
     known = [cost for cost in costs if cost is not None]
     # of each prompt, over all models
@@ -168,11 +168,11 @@ def _project(
         kept=kept,
         parsed=_parsed(run),
         drops={reason: share_interval(count, n) for reason, count in generated.dropped.items()},
-        edit_ratio=mean_interval([edit_ratio(pair.contrast) for pair in pairs]) if pairs else None,
+        edit_ratio=mean_interval(edits) if edits else None,
         models=tuple(use.intervals() for use in uses),
         spent=sum(each) if each else None,
-        rest_cost=_times(cost, rest) if cost else None,
-        rest_pairs=Interval(n=n, mean=kept.value * rest, low=kept.low * rest, high=kept.high * rest),
+        rest_cost=cost.times(rest) if cost else None,
+        rest_pairs=Interval(n=n, mean=kept.value, low=kept.low, high=kept.high).times(rest),
         seconds=seconds,
         rest_seconds=seconds / n * rest if seconds is not None else None,
     )
@@ -186,8 +186,6 @@ def _parsed(run: Path) -> Share | None:
     return share_interval(entry["kept"], entry["kept"] + sum(entry["dropped"].values()))
 
 
-def _times(each: Interval, rest: int) -> Interval:
-    """A mean per prompt as a sum over the rest; no sum of costs is below 0."""
-    low = None if each.low is None else max(0.0, each.low * rest)
-    high = None if each.high is None else each.high * rest
-    return Interval(n=each.n, mean=each.mean * rest, low=low, high=high)
+def _edit_ratio(contrast: Contrast) -> float:
+    longer = max(contrast.rejected_characters, contrast.chosen_characters)
+    return contrast.levenshtein / longer if longer else 0.0

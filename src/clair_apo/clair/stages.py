@@ -3,15 +3,16 @@
 from dataclasses import dataclass
 
 from clair_apo.clair.case import Case, Made
-from clair_apo.clair.chats import Chats
+from clair_apo.clair.chats import Chats, open_chats
 from clair_apo.clair.config import GenerateConfig
 from clair_apo.clair.judge import choose_by_judge, choose_by_score
 from clair_apo.clair.pairs import make_pair
+from clair_apo.clair.prompts import survey_prompts
 from clair_apo.clair.respond import given_answers, respond, strengthen
 from clair_apo.clair.revise import revise
-from clair_apo.clair.templates import RevisionTemplate
+from clair_apo.clair.templates import RevisionTemplate, load_rubric, load_template
 from clair_apo.clair.verify import is_control, verify
-from clair_apo.llm import Dialogue, StoredChat
+from clair_apo.llm import Dialogue, RequestStore, StoredChat
 from clair_apo.llm.judge import Judge
 from clair_apo.records import PreferencePair
 
@@ -25,6 +26,24 @@ ROLES = {
     VERIFY: "judge",
 }
 """The model that each stage asks, by its section in the config."""
+
+
+def revision_template(config: GenerateConfig) -> RevisionTemplate | None:
+    """How the reviser of a run is asked; None where its recipe has no revision.
+
+    Raises:
+        ConfigError: an unusable template or rubric.
+    """
+    if "revise" not in config.steps.stages:
+        return None
+    how = config.revision
+    return load_template(
+        how.format,
+        template=how.template,
+        rubric=how.rubric,
+        direction=config.direction,
+        keep_length=how.keep_length,
+    )
 
 
 @dataclass(frozen=True)
@@ -89,3 +108,15 @@ class Stages:
         """The judge, with what it goes by."""
         assert self.chats.judge is not None
         return Judge(self.chats.judge, self.rubric)
+
+
+def open_stages(config: GenerateConfig, store: RequestStore) -> Stages:
+    """The stages of a run, for one who looks at what its store holds and asks nothing.
+
+    Raises:
+        DataError: unusable prompts.
+        ConfigError: an unusable template or rubric.
+    """
+    looking = config.model_copy(update={"offline": True, "max_cost": None})
+    chats = open_chats(looking, survey_prompts(config.prompts), store, {}, "")
+    return Stages(looking, chats, revision_template(config), load_rubric(config.revision.rubric))
