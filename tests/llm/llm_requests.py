@@ -1,6 +1,8 @@
 """Requests and specs for the tests of llm/."""
 
-from clair_apo.llm import ChatRequest, Completion, Sampling
+from collections.abc import Sequence
+
+from clair_apo.llm import Answer, ChatRequest, Completion, Dialogue, Sampling, StoredChat
 from clair_apo.records import Message
 
 
@@ -18,3 +20,13 @@ def completion(text: str = "hello", finish_reason: str = "stop", tokens: int = 2
     return Completion(
         text=text, finish_reason=finish_reason, prompt_tokens=3, completion_tokens=tokens
     )
+
+
+def says(request: ChatRequest) -> Dialogue[Answer]:
+    """A row that asks one question and returns its answer."""
+    (answer,) = yield (request,)
+    return answer
+
+
+def answers_of(chat: StoredChat, requests: Sequence[ChatRequest]) -> list[Answer]:
+    return list(chat.converse(says(request) for request in requests))

@@ -4,11 +4,12 @@ import subprocess
 import sys
 
 import pytest
-from llm_requests import completion
+from llm_requests import answers_of, completion, says
 
 from clair_apo.errors import ModelNotFoundError, RequestError
 from clair_apo.llm import (
     Answered,
+    ChatModel,
     ModelSpec,
     RequestStore,
     ScriptedChat,
@@ -27,27 +28,33 @@ def store(tmp_path):
         yield store
 
 
-class Backwards:
+class Backwards(ChatModel):
     """Answers in another order than it was asked, and only what it likes."""
 
     def __init__(self, fails=(), forgets=()):
         self.fails, self.forgets, self.seen = fails, forgets, []
 
+    def plan(self, requests):
+        return [requests[::-1]]
+
     def answer(self, requests):
-        self.seen += [r.messages[0].content for r in requests]
-        for request in reversed(requests):
-            text = request.messages[0].content
+        self.seen += [r.messages[-1].content for r in requests]
+        for request in requests:
+            text = request.messages[-1].content
             if text in self.forgets:
                 continue
             if text in self.fails:
-                yield Answered(request, None, f"no answer to {text}")
+                yield [Answered(request, None, f"no answer to {text}")]
             else:
-                yield Answered(request, completion(text.upper()).to_response("m"))
+                yield [Answered(request, completion(text.upper()).to_response("m"))]
 
 
-def _ask(chat, *texts, advance=None):
-    requests = [chat.request((Message(role="user", content=text),)) for text in texts]
-    return list(chat.ask(requests, advance))
+def _request(chat, text):
+    return chat.request((Message(role="user", content=text),))
+
+
+def _ask(chat, *texts):
+    return answers_of(chat, [_request(chat, text) for text in texts])
 
 
 def test_answers_come_in_the_order_of_the_requests(store):
@@ -55,15 +62,85 @@ def test_answers_come_in_the_order_of_the_requests(store):
     assert [a.completion.text for a in answers] == ["A", "B", "C"]
 
 
-def test_equal_requests_are_asked_once_and_counted_as_reused(store):
+def test_equal_requests_are_asked_once(store):
     model = Backwards()
     chat = StoredChat(SPEC, store, model)
-    moves = []
-    answers = _ask(chat, "a", "b", "a", "a", advance=moves.append)
+    answers = _ask(chat, "a", "b", "a", "a")
     assert [a.completion.text for a in answers] == ["A", "B", "A", "A"]
-    assert model.seen == ["a", "b"]
-    assert (chat.asked, chat.reused) == (2, 2)
-    assert sum(moves) == 4
+    assert model.seen == ["b", "a"]
+    assert (chat.meter.asked, chat.meter.reused) == (2, 0)
+
+
+def _twice(chat, text):
+    """A row whose second question is made of its first answer, and which asks one thing twice."""
+    first, same = yield (_request(chat, text), _request(chat, text))
+    assert first == same
+    (second,) = yield (_request(chat, first.completion.text + text),)
+    return second.completion.text
+
+
+def test_a_row_goes_on_with_its_answers_and_rows_keep_their_order(store):
+    chat = StoredChat(SPEC, store, Backwards())
+    assert list(chat.converse(_twice(chat, text) for text in "abc")) == ["AA", "BB", "CC"]
+    again = StoredChat(SPEC, store, Backwards())
+    assert list(again.converse(_twice(again, text) for text in "abc")) == ["AA", "BB", "CC"]
+    assert (again.meter.asked, again.meter.reused) == (0, 6)
+
+
+def test_rows_are_begun_only_as_fast_as_results_are_taken(store):
+    class Small(Backwards):
+        wave = 2
+
+    begun = []
+    chat = StoredChat(SPEC, store, Small())
+
+    def rows():
+        for text in "abcdef":
+            begun.append(text)
+            yield says(_request(chat, text))
+
+    results = chat.converse(rows())
+    assert next(results).completion.text == "A"
+    assert begun == ["a", "b"]
+    assert next(results).completion.text == "B"
+    assert next(results).completion.text == "C"
+    assert begun == ["a", "b", "c", "d"]
+
+
+def test_a_resumed_run_plans_the_same_groups_and_asks_only_what_is_missing(store):
+    class Pairs(Backwards):
+        def __init__(self, breaks_after):
+            super().__init__()
+            self.planned, self.breaks_after = [], breaks_after
+
+        def plan(self, requests):
+            groups = [requests[:2], requests[2:]]
+            self.planned.append([[r.messages[-1].content for r in group] for group in groups])
+            return groups
+
+        def answer(self, requests):
+            if self.breaks_after == len(self.seen):
+                raise KeyboardInterrupt
+            yield [a for (a,) in super().answer(requests)]
+
+    killed = Pairs(breaks_after=2)
+    with pytest.raises(KeyboardInterrupt):
+        _ask(StoredChat(SPEC, store, killed), "a", "b", "c", "d")
+    assert len(store) == 2
+    resumed = Pairs(breaks_after=None)
+    _ask(StoredChat(SPEC, store, resumed), "a", "b", "c", "d")
+    assert resumed.planned == killed.planned == [[["a", "b"], ["c", "d"]]]
+    assert resumed.seen == ["c", "d"]
+
+
+def test_offline_answers_from_the_store_and_fails_rather_than_ask(store):
+    _ask(StoredChat(SPEC, store, Backwards()), "a")
+    model = Backwards()
+    offline = StoredChat(SPEC, store, model, offline=True)
+    assert _ask(offline, "a")[0].completion.text == "A"
+    with pytest.raises(RequestError, match=r"offline: .*s\.sqlite has no answer of 'm'"):
+        _ask(offline, "a", "b")
+    assert model.seen == []
 
 
 def test_what_the_store_knows_is_not_asked_again(store):
@@ -72,7 +149,7 @@ def test_what_the_store_knows_is_not_asked_again(store):
     chat = StoredChat(SPEC, store, model)
     assert [a.completion.text for a in _ask(chat, "b", "c")] == ["B", "C"]
     assert model.seen == ["c"]
-    assert (chat.asked, chat.reused) == (1, 1)
+    assert (chat.meter.asked, chat.meter.reused) == (1, 1)
 
 
 def test_a_failure_is_told_is_not_kept_and_is_asked_again_next_time(store):
@@ -93,9 +170,9 @@ def test_a_request_that_a_model_forgets_is_a_failure_of_that_request(store):
 
 
 def test_answers_are_in_the_store_before_the_next_is_awaited(store):
-    class Breaks:
+    class Breaks(ChatModel):
         def answer(self, requests):
-            yield Answered(requests[0], completion("kept").to_response("m"))
+            yield [Answered(requests[0], completion("kept").to_response("m"))]
             assert len(store) == 1
             raise RequestError("the server is gone")
 

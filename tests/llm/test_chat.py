@@ -57,6 +57,8 @@ OF_NO_ACCOUNT = {
     "api_key_env": "OTHER_KEY",
     "timeout_s": 1.0,
     "max_in_flight": 1,
+    "requests_per_minute": 1,
+    "tokens_per_minute": 1,
     "batch_size": 1,
 }
 OF_ACCOUNT = {

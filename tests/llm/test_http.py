@@ -17,7 +17,7 @@ from llm_requests import ask_for
 
 from chat_server import ChatServer, Reply
 from clair_apo.errors import RequestError
-from clair_apo.llm import ModelSpec
+from clair_apo.llm import ModelSpec, health
 from clair_apo.llm.http import ATTEMPTS, HttpChat, find_key
 
 KEY = "sk-very-secret-5f2a"
@@ -53,8 +53,9 @@ def no_server(spec):
 
 
 @pytest.fixture(autouse=True)
-def no_waits():
-    """Attempts as in life, without the waits between them."""
+def no_waits(monkeypatch):
+    """Attempts as in life, without the waits between them, and no patience with a new server."""
+    monkeypatch.setattr(health, "FIRST_PATIENCE_S", 0.0)
     stamina.set_testing(True, attempts=ATTEMPTS)
     yield
     stamina.set_testing(False)
@@ -340,6 +341,7 @@ _ASKS = """
 import sys
 from clair_apo.llm import ModelSpec
 from clair_apo.llm.chat import ChatRequest
+from clair_apo.llm import health
 from clair_apo.llm.http import HttpChat
 from clair_apo.records import Message
 spec = ModelSpec(model="m", base_url=sys.argv[1], timeout_s=60, max_in_flight=4)

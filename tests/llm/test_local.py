@@ -1,15 +1,16 @@
 """The model in this process, on a tiny random one; and the embedded model for real."""
 
+import re
 from collections import Counter
 
 import pytest
 import torch
-from llm_requests import ask_for
+from llm_requests import answers_of, ask_for
 from scipy.stats import chisquare
 from tiny_chat import SPECIAL, WINDOW, WORDS, next_log_probs, save_tiny_chat
 from transformers import GenerationConfig
 
-from clair_apo.errors import ModelNotFoundError, RequestError
+from clair_apo.errors import ModelNotFoundError
 from clair_apo.llm import Completion, ModelSpec, RequestStore, StoredChat
 from clair_apo.llm.local import LocalChat
 from clair_apo.models import find_model
@@ -39,20 +40,24 @@ def chat(folder):
     return LocalChat(find_model(str(folder)))
 
 
+def answered_by(chat, requests):
+    return [a for group in chat.plan(requests) for batch in chat.answer(group) for a in batch]
+
+
 def texts(chat, requests):
     return {
         answered.request.key: Completion.from_response(answered.response).text
-        for answered in chat.answer(requests)
+        for answered in answered_by(chat, requests)
     }
 
 
 def one(chat, request):
-    (answered,) = chat.answer([request])
+    (answered,) = answered_by(chat, [request])
     return Completion.from_response(answered.response)
 
 
 def all_of(chat, requests):
-    return [Completion.from_response(answered.response) for answered in chat.answer(requests)]
+    return [Completion.from_response(a.response) for a in answered_by(chat, requests)]
 
 
 def mixed_requests():
@@ -188,23 +193,39 @@ def test_requests_with_other_sampling_settings_are_answered_in_one_go(chat):
     assert together == {r.key: one(chat, r).text for r in requests}
 
 
-def test_the_window_is_the_limit_and_a_longer_prompt_stops_before_anything_is_answered(chat):
+def test_the_window_is_the_limit_and_a_longer_prompt_fails_alone(chat):
     overhead = 3  # <user>, <eos>, <assistant>
     fits = ask_for(" ".join(["w1"] * (WINDOW - 4 - overhead)), max_tokens=4)
     one(chat, fits)
     longer = ask_for(" ".join(["w1"] * (WINDOW - 3 - overhead)), max_tokens=4)
-    answered = []
-    with pytest.raises(RequestError, match=rf"{WINDOW - 3} tokens and 4 .* exceed {WINDOW}.*'w1"):
-        answered.extend(chat.answer([ask_for("w2"), longer]))
-    assert answered == []
+    neighbour = ask_for("w2", max_tokens=4)
+    found = {answered.request.key: answered for answered in answered_by(chat, [neighbour, longer])}
+    assert found[neighbour.key].response is not None
+    assert found[longer.key].response is None
+    assert re.search(rf"{WINDOW - 3} tokens and 4 .* exceed {WINDOW}", found[longer.key].failure)
 
 
-def test_a_conversation_that_the_template_refuses_is_an_error_that_says_so(chat):
+def test_batches_are_a_function_of_the_requests_whatever_their_order(folder):
+    chat = LocalChat(find_model(str(folder)), batch_size=5)
+    requests = mixed_requests()
+    keys = [[request.key for request in group] for group in chat.plan(requests)]
+    assert [len(group) for group in keys] == [5, 5, 2]
+    assert [[r.key for r in group] for group in chat.plan(requests[::-1])] == keys
+
+
+def test_a_batch_is_handed_over_whole(folder):
+    chat = LocalChat(find_model(str(folder)), batch_size=5)
+    group = chat.plan(mixed_requests())[0]
+    assert [len(batch) for batch in chat.answer(group) if batch] == [5]
+
+
+def test_a_conversation_that_the_template_refuses_fails_alone_and_says_so(chat):
     request = ask_for("w1").model_copy(
         update={"messages": (Message(role="system", content="s"), *ask_for("w1").messages)}
     )
-    with pytest.raises(RequestError, match=r"takes no such conversation \(no system turns\).*'w1'"):
-        one(chat, request)
+    (answered,) = answered_by(chat, [request])
+    assert answered.response is None
+    assert "takes no conversation with such turns" in answered.failure
 
 
 def test_a_model_without_a_chat_template_is_refused(tmp_path):
@@ -229,12 +250,12 @@ def test_a_local_model_behind_the_store_is_loaded_at_the_first_unanswered_reques
     with RequestStore(tmp_path / "s.sqlite") as store:
         first = StoredChat(spec, store)
         requests = [first.request((Message(role="user", content=word),)) for word in WORDS[:3]]
-        answers = list(first.ask(requests))
-        assert first.asked == 3
+        answers = answers_of(first, requests)
+        assert first.meter.asked == 3
         monkeypatch.setattr("clair_apo.llm.local.LocalChat.__init__", None)  # loading would fail
         again = StoredChat(spec, store)
-        assert list(again.ask(requests)) == answers
-        assert (again.asked, again.reused) == (0, 3)
+        assert answers_of(again, requests) == answers
+        assert (again.meter.asked, again.meter.reused) == (0, 3)
 
 
 def test_bf16_is_another_identity_and_answers_too(folder, tmp_path):

@@ -5,10 +5,10 @@ of the package needs of it is a `Completion`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, Self, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
@@ -45,6 +45,12 @@ class ChatRequest(Record):
     def key(self) -> str:
         """SHA-256 over all that can change the answer, and nothing that cannot."""
         return digest(self.model_dump())
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy, which does not remember the key of the original."""
+        copied = super().model_copy(update=update, deep=deep)
+        copied.__dict__.pop("key", None)
+        return copied
 
 
 class Completion(Record):

@@ -6,7 +6,9 @@
 """
 
 import json
+import math
 import time
+from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -51,6 +53,7 @@ class RequestFailure(Exception):
         limited: it is there, and limits the rate.
         retry_after_s: how long it asks to be left alone; None where it does not say.
         attempts: how many there were.
+        sent_at: monotonic time of the last.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class RequestFailure(Exception):
         self.limited = limited
         self.retry_after_s = retry_after_s
         self.attempts = 1
+        self.sent_at = -math.inf
 
     @property
     def told(self) -> str:
@@ -97,7 +101,7 @@ class FailureReader:
             return self._of_status(
                 error.status_code,
                 error.response.text,
-                _retry_after_s(error.response.headers, time.time()),
+                retry_after_s(error.response.headers, time.time()),
             )
         if isinstance(error, TimeoutError):
             return RequestFailure(
@@ -195,23 +199,29 @@ def _no_money(status: int, error: dict[str, Any]) -> bool:
     return status in (403, 412, 429) and any(words in message for words in _NO_MONEY_WORDS)
 
 
-def _retry_after_s(headers: Any, now: float) -> float | None:
+def retry_after_s(headers: Mapping[str, str], now: float) -> float | None:
     """What `Retry-After` asks for: seconds, or a date; `retry-after-ms` is more exact.
 
     Args:
-        headers: of the reply; names in any case.
+        headers: of the reply, their names in small letters or of any case.
         now: seconds since 1970.
+
+    Returns:
+        Seconds from now, however many; None where nothing readable is said.
     """
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        value = headers.get(name)
-        if value is None:
-            continue
-        try:
-            return max(0.0, float(value) * unit)
-        except ValueError:
-            pass
-        try:
-            return max(0.0, parsedate_to_datetime(value).timestamp() - now)
-        except ValueError:
-            continue
+        seconds = _seconds(headers.get(name, ""), unit, now)
+        if math.isfinite(seconds):
+            return max(0.0, seconds)
     return None
+
+
+def _seconds(value: str, unit: float, now: float) -> float:
+    try:
+        return float(value) * unit
+    except ValueError:
+        pass
+    try:
+        return parsedate_to_datetime(value).timestamp() - now
+    except ValueError:
+        return math.nan

@@ -1,8 +1,9 @@
-"""Is it the server or the request? Asked when a request has used up its attempts.
+"""Is it the server or the request? Asked when attempts fail and nothing is answered.
 
-A server that is down ends the run, after some patience; a request that it cannot answer fails
-alone. One is told from the other by whether anything else is answered, and where nothing else is
-being asked, by a short question of our own.
+A server that is down is waited for, and after some patience ends the run; a request that it cannot
+answer fails alone. One is told from the other by whether anything else is answered, and where
+nothing else is, by a short question of our own. While the server is down nothing but that question
+is sent.
 """
 
 import asyncio
@@ -19,8 +20,12 @@ from clair_apo.progress import say
 
 PATIENCE_S = 300.0
 """How long a server that answered before may be down before the run ends."""
+FIRST_PATIENCE_S = 10.0
+"""The same for one that never answered: more likely it is the wrong one."""
+ATTEMPTS_IN_VAIN = 16
+"""So many attempts may fail one after the other before the server is taken to be down."""
 MOST_FAILURES = 20
-"""So many requests may fail one after the other, with no answer between them."""
+"""So many requests may fail for good one after the other, with no answer between them."""
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0
 
 
@@ -44,6 +49,7 @@ class ServerHealth:
         self._gate, self._meter, self._probe = gate, meter, probe
         self._answered_at = -math.inf
         self._back_at = -math.inf
+        self._attempts_in_vain = 0
         self._failures = 0
         self._judging = asyncio.Lock()
 
@@ -55,14 +61,22 @@ class ServerHealth:
     def answered(self) -> None:
         """A request was answered."""
         self._answered_at = time.monotonic()
-        self._failures = 0
+        self._attempts_in_vain = self._failures = 0
 
-    async def is_to_blame_on(self, failure: RequestFailure, since: float) -> bool:
-        """Whether a request that failed for good is itself at fault.
+    async def attempt_failed(self, failure: RequestFailure) -> None:
+        """An attempt failed that may be repeated; returns when that makes sense.
 
-        Args:
-            failure: its last.
-            since: monotonic time of its first attempt.
+        Raises:
+            RequestError: the server is down for good.
+        """
+        self._attempts_in_vain += 1
+        if self._attempts_in_vain >= ATTEMPTS_IN_VAIN:
+            async with self._judging:
+                if self._attempts_in_vain >= ATTEMPTS_IN_VAIN:
+                    await self._outlast(failure)
+
+    async def blames_the_request(self, failure: RequestFailure) -> bool:
+        """Whether a request is itself at fault that has used up its attempts, or was rejected.
 
         Returns:
             True: it fails alone. False: the server was down and is back; ask again.
@@ -74,9 +88,10 @@ class ServerHealth:
             if failure.fault == "row":
                 await self._check_that_anything_works()
                 return True
-            if self._back_at > since:
+            if self._back_at > failure.sent_at:
                 return False
-            if self._answered_at <= since and not await self._outlast(failure):
+            others_are_answered = self._answered_at > failure.sent_at
+            if not others_are_answered and not await self._outlast(failure):
                 return False
             self._failures += 1
             if self._failures >= MOST_FAILURES:
@@ -99,31 +114,37 @@ class ServerHealth:
     async def _outlast(self, failure: RequestFailure) -> bool:
         """Ask short questions until one is answered: True when it was the first."""
         self._gate.shut()
-        # a server that never answered is more likely the wrong one than one that is down
-        patience_s = PATIENCE_S if self.ever_answered or failure.limited else 0.0
-        since = time.monotonic()
+        known = self.ever_answered or failure.limited
+        patience_s = PATIENCE_S if known else FIRST_PATIENCE_S
         number = 0
-        while True:
+        while await self._fails_to_answer():
             number += 1
-            last = await self._probe()
-            if last is None or last.fault == "row":
-                break
-            if last.fault == "run":
-                raise RequestError(last.told)
-            if time.monotonic() - since >= patience_s:
-                raise RequestError(f"{failure.told}; {GO_ON}")
             if number == 1:
-                say(f"{last.told}; waiting for it, {patience_s:.0f} seconds at most")
-            asked_for_s = last.retry_after_s or 0.0
-            patience_s += asked_for_s
-            await self._rest(max(asked_for_s, jittered_wait_s(number)))
+                say(f"{failure.told}; waiting for it, {patience_s:.0f} seconds at most")
+            if patience_s <= 0:
+                raise RequestError(f"{failure.told}; {GO_ON}")
+            wait_s = min(jittered_wait_s(number), patience_s)
+            patience_s -= wait_s
+            await self._rest(wait_s)
         self._answered_at = time.monotonic()
-        if number > 1:
+        self._attempts_in_vain = 0
+        if number:
             self._back_at = self._answered_at
             self._gate.limit.begin_again()
         self._gate.reopen()
-        return number == 1
+        return not number
+
+    async def _fails_to_answer(self) -> bool:
+        await self._rest(self._gate.pause_left_s)
+        failure = await self._probe()
+        if failure is None or failure.fault == "row":
+            return False
+        if failure.fault == "run":
+            raise RequestError(failure.told)
+        self._gate.pause(failure.retry_after_s or 0.0)
+        return True
 
     async def _rest(self, seconds: float) -> None:
-        self._meter.waits_until = time.time() + seconds
-        await asyncio.sleep(seconds)
+        if seconds > 0:
+            self._meter.waits_until = time.time() + seconds
+            await asyncio.sleep(seconds)

@@ -155,23 +155,13 @@ class _Server:
     async def _deliver(self, request: ChatRequest) -> None:
         """Hand out the answer to one request, or the reason why it has none."""
         result = None
-        while result is None and self._end is None:
-            began = time.monotonic()
-            try:
-                result = Answered(request, await self._with_attempts(request))
-            except RequestFailure as failure:
-                if self._end is None and await self._fails_alone(failure, began):
-                    self._gate.hold()  # until it is settled, as any other
-                    result = Answered(request, None, failure.told)
-        if result is not None:
-            self._results.put(result)
-
-    async def _fails_alone(self, failure: RequestFailure, began: float) -> bool:
         try:
-            return await self._health.is_to_blame_on(failure, began)
+            while result is None and self._end is None:
+                result = await self._with_attempts(request)
         except RequestError as error:
             self._stop(error)
-            return False
+        if result is not None:
+            self._results.put(result)
 
     def _stop(self, error: Exception) -> None:
         """Send nothing more; what is under way goes on."""
@@ -188,12 +178,21 @@ class _Server:
         if self._end and not self._tasks:
             self._results.put(self._end)  # all that was under way has been handed out
 
-    async def _with_attempts(self, request: ChatRequest) -> RawResponse:
-        """Ask, and again while what went wrong may pass."""
-        async for attempt in stamina.retry_context(self._wait_s, ATTEMPTS, timeout=None):
-            with attempt:
-                return await self._through_the_gate(request, attempt.num)
-        raise AssertionError("unreachable")
+    async def _with_attempts(self, request: ChatRequest) -> Answered | None:
+        """Ask, and again while what went wrong may pass; None: to be asked again, or stopped.
+
+        Raises:
+            RequestError: the run must stop.
+        """
+        try:
+            async for attempt in stamina.retry_context(self._wait_s, ATTEMPTS, timeout=None):
+                with attempt:
+                    return Answered(request, await self._through_the_gate(request, attempt.num))
+        except RequestFailure as failure:
+            if self._end is None and await self._health.blames_the_request(failure):
+                self._gate.hold()  # until it is settled, as any other
+                return Answered(request, None, failure.told)
+        return None
 
     def _wait_s(self, error: Exception) -> float | bool:
         """Seconds until the next attempt; False when there is to be none."""
@@ -207,24 +206,30 @@ class _Server:
 
     async def _through_the_gate(self, request: ChatRequest, attempt: int) -> RawResponse:
         reserved = self._most_tokens(request)
-        sent_at = await self._gate.enter(reserved)
+        sent_at = await self._gate.enter(reserved, first=attempt > 1)
         self._show()
         try:
             response = await self._send(request)
         except RequestFailure as failure:
-            failure.attempts = attempt
-            if failure.fault == "run":
-                self._stop(RequestError(failure.sentence))  # before its place is given away
-            self._gate.failed(sent_at, failure.overloaded)
-            if failure.retry_after_s:
-                self._gate.pause(failure.retry_after_s)
-                self._meter.waits_until = time.time() + failure.retry_after_s
-            self._show()
+            failure.attempts, failure.sent_at = attempt, sent_at
+            await self._after(failure)
             raise
         self._health.answered()
         self._gate.answered(sent_at, reserved, _tokens_used(response, reserved))
         self._show()
         return response
+
+    async def _after(self, failure: RequestFailure) -> None:
+        """What a failed attempt means for all the others; returns when there may be another."""
+        if failure.fault == "run":
+            self._stop(RequestError(failure.sentence))  # before its place is given away
+        if failure.retry_after_s:
+            self._gate.pause(failure.retry_after_s)
+            self._meter.waits_until = time.time() + failure.retry_after_s
+        self._gate.failed(failure.sent_at, failure.overloaded)
+        self._show()
+        if failure.fault == "passing" and self._end is None:
+            await self._health.attempt_failed(failure)
 
     async def _send(self, request: ChatRequest) -> RawResponse:
         """One attempt.

@@ -119,20 +119,25 @@ class Gate:
         self._requests = MinuteBudget(requests_per_minute)
         self._tokens = MinuteBudget(tokens_per_minute)
         self._waiting: deque[_Waiting] = deque()
+        self._is_shut = False
         self._opens_at = -math.inf
         self._paced_until = -math.inf
         self._answer_s = _USUAL_ANSWER_S
         self._timer: asyncio.TimerHandle | None = None
 
-    async def enter(self, tokens: float) -> float:
-        """Wait for a place; returns when it was given.
+    async def enter(self, tokens: float, first: bool = False) -> float:
+        """Wait for a place; returns the (monotonic) time at which it was given.
 
         Args:
             tokens: how many the request may cost, prompt and answer together.
+            first: before all others who wait now.
         """
         loop = asyncio.get_running_loop()
         waiting = _Waiting(tokens, loop.create_future())
-        self._waiting.append(waiting)
+        if first:
+            self._waiting.appendleft(waiting)
+        else:
+            self._waiting.append(waiting)
         self._let_in()
         await waiting.go
         return loop.time()
@@ -178,13 +183,18 @@ class Gate:
         self._opens_at = max(self._opens_at, now + seconds + random.uniform(0, seconds / 20))
         self._paced_until = self._opens_at + self._answer_s
 
+    @property
+    def pause_left_s(self) -> float:
+        """Seconds until the end of a pause; 0 when there is none."""
+        return max(0.0, self._opens_at - asyncio.get_running_loop().time())
+
     def shut(self) -> None:
         """Let nobody in until `reopen`."""
-        self._opens_at = math.inf
+        self._is_shut = True
 
     def reopen(self) -> None:
         """The server answers again."""
-        self._opens_at = -math.inf
+        self._is_shut = False
         self._let_in()
 
     def _let_in(self) -> None:
@@ -192,15 +202,13 @@ class Gate:
             self._timer.cancel()
             self._timer = None
         loop = asyncio.get_running_loop()
-        while self._waiting and self.in_flight < self.limit.value:
+        while self._waiting and not self._is_shut and self.in_flight < self.limit.value:
             first = self._waiting[0]
             if first.go.done():  # given up
                 self._waiting.popleft()
                 continue
             now = loop.time()
             wait_s = self._wait_s(first.tokens, now)
-            if wait_s == math.inf:
-                return
             if wait_s > 0:
                 self._timer = loop.call_later(wait_s, self._let_in)
                 return

@@ -19,7 +19,7 @@ from transformers import (
     LogitsProcessorList,
 )
 
-from clair_apo.errors import ModelNotFoundError, RequestError
+from clair_apo.errors import ModelNotFoundError
 from clair_apo.llm.chat import Answered, ChatModel, ChatRequest, Completion, Sampling
 from clair_apo.llm.groups import groups_of
 from clair_apo.models import ModelSource
@@ -62,11 +62,7 @@ class LocalChat(ChatModel):
         self.batch_size = batch_size
 
     def plan(self, requests: Sequence[ChatRequest]) -> list[Sequence[ChatRequest]]:
-        """Batches of requests with equal settings and similar lengths, longest first.
-
-        Raises:
-            RequestError: a request does not fit the model's context.
-        """
+        """Batches of requests with equal settings and similar lengths, longest first."""
         lengths = {request.key: len(self._tokens(request)) for request in requests}
 
         def order(request: ChatRequest) -> tuple[str, int, str]:
@@ -77,30 +73,37 @@ class LocalChat(ChatModel):
         return [batch for _, group in groups for batch in groups_of(self.batch_size, group)]
 
     def answer(self, requests: Sequence[ChatRequest]) -> Iterator[list[Answered]]:
-        """Answer requests with equal settings as one batch."""
+        """Answer requests with equal settings as one batch, without those that do not fit."""
         tokens = [self._tokens(request) for request in requests]
-        yield list(self._answer_batch(requests, tokens))
+        faults = [self._fault(r, found) for r, found in zip(requests, tokens, strict=True)]
+        yield [Answered(r, None, f) for r, f in zip(requests, faults, strict=True) if f]
+        fitting = [n for n, fault in enumerate(faults) if not fault]
+        if fitting:
+            batch = [requests[n] for n in fitting]
+            yield list(self._answer_batch(batch, [tokens[n] for n in fitting]))
 
     def _tokens(self, request: ChatRequest) -> list[int]:
+        """The prompt in tokens; none where the chat template does not take the conversation."""
         messages = [message.model_dump() for message in request.messages]
-        start = request.messages[-1].content[:60]
         try:
             ids: list[int] = self.tokenizer.apply_chat_template(
                 messages, add_generation_prompt=True, return_dict=False
             )
-        except TemplateError as error:  # no system turns, or roles that must alternate
-            raise RequestError(
-                f"the chat template of {self.name!r} takes no such conversation ({error}); "
-                f"it begins {start!r}"
-            ) from None
-        window = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        if window is not None and len(ids) + request.sampling.max_tokens > window:
-            raise RequestError(
-                f"a prompt is longer than {self.name!r} can read: {len(ids)} tokens and "
-                f"{request.sampling.max_tokens} for the answer exceed {window}; shorten it or "
-                f"lower max_tokens; it begins {start!r}"
-            )
+        except TemplateError:  # no system turns, or roles that must alternate
+            return []
         return ids
+
+    def _fault(self, request: ChatRequest, tokens: list[int]) -> str:
+        """Why a request cannot be answered; empty where it can."""
+        if not tokens:
+            return f"the chat template of {self.name!r} takes no conversation with such turns"
+        window = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        if window is not None and len(tokens) + request.sampling.max_tokens > window:
+            return (
+                f"the prompt is longer than {self.name!r} can read: {len(tokens)} tokens and "
+                f"{request.sampling.max_tokens} for the answer exceed {window}"
+            )
+        return ""
 
     def _answer_batch(
         self, requests: Sequence[ChatRequest], tokens: list[list[int]]

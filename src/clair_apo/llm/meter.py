@@ -16,6 +16,8 @@ class Meter:
     """Requests that the store answered."""
     failed: int = 0
     """Requests that have no answer."""
+    retried: int = 0
+    """Attempts that were not a request's first."""
     prompt_tokens: int = 0
     """Of the answers that were paid for in this run."""
     completion_tokens: int = 0
@@ -24,6 +26,8 @@ class Meter:
     """Requests that were sent and are not stored yet."""
     limit: int = 0
     """How many may be in flight now."""
+    waits_until: float = 0.0
+    """When the server is asked again, in seconds since 1970, where it asked for a pause."""
     price: Price | None = None
     """Of the model; None where none is known."""
     batch: bool = False
