@@ -73,7 +73,7 @@ def _write_inputs(folder):
             {"prompt": f"{word} {n}?", "topic": f"{word} topic {n}", "answer": None}
             for n in range(8)
         ]
-        rows[3]["answer"] = "the old gold"
+        rows[2]["answer"] = "the old gold"
         splits = {"train": Dataset.from_list(rows[:6]), "test": Dataset.from_list(rows[6:])}
         DatasetDict(splits).save_to_disk(folder / name)
     (folder / "rubric.md").write_text("Be kind.")
