@@ -48,7 +48,7 @@ def generate(context: typer.Context) -> None:
 
 @app.command()
 def report(run: Annotated[Path, typer.Argument(help="A run folder of generate.")]) -> None:
-    """Write a run's contrast.json and report.html."""
+    """Write a run's contrast.json and report.html, and the card of its data set."""
     with reported_errors():
         _print_report(run)
 
@@ -107,6 +107,8 @@ def _print_report(run: Path) -> None:
     print_result(counts_line(files.summary))
     print_result(contrast_table(files.summary))
     print_result(f"pairs:  {run / 'pairs.jsonl'}\nreport: {files.page}")
+    if files.card:
+        print_result(f"data set for others, with its card: {files.card.parent}")
 
 
 def main() -> None:

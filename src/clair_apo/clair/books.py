@@ -113,8 +113,13 @@ class Books:
                 **config.target.sampling.model_dump(),
             },
             "parser": PARSER_VERSION,
-            "gate": GATE_VERSION,
-            "verify": config.verify.model_dump(),
+            "gate": {
+                **config.gate.model_dump(mode="json"),
+                "tokenizer": config.training_tokenizer if config.gate.max_length else None,
+                "version": GATE_VERSION,
+            },
+            "test_sets": [one.model_dump() for one in self.survey.tests.sets],
+            "verify": [config.verify, config.controls.model_dump()],
         }
         if chats.reviser:
             spec = chats.reviser.spec

@@ -75,7 +75,7 @@ def open_chats(
 
 
 def _asks_target(config: GenerateConfig, survey: PromptSurvey) -> bool:
-    return survey.given < survey.prompts and not config.steps.given_only
+    return survey.waiting > 0 and not config.steps.given_only
 
 
 def _specs(config: GenerateConfig) -> dict[str, ModelSpec | None]:
@@ -83,5 +83,5 @@ def _specs(config: GenerateConfig) -> dict[str, ModelSpec | None]:
     return {
         "target": config.target,
         "reviser": config.reviser if steps.asks_reviser else None,
-        "judge": config.judge if steps.chooses or config.verify.enabled else None,
+        "judge": config.judge if steps.chooses or config.verify else None,
     }

@@ -15,17 +15,19 @@ from clair_apo.clair.books import Books
 from clair_apo.clair.case import PARTS, Case, Made, read_cases
 from clair_apo.clair.chats import Chats, check_models, open_chats
 from clair_apo.clair.config import GenerateConfig
+from clair_apo.clair.gate import Gate
 from clair_apo.clair.judge import choose_by_judge, choose_by_score, comparison_numbers
 from clair_apo.clair.pairs import make_pair
 from clair_apo.clair.prompts import load_prompts, survey_prompts
 from clair_apo.clair.respond import given_answers, respond, strengthen
 from clair_apo.clair.revise import revise
+from clair_apo.clair.split import DATASET, write_splits
 from clair_apo.clair.templates import RevisionTemplate, load_rubric, load_template
 from clair_apo.clair.verify import is_control, verification_numbers, verify
 from clair_apo.errors import DataError
 from clair_apo.llm import ChatModel, Dialogue, RequestStore, StoredChat
 from clair_apo.llm.judge import Judge
-from clair_apo.progress import progress_bar, say
+from clair_apo.progress import Usage, say, show_progress
 from clair_apo.records import (
     Dropped,
     Judgement,
@@ -83,6 +85,8 @@ def generate(
     """
     given = {"target": target_model, "reviser": reviser_model, "judge": judge_model}
     template = _template(config)
+    gate = Gate(config.gate, config.training_tokenizer)
+    gate.check()
     rubric = load_rubric(config.revision.rubric)
     survey = survey_prompts(config.prompts, config.prompt_shard)
     check_models(config, given, survey)
@@ -91,7 +95,7 @@ def generate(
     with folder.locked(), RequestStore(config.store_path) as store:
         books = Books(config, folder, template, rubric, survey)
         chats = open_chats(config, survey, store, given, books.run_id)
-        return _Walk(config, folder, chats, books).through_all_stages()
+        return _Walk(config, folder, chats, books, gate).through_all_stages()
 
 
 def _template(config: GenerateConfig) -> RevisionTemplate | None:
@@ -111,9 +115,10 @@ class _Walk:
     """One walk through the stages of a recipe."""
 
     def __init__(
-        self, config: GenerateConfig, folder: RunFolder, chats: Chats, books: Books
+        self, config: GenerateConfig, folder: RunFolder, chats: Chats, books: Books, gate: Gate
     ) -> None:
         self.config, self.folder, self.chats, self.books = config, folder, chats, books
+        self.gate = gate
         self.drops: IO[str]
         self.outcomes: Counter[str] = Counter()
 
@@ -127,14 +132,15 @@ class _Walk:
                 waiting = self._ask(name, done, waiting)
                 done += (name,)
             waiting = self._pair(done, waiting)
-            if self.config.verify.enabled:
+            if self.config.verify:
                 waiting = self._verify(waiting)
         return self._close(pairs=waiting)
 
     def _load(self) -> int:
         if self.books.survey.given:
             say(f"{self.books.survey.given} prompts bring an answer, which is taken as it is")
-        rows = load_prompts(self.config.prompts, self.config.prompt_shard)
+        config = self.config
+        rows = load_prompts(config.prompts, config.prompt_shard, self.books.survey.tests)
         made = (Made((), row) if isinstance(row, Dropped) else Made((row,)) for row in rows)
         return self._write("load", (), {Prompt: PROMPTS}, made, self.books.survey.prompts)
 
@@ -144,7 +150,8 @@ class _Walk:
         chat, made = self._dialogues(name, cases)
         results = chat.converse(made) if chat else _without_model(made)
         inputs = (PROMPTS, *(PARTS[before].file for before in done))
-        kept = self._write(name, inputs, {part.kind: part.file}, results, total)
+        usage = chat.meter if chat else None
+        kept = self._write(name, inputs, {part.kind: part.file}, results, total, usage)
         if name == "judge":
             rows = read_jsonl(self.folder.file(part.file), Judgement)
             self.books.note(name, comparisons=comparison_numbers(rows))
@@ -181,20 +188,20 @@ class _Walk:
     def _pair(self, done: tuple[str, ...], total: int) -> int:
         digest = self.books.template.digest if self.books.template else None
         cases = read_cases(self.folder, done)
-        made = (make_pair(case, self.config.recipe, digest) for case in cases)
-        file = CANDIDATES if self.config.verify.enabled else PAIRS
+        made = (make_pair(case, self.config.recipe, digest, self.gate) for case in cases)
+        file = CANDIDATES if self.config.verify else PAIRS
         inputs = (PROMPTS, *(PARTS[before].file for before in done))
         return self._write("pair", inputs, {PreferencePair: file}, made, total)
 
     def _verify(self, total: int) -> int:
         assert self.chats.judge is not None
-        judge, how = Judge(self.chats.judge, self.books.rubric), self.config.verify
+        judge, how = Judge(self.chats.judge, self.books.rubric), self.config.controls
         pairs = read_jsonl(self.folder.file(CANDIDATES), PreferencePair)
         made = self.chats.judge.converse(
-            verify(pair, judge, is_control(pair.id, how.controls, how.seed)) for pair in pairs
+            verify(pair, judge, is_control(pair.id, how.share, how.seed)) for pair in pairs
         )
         files: Files = {PreferencePair: PAIRS, Verification: VERIFICATIONS}
-        kept = self._write("verify", (CANDIDATES,), files, made, total)
+        kept = self._write("verify", (CANDIDATES,), files, made, total, self.chats.judge.meter)
         numbers = verification_numbers(read_jsonl(self.folder.file(VERIFICATIONS), Verification))
         self.books.note("verify", verification=numbers)
         return kept
@@ -206,6 +213,7 @@ class _Walk:
         files: Files,
         results: Iterable[Made],
         total: int,
+        usage: Usage | None = None,
     ) -> int:
         """Run one stage: rows into its files, drops beside them; how many cases it let through."""
         with ExitStack() as stack:
@@ -214,15 +222,16 @@ class _Walk:
                 kind: stack.enter_context(atomic_writer(self.folder.file(file)))
                 for kind, file in files.items()
             }
-            advance = stack.enter_context(progress_bar(name, total))
+            tell = stack.enter_context(show_progress(name, total, usage))
             for made in results:
                 for row in made.rows:
                     writers[type(row)].write(row.model_dump_json() + "\n")
                 if made.dropped:
                     self._drop(made.dropped, entry)
+                    tell(made.dropped.reason.value)
                 else:
                     entry["kept"] += 1
-                advance(1)
+                    tell("kept")
         return int(entry["kept"])
 
     def _drop(self, row: Dropped, entry: dict[str, Any]) -> None:
@@ -239,7 +248,12 @@ class _Walk:
             reused=sum(chat.meter.reused for chat in self.chats.all()),
         )
         assert result.prompts == result.pairs + sum(result.dropped.values()), "a row was lost"
-        self.books.close(counts=result.model_dump(exclude={"asked", "reused"}))
+        splits = write_splits(
+            self.folder.file(PAIRS), self.folder.file(DATASET), self.config.output.test_size
+        )
+        self.books.close(
+            counts=result.model_dump(exclude={"asked", "reused"}), splits=splits.model_dump()
+        )
         if not pairs:
             reasons = ", ".join(f"{reason} {n}" for reason, n in result.dropped.items())
             raise DataError(
