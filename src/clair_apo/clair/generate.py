@@ -21,12 +21,13 @@ from clair_apo.clair.pairs import make_pair
 from clair_apo.clair.prompts import load_prompts, survey_prompts
 from clair_apo.clair.respond import given_answers, respond, strengthen
 from clair_apo.clair.revise import revise
+from clair_apo.clair.split import DATASET, write_splits
 from clair_apo.clair.templates import RevisionTemplate, load_rubric, load_template
 from clair_apo.clair.verify import is_control, verification_numbers, verify
 from clair_apo.errors import DataError
 from clair_apo.llm import ChatModel, Dialogue, RequestStore, StoredChat
 from clair_apo.llm.judge import Judge
-from clair_apo.progress import progress_bar, say
+from clair_apo.progress import Usage, say, show_progress
 from clair_apo.records import (
     Dropped,
     Judgement,
@@ -87,9 +88,9 @@ def generate(
     gate = Gate(config.gate, config.training_tokenizer)
     gate.check()
     rubric = load_rubric(config.revision.rubric)
-    survey = survey_prompts(config.prompts)
+    survey = survey_prompts(config.prompts, config.prompt_shard)
     check_models(config, given, survey)
-    folder = RunFolder(config.run_dir)
+    folder = RunFolder(config.folder)
     folder.prepare()
     with folder.locked(), RequestStore(config.store_path) as store:
         books = Books(config, folder, template, rubric, survey)
@@ -131,14 +132,15 @@ class _Walk:
                 waiting = self._ask(name, done, waiting)
                 done += (name,)
             waiting = self._pair(done, waiting)
-            if self.config.verify.enabled:
+            if self.config.verify:
                 waiting = self._verify(waiting)
         return self._close(pairs=waiting)
 
     def _load(self) -> int:
         if self.books.survey.given:
             say(f"{self.books.survey.given} prompts bring an answer, which is taken as it is")
-        rows = load_prompts(self.config.prompts)
+        config = self.config
+        rows = load_prompts(config.prompts, config.prompt_shard, self.books.survey.tests)
         made = (Made((), row) if isinstance(row, Dropped) else Made((row,)) for row in rows)
         return self._write("load", (), {Prompt: PROMPTS}, made, self.books.survey.prompts)
 
@@ -148,7 +150,8 @@ class _Walk:
         chat, made = self._dialogues(name, cases)
         results = chat.converse(made) if chat else _without_model(made)
         inputs = (PROMPTS, *(PARTS[before].file for before in done))
-        kept = self._write(name, inputs, {part.kind: part.file}, results, total)
+        usage = chat.meter if chat else None
+        kept = self._write(name, inputs, {part.kind: part.file}, results, total, usage)
         if name == "judge":
             rows = read_jsonl(self.folder.file(part.file), Judgement)
             self.books.note(name, comparisons=comparison_numbers(rows))
@@ -186,19 +189,19 @@ class _Walk:
         digest = self.books.template.digest if self.books.template else None
         cases = read_cases(self.folder, done)
         made = (make_pair(case, self.config.recipe, digest, self.gate) for case in cases)
-        file = CANDIDATES if self.config.verify.enabled else PAIRS
+        file = CANDIDATES if self.config.verify else PAIRS
         inputs = (PROMPTS, *(PARTS[before].file for before in done))
         return self._write("pair", inputs, {PreferencePair: file}, made, total)
 
     def _verify(self, total: int) -> int:
         assert self.chats.judge is not None
-        judge, how = Judge(self.chats.judge, self.books.rubric), self.config.verify
+        judge, how = Judge(self.chats.judge, self.books.rubric), self.config.controls
         pairs = read_jsonl(self.folder.file(CANDIDATES), PreferencePair)
         made = self.chats.judge.converse(
-            verify(pair, judge, is_control(pair.id, how.controls, how.seed)) for pair in pairs
+            verify(pair, judge, is_control(pair.id, how.share, how.seed)) for pair in pairs
         )
         files: Files = {PreferencePair: PAIRS, Verification: VERIFICATIONS}
-        kept = self._write("verify", (CANDIDATES,), files, made, total)
+        kept = self._write("verify", (CANDIDATES,), files, made, total, self.chats.judge.meter)
         numbers = verification_numbers(read_jsonl(self.folder.file(VERIFICATIONS), Verification))
         self.books.note("verify", verification=numbers)
         return kept
@@ -210,6 +213,7 @@ class _Walk:
         files: Files,
         results: Iterable[Made],
         total: int,
+        usage: Usage | None = None,
     ) -> int:
         """Run one stage: rows into its files, drops beside them; how many cases it let through."""
         with ExitStack() as stack:
@@ -218,15 +222,16 @@ class _Walk:
                 kind: stack.enter_context(atomic_writer(self.folder.file(file)))
                 for kind, file in files.items()
             }
-            advance = stack.enter_context(progress_bar(name, total))
+            tell = stack.enter_context(show_progress(name, total, usage))
             for made in results:
                 for row in made.rows:
                     writers[type(row)].write(row.model_dump_json() + "\n")
                 if made.dropped:
                     self._drop(made.dropped, entry)
+                    tell(made.dropped.reason.value)
                 else:
                     entry["kept"] += 1
-                advance(1)
+                    tell("kept")
         return int(entry["kept"])
 
     def _drop(self, row: Dropped, entry: dict[str, Any]) -> None:
@@ -243,7 +248,12 @@ class _Walk:
             reused=sum(chat.meter.reused for chat in self.chats.all()),
         )
         assert result.prompts == result.pairs + sum(result.dropped.values()), "a row was lost"
-        self.books.close(counts=result.model_dump(exclude={"asked", "reused"}))
+        splits = write_splits(
+            self.folder.file(PAIRS), self.folder.file(DATASET), self.config.output.test_size
+        )
+        self.books.close(
+            counts=result.model_dump(exclude={"asked", "reused"}), splits=splits.model_dump()
+        )
         if not pairs:
             reasons = ", ".join(f"{reason} {n}" for reason, n in result.dropped.items())
             raise DataError(
