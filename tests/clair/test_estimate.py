@@ -75,7 +75,7 @@ def words_of(config, prompt, *answers):
 def test_tokens_are_those_of_the_real_prompts_and_of_the_assumed_answers(tmp_path):
     config = config_for(tmp_path, "clair", prompts=1)
     target, reviser = estimate(config).models
-    shown = len("Question number 0?".split()) + AROUND_MESSAGE
+    shown = len(["Question", "number", "0?"]) + AROUND_MESSAGE
     assert target.prompt_tokens == _scaled(shown, shown)
     cap = config.target.max_tokens
     assert target.completion_tokens == Span(low=cap, high=cap)  # assumed answers are longer
@@ -101,7 +101,7 @@ def test_answers_that_are_known_are_counted_as_they_are(tmp_path):
         shell = open_stages(config, store).judge.compare((), "", "").messages[0].content
     each = len(shell.split()) + AROUND_MESSAGE
     # the template names the role of each turn, in brackets
-    each += len("[user] Question number 0?".split())
+    each += len(["[user]", "Question", "number", "0?"])
     assert judge.prompt_tokens == _scaled(*[6 * each + 4 * sum(lengths)] * 2)
     cap = config.judge.max_tokens
     assert judge.completion_tokens == Span(

@@ -135,7 +135,7 @@ def test_a_push_that_is_refused_is_one_sentence_without_the_token(tmp_path, rows
     httpserver.clear()
     httpserver.expect_request("/api/repos/create").respond_with_data("no", status=401)
     api = HfApi(endpoint=hub.url, token="hf_secret")
-    with pytest.raises(RunError, match="me/pairs: could not be pushed .*hf auth login") as caught:
+    with pytest.raises(RunError, match=r"me/pairs: could not be pushed .*hf auth login") as caught:
         push_to_hub({"rows.jsonl": tmp_path / "rows.jsonl"}, "me/pairs", api=api)
     assert "hf_secret" not in str(caught.value) and "\n" not in str(caught.value)
 

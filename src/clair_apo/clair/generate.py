@@ -54,6 +54,8 @@ class Generated(Record):
     """Requests that went to a model in this run."""
     reused: int
     """Requests that the store answered."""
+    cost: float | None
+    """USD that the run has cost, over all its invocations; None where a price is missing."""
 
 
 def generate(
@@ -76,6 +78,7 @@ def generate(
         RunError: the run folder belongs to other prompts or another recipe, or another process is
             at work in it.
         RequestError: a model cannot be asked; what it answered before is kept.
+        BudgetError: `max_cost` would be crossed, or a model has no price to keep it by.
         StoreError: the request store cannot be used.
     """
     given = {"target": target_model, "reviser": reviser_model, "judge": judge_model}
@@ -188,9 +191,12 @@ class _Walk:
             dropped=dict(sorted(self.outcomes.items())),
             asked=sum(chat.meter.asked for chat in self.chats.all()),
             reused=sum(chat.meter.reused for chat in self.chats.all()),
+            cost=self.chats.cost,
         )
         assert result.prompts == result.pairs + sum(result.dropped.values()), "a row was lost"
-        self.books.close(counts=result.model_dump(exclude={"asked", "reused"}))
+        self.books.close(
+            counts=result.model_dump(include={"prompts", "pairs", "dropped"}), cost=result.cost
+        )
         if not pairs:
             reasons = ", ".join(f"{reason} {n}" for reason, n in result.dropped.items())
             raise DataError(

@@ -1,5 +1,6 @@
 """The two sides of a case become winner and loser, where the gate lets them pass."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from clair_apo.clair.case import Case, Made, drop
@@ -23,6 +24,10 @@ _DETAIL = {
 }
 
 
+CostOf = Callable[[Response | Revision], float | None]
+"""USD that an answer or a revision took, with all requests that led to it."""
+
+
 class Sides(NamedTuple):
     """Winner and loser of a case."""
 
@@ -39,13 +44,16 @@ def sides(case: Case) -> Sides:
     return Sides(chosen=case.stronger or case.to_revise, rejected=case.loser)
 
 
-def make_pair(case: Case, recipe: str, template_digest: str | None) -> Made:
+def make_pair(
+    case: Case, recipe: str, template_digest: str | None, cost: CostOf = lambda _: None
+) -> Made:
     """Pair the sides of a case, unless the gate has a reason against it.
 
     Args:
         case: all that the recipe's stages made.
         recipe: its name.
         template_digest: of the template that asked for the revision; None where there is none.
+        cost: USD that a side took; None where that is not known.
     """
     chosen, rejected = sides(case)
     reason = judge_revision(rejected.text, chosen.text)
@@ -62,8 +70,8 @@ def make_pair(case: Case, recipe: str, template_digest: str | None) -> Made:
         contrast=measure_contrast(chosen=chosen.text, rejected=rejected.text),
         provenance=Provenance(
             source=case.prompt.source,
-            chosen=_origin(chosen),
-            rejected=_origin(rejected),
+            chosen=_origin(chosen, cost),
+            rejected=_origin(rejected, cost),
             judged_by=judgement.model if judgement else None,
             judge_keys=judgement.request_keys if judgement else (),
             format=revision.format if revision else None,
@@ -74,7 +82,7 @@ def make_pair(case: Case, recipe: str, template_digest: str | None) -> Made:
     return Made((pair,))
 
 
-def _origin(side: Response | Revision) -> Origin:
+def _origin(side: Response | Revision, cost: CostOf) -> Origin:
     if isinstance(side, Revision):
         kind = "revision"
     else:
@@ -85,4 +93,5 @@ def _origin(side: Response | Revision) -> Origin:
         request_keys=side.request_keys,
         prompt_tokens=side.prompt_tokens,
         completion_tokens=side.completion_tokens,
+        cost=cost(side),
     )

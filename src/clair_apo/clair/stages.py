@@ -1,6 +1,7 @@
 """The stages of a recipe: whom each asks, and what a case says to it."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from clair_apo.clair.case import Case, Made
 from clair_apo.clair.chats import Chats, open_chats
@@ -12,9 +13,9 @@ from clair_apo.clair.respond import given_answers, respond, strengthen
 from clair_apo.clair.revise import revise
 from clair_apo.clair.templates import RevisionTemplate, load_rubric, load_template
 from clair_apo.clair.verify import is_control, verify
-from clair_apo.llm import Dialogue, RequestStore, StoredChat
+from clair_apo.llm import Dialogue, Meter, RequestStore, StoredChat
 from clair_apo.llm.judge import Judge
-from clair_apo.records import PreferencePair
+from clair_apo.records import PreferencePair, Response, Revision
 
 VERIFY = "verify"
 """The name of the last stage, which no recipe lists."""
@@ -92,7 +93,18 @@ class Stages:
     def pair(self, case: Case) -> Made:
         """Winner and loser of a case that came through the recipe, where the gate lets it pass."""
         digest = self.template.digest if self.template else None
-        return make_pair(case, self.config.recipe, digest)
+        return make_pair(case, self.config.recipe, digest, self.cost)
+
+    def cost(self, side: Response | Revision) -> float | None:
+        """USD that an answer or a revision took; None where the data brought it, or no price."""
+        meter = self._meters.get(side.model)
+        if meter is None:
+            return None
+        return meter.cost_of(side.prompt_tokens, side.completion_tokens)
+
+    @cached_property
+    def _meters(self) -> dict[str, Meter]:
+        return {chat.identity: chat.meter for chat in self.chats.asked()}
 
     def verification(self, pair: PreferencePair) -> Dialogue[Made]:
         """What a pair asks the judge that is to confirm it."""
