@@ -1,7 +1,11 @@
 """What a person sees: progress and remarks on standard error, results on standard output."""
 
-from collections.abc import Callable, Iterator
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from threading import Event, Thread
+from typing import Protocol
 
 from rich.console import Console, RenderableType
 from rich.progress import (
@@ -11,12 +15,19 @@ from rich.progress import (
     SpinnerColumn,
     TextColumn,
     TimeElapsedColumn,
+    TimeRemainingColumn,
 )
+from rich.text import Text
 
 CONSOLE = Console(stderr=True, highlight=False)
 """Remarks and progress, on standard error."""
 
+LINE_EVERY_S = 30.0
+"""How often a line of progress is written where standard error is no terminal."""
+
 _RESULTS = Console(highlight=False, soft_wrap=True)
+_RATE_OVER_S = 300.0  # rows come in their order, so in bursts
+_COST_OVER_ROWS = 2000
 
 
 def print_result(result: RenderableType) -> None:
@@ -29,22 +40,153 @@ def say(sentence: str) -> None:
     CONSOLE.print(sentence, markup=False, soft_wrap=True)
 
 
+class Usage(Protocol):
+    """What asking a model has come to so far; see `clair_apo.llm.meter.Meter`."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    in_flight: int
+    limit: int
+    waits_until: float
+
+
 @contextmanager
-def progress_bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error while the block runs; yields a function that moves it on.
+def show_progress(
+    stage: str, total: int, usage: Usage | None = None
+) -> Iterator[Callable[[str], None]]:
+    """Show on standard error how far a stage is, while the block runs.
+
+    On a terminal it is a bar, and below it what became of the rows and what the model is doing;
+    elsewhere it is a line every half minute and one at the end.
 
     Args:
-        description: what is being done, a few words.
-        total: how many things there are to do.
+        stage: its name.
+        total: how many rows it has; with 0 nothing is shown.
+        usage: of the model that it asks, where it asks one.
+
+    Yields:
+        A function to be told what became of each row: `kept`, or why it was dropped.
     """
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    # nothing to do, nothing to show
-    with Progress(*columns, console=CONSOLE, disable=total == 0) as progress:
-        task = progress.add_task(description, total=total)
-        yield lambda steps: progress.advance(task, steps)
+    rows = _Rows(stage, total, usage)
+    if total == 0:
+        yield rows.done
+    elif CONSOLE.is_terminal:
+        with rows.bar:
+            yield rows.done
+    else:
+        over = Event()
+        writer = Thread(target=_write_lines, args=(rows, over), daemon=True)
+        writer.start()
+        try:
+            yield rows.done
+        finally:
+            over.set()
+            writer.join()
+            say(rows.line())
+
+
+def _write_lines(rows: "_Rows", over: Event) -> None:
+    while not over.wait(LINE_EVERY_S):
+        say(rows.line())
+
+
+class _Rows:
+    """The rows of a stage: how many are done, what became of them, when the rest will be."""
+
+    def __init__(self, stage: str, total: int, usage: Usage | None) -> None:
+        self.stage, self.total = stage, total
+        self._usage = usage
+        self._outcomes: Counter[str] = Counter()
+        self._costs: deque[float] = deque(maxlen=_COST_OVER_ROWS)
+        self.bar = _Bar(self.status)
+        self._task = self.bar.add_task(stage, total=total)
+
+    def done(self, outcome: str) -> None:
+        """One more row is done."""
+        self._outcomes[outcome] += 1
+        if (cost := self._cost) is not None:
+            self._costs.append(cost)
+        self.bar.advance(self._task)
+
+    def line(self) -> str:
+        """All of it in one line."""
+        done = self._outcomes.total()
+        parts = [f"{self.stage}: {done:,} of {self.total:,} rows", *self._parts()]
+        left_s = self.bar.tasks[0].time_remaining
+        if done < self.total and left_s is not None:
+            parts.append(f"about {_duration(left_s)} left")
+        return "; ".join(parts)
+
+    def status(self) -> str:
+        """What the bar does not show."""
+        return "; ".join(self._parts())
+
+    def _parts(self) -> Iterable[str]:
+        if self._outcomes:
+            yield ", ".join(f"{name} {n:,}" for name, n in self._outcomes.most_common())
+        usage = self._usage
+        if usage is None:
+            return
+        if usage.limit:
+            yield f"{usage.in_flight} in flight of {usage.limit} at most"
+        if usage.completion_tokens:
+            yield (
+                f"{_short(usage.prompt_tokens)} tokens in, {_short(usage.completion_tokens)} out"
+            )
+        if (cost := self._cost) is not None:
+            yield f"${cost:.2f}" + self._projected(cost)
+        if usage.waits_until > time.time():
+            at = time.strftime("%H:%M:%S", time.localtime(usage.waits_until))
+            yield f"waiting for the server until {at}"
+
+    @property
+    def _cost(self) -> float | None:
+        # not in the protocol: a computed property there would have to be one in every usage
+        return getattr(self._usage, "cost", None)
+
+    def _projected(self, cost: float) -> str:
+        """The cost when all rows are done: as much for each as for the latest ones."""
+        left = self.total - self._outcomes.total()
+        if len(self._costs) < 2 or left <= 0:
+            return ""
+        per_row = (self._costs[-1] - self._costs[0]) / (len(self._costs) - 1)
+        return f", about ${cost + per_row * left:.2f} when all are done"
+
+
+class _Bar(Progress):
+    """A bar for one stage, with a line of text below it."""
+
+    def __init__(self, status: Callable[[], str]) -> None:
+        self._status = status
+        super().__init__(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=CONSOLE,
+            refresh_per_second=4,
+            speed_estimate_period=_RATE_OVER_S,
+        )
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """The bar, and what there is to say."""
+        yield self.make_tasks_table(self.tasks)
+        if status := self._status():
+            yield Text("  " + status, style="dim")
+
+
+def _short(number: int) -> str:
+    for unit, letter in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
+        if number >= unit:
+            return f"{number / unit:.1f}{letter}"
+    return str(number)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"

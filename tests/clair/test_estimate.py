@@ -40,7 +40,7 @@ def stored_of(found):
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_asks_what_was_estimated_and_nothing_the_second_time(tmp_path, recipe):
-    config = config_for(tmp_path, recipe, verify={"enabled": True, "controls": 0.5})
+    config = config_for(tmp_path, recipe, verify=True, controls={"share": 0.5})
     before = estimate(config)
     assert stored_of(before) == {}
     generate(config, **(roles := models()))

@@ -115,5 +115,5 @@ def test_two_roles_of_one_model_are_not_counted_twice(tmp_path, data):
             tmp_path, data, server, recipe="stronger_preferred", target=one, reviser=other
         )
         first, again = generate(config), generate(config)
-    whole = PROMPTS * (len(ANSWER.split()) + len("another one".split()))
+    whole = PROMPTS * (len(ANSWER.split()) + len(["another", "one"]))
     assert first.cost == again.cost == whole

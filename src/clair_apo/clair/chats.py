@@ -7,6 +7,7 @@ from clair_apo.clair.config import GenerateConfig
 from clair_apo.clair.prompts import PromptSurvey
 from clair_apo.llm import ChatModel, ModelSpec, RequestStore, Spent, StoredChat, check_model
 from clair_apo.llm.budget import Budget, require_price
+from clair_apo.llm.modes import model_of_mode
 
 
 class Chats(NamedTuple):
@@ -77,9 +78,9 @@ def open_chats(
     budget = Budget(config.max_cost)
 
     def chat(role: str, spec: ModelSpec) -> StoredChat:
-        return StoredChat(
-            spec, store, given.get(role), offline=config.offline, run_id=run_id, budget=budget
-        )
+        later = model_of_mode(spec, store, run_id, config.folder / "batch")
+        model = given.get(role) or later
+        return StoredChat(spec, store, model, offline=config.offline, run_id=run_id, budget=budget)
 
     specs = _specs(config)
     chats = Chats(
@@ -108,7 +109,7 @@ def _spent_before(chats: Iterable[StoredChat], spent: Mapping[str, Spent]) -> fl
 
 
 def _asks_target(config: GenerateConfig, survey: PromptSurvey) -> bool:
-    return survey.given < survey.prompts and not config.steps.given_only
+    return survey.waiting > 0 and not config.steps.given_only
 
 
 def _specs(config: GenerateConfig) -> dict[str, ModelSpec | None]:
@@ -116,5 +117,5 @@ def _specs(config: GenerateConfig) -> dict[str, ModelSpec | None]:
     return {
         "target": config.target,
         "reviser": config.reviser if steps.asks_reviser else None,
-        "judge": config.judge if steps.chooses or config.verify.enabled else None,
+        "judge": config.judge if steps.chooses or config.verify else None,
     }

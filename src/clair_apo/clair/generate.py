@@ -15,14 +15,16 @@ from clair_apo.clair.books import Books
 from clair_apo.clair.case import PARTS, Made, read_cases
 from clair_apo.clair.chats import check_models, open_chats
 from clair_apo.clair.config import GenerateConfig
+from clair_apo.clair.gate import Gate
 from clair_apo.clair.judge import comparison_numbers
 from clair_apo.clair.prompts import load_prompts, survey_prompts
+from clair_apo.clair.split import DATASET, write_splits
 from clair_apo.clair.stages import VERIFY, Stages, revision_template
 from clair_apo.clair.templates import load_rubric
 from clair_apo.clair.verify import verification_numbers
 from clair_apo.errors import DataError
 from clair_apo.llm import ChatModel, Dialogue, RequestStore
-from clair_apo.progress import progress_bar, say
+from clair_apo.progress import Usage, say, show_progress
 from clair_apo.records import (
     Dropped,
     Judgement,
@@ -83,15 +85,17 @@ def generate(
     """
     given = {"target": target_model, "reviser": reviser_model, "judge": judge_model}
     template = revision_template(config)
+    gate = Gate(config.gate, config.training_tokenizer)
+    gate.check()
     rubric = load_rubric(config.revision.rubric)
-    survey = survey_prompts(config.prompts)
+    survey = survey_prompts(config.prompts, config.prompt_shard)
     check_models(config, given, survey)
-    folder = RunFolder(config.run_dir)
+    folder = RunFolder(config.folder)
     folder.prepare()
     with folder.locked(), RequestStore(config.store_path) as store:
         books = Books(config, folder, template, rubric, survey)
         chats = open_chats(config, survey, store, given, books.run_id)
-        stages = Stages(config, chats, template, rubric)
+        stages = Stages(config, chats, template, rubric, gate)
         return _Walk(stages, folder, books).through_all_stages()
 
 
@@ -114,14 +118,15 @@ class _Walk:
                 waiting = self._ask(name, done, waiting)
                 done += (name,)
             waiting = self._pair(done, waiting)
-            if self.config.verify.enabled:
+            if self.config.verify:
                 waiting = self._verify(waiting)
         return self._close(pairs=waiting)
 
     def _load(self) -> int:
         if self.books.survey.given:
             say(f"{self.books.survey.given} prompts bring an answer, which is taken as it is")
-        rows = load_prompts(self.config.prompts)
+        config = self.config
+        rows = load_prompts(config.prompts, config.prompt_shard, self.books.survey.tests)
         made = (Made((), row) if isinstance(row, Dropped) else Made((row,)) for row in rows)
         return self._write("load", (), {Prompt: PROMPTS}, made, self.books.survey.prompts)
 
@@ -132,7 +137,8 @@ class _Walk:
         chat = self.stages.chat(name)
         results = chat.converse(made) if chat else _without_model(made)
         inputs = (PROMPTS, *(PARTS[before].file for before in done))
-        kept = self._write(name, inputs, {part.kind: part.file}, results, total)
+        usage = chat.meter if chat else None
+        kept = self._write(name, inputs, {part.kind: part.file}, results, total, usage)
         if name == "judge":
             rows = read_jsonl(self.folder.file(part.file), Judgement)
             self.books.note(name, comparisons=comparison_numbers(rows))
@@ -140,15 +146,16 @@ class _Walk:
 
     def _pair(self, done: tuple[str, ...], total: int) -> int:
         made = (self.stages.pair(case) for case in read_cases(self.folder, done))
-        file = CANDIDATES if self.config.verify.enabled else PAIRS
+        file = CANDIDATES if self.config.verify else PAIRS
         inputs = (PROMPTS, *(PARTS[before].file for before in done))
         return self._write("pair", inputs, {PreferencePair: file}, made, total)
 
     def _verify(self, total: int) -> int:
         pairs = read_jsonl(self.folder.file(CANDIDATES), PreferencePair)
-        made = self.stages.judge.chat.converse(self.stages.verification(pair) for pair in pairs)
+        chat = self.stages.judge.chat
+        made = chat.converse(self.stages.verification(pair) for pair in pairs)
         files: Files = {PreferencePair: PAIRS, Verification: VERIFICATIONS}
-        kept = self._write(VERIFY, (CANDIDATES,), files, made, total)
+        kept = self._write(VERIFY, (CANDIDATES,), files, made, total, chat.meter)
         numbers = verification_numbers(read_jsonl(self.folder.file(VERIFICATIONS), Verification))
         self.books.note(VERIFY, verification=numbers)
         return kept
@@ -160,6 +167,7 @@ class _Walk:
         files: Files,
         results: Iterable[Made],
         total: int,
+        usage: Usage | None = None,
     ) -> int:
         """Run one stage: rows into its files, drops beside them; how many cases it let through."""
         with ExitStack() as stack:
@@ -168,15 +176,16 @@ class _Walk:
                 kind: stack.enter_context(atomic_writer(self.folder.file(file)))
                 for kind, file in files.items()
             }
-            advance = stack.enter_context(progress_bar(name, total))
+            tell = stack.enter_context(show_progress(name, total, usage))
             for made in results:
                 for row in made.rows:
                     writers[type(row)].write(row.model_dump_json() + "\n")
                 if made.dropped:
                     self._drop(made.dropped, entry)
+                    tell(made.dropped.reason.value)
                 else:
                     entry["kept"] += 1
-                advance(1)
+                    tell("kept")
         return int(entry["kept"])
 
     def _drop(self, row: Dropped, entry: dict[str, Any]) -> None:
@@ -194,8 +203,13 @@ class _Walk:
             cost=self.chats.cost,
         )
         assert result.prompts == result.pairs + sum(result.dropped.values()), "a row was lost"
+        splits = write_splits(
+            self.folder.file(PAIRS), self.folder.file(DATASET), self.config.output.test_size
+        )
         self.books.close(
-            counts=result.model_dump(include={"prompts", "pairs", "dropped"}), cost=result.cost
+            counts=result.model_dump(include={"prompts", "pairs", "dropped"}),
+            cost=result.cost,
+            splits=splits.model_dump(),
         )
         if not pairs:
             reasons = ", ".join(f"{reason} {n}" for reason, n in result.dropped.items())

@@ -5,9 +5,8 @@ from typing import NamedTuple
 
 from clair_apo.clair.case import Case, Made, drop
 from clair_apo.clair.contrast import measure_contrast
-from clair_apo.clair.gate import judge_revision
+from clair_apo.clair.gate import Gate, Verdict
 from clair_apo.records import (
-    DropReason,
     Message,
     Origin,
     PreferencePair,
@@ -16,13 +15,6 @@ from clair_apo.records import (
     Revision,
     Stage,
 )
-
-_DETAIL = {
-    DropReason.EMPTY: "the revision has no text",
-    DropReason.NO_OP: "both sides are equal",
-    DropReason.REFUSED: "the revision declines where the answer does not",
-}
-
 
 CostOf = Callable[[Response | Revision], float | None]
 """USD that an answer or a revision took, with all requests that led to it."""
@@ -45,7 +37,11 @@ def sides(case: Case) -> Sides:
 
 
 def make_pair(
-    case: Case, recipe: str, template_digest: str | None, cost: CostOf = lambda _: None
+    case: Case,
+    recipe: str,
+    template_digest: str | None,
+    gate: Gate,
+    cost: CostOf = lambda _: None,
 ) -> Made:
     """Pair the sides of a case, unless the gate has a reason against it.
 
@@ -53,13 +49,17 @@ def make_pair(
         case: all that the recipe's stages made.
         recipe: its name.
         template_digest: of the template that asked for the revision; None where there is none.
+        gate: judges the revision and the pair.
         cost: USD that a side took; None where that is not known.
     """
     chosen, rejected = sides(case)
-    reason = judge_revision(rejected.text, chosen.text)
-    if reason:
-        return drop(case, Stage.PAIR, reason, _DETAIL[reason], chosen.text)
     revision, judgement = case.revision, case.judgement
+    verdict = _judged(case, gate) or gate.judge_pair(
+        case.prompt.messages, chosen=chosen.text, rejected=rejected.text
+    )
+    if verdict:
+        raw = (revision or chosen).text
+        return drop(case, Stage.PAIR, verdict.reason, verdict.detail, raw)
     pair = PreferencePair(
         id=case.prompt.id,
         recipe=recipe,
@@ -80,6 +80,12 @@ def make_pair(
         ),
     )
     return Made((pair,))
+
+
+def _judged(case: Case, gate: Gate) -> Verdict | None:
+    if case.revision is None:
+        return None
+    return gate.judge_revision(case.prompt.messages, case.to_revise.text, case.revision.text)
 
 
 def _origin(side: Response | Revision, cost: CostOf) -> Origin:

@@ -6,6 +6,7 @@ from functools import cached_property
 from clair_apo.clair.case import Case, Made
 from clair_apo.clair.chats import Chats, open_chats
 from clair_apo.clair.config import GenerateConfig
+from clair_apo.clair.gate import Gate
 from clair_apo.clair.judge import choose_by_judge, choose_by_score
 from clair_apo.clair.pairs import make_pair
 from clair_apo.clair.prompts import survey_prompts
@@ -56,17 +57,19 @@ class Stages:
         chats: the models.
         template: how the reviser is asked; None where it is not.
         rubric: what the judge goes by.
+        gate: which answers and revisions make no pair.
     """
 
     config: GenerateConfig
     chats: Chats
     template: RevisionTemplate | None
     rubric: str
+    gate: Gate
 
     @property
     def names(self) -> tuple[str, ...]:
         """All stages that may ask something, in their order."""
-        return (*self.config.steps.stages, *((VERIFY,) if self.config.verify.enabled else ()))
+        return (*self.config.steps.stages, *((VERIFY,) if self.config.verify else ()))
 
     def chat(self, name: str) -> StoredChat | None:
         """The model that a stage asks; None where scores decide in place of a judge."""
@@ -93,7 +96,7 @@ class Stages:
     def pair(self, case: Case) -> Made:
         """Winner and loser of a case that came through the recipe, where the gate lets it pass."""
         digest = self.template.digest if self.template else None
-        return make_pair(case, self.config.recipe, digest, self.cost)
+        return make_pair(case, self.config.recipe, digest, self.gate, self.cost)
 
     def cost(self, side: Response | Revision) -> float | None:
         """USD that an answer or a revision took; None where the data brought it, or no price."""
@@ -112,8 +115,8 @@ class Stages:
 
     def is_control(self, pair_id: str) -> bool:
         """Whether a pair's claim is also put to the judge the wrong way round."""
-        how = self.config.verify
-        return is_control(pair_id, how.controls, how.seed)
+        how = self.config.controls
+        return is_control(pair_id, how.share, how.seed)
 
     @property
     def judge(self) -> Judge:
@@ -130,5 +133,11 @@ def open_stages(config: GenerateConfig, store: RequestStore) -> Stages:
         ConfigError: an unusable template or rubric.
     """
     looking = config.model_copy(update={"offline": True, "max_cost": None})
-    chats = open_chats(looking, survey_prompts(config.prompts), store, {}, "")
-    return Stages(looking, chats, revision_template(config), load_rubric(config.revision.rubric))
+    survey = survey_prompts(config.prompts, config.prompt_shard)
+    return Stages(
+        looking,
+        open_chats(looking, survey, store, {}, ""),
+        revision_template(config),
+        load_rubric(config.revision.rubric),
+        Gate(config.gate, config.training_tokenizer),
+    )

@@ -9,7 +9,7 @@ from clair_apo.config import read_yaml
 from clair_apo.demo.recording import data_file, fill_store
 from clair_apo.llm import ChatRequest, Dialogue, ModelSpec, RequestStore, StoredChat
 from clair_apo.models import EMBEDDED, find_model
-from clair_apo.progress import CONSOLE, print_result, progress_bar
+from clair_apo.progress import CONSOLE, print_result, show_progress
 from clair_apo.records import Message, PreferencePair, read_jsonl
 from clair_apo.report import contrast_table, counts_line, write_report
 
@@ -92,12 +92,13 @@ def _show_before_and_after(
 def _ask(
     spec: ModelSpec, config: GenerateConfig, prompts: Sequence[tuple[Message, ...]]
 ) -> list[str]:
-    with RequestStore(config.store_path) as store, progress_bar("answers", len(prompts)) as done:
+    with RequestStore(config.store_path) as store:
         chat = StoredChat(spec, store)
         texts = []
-        for text in chat.converse(_answer(chat.request(prompt)) for prompt in prompts):
-            texts.append(text)
-            done(1)
+        with show_progress("answers", len(prompts), chat.meter) as tell:
+            for text in chat.converse(_answer(chat.request(prompt)) for prompt in prompts):
+                texts.append(text)
+                tell("answered")
     return texts
 
 

@@ -60,7 +60,7 @@ class Price(Section):
         return f"{live}{batch if self.batch_input is not None else ''} ({self.source}{read})"
 
 
-FREE = Price(input=0, output=0, source="runs in this process")
+FREE = Price(input=0, output=0, batch_input=0, batch_output=0, source="runs without a server")
 
 
 def find_price(spec: "ModelSpec") -> Price | None:

@@ -1,0 +1,119 @@
+"""What a person sees while a stage runs."""
+
+import io
+import time
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from clair_apo import progress
+from clair_apo.progress import show_progress
+
+
+def usage(**changes):
+    nothing = {
+        "prompt_tokens": 0,
+        "completion_tokens": 0,
+        "in_flight": 0,
+        "limit": 0,
+        "waits_until": 0.0,
+        "cost": None,
+    }
+    return SimpleNamespace(**nothing | changes)
+
+
+@pytest.fixture
+def screen(monkeypatch):
+    """What is written to standard error, which is no terminal."""
+    text = io.StringIO()
+    monkeypatch.setattr(progress, "CONSOLE", Console(file=text, width=200))
+    return text
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    text = io.StringIO()
+    console = Console(file=text, width=200, force_terminal=True, color_system=None)
+    monkeypatch.setattr(progress, "CONSOLE", console)
+    return text
+
+
+def test_without_a_terminal_the_last_line_tells_what_became_of_every_row(screen):
+    with show_progress("revise", 1004) as tell:
+        for _ in range(1000):
+            tell("kept")
+        for reason in ("no_op", "cut", "no_op", "empty"):
+            tell(reason)
+    (line,) = screen.getvalue().splitlines()
+    assert line == "revise: 1,004 of 1,004 rows; kept 1,000, no_op 2, cut 1, empty 1"
+
+
+def test_without_a_terminal_lines_come_though_no_row_ends(screen, monkeypatch):
+    monkeypatch.setattr(progress, "LINE_EVERY_S", 0.05)
+    with show_progress("revise", 10, usage(in_flight=7, limit=16)):
+        time.sleep(0.4)
+    lines = screen.getvalue().splitlines()
+    assert len(lines) > 2
+    assert set(lines) == {"revise: 0 of 10 rows; 7 in flight of 16 at most"}
+
+
+def test_tokens_are_told_in_short(screen):
+    with show_progress("revise", 1, usage(prompt_tokens=8_140_000, completion_tokens=950)) as tell:
+        tell("kept")
+    assert "8.1M tokens in, 950 out" in screen.getvalue()
+
+
+def test_money_is_told_and_what_it_will_be_at_the_price_of_the_latest_rows(screen):
+    meter = usage(cost=5.0)  # the store answered none of it
+    with show_progress("revise", 1000, meter) as tell:
+        for _ in range(100):
+            meter.cost += 0.01
+            tell("kept")
+    assert f"${5 + 100 * 0.01:.2f}, about ${5 + 1000 * 0.01:.2f} when all" in screen.getvalue()
+
+
+def test_rows_that_cost_nothing_because_they_were_stored_do_not_hide_what_the_others_cost(screen):
+    meter = usage(cost=0.0)
+    stored, paid, total = 5000, 3000, 10_000
+    with show_progress("revise", total, meter) as tell:
+        for _ in range(stored):
+            tell("kept")
+        for _ in range(paid):
+            meter.cost += 0.01
+            tell("kept")
+    assert f"about ${(total - stored) * 0.01:.2f} when all" in screen.getvalue()
+
+
+def test_a_wait_that_the_server_asked_for_is_told_until_it_is_over(screen):
+    with show_progress("revise", 1, usage(waits_until=time.time() + 3600)):
+        pass
+    with show_progress("pair", 1, usage(waits_until=time.time() - 1)):
+        pass
+    first, second = screen.getvalue().splitlines()
+    assert "waiting for the server until " in first
+    assert "waiting" not in second
+
+
+def test_the_time_left_is_told_from_the_rows_done_so_far(screen):
+    with show_progress("revise", 1000) as tell:
+        for _ in range(5):
+            time.sleep(0.02)
+            tell("kept")
+    assert " left" in screen.getvalue()
+
+
+def test_on_a_terminal_there_is_a_bar_and_a_line_below_it(terminal):
+    with show_progress("revise", 3, usage(in_flight=2, limit=16)) as tell:
+        tell("kept")
+        tell("no_op")
+    shown = terminal.getvalue()
+    assert "revise" in shown
+    assert "2/3" in shown
+    assert "kept 1, no_op 1; 2 in flight of 16 at most" in shown
+
+
+def test_a_stage_without_rows_shows_nothing(screen):
+    with show_progress("revise", 0) as tell:
+        tell("kept")
+    assert screen.getvalue() == ""
