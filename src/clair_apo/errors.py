@@ -25,12 +25,12 @@ class RequestError(ClairApoError):
     """A language model that cannot be asked at all: no key, no server, no permission."""
 
 
-class BudgetError(ClairApoError):
-    """A run that the money it was given does not suffice for; what was answered is kept."""
-
-
 class WaitingError(ClairApoError):
     """A run that waits for something that is done outside of it; not a mistake of anybody's."""
+
+
+class BudgetError(ClairApoError):
+    """A run that the money it was given does not suffice for; what was answered is kept."""
 
 
 class StoreError(ClairApoError):
