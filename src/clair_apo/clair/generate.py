@@ -18,6 +18,7 @@ from clair_apo.clair.config import GenerateConfig
 from clair_apo.clair.gate import Gate
 from clair_apo.clair.judge import comparison_numbers
 from clair_apo.clair.prompts import load_prompts, survey_prompts
+from clair_apo.clair.publish import write_parquet_splits
 from clair_apo.clair.split import DATASET, write_splits
 from clair_apo.clair.stages import VERIFY, Stages, revision_template
 from clair_apo.clair.templates import load_rubric
@@ -206,6 +207,7 @@ class _Walk:
         splits = write_splits(
             self.folder.file(PAIRS), self.folder.file(DATASET), self.config.output.test_size
         )
+        write_parquet_splits(self.folder.file(DATASET), self.config.output.parquet)
         self.books.close(
             counts=result.model_dump(include={"prompts", "pairs", "dropped"}),
             cost=result.cost,
