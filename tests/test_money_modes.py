@@ -85,7 +85,7 @@ def test_an_estimate_says_how_to_give_a_price_that_is_not_known(config, monkeypa
     monkeypatch.setattr(estimating, "TokenCounter", WordCounter)
     result = generate(config, "--estimate", "--reviser.price", "null")
     shown = " ".join(result.stdout.split())
-    assert "no price is known for 'reviser' at this server" in shown
+    assert "reviser reviser: no price is known at this server" in shown
     assert "reviser.price.input" in shown
 
 

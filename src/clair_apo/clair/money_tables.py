@@ -17,10 +17,10 @@ def estimate_table(estimate: Estimate) -> RenderableType:
     """What a run will ask and cost, model by model; below it where the prices are from."""
     table = _table(f"To be asked for {estimate.prompts:,} prompts, recipe {estimate.recipe}")
     for name in ("model", "requests", "stored", "tokens in", "tokens out", "USD live", "USD batch"):
-        table.add_column(name, justify="left" if name == "model" else "right", no_wrap=True)
+        table.add_column(name, justify="left" if name == "model" else "right")
     for model in estimate.models:
         table.add_row(
-            f"{model.role}: {model.model}",
+            model.role,
             f"{model.requests:,}",
             f"{model.stored:,}",
             _count(model.prompt_tokens),
@@ -34,7 +34,7 @@ def estimate_table(estimate: Estimate) -> RenderableType:
 
 def _notes(estimate: Estimate) -> Iterator[str]:
     for model in estimate.models:
-        yield f"{model.role}: {_price(model)}"
+        yield f"{model.role} {model.model}: {_price(model)}"
     yield (
         f"Tokens counted with the tokenizer of {estimate.tokenizer!r}, and taken for "
         f"{TOKENIZER.low:g} to {TOKENIZER.high:g} of that for each model; the lengths of answers "
@@ -46,8 +46,8 @@ def _notes(estimate: Estimate) -> Iterator[str]:
 def _price(model: ModelEstimate) -> str:
     if model.price is None:
         return (
-            f"no price is known for {model.model!r} at this server; give its USD per million "
-            f"tokens with {model.role}.price.input and {model.role}.price.output"
+            f"no price is known at this server; give its USD per million tokens with "
+            f"{model.role}.price.input and {model.role}.price.output"
         )
     return str(model.price)
 
@@ -108,14 +108,16 @@ def _count(span: Span) -> str:
 def _short(value: float) -> str:
     for unit, size in (("M", 1e6), ("k", 1e3)):
         if value >= size:
-            return f"{value / size:.1f}{unit}"
+            return f"{value / size:.3g}{unit}"
     return f"{value:.0f}"
 
 
 def _usd(span: Span | None) -> str:
     if span is None:
         return NO_PRICE
-    digits = 2 if span.high >= 1 else 4
+    if 0 < span.high < 0.001:
+        return "<0.001"
+    digits = 0 if span.high >= 1000 else 2 if span.high >= 1 else 3
     return f"{span.low:,.{digits}f}-{span.high:,.{digits}f}" if span.high else "0"
 
 
