@@ -55,10 +55,10 @@ CONNECTION = {
     "batch_size": 3,
     "dtype": "bf16",
 }
-# their effects are seen in the tests of recipes, of verification, of contamination, of money and of
-# answers that come later
+# their effects are seen in the tests of recipes, of verification, of contamination, of money, of
+# Parquet and of answers that come later
 ELSEWHERE = {"samples", "revision.direction", "verify", "controls.share", "controls.seed"}
-ELSEWHERE |= {"prompts.ngram", "max_cost", "target.mode", "reviser.mode"}
+ELSEWHERE |= {"prompts.ngram", "max_cost", "target.mode", "reviser.mode", "output.parquet"}
 # ... of the gate
 ELSEWHERE |= {
     f"gate.{name}"

@@ -87,7 +87,7 @@ class StoredChat:
     ) -> None:
         self.spec = spec
         self.meter = meter or Meter()
-        self.meter.price = find_price(spec)
+        self.meter.price, self.meter.batch = find_price(spec), spec.mode == "batch"
         self._budget = budget or Budget()
         self._unpaid = deque[ChatRequest]()
         self._store = store

@@ -119,7 +119,7 @@ def require_price(role: str, spec: ModelSpec) -> Price:
             f'give its USD per million tokens: --{role}.price \'{{"input": 1.0, "output": 4.0}}\' '
             "(0 for a server of your own)"
         )
-    if getattr(spec, "mode", "live") == "batch" and price.batch_input is None:
+    if spec.mode == "batch" and price.batch_input is None:
         raise BudgetError(
             f"max_cost needs a price, and none is known for {spec.model!r} through the Batch API; "
             f"give {role}.price.batch_input and {role}.price.batch_output"
