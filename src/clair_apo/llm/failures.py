@@ -7,6 +7,7 @@
 
 import json
 import math
+import os
 import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
@@ -113,7 +114,7 @@ class FailureReader:
         if isinstance(error, openai.APIConnectionError):
             # also where its name speaks of a time-out: the client is given none, and its
             # transport calls every lost connection so
-            reason = self._clean(str(error.__cause__ or error))
+            reason = self._clean(_deepest_reason(error))
             return RequestFailure("passing", f"{self._where} could not be reached ({reason})")
         return RequestFailure("run", f"{self._where}: {self._clean(str(error))}")
 
@@ -169,6 +170,16 @@ class FailureReader:
     def _clean(self, text: str) -> str:
         shown = text.replace(self._key, "***") if self._key else text
         return " ".join(shown.split())[:300]
+
+
+def _deepest_reason(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    if isinstance(error, OSError) and error.strerror:
+        # names have numbers of their own, which are negative
+        known = error.errno and error.errno > 0
+        return (os.strerror(error.errno) if known else error.strerror).lower()
+    return str(error) or type(error).__name__
 
 
 def _error_object(body: str) -> dict[str, Any]:

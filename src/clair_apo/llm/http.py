@@ -85,7 +85,7 @@ class HttpChat:
                 if isinstance(result, Exception):
                     self._results.put(result)  # for the next call, and all after it
                     if not answered:
-                        raise result
+                        raise result from None
                     break
                 answered.append(result)
         except Empty:
