@@ -177,8 +177,8 @@ def _deepest_reason(error: BaseException) -> str:
         error = error.__cause__
     if isinstance(error, OSError) and error.strerror:
         # names have numbers of their own, which are negative
-        known = error.errno and error.errno > 0
-        return (os.strerror(error.errno) if known else error.strerror).lower()
+        number = error.errno or 0
+        return (os.strerror(number) if number > 0 else error.strerror).lower()
     return str(error) or type(error).__name__
 
 
