@@ -12,10 +12,11 @@ import clair_apo
 ROOT = Path(clair_apo.__file__).parent
 
 # A room and all that it may import, besides itself. Everything points down.
-GROUND = {"errors", "records", "rows", "config", "progress", "stats"}
+GROUND = {"errors", "records", "rows", "config", "progress", "splits", "stats"}
 MAY_IMPORT = {
     "errors": set(),
     "records": {"errors"},
+    "splits": set(),
     "stats": {"records"},
     "rows": {"errors", "records"},
     "progress": set(),
@@ -23,7 +24,7 @@ MAY_IMPORT = {
     "models": {"errors"},
     "runs": {"errors", "records"},
     "llm": GROUND | {"models"},
-    "clair": GROUND | {"llm", "runs"},
+    "clair": GROUND | {"llm", "models", "runs"},
     "apo": GROUND | {"models", "runs"},
     "report": GROUND | {"runs"},
 }

@@ -35,7 +35,7 @@ def read(*args):
 UNKNOWN = {
     "rundir": "run_dir",
     "prompts.colum": "prompts.column",
-    "target.modle": "target.model",
+    "target.temprature": "target.temperature",
     "reviser.max_token": "reviser.max_tokens",
     "revision.rubrik": "revision.rubric",
     "reviser.base-url": "reviser.base_url",
@@ -227,3 +227,15 @@ def test_a_config_cannot_be_changed_after_it_was_checked():
     for section, name in ((config, "run_dir"), (config.target, "model")):
         with pytest.raises(ValueError, match="frozen"):
             setattr(section, name, "other")
+
+
+@pytest.mark.parametrize("spelling", [["--offline"], ["--offline", "true"], ["--offline=true"]])
+@pytest.mark.parametrize("before", [True, False])
+def test_a_switch_needs_no_value(spelling, before):
+    others = ["--run_dir", "r", "--prompts.path", "p", "--target.model", "t"]
+    others += ["--reviser.model", "m"]
+    args = spelling + others if before else others + spelling
+    assert GenerateConfig.from_command_line(args).offline
+    assert not GenerateConfig.from_command_line(others).offline
+    off = [*others, "--offline", "false"]
+    assert not GenerateConfig.from_command_line(off).offline

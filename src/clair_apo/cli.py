@@ -43,14 +43,52 @@ def generate(context: typer.Context) -> None:
         config = GenerateConfig.from_command_line(context.args)
         result = make_pairs(config)
         print_result(f"asked {result.asked} requests, {result.reused} were answered before")
-        _print_report(config.run_dir)
+        _print_report(config.folder)
 
 
 @app.command()
 def report(run: Annotated[Path, typer.Argument(help="A run folder of generate.")]) -> None:
-    """Write a run's contrast.json and report.html."""
+    """Write a run's contrast.json and report.html, and the card of its data set."""
     with reported_errors():
         _print_report(run)
+
+
+@app.command()
+def merge(
+    out: Annotated[Path, typer.Argument(help="The folder of the whole run.")],
+    runs: Annotated[list[Path], typer.Argument(help="The folders of all its shards.")],
+) -> None:
+    """Join the shards of a run (generate --shard i/n) into one run folder and one store."""
+    from clair_apo.clair.merge import merge as join
+
+    with reported_errors():
+        result = join(out, runs)
+        print_result(
+            f"merged {result.shards} shards; {result.answers} answers taken over, "
+            f"{result.conflicts} requests with two answers (the first one stays)"
+        )
+        _print_report(out)
+
+
+@app.command()
+def batches(
+    run: Annotated[Path, typer.Argument(help="A run folder of generate.")],
+    cancel: Annotated[str | None, typer.Option(help="End this batch, or `all`.")] = None,
+    forget: Annotated[
+        str | None, typer.Option(help="Wait no longer for this batch, or `all`; ask again.")
+    ] = None,
+) -> None:
+    """List a run's batches at a server, and keep what those that have ended answered."""
+    from clair_apo.clair.batches import look_after_batches
+
+    with reported_errors():
+        looks = look_after_batches(run, cancel=cancel, forget=forget)
+        for look in looks:
+            batch = look.batch
+            line = f"{batch.id}  {batch.state}  {look.answered} of {len(batch.keys)} answered"
+            print_result(line + (f"  ({look.told})" if look.told else ""))
+        if not looks:
+            print_result("this run has no batches")
 
 
 @app.command(context_settings=_HANDED_ON)
@@ -69,6 +107,8 @@ def _print_report(run: Path) -> None:
     print_result(counts_line(files.summary))
     print_result(contrast_table(files.summary))
     print_result(f"pairs:  {run / 'pairs.jsonl'}\nreport: {files.page}")
+    if files.card:
+        print_result(f"data set for others, with its card: {files.card.parent}")
 
 
 def main() -> None:

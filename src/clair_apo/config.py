@@ -5,6 +5,7 @@ Generation configs are `Config` models; training configs are TRL's dataclasses a
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, Self, get_args
 
@@ -80,7 +81,7 @@ class Config(BaseSettings):
             if key not in known | {"help"}:
                 raise ConfigError(f"command line: {unknown_key(key, known)}")
         try:
-            return cls(_cli_parse_args=list(overrides), **values)
+            return cls(_cli_parse_args=_with_true(overrides, _switches(cls)), **values)
         except SettingsError as error:
             reason = str(error).removeprefix("error parsing CLI: ")
             raise ConfigError(f"command line: {reason}") from None
@@ -152,6 +153,28 @@ def dotted_keys(model: type[BaseModel], prefix: str = "") -> set[str]:
             if isinstance(part, type) and issubclass(part, BaseModel):
                 keys |= dotted_keys(part, f"{prefix}{name}.")
     return keys
+
+
+def _switches(model: type[BaseModel], prefix: str = "") -> set[str]:
+    """Every key of a config model that is true or false."""
+    keys = set()
+    for name, info in model.model_fields.items():
+        for part in get_args(info.annotation) or (info.annotation,):
+            if part is bool:
+                keys.add(prefix + name)
+            elif isinstance(part, type) and issubclass(part, BaseModel):
+                keys |= _switches(part, f"{prefix}{name}.")
+    return keys
+
+
+def _with_true(args: Sequence[str], switches: set[str]) -> list[str]:
+    """The arguments with the value that `--offline` alone leaves out."""
+    spelled = []
+    for arg, following in zip_longest(args, args[1:], fillvalue="--"):
+        spelled.append(arg)
+        if arg.startswith("--") and arg[2:] in switches and following.startswith("--"):
+            spelled.append("true")
+    return spelled
 
 
 def _leaves(values: dict[str, Any], prefix: str = "") -> Iterable[str]:

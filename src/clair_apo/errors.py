@@ -25,6 +25,10 @@ class RequestError(ClairApoError):
     """A language model that cannot be asked at all: no key, no server, no permission."""
 
 
+class WaitingError(ClairApoError):
+    """A run that waits for something that is done outside of it; not a mistake of anybody's."""
+
+
 class StoreError(ClairApoError):
     """A request store that is damaged, of another version, or cannot be written."""
 
@@ -41,11 +45,16 @@ class TrainingError(ClairApoError):
 def reported_errors(interrupted: str = "") -> Iterator[None]:
     """Turn a user's mistake into one line and exit status 2, and Ctrl+C into 130.
 
+    A run that waits for something else ends with status 3.
+
     Args:
         interrupted: how to go on after Ctrl+C; printed with it, unless it says so itself.
     """
     try:
         yield
+    except WaitingError as waiting:
+        sys.stderr.write(f"clair-apo: {waiting}\n")
+        raise SystemExit(3) from None
     except ClairApoError as error:
         sys.stderr.write(f"clair-apo: error: {error}\n")
         raise SystemExit(2) from None

@@ -7,13 +7,13 @@ from tiny_apo import make_rows
 from clair_apo.apo.data import (
     TrainingPair,
     data_digest,
-    is_held_out,
     load_pairs,
     pair_from_row,
     split_pairs,
 )
 from clair_apo.errors import DataError
 from clair_apo.records import Message, digest
+from clair_apo.splits import is_held_out
 
 USER = {"role": "user", "content": "why?"}
 SYSTEM = {"role": "system", "content": "be brief"}
@@ -141,9 +141,9 @@ def test_held_out_is_decided_by_the_first_32_bits_of_the_prompts_digest():
     pairs = many(60)
     for pair in pairs:
         whole = digest(dicts(pair.prompt))
-        assert is_held_out(pair, 0.3) == (int(whole[:8], 16) / 2**32 < 0.3)
+        assert is_held_out(pair.id, 0.3) == (int(whole[:8], 16) / 2**32 < 0.3)
     split = split_pairs(pairs, 0.3)
-    assert {p.id for p in split.held_out} == {p.id for p in pairs if is_held_out(p, 0.3)}
+    assert {p.id for p in split.held_out} == {p.id for p in pairs if is_held_out(p.id, 0.3)}
     assert 0 < len(split.held_out) < 60
     assert len(split.train) + len(split.held_out) == 60
 
@@ -161,7 +161,7 @@ def test_equal_prompts_are_on_one_side():
     pair = many(1)[0]
     twin = TrainingPair(id=pair.id, prompt=pair.prompt, chosen=pair.rejected, rejected=pair.chosen)
     for fraction in (0.01, 0.99):
-        held_out = {is_held_out(pair, fraction), is_held_out(twin, fraction)}
+        held_out = {is_held_out(pair.id, fraction), is_held_out(twin.id, fraction)}
         assert len(held_out) == 1
 
 
@@ -174,7 +174,7 @@ def test_max_pairs_takes_the_first_of_the_rest_in_the_order_of_their_ids():
 
 
 def test_nothing_left_to_train_on_is_said():
-    pair = next(p for p in many(40) if is_held_out(p, 0.5))
+    pair = next(p for p in many(40) if is_held_out(p.id, 0.5))
     with pytest.raises(DataError, match="all 1 pairs are held out"):
         split_pairs([pair], 0.5)
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from clair_apo.clair import GenerateConfig
+from clair_apo.clair import GateConfig, GenerateConfig
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "clair").glob("*.yaml"))
 
@@ -26,7 +26,9 @@ def test_a_generation_config_opens_with_purpose_command_hardware_and_where_its_v
 def test_a_generation_config_loads_with_exactly_its_values(path):
     config = GenerateConfig.from_command_line(["--config", str(path)]).model_dump(mode="json")
     for key, value in yaml.safe_load(path.read_text(encoding="utf-8")).items():
-        if isinstance(value, dict):
+        if key == "gate":  # a preset is resolved into its values
+            assert config[key] == GateConfig(**value).model_dump(mode="json")
+        elif isinstance(value, dict):
             assert value.items() <= config[key].items(), key
         else:
             assert config[key] == value, key

@@ -27,7 +27,12 @@ OTHER = {
     "revision.keep_length": True,
     "revision.ask_again": False,
     "prompts.ignore_given": True,
+    "gate.max_edit_ratio": 0.01,
+    "gate.length_ratio": (2.0, 3.0),
+    "prompts.contamination": ("tests.jsonl",),
+    "output.test_size": 0.999,
     "offline": True,
+    "shard": "1/2",
     "recipe": "worsen",
     **{
         f"{who}.{name}": value
@@ -50,9 +55,19 @@ CONNECTION = {
     "batch_size": 3,
     "dtype": "bf16",
 }
-# their effects are seen in the tests of recipes and of verification
-ELSEWHERE = {"samples", "revision.direction", "verify.enabled", "verify.controls", "verify.seed"}
-SECTIONS = {"prompts", "target", "reviser", "judge", "revision", "verify"}
+# their effects are seen in the tests of recipes, of verification, of contamination and of answers
+# that come later
+ELSEWHERE = {"samples", "revision.direction", "verify", "controls.share", "controls.seed"}
+ELSEWHERE |= {"prompts.ngram", "target.mode", "reviser.mode"}
+# ... of the gate
+ELSEWHERE |= {
+    f"gate.{name}"
+    for name in (
+        *("preset", "max_length", "tokenizer", "language_confidence"),
+        *("drop_refusals", "drop_mentions"),
+    )
+}
+SECTIONS = {"prompts", "target", "reviser", "judge", "revision", "gate", "controls", "output"}
 
 
 def test_the_tables_below_know_every_field():
@@ -76,6 +91,8 @@ def _write_inputs(folder):
         splits = {"train": Dataset.from_list(rows[:6]), "test": Dataset.from_list(rows[6:])}
         DatasetDict(splits).save_to_disk(folder / name)
     (folder / "rubric.md").write_text("Be kind.")
+    asked = "".join(f'{{"question": "Question {n}?"}}\n' for n in range(3))
+    (folder / "tests.jsonl").write_text(asked)
     (folder / "own.jinja").write_text("Mend: {{ answer }} {{ rubric }}")
 
 
@@ -87,6 +104,8 @@ def _seen(folder, key=None):
         "target": {"model": "target"},
         "reviser": {"model": "reviser"},
         "revision": {},
+        "gate": {},
+        "output": {},
         "store": None,
     }
     if key:

@@ -76,3 +76,76 @@ def test_a_long_passage_is_shortened_in_the_error():
     with pytest.raises(EditError) as caught:
         apply_edits("abc", [Edit("x" * 500, "")])
     assert len(str(caught.value)) < 120
+
+
+LOOSE = {
+    "line ends": ("one\r\ntwo three", "one\ntwo", "1\n2", "1\n2 three"),
+    "a wrapped line": ("one two\n  three four", "two three", "2 3", "one 2 3 four"),
+    "doubled blanks": ("one  two", "one two", "1 2", "1 2"),
+    "a hard blank": ("one\u00a0two", "one two", "1 2", "1 2"),
+    "plain for typographic quotes": (
+        "It\u2019s \u201cold\u201d.",
+        'It\'s "old".',
+        "It's new.",
+        "It's new.",
+    ),
+    "typographic for plain quotes": (
+        "It's old.",
+        "It\u2019s old",
+        "It\u2019s new",
+        "It\u2019s new.",
+    ),
+    "a dash": ("1\u20132 metres", "1-2 metres", "1-3 metres", "1-3 metres"),
+    "an ellipsis": ("Well\u2026 yes", "Well... yes", "Yes", "Yes"),
+    "dots": ("Well... yes", "Well\u2026 yes", "Yes", "Yes"),
+    "HTML escapes": ("if a < b & c", "a &lt; b &amp; c", "a &gt; b", "if a > b"),
+    "blanks around it": ("(old house)", " old ", " new ", "(new house)"),
+    "breaks and indentation around it": (
+        "an old house",
+        "\n    old\n  ",
+        "\n    new\n  ",
+        "an new house",
+    ),
+    "a break after it, and more": ("old", "old\n", "old\nand more\n", "old\nand more"),
+}
+
+
+@pytest.mark.parametrize("case", LOOSE)
+def test_a_passage_that_was_copied_loosely_is_found_where_there_is_only_one(case):
+    answer, find, replace, edited = LOOSE[case]
+    assert find not in answer
+    assert apply_edits(answer, [Edit(find, replace)]) == edited
+    with pytest.raises(EditError, match="twice"):
+        apply_edits(f"{answer} / {answer}", [Edit(find, replace)])
+
+
+def test_an_exact_passage_is_preferred_to_one_that_only_looks_like_it():
+    assert apply_edits("it\u2019s, it's", [Edit("it's", "IT")]) == "it\u2019s, IT"
+
+
+def test_letters_case_and_order_are_never_set_aside():
+    for answer, find in (
+        ("resume", "r\u00e9sum\u00e9"),
+        ("a b", "b a"),
+        ("ab", "a b"),
+        ("Old", "old"),
+    ):
+        with pytest.raises(EditError, match="not in the answer"):
+            apply_edits(answer, [Edit(find, "x")])
+
+
+def test_what_stands_around_a_loosely_copied_passage_is_kept_as_it_is():
+    answer = "\u201cOne\u201d  two\u2026\n\tthree \u2013 four"
+    assert (
+        apply_edits(answer, [Edit("two...\nthree", "2, 3")]) == "\u201cOne\u201d  2, 3 \u2013 four"
+    )
+
+
+def test_all_edits_that_cannot_be_applied_are_named_at_once():
+    edits = [Edit("x", ""), Edit("a", "1"), Edit("b", ""), Edit("bc", "")]
+    with pytest.raises(EditError) as caught:
+        apply_edits("abcb", edits)
+    assert len(caught.value.faults) == 2
+    assert "'x'" in caught.value.faults[0]
+    assert "twice: 'b'" in caught.value.faults[1]
+    assert str(caught.value) == "; ".join(caught.value.faults)

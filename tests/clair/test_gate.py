@@ -1,53 +1,33 @@
 """Which answers and revisions make no pair."""
 
 import pytest
+from clair_runs import Replying, edit_reply, make_config, run, user, write_rows
+from clair_texts import REFUSALS
+from pydantic import ValidationError
 
-from clair_apo.clair import is_refusal, judge_answer, judge_reply, judge_revision, measure_contrast
-from clair_apo.clair.contrast import token_set
-from clair_apo.records import DropReason
+from clair_apo.clair import (
+    Gate,
+    GateConfig,
+    GenerateConfig,
+    generate,
+    judge_answer,
+    judge_reply,
+)
+from clair_apo.clair.gate import PRESETS
+from clair_apo.errors import ConfigError, DataError, ModelNotFoundError
+from clair_apo.records import Dropped, DropReason, read_jsonl
 
-REFUSALS = [
-    "I'm sorry, but I can't help with that.",
-    "I\u2019m sorry, but I can\u2019t assist with that request.",
-    "I am very sorry, I cannot provide this.",
-    "Sorry, I can not do that.",
-    "I can't revise this answer.",
-    "I cannot comply with this request.",
-    "I apologize, but I am unable to edit this text.",
-    "I apologise, but I won't continue.",
-    "Unfortunately, I am not able to help.",
-    "I will not write that.",
-    "As an AI language model, I do not have opinions.",
-    "As an AI, I must decline.",
-    "  **I'm sorry**, but I cannot help.",
-    '"I can\'t help with that."',
-    "i'm really sorry but i can't help",
-]
-
-NO_REFUSALS = [
-    "Use baking soda. If that fails, I can't help you further.",
-    "You can't park there.",
-    "I can help with that: boil the water first.",
-    "Sorry to hear that! Try restarting the router.",
-    "I'm sorry for your loss. Here is a short note you could send.",
-    "As an aid to memory, write it down.",
-    "As an AI researcher you will read many papers.",
-    "A refusal may begin with: I cannot help.\n",
-    "Hi Anna, unfortunately I can't make it on Friday. Shall we say Monday?",
-    "I will not be in the office until Tuesday.",
-    "Here is what I can't stress enough: drink water.",
-    "",
-]
+PROMPT = user("How long is the bridge?")
+ENGLISH = "The bridge over the river is thirty metres long and was built more than a century ago."
+GERMAN = "Die Brücke über den Fluss ist dreißig Meter lang und wurde vor hundert Jahren gebaut."
+REPLY = edit_reply(("thirty", "30"))
 
 
-@pytest.mark.parametrize("text", REFUSALS)
-def test_a_refusal_is_known_by_its_opening(text):
-    assert is_refusal(text)
-
-
-@pytest.mark.parametrize("text", NO_REFUSALS)
-def test_an_answer_that_only_speaks_of_not_being_able_is_no_refusal(text):
-    assert not is_refusal(text)
+def _reason(verdict):
+    if verdict is None:
+        return None
+    assert verdict.detail
+    return verdict.reason
 
 
 @pytest.mark.parametrize(
@@ -64,7 +44,7 @@ def test_an_answer_that_only_speaks_of_not_being_able_is_no_refusal(text):
     ],
 )
 def test_an_answer_is_judged_by_text_finish_and_length(text, finish, tokens, reason):
-    assert judge_answer(text, finish, tokens, 100) is reason
+    assert _reason(judge_answer(text, finish, tokens, 100)) is reason
 
 
 @pytest.mark.parametrize(
@@ -81,7 +61,14 @@ def test_an_answer_is_judged_by_text_finish_and_length(text, finish, tokens, rea
     ],
 )
 def test_a_reply_is_judged_before_it_is_parsed(text, finish, tokens, reason):
-    assert judge_reply(text, finish, tokens, 100) is reason
+    assert _reason(judge_reply(text, finish, tokens, 100)) is reason
+
+
+def test_an_answer_of_the_data_has_no_limit_to_run_into():
+    assert judge_answer("An answer.", "given", 10**6, None) is None
+
+
+OFF = GateConfig(drop_refusals=False, drop_mentions=False)
 
 
 @pytest.mark.parametrize(
@@ -90,30 +77,201 @@ def test_a_reply_is_judged_before_it_is_parsed(text, finish, tokens, reason):
         ("old", "new", None),
         ("old", "", DropReason.EMPTY),
         ("old", " \n", DropReason.EMPTY),
-        ("old", "old", DropReason.NO_OP),
-        ("old", "\nold ", DropReason.NO_OP),
-        ("old", "Old", None),
         ("old", REFUSALS[0], DropReason.REFUSED),
         (REFUSALS[0], REFUSALS[0] + " Try a doctor.", None),  # a refusal may be revised
         (REFUSALS[0], "Of course: here it is.", None),
+        ("old", "The student's solution, but new.", DropReason.MENTIONS_REVISION),
+        ("The student's solution.", "The student's solution, but new.", None),
     ],
 )
-def test_a_revision_is_judged_against_its_answer(answer, revision, reason):
-    assert judge_revision(answer, revision) is reason
+def test_a_revision_is_judged_by_what_it_says_of_itself(answer, revision, reason):
+    assert _reason(Gate(GateConfig()).judge_revision(PROMPT, answer, revision)) is reason
+    switched_off = reason if reason is DropReason.EMPTY else None
+    assert _reason(Gate(OFF).judge_revision(PROMPT, answer, revision)) is switched_off
 
 
-def test_contrast_is_shared_tokens_over_all_tokens_and_characters_to_change():
-    contrast = measure_contrast(chosen="The new dog, then.", rejected="The old dog, then.")
-    # the, dog, comma, then, stop are shared; old and new are not
-    assert token_set("The new dog, then.") == {"the", "new", "dog", ",", "then", "."}
-    assert contrast.jaccard == 5 / 7
-    assert contrast.levenshtein == 3
-    assert (contrast.chosen_characters, contrast.rejected_characters) == (18, 18)
+def test_what_the_user_asked_for_is_no_mention_of_a_revision():
+    answer, revision = "It says tow.", "Here is the corrected version: it says two."
+    gate = Gate(GateConfig())
+    assert _reason(gate.judge_revision(PROMPT, answer, revision)) is DropReason.MENTIONS_REVISION
+    assert gate.judge_revision(user("Please correct my sentence."), answer, revision) is None
 
 
-def test_contrast_of_equal_empty_and_foreign_texts():
-    assert measure_contrast(chosen="", rejected="").jaccard == 1.0
-    assert measure_contrast(chosen="a", rejected="").jaccard == 0.0
-    assert measure_contrast(chosen="", rejected="abc").levenshtein == 3
-    assert measure_contrast(chosen="Größe!", rejected="größe!").jaccard == 1.0
-    assert measure_contrast(chosen="猫", rejected="犬").levenshtein == 1
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "reason"),
+    [
+        ("new", "old", None),
+        ("Old", "old", None),
+        ("old", "old", DropReason.NO_OP),
+        ("\nold ", "old", DropReason.NO_OP),
+        ("", "old", DropReason.EMPTY),
+        ("new", " ", DropReason.EMPTY),
+    ],
+)
+def test_a_pair_needs_two_different_texts(chosen, rejected, reason):
+    assert _reason(Gate(OFF).judge_pair(PROMPT, chosen, rejected)) is reason
+
+
+def test_what_was_edited_is_a_share_of_the_longer_text_and_the_threshold_is_allowed():
+    answer, revision = "abcdefghij", "abcdefXX"  # 2 replaced, 2 deleted: 4 of 10
+    assert Gate(GateConfig(max_edit_ratio=0.4)).judge_revision(PROMPT, answer, revision) is None
+    verdict = Gate(GateConfig(max_edit_ratio=0.39)).judge_revision(PROMPT, answer, revision)
+    assert verdict.reason is DropReason.OVER_EDITED
+    assert verdict.detail == "0.40 of the characters were edited (allowed: 0.39)"
+    turned = Gate(GateConfig(max_edit_ratio=0.39)).judge_revision(PROMPT, revision, answer)
+    assert turned.reason is DropReason.OVER_EDITED
+
+
+def test_the_length_ratio_is_winner_over_loser_and_both_ends_are_allowed():
+    gate = Gate(GateConfig(length_ratio=(0.5, 2.0)))
+    for chosen in ("12345", "1" * 20):
+        assert gate.judge_pair(PROMPT, chosen, "1234567890") is None
+    for chosen, ratio in (("1234", "0.40"), ("1" * 21, "2.10")):
+        verdict = gate.judge_pair(PROMPT, chosen, "1234567890")
+        assert verdict.reason is DropReason.LENGTH_RATIO
+        assert f"{ratio} times" in verdict.detail and "0.5 to 2" in verdict.detail
+
+
+def test_a_change_of_language_is_dropped_where_both_sides_are_sure():
+    gate = Gate(GateConfig(language_confidence=0.95))
+    verdict = gate.judge_pair(PROMPT, GERMAN, ENGLISH)
+    assert verdict.reason is DropReason.LANGUAGE_CHANGED
+    assert "'de'" in verdict.detail and "'en'" in verdict.detail
+    assert gate.judge_pair(PROMPT, ENGLISH + " So.", ENGLISH) is None
+    assert gate.judge_pair(PROMPT, "Ja, gewiss.", ENGLISH) is None  # too short to be sure
+    assert Gate(GateConfig()).judge_pair(PROMPT, GERMAN, ENGLISH) is None
+
+
+def test_the_first_verdict_of_several_is_the_one_that_explains_most():
+    strict = Gate(GateConfig(preset="strict", max_length=None))
+    assert _reason(strict.judge_revision(PROMPT, ENGLISH, REFUSALS[0])) is DropReason.REFUSED
+    assert _reason(strict.judge_pair(PROMPT, "Ja. " + GERMAN * 3, ENGLISH)) is (
+        DropReason.LANGUAGE_CHANGED
+    )
+
+
+# --- the config
+
+
+def test_a_preset_sets_every_threshold_and_the_resolved_config_is_without_it():
+    fields = set(GateConfig.model_fields) - {"preset", "tokenizer"}
+    for name, values in PRESETS.items():
+        assert values.keys() == fields
+        config = GateConfig(preset=name)
+        assert config == GateConfig(**values)
+        assert config.preset is None
+        assert GateConfig(**config.model_dump(mode="json")) == config
+
+
+def test_what_is_set_beside_a_preset_stays():
+    config = GateConfig(preset="strict", max_edit_ratio=0.9, length_ratio=None)
+    expected = PRESETS["strict"] | {"max_edit_ratio": 0.9, "length_ratio": None}
+    assert config == GateConfig(**expected)
+
+
+def test_a_preset_that_could_change_nothing_is_refused():
+    resolved = GateConfig(preset="strict").model_dump(mode="json")
+    with pytest.raises(ValidationError, match="'paper' changes nothing"):
+        GateConfig(**(resolved | {"preset": "paper"}))
+
+
+def test_the_papers_setting_drops_what_is_equal_and_nothing_else():
+    gate = Gate(GateConfig(preset="paper"))
+    assert _reason(gate.judge_pair(PROMPT, "old", "old")) is DropReason.NO_OP
+    for revision in (REFUSALS[0], "The student's solution is old.", "x" * 500, GERMAN):
+        assert gate.judge_revision(PROMPT, ENGLISH, revision) is None
+        assert gate.judge_pair(PROMPT, revision, ENGLISH) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"preset": "lenient"}, "'paper' or 'strict'"),
+        ({"length_ratio": (2.0, 0.5)}, "the lower one first"),
+        ({"length_ratio": (1.0, 1.0)}, "the lower one first"),
+        ({"length_ratio": (-1.0, 1.0)}, "the lower one first"),
+        ({"max_edit_ratio": 0}, "greater than 0"),
+        ({"max_edit_ratio": 1.5}, "less than or equal to 1"),
+        ({"max_length": 0}, "greater than 0"),
+        ({"language_confidence": 0.5}, "greater than 0.5"),
+        ({"tokenizer": "smollm2-135m"}, "used only with max_length"),
+    ],
+)
+def test_a_threshold_that_means_nothing_is_refused(values, message):
+    with pytest.raises(ValidationError, match=message):
+        GateConfig(**values)
+
+
+def test_the_gate_is_set_on_the_command_line_and_written_down_with_its_values(tmp_path):
+    needed = [
+        "--run_dir",
+        "r",
+        "--prompts.path",
+        "p",
+        "--target.model",
+        "t",
+        "--reviser.model",
+        "m",
+    ]
+    options = ["--gate.preset", "strict", "--gate.max_edit_ratio", "0.5"]
+    options += ["--gate.length_ratio", "[0.8,1.25]", "--gate.max_length", "null"]
+    config = GenerateConfig.from_command_line([*needed, *options])
+    assert config.gate == GateConfig(
+        **PRESETS["strict"]
+        | {"max_edit_ratio": 0.5, "length_ratio": (0.8, 1.25), "max_length": None}
+    )
+    resolved = tmp_path / "config.yaml"
+    resolved.write_text(config.to_yaml(), encoding="utf-8")
+    again = GenerateConfig.from_command_line(["--config", str(resolved)])
+    assert again.gate == config.gate
+    with pytest.raises(ConfigError, match="preset 'paper' changes nothing"):
+        GenerateConfig.from_command_line(["--config", str(resolved), "--gate.preset", "paper"])
+
+
+# --- in a run
+
+
+def test_a_run_drops_by_its_gate_and_another_gate_rebuilds_the_pairs_from_the_store(
+    tmp_path, capsys
+):
+    prompts = write_rows(tmp_path / "prompts.jsonl", [{"prompt": "a?"}, {"prompt": "b?"}])
+    target = Replying([("a?", ENGLISH), ("b?", "one two")])
+    reviser = Replying([(ENGLISH, REPLY), ("one two", edit_reply(("one two", "sixteen")))])
+    config = make_config(tmp_path, prompts, gate={"max_edit_ratio": 0.5})
+    done = run(config, target, reviser)
+    assert (done.pairs, done.dropped) == (1, {"over_edited": 1})
+    (dropped,) = read_jsonl(tmp_path / "run" / "dropped.jsonl", Dropped)
+    assert dropped.raw == "sixteen"
+    assert "(allowed: 0.5)" in dropped.detail
+    capsys.readouterr()
+    lenient = run(make_config(tmp_path, prompts), Replying([]), Replying([]))
+    assert (lenient.pairs, lenient.asked) == (2, 0)
+    assert "gate changed: rebuilding pairs" in capsys.readouterr().err
+
+
+def test_a_tokenizer_that_is_not_there_stops_a_run_before_it_asks(tmp_path):
+    prompts = write_rows(tmp_path / "prompts.jsonl", [{"prompt": "a?"}])
+    gate = {"max_length": 9, "tokenizer": str(tmp_path / "gone")}
+    config = make_config(tmp_path, prompts, gate=gate)
+    with pytest.raises(ModelNotFoundError, match="no such folder"):
+        generate(config, target_model=Replying([]), reviser_model=Replying([]))
+    assert not config.store_path.exists()
+
+
+def test_a_worsened_answer_is_judged_as_a_revision_too(tmp_path):
+    prompts = write_rows(tmp_path / "prompts.jsonl", [{"prompt": "a?"}])
+    config = make_config(tmp_path, prompts, recipe="worsen")
+    worse = edit_reply((ENGLISH, REFUSALS[0]))
+    with pytest.raises(DataError, match="refused 1"):
+        run(config, Replying([("a?", ENGLISH)]), Replying([(ENGLISH, worse)]))
+
+
+def test_a_training_length_without_a_tokenizer_stops_a_run_before_it_asks(tmp_path):
+    prompts = write_rows(tmp_path / "prompts.jsonl", [{"prompt": "a?"}])
+    target = {"model": "served", "base_url": "http://127.0.0.1:1/v1"}
+    config = make_config(tmp_path, prompts, target=target, gate={"preset": "strict"})
+    assert config.training_tokenizer is None
+    with pytest.raises(ConfigError, match=r"set gate\.tokenizer, or gate\.max_length to null"):
+        generate(config, target_model=Replying([]), reviser_model=Replying([]))
+    local = make_config(tmp_path, prompts, target={"model": "some/folder"})
+    assert local.training_tokenizer == "some/folder"

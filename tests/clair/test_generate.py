@@ -247,7 +247,7 @@ def test_a_rebuild_that_breaks_off_no_longer_vouches_for_the_old_files(tmp_path,
 
 
 def _contents(folder):
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 @pytest.mark.parametrize("what", ["prompts", "target"])

@@ -1,57 +1,28 @@
 """What a reviser's reply is read as, in the spellings that models use."""
 
+import json
+
 import pytest
 from clair_runs import edit_reply, full_reply
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from reply_spellings import EDIT, EDITS, FULL, NO_EDITS, TEXT, WHOLE, WHY
 
 from clair_apo.clair import Edit, ParseError, load_template, parse_edits, parse_revision, read_reply
 from clair_apo.records import DropReason, Message
 
-WHY = "The unit is wrong.\nIt should be metres."
-TEXT = "The bridge is 30 metres long.\n\n- It is **old**."
 
-SPELLINGS = {
-    "our tags": f"<reasoning>\n{WHY}\n</reasoning>\n<revision>\n{TEXT}\n</revision>",
-    "our tags in capitals": f"<Reasoning>{WHY}</REASONING><Revision>{TEXT}</Revision>",
-    "in a fence, ours": f"```\n<reasoning>{WHY}</reasoning>\n<revision>{TEXT}</revision>\n```",
-    "published": f"{{teacher_reasoning}}\n{WHY}\n\n{{corrected_student_solution}}\n{TEXT}",
-    "with colons": f"{{teacher_reasoning}}: {WHY}\n{{corrected_student_solution}}: {TEXT}",
-    "bold": f"**{{teacher_reasoning}}**\n{WHY}\n**{{corrected_student_solution}}**\n{TEXT}",
-    "bold, colon": f"**{{teacher_reasoning}}**: {WHY}\n**{{corrected_student_solution}}**: {TEXT}",
-    "inner colon": f"**{{teacher_reasoning}}:** {WHY}\n**{{corrected_student_solution}}:**\n{TEXT}",
-    "escaped": f"{{teacher\\_reasoning}}: {WHY}\n{{corrected\\_student\\_solution}}: {TEXT}",
-    "blanks": f"{{Teacher Reasoning}}: {WHY}\n{{Corrected Student Solution}}: {TEXT}",
-    "blanks in braces": f"{{ teacher_reasoning }}\n{WHY}\n{{ corrected_student_solution }}\n{TEXT}",
-    "two braces": f"{{{{teacher_reasoning}}}}\n{WHY}\n{{{{corrected_student_solution}}}}\n{TEXT}",
-    "no braces": f"teacher_reasoning: {WHY}\ncorrected_student_solution: {TEXT}",
-    "no braces, own lines": f"Teacher Reasoning\n{WHY}\nCorrected Student Solution\n{TEXT}",
-    "no braces, bold": f"**Teacher reasoning:** {WHY}\n\n**Corrected student solution:**\n{TEXT}",
-    "headings": f"### {{teacher_reasoning}}\n{WHY}\n### {{corrected_student_solution}}\n\n{TEXT}",
-    "in code marks": f"`{{teacher_reasoning}}`: {WHY}\n`{{corrected_student_solution}}`: {TEXT}",
-    "capitals": f"{{TEACHER_REASONING}}\n{WHY}\n{{CORRECTED_STUDENT_SOLUTION}}\n{TEXT}",
-    "in a fence": f"```\n{{teacher_reasoning}}\n{WHY}\n{{corrected_student_solution}}\n{TEXT}\n```",
-    "quoted indent": f"  {{teacher_reasoning}}: {WHY}\n  {{corrected_student_solution}}: {TEXT}",
-    "Windows": f"{{teacher_reasoning}}\r\n{WHY}\r\n{{corrected_student_solution}}\r\n{TEXT}\r\n",
-    "after thinking": (
-        f"<think>First <revision>a draft</revision>.</think>\n{full_reply(TEXT, WHY)}"
-    ),
-    "after an echo": (
-        "<reasoning>\nwhat has to change, and why\n</reasoning>\n<revision>\nthe whole revised "
-        f"answer\n</revision>\n\n{full_reply(TEXT, WHY)}"
-    ),
-    "after an echo of the published form": (
-        "{teacher_reasoning}: your reasoning\n{corrected_student_solution}: your solution\n\n"
-        f"{{teacher_reasoning}}: {WHY}\n{{corrected_student_solution}}: {TEXT}"
-    ),
-}
-
-
-@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize("spelling", FULL)
 def test_a_revision_is_found_in_every_spelling(spelling):
-    parsed = parse_revision(SPELLINGS[spelling])
+    parsed = parse_revision(FULL[spelling])
     assert parsed.text == TEXT
     assert parsed.rationale == WHY
+
+
+@pytest.mark.parametrize("case", WHOLE)
+def test_nothing_is_taken_from_a_revised_answer_that_could_be_part_of_it(case):
+    reply, text = WHOLE[case]
+    assert parse_revision(reply).text == text
 
 
 BEGINNINGS = ["**Bold** words.", "`code` first", "*slanted*", "_so_", ": a colon", "{x}", "# Head"]
@@ -89,7 +60,6 @@ def test_reasoning_without_an_identifier_is_the_text_before():
 UNPARSED = {
     "nothing": "",
     "chat": "Here is a better answer: use metres.",
-    "never closed": "<reasoning>x</reasoning>\n<revision>\nThe bridge is",
     "never opened": "The bridge is 30 m.</revision>",
     "reasoning only": "{teacher_reasoning}: the unit is wrong",
     "thinking that never ends": "<think> maybe <revision>a draft</revision> or",
@@ -134,6 +104,34 @@ def test_whatever_stands_between_the_tags_is_the_revision(text, why):
             parse_revision(reply)
 
 
+# spellings that hold the two texts as they are: not those in JSON or with other line ends
+FRAMES = [reply for reply in FULL.values() if reply.count(WHY) == reply.count(TEXT) == 1]
+
+
+@given(frame=st.sampled_from(FRAMES), text=words, why=words)
+def test_a_spelling_changes_nothing_in_any_text_that_stands_in_it(frame, text, why):
+    assume(text.strip() and why.strip())
+    parsed = parse_revision(frame.replace(TEXT, text).replace(WHY, why))
+    assert (parsed.text, parsed.rationale) == (text.strip(), why.strip())
+
+
+@given(st.lists(st.tuples(words, words), max_size=4))
+def test_edits_in_elements_and_in_json_say_the_same(passages):
+    edits = tuple(dict.fromkeys(Edit(find, replace) for find, replace in passages))
+    rows = [{"find": edit.find, "replace": edit.replace} for edit in edits]
+    data = "".join(
+        f"<edit><find><![CDATA[{e.find}]]></find><replace><![CDATA[{e.replace}]]></replace></edit>"
+        for e in edits
+    )
+    assert parse_edits(f"<edits>{json.dumps(rows)}</edits>").edits == edits
+    framed = tuple(Edit(_unframed(e.find), _unframed(e.replace)) for e in edits)
+    assert parse_edits(f"<edits>{data}</edits>").edits == tuple(dict.fromkeys(framed))
+
+
+def _unframed(passage):
+    return passage.removeprefix("\n").removesuffix("\n")
+
+
 @given(st.text())
 def test_no_reply_breaks_the_parsers(reply):
     for parse in (parse_revision, parse_edits):
@@ -143,6 +141,20 @@ def test_no_reply_breaks_the_parsers(reply):
             assert error.reason in (DropReason.UNPARSED, DropReason.EMPTY)
 
 
+RUNS = [*" \n\t>*_`{<#-[\\", "<find>", "```\n", "</think>", "&lt;", "teacher ", "edit "]
+
+
+@pytest.mark.timeout(30)  # quadratic time would be minutes
+@pytest.mark.parametrize("piece", RUNS)
+def test_a_reply_that_loops_is_read_in_time(piece):
+    for beginning in ("", "<revision", "<edits>", "{"):
+        for parse in (parse_revision, parse_edits):
+            try:
+                parse(f"{beginning}{piece * (30_000 // len(piece))}x")
+            except ParseError as error:
+                assert error.reason in (DropReason.UNPARSED, DropReason.EMPTY)
+
+
 def test_edits_are_read_in_their_order_with_the_reasoning():
     reply = edit_reply(("a", "b"), ("c d", ""), reasoning="two things")
     parsed = parse_edits(reply)
@@ -150,8 +162,9 @@ def test_edits_are_read_in_their_order_with_the_reasoning():
     assert parsed.rationale == "two things"
 
 
-def test_no_edits_are_a_list_of_none():
-    assert parse_edits("<edits>\n</edits>").edits == ()
+@pytest.mark.parametrize("spelling", NO_EDITS)
+def test_no_edits_are_a_list_of_none(spelling):
+    assert parse_edits(NO_EDITS[spelling]).edits == ()
 
 
 def test_passages_of_several_lines_keep_their_indentation_and_lose_only_their_frame():
@@ -168,22 +181,19 @@ def test_one_blank_line_in_a_passage_is_not_its_frame():
     assert parse_edits(reply).edits == (Edit("a", "a\n"),)
 
 
-EDIT_SPELLINGS = {
-    "in a fence": f"```xml\n{edit_reply(('old', 'new'))}\n```",
-    "in capitals": edit_reply(("old", "new")).replace("edit", "EDIT").replace("find", "Find"),
-    "on one line": "<edits><edit><find>old</find> <replace>new</replace></edit></edits>",
-    "after thinking": f"<think>\n{edit_reply(('x', 'y'))}\n</think>{edit_reply(('old', 'new'))}",
-    "after an echo": f"{edit_reply(('a passage', 'instead'))}\n{edit_reply(('old', 'new'))}",
-    "Windows": edit_reply(("old", "new")).replace("\n", "\r\n"),
-    "framed on Windows": (
-        "<edits><edit><find>\r\nold\r\n</find><replace>\r\nnew\r\n</replace></edit></edits>"
-    ),
-}
-
-
-@pytest.mark.parametrize("spelling", EDIT_SPELLINGS)
+@pytest.mark.parametrize("spelling", EDITS)
 def test_edits_are_found_in_every_spelling(spelling):
-    assert parse_edits(EDIT_SPELLINGS[spelling]).edits == (Edit("old", "new"),)
+    parsed = parse_edits(EDITS[spelling])
+    assert parsed.edits == (EDIT,)
+    assert parsed.rationale == WHY
+
+
+def test_passages_that_look_like_what_stands_between_edits_are_kept():
+    for passage in ("<!-- note -->", "1.", "Edit 2:", "- ", "<Edit>x</Edit>", "a </edit> b"):
+        elements = edit_reply((passage, f"{passage}!"))
+        rows = json.dumps([{"find": passage, "replace": f"{passage}!"}])
+        for reply in (elements, f"<edits>{rows}</edits>"):
+            assert parse_edits(reply).edits == (Edit(passage, f"{passage}!"),)
 
 
 def test_a_deletion_may_be_an_empty_or_a_self_closing_replacement():
@@ -196,7 +206,12 @@ def test_a_deletion_may_be_an_empty_or_a_self_closing_replacement():
     "reply",
     [
         "nothing to do",
-        "<edits><edit><find>a</find><replace>b</replace></edit>",
+        "<edits><edit><find>a</find><replace>b</edit></edits>",
+        "<edits><edit><find>a</find><replace>b",
+        "<edits>[{'find': 'a'}]</edits>",
+        '<edits>[{"find": "a"}]</edits>',
+        '<edits>[["a", "b"]]</edits>',
+        '{"edits": "a to b"}',
         "<edits>change a to b</edits>",
         "<edits><edit><find>a</find></edit></edits>",
         "<edits><edit><find>a</find><replace>b</replace></edit> and more</edits>",

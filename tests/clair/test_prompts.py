@@ -167,7 +167,7 @@ def test_a_place_that_is_not_there_is_named(tmp_path, monkeypatch, place):
 
 
 def test_a_file_or_folder_of_another_kind_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"p\.csv: expected a \.jsonl or \.parquet file"):
+    with pytest.raises(DataError, match=r"p\.csv: expected a \.json, \.jsonl or \.parquet file"):
         load(_write(tmp_path / "p.csv", b"prompt\na\n"))
     with pytest.raises(DataError, match="not a folder that datasets can read"):
         (tmp_path / "empty").mkdir()

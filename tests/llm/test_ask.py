@@ -6,7 +6,8 @@ import sys
 import pytest
 from llm_requests import answers_of, completion, says
 
-from clair_apo.errors import ModelNotFoundError, RequestError
+from chat_server import ChatServer, Reply
+from clair_apo.errors import ModelNotFoundError, RequestError, StoreError
 from clair_apo.llm import (
     Answered,
     ChatModel,
@@ -17,6 +18,7 @@ from clair_apo.llm import (
     StoredChat,
     check_model,
 )
+from clair_apo.llm import store as store_module
 from clair_apo.records import Message
 
 SPEC = ModelSpec(model="m")
@@ -242,3 +244,23 @@ def test_asking_loads_no_torch_and_no_client_before_a_model_is_needed():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stdout == "[]\n", result.stderr
+
+
+def test_when_the_disk_is_nearly_full_what_is_under_way_is_kept_and_no_more_is_asked(
+    store, monkeypatch
+):
+    free = iter([2**30] * 5)
+    monkeypatch.setattr(store_module, "free_bytes", lambda _: next(free, 2**20))
+    with ChatServer(lambda _: Reply(delay_s=0.1)) as server:
+        chat = StoredChat(ModelSpec(model="m", base_url=server.url, max_in_flight=20), store)
+        with pytest.raises(StoreError, match="only 1 MB are free"):
+            _ask(chat, *(f"q{n}" for n in range(30)))
+        assert len(server.asked) == len(store) == 5
+
+
+def test_a_wave_is_not_begun_on_a_disk_that_is_nearly_full(store, monkeypatch):
+    monkeypatch.setattr(store_module, "free_bytes", lambda _: 2**20)
+    script = ScriptedChat(["never"])
+    with pytest.raises(StoreError, match="only 1 MB are free"):
+        _ask(StoredChat(SPEC, store, script), "q")
+    assert script.requests == []

@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -248,9 +249,11 @@ def test_batches_are_kept_with_their_state_oldest_first(path):
         store.add_batch(BATCH)  # known already
     with RequestStore(path) as store:
         assert store.batches() == [older, BATCH]
-        done = store.update_batch(BATCH, "completed")
-        assert done.state == "completed"
+        done = store.update_batch(BATCH, "completed", "at the server")
+        assert (done.state, done.id) == ("completed", "at the server")
         assert store.batches() == [older, done]
+        assert store.update_batch(done, "read").id == "at the server"
+        assert [batch.open for batch in store.batches()] == [True, False]
 
 
 def test_a_full_disk_is_named_and_takes_nothing_with_it(path):
@@ -375,3 +378,37 @@ def test_a_folder_lies_on_the_last_and_deepest_disk_that_holds_it(tmp_path, monk
     assert disks.file_system(tmp_path) == "ext4"
     listed.append(disk(tmp_path / "a", "xfs"))  # mounted over the other
     assert disks.file_system(tmp_path / "a" / "b") == "xfs"
+
+
+def test_a_store_takes_over_the_answers_and_batches_of_another(tmp_path):
+    mine, theirs = tmp_path / "mine.sqlite", tmp_path / "theirs.sqlite"
+    with RequestStore(theirs) as store:
+        put(store, "a", used(1, 1), run_id="part")
+        put(store, "b", used(2, 2), run_id="another")
+        put(store, "c", {"said": "no"}, run_id="part")
+        store.add_batch(replace(BATCH, run_id="part"))
+    before = theirs.read_bytes()
+    with RequestStore(mine) as store:
+        put(store, "c", {"said": "yes"}, run_id="whole")
+        put(store, "b", used(2, 2), run_id="another")
+        taken = store.take_over(theirs, "part", "whole")
+        assert (taken.answers, taken.conflicts) == (1, 1)
+        assert store.get("a") == used(1, 1)
+        assert store.get("c") == {"said": "yes"}
+        assert store.spent("whole") == {"m": Spent(2, 1, 1)}
+        assert store.batches() == [replace(BATCH, run_id="whole")]
+        again = store.take_over(theirs, "part", "whole")
+        assert (again.answers, again.conflicts) == (0, 1)
+    assert theirs.read_bytes() == before
+
+
+def test_a_store_that_is_not_there_or_is_none_is_not_taken_over(tmp_path):
+    (tmp_path / "notes.txt").write_text("dear diary, " * 500)
+    with RequestStore(tmp_path / "s.sqlite") as store:
+        with pytest.raises(StoreError, match="no such request store"):
+            store.take_over(tmp_path / "gone.sqlite", "r", "r")
+        with pytest.raises(StoreError, match="not a database"):
+            store.take_over(tmp_path / "notes.txt", "r", "r")
+        put(store, "k", ANSWER)
+        assert len(store) == 1
+    assert not (tmp_path / "gone.sqlite").exists()

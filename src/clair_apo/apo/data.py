@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from clair_apo.errors import DataError
 from clair_apo.records import Conversation, Record, digest, prompt_id
 from clair_apo.rows import conversation, read_rows
+from clair_apo.splits import is_held_out
 
 COLUMNS = ("prompt", "chosen", "rejected")
 
@@ -71,18 +72,13 @@ def split_pairs(
         DataError: no pair is left to train on.
     """
     ordered = sorted(pairs, key=lambda pair: (pair.id, digest(pair.to_trl_row())))
-    out = tuple(pair for pair in ordered if is_held_out(pair, held_out))
-    rest = tuple(pair for pair in ordered if not is_held_out(pair, held_out))[:max_pairs]
+    out = tuple(pair for pair in ordered if is_held_out(pair.id, held_out))
+    rest = tuple(pair for pair in ordered if not is_held_out(pair.id, held_out))[:max_pairs]
     if not rest:
         raise DataError(
             f"all {len(ordered)} pairs are held out, none is left to train on; lower held_out"
         )
     return PairSplit(train=rest, held_out=out)
-
-
-def is_held_out(pair: TrainingPair, fraction: float) -> bool:
-    """Whether a pair belongs to the held-out `fraction`: its digest, read as a number, is below."""
-    return int(pair.id[:8], 16) / 2**32 < fraction
 
 
 def data_digest(pairs: Iterable[TrainingPair]) -> str:

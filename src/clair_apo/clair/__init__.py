@@ -2,7 +2,10 @@
 
 The stages, in the order of the data; `generate` walks through all of them:
 
-    prompts -> respond -> revise (templates, parse, edits) -> pairs (gate, contrast)
+    prompts -> respond -> revise (templates, parse, edits, repair) -> pairs (gate, contrast)
+
+`parse` reads replies with the help of `reply` (what stands around one), `sections` (tags and
+headings) and `edit_list`; `gate` judges with the help of `wording`, `language` and `truncation`.
 
 Loads no torch; knows nothing of training.
 """
@@ -10,7 +13,13 @@ Loads no torch; knows nothing of training.
 from clair_apo.clair.config import GenerateConfig, PromptsConfig, RevisionConfig
 from clair_apo.clair.contrast import measure_contrast
 from clair_apo.clair.edits import Edit, EditError, apply_edits
-from clair_apo.clair.gate import is_refusal, judge_answer, judge_reply, judge_revision
+from clair_apo.clair.gate import (
+    Gate,
+    GateConfig,
+    Verdict,
+    judge_answer,
+    judge_reply,
+)
 from clair_apo.clair.generate import Generated, generate
 from clair_apo.clair.pairs import make_pair
 from clair_apo.clair.parse import (
@@ -21,13 +30,18 @@ from clair_apo.clair.parse import (
     parse_revision,
 )
 from clair_apo.clair.prompts import load_prompts
+from clair_apo.clair.repair import REPAIRABLE, repair_message
 from clair_apo.clair.respond import respond
 from clair_apo.clair.revise import read_reply, revise
 from clair_apo.clair.templates import RevisionTemplate, load_template
+from clair_apo.clair.wording import is_refusal, mention_of_revision
 
 __all__ = [
+    "REPAIRABLE",
     "Edit",
     "EditError",
+    "Gate",
+    "GateConfig",
     "GenerateConfig",
     "Generated",
     "ParseError",
@@ -36,19 +50,21 @@ __all__ = [
     "PromptsConfig",
     "RevisionConfig",
     "RevisionTemplate",
+    "Verdict",
     "apply_edits",
     "generate",
     "is_refusal",
     "judge_answer",
     "judge_reply",
-    "judge_revision",
     "load_prompts",
     "load_template",
     "make_pair",
     "measure_contrast",
+    "mention_of_revision",
     "parse_edits",
     "parse_revision",
     "read_reply",
+    "repair_message",
     "respond",
     "revise",
 ]

@@ -3,7 +3,10 @@
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from clair_apo.clair.chats import Chats
 from clair_apo.clair.config import GenerateConfig
@@ -15,7 +18,7 @@ from clair_apo.clair.templates import RevisionTemplate
 from clair_apo.errors import RunError
 from clair_apo.llm.judge import Judge
 from clair_apo.progress import say
-from clair_apo.records import Record, atomic_writer
+from clair_apo.records import Record, atomic_writer, first_fault
 from clair_apo.runs import RunFolder, file_digest, now
 
 # stage by stage, in the order of the data: the settings that decide its rows, and its name in words
@@ -110,8 +113,13 @@ class Books:
                 **config.target.sampling.model_dump(),
             },
             "parser": PARSER_VERSION,
-            "gate": GATE_VERSION,
-            "verify": config.verify.model_dump(),
+            "gate": {
+                **config.gate.model_dump(mode="json"),
+                "tokenizer": config.training_tokenizer if config.gate.max_length else None,
+                "version": GATE_VERSION,
+            },
+            "test_sets": [one.model_dump() for one in self.survey.tests.sets],
+            "verify": [config.verify, config.controls.model_dump()],
         }
         if chats.reviser:
             spec = chats.reviser.spec
@@ -146,3 +154,17 @@ def _changed_stages(
         return ()
     say(f"{' and '.join(sorted(changed))} changed: rebuilding {_DECIDED_BY[names[first]][1]}")
     return tuple(names[first:])
+
+
+def config_of(run: Path, values: object) -> GenerateConfig:
+    """The config in a run's manifest.
+
+    Raises:
+        RunError: it is of another version of this program.
+    """
+    try:
+        return GenerateConfig.model_validate(values)
+    except ValidationError as error:
+        raise RunError(
+            f"{run}: its config is of another version of this program ({first_fault(error)})"
+        ) from None

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from clair_apo.clair.config import GenerateConfig
 from clair_apo.clair.prompts import PromptSurvey
 from clair_apo.llm import ChatModel, ModelSpec, RequestStore, StoredChat, check_model
+from clair_apo.llm.modes import model_of_mode
 
 
 class Chats(NamedTuple):
@@ -60,7 +61,9 @@ def open_chats(
     """
 
     def chat(role: str, spec: ModelSpec) -> StoredChat:
-        return StoredChat(spec, store, given.get(role), offline=config.offline, run_id=run_id)
+        later = model_of_mode(spec, store, run_id, config.folder / "batch")
+        model = given.get(role) or later
+        return StoredChat(spec, store, model, offline=config.offline, run_id=run_id)
 
     specs = _specs(config)
     return Chats(
@@ -72,7 +75,7 @@ def open_chats(
 
 
 def _asks_target(config: GenerateConfig, survey: PromptSurvey) -> bool:
-    return survey.given < survey.prompts and not config.steps.given_only
+    return survey.waiting > 0 and not config.steps.given_only
 
 
 def _specs(config: GenerateConfig) -> dict[str, ModelSpec | None]:
@@ -80,5 +83,5 @@ def _specs(config: GenerateConfig) -> dict[str, ModelSpec | None]:
     return {
         "target": config.target,
         "reviser": config.reviser if steps.asks_reviser else None,
-        "judge": config.judge if steps.chooses or config.verify.enabled else None,
+        "judge": config.judge if steps.chooses or config.verify else None,
     }

@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from clair_apo.clair.gate import GateConfig
 from clair_apo.clair.recipes import RECIPES, Recipe, RecipeName
+from clair_apo.clair.shards import PromptShard
 from clair_apo.config import Config, Section, UserPath
 from clair_apo.llm import ModelSpec
 from clair_apo.records import Direction, RevisionFormat
@@ -28,6 +30,10 @@ class PromptsConfig(Section):
     """A longer prompt stops the run before anything is asked."""
     ignore_given: bool = False
     """Have the target model answer also where the data brings answers, such as gold ones."""
+    contamination: tuple[str, ...] = ()
+    """Test sets, as `path` names prompts: what shares a passage with one of them is dropped."""
+    ngram: int = Field(13, ge=5)
+    """Words in a row that make a shared passage; of a shorter question the whole of it."""
 
 
 class RevisionConfig(Section):
@@ -47,15 +53,20 @@ class RevisionConfig(Section):
     """Ask once more where a reply was cut (with a larger limit) or cannot be read."""
 
 
-class VerifyConfig(Section):
-    """Whether, and how, a judge confirms the pairs."""
+class ControlsConfig(Section):
+    """How a judge that verifies is itself put to the test."""
 
-    enabled: bool = False
-    """Have `judge` confirm that each winner is better; a pair that is not confirmed is dropped."""
-    controls: float = Field(0.1, ge=0, le=1)
+    share: float = Field(0.1, ge=0, le=1)
     """Share of the pairs whose claim is also put the wrong way round; a judge must reject it."""
     seed: int = 0
     """Decides which pairs are controls."""
+
+
+class OutputConfig(Section):
+    """In which form the pairs come."""
+
+    test_size: float = Field(0.1, ge=0, lt=1)
+    """Share of all possible prompts whose pairs make the test split of `dataset/`."""
 
 
 class GenerateConfig(Config):
@@ -75,19 +86,34 @@ class GenerateConfig(Config):
     judge: ModelSpec | None = None
     """The model that chooses and verifies; another one than the reviser if you like."""
     revision: RevisionConfig = RevisionConfig()
-    verify: VerifyConfig = VerifyConfig()
+    gate: GateConfig = GateConfig()
+    verify: bool = False
+    """Have `judge` confirm that each winner is better; a pair that is not confirmed is dropped."""
+    controls: ControlsConfig = ControlsConfig()
+    """Used with `verify`."""
+    output: OutputConfig = OutputConfig()
     store: UserPath | None = None
     """The request store; by default `requests.sqlite` beside the run's folder."""
     offline: bool = False
     """Ask nothing: fail where the store does not have an answer."""
+    shard: str | None = None
+    """`i/n`: only the i-th of n parts of the prompts, from 1; in a folder below `run_dir`, and
+    with a store, of its own. `clair-apo merge` joins the parts."""
+
+    @field_validator("shard")
+    @classmethod
+    def _is_a_shard(cls, text: str | None) -> str | None:
+        if text is not None:
+            PromptShard.parse(text)
+        return text
 
     @model_validator(mode="after")
     def _has_its_models(self) -> Self:
         if self.steps.asks_reviser and self.reviser is None:
             raise ValueError(f"recipe {self.recipe!r} needs a reviser: set reviser.model")
         choosing = self.steps.chooses and not self.steps.given_only
-        if (choosing or self.verify.enabled) and self.judge is None:
-            why = f"recipe {self.recipe!r}" if choosing else "verify.enabled"
+        if (choosing or self.verify) and self.judge is None:
+            why = f"recipe {self.recipe!r}" if choosing else "verify"
             raise ValueError(f"{why} needs a judge: set judge.model")
         asked = self.revision.direction
         if asked and self.recipe in ("clair", "worsen") and asked != self.steps.direction:
@@ -106,6 +132,28 @@ class GenerateConfig(Config):
         return self.revision.direction or self.steps.direction
 
     @property
+    def training_tokenizer(self) -> str | None:
+        """The tokenizer of the model to be trained; None where only a server knows it."""
+        local = None if self.target.base_url else self.target.model
+        return self.gate.tokenizer or local
+
+    @property
+    def prompt_shard(self) -> PromptShard | None:
+        """The part of the prompts that this run takes; None for all."""
+        return PromptShard.parse(self.shard) if self.shard else None
+
+    @property
+    def folder(self) -> Path:
+        """The folder that the run works in: `run_dir`, or the shard's below it."""
+        shard = self.prompt_shard
+        return self.run_dir / shard.name if shard else self.run_dir
+
+    @property
     def store_path(self) -> Path:
-        """The request store's file."""
-        return self.store or self.run_dir.parent / "requests.sqlite"
+        """The request store's file; each shard has one of its own."""
+        shard = self.prompt_shard
+        if shard is None:
+            return self.store or self.run_dir.parent / "requests.sqlite"
+        if self.store is None:
+            return self.folder / "requests.sqlite"
+        return self.store.with_stem(f"{self.store.stem}-{shard.name}")

@@ -1,39 +1,120 @@
-"""Which answers and revisions make no pair, and why."""
+"""Which answers and revisions make no pair, and why.
 
-import re
+What no pair can be made of is always refused: texts that are cut, empty or equal. What is a matter
+of taste has a threshold in `GateConfig`, and two presets: `paper` and `strict`.
+"""
 
-from clair_apo.records import DropReason, FinishReason
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self
 
-GATE_VERSION = 1
+from pydantic import AfterValidator, Field, model_validator
+from rapidfuzz.distance import Levenshtein
+
+from clair_apo.clair.language import language_of
+from clair_apo.clair.truncation import TrainingTokens
+from clair_apo.clair.wording import is_refusal, mention_of_revision
+from clair_apo.config import Section
+from clair_apo.errors import ConfigError
+from clair_apo.records import Conversation, DropReason, FinishReason, Message
+
+GATE_VERSION = 2
 """Goes up whenever the same rows may be judged differently; runs rebuild their pairs then."""
 
-# what assistants say that they cannot do; people also write "I can't make it on Friday"
-_VERBS = (
-    "help|assist|aid|provide|comply|fulfil|fulfill|do|answer|create|write|generate|produce|give|"
-    "discuss|engage|continue|support|revise|edit|rewrite|complete|participate|access|browse|"
-    "respond|advise|perform"
-)
-_REFUSAL = re.compile(
-    rf"""(?ix) ^\W*
-    (?: (?: (?: i'm | i\ am ) \s+ (?: very\s+ | really\s+ )? sorry | sorry | i\ apologi[sz]e
-          | unfortunately ) \W{{0,3}} )?
-    [^.!?:\n]{{0,40}}? \b
-    (?: as\s+an\s+ai (?: \s*, | \s+(?: language | model | assistant | chatbot | system | i\b ) )
-      | i \s+ (?: can(?:no|')t | can\s+not | won't | will\s+not | am\s+(?:unable|not\s+able)\s+to )
-        \s+ (?: \w+\s+ )? (?: {_VERBS} ) \b
-    )"""
-)
+PRESETS: dict[str, dict[str, Any]] = {
+    # the published recipe keeps whatever could be read and differs
+    "paper": {
+        "max_edit_ratio": None,
+        "length_ratio": None,
+        "max_length": None,
+        "language_confidence": None,
+        "drop_refusals": False,
+        "drop_mentions": False,
+    },
+    # 97 of 100 answers that two models gave independently to one prompt differ by more than 0.6
+    # (n = 406): what is beyond it is not a revision
+    "strict": {
+        "max_edit_ratio": 0.6,
+        "length_ratio": (0.5, 2.0),
+        "max_length": 1024,
+        "language_confidence": 0.95,
+        "drop_refusals": True,
+        "drop_mentions": True,
+    },
+}
+"""What `GateConfig.preset` sets."""
 
 
-def is_refusal(text: str) -> bool:
-    """Whether a text opens by declining: "I'm sorry, but I can't ..." and its kin."""
-    return bool(_REFUSAL.match(text.replace("\u2019", "'")))
+def _ascending(ratio: tuple[float, float]) -> tuple[float, float]:
+    low, high = ratio
+    if not 0 <= low < high:
+        raise ValueError(f"expected two ratios, the lower one first, not {low:g} and {high:g}")
+    return ratio
+
+
+class GateConfig(Section):
+    """What a pair must keep to; null switches a threshold off."""
+
+    preset: Literal["paper", "strict"] | None = None
+    """Sets every threshold that is not set beside it: `paper` drops what is equal and nothing
+    else, as the published recipe; `strict` drops what is no minimal revision. The resolved config
+    holds the values and no preset."""
+    max_edit_ratio: float | None = Field(None, gt=0, le=1)
+    """Character Levenshtein distance of answer and revision over the length of the longer one,
+    at most (0 to 1; over_edited)."""
+    length_ratio: Annotated[tuple[float, float], AfterValidator(_ascending)] | None = None
+    """Characters of the winner over those of the loser: lowest and highest (length_ratio)."""
+    max_length: int | None = Field(None, gt=0)
+    """Tokens of prompt and answer that the trainer keeps, as its `max_length`: sides that are equal
+    within it, or empty, are dropped (identical_after_truncation)."""
+    tokenizer: str | None = None
+    """The tokenizer of the model to be trained, with its chat template: a folder, a hub name or
+    `smollm2-135m`; by default the target's, where that is a local model. Used with `max_length`."""
+    language_confidence: float | None = Field(None, gt=0.5, lt=1)
+    """How sure the language of both sides must be before a difference counts (probability;
+    language_changed)."""
+    drop_refusals: bool = True
+    """Drop a revision that declines where the answer does not (refused)."""
+    drop_mentions: bool = True
+    """Drop a revision that speaks of being one where the answer does not (mentions_revision);
+    known in English only, as refusals are."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _filled_by_preset(cls, values: Any) -> Any:
+        preset = values.get("preset") if isinstance(values, dict) else None
+        if preset not in PRESETS:
+            return values
+        if PRESETS[preset].keys() <= values.keys():
+            raise ValueError(
+                f"preset {preset!r} changes nothing: every threshold is set beside it; take out "
+                "those that the preset is to set"
+            )
+        return PRESETS[preset] | values | {"preset": None}
+
+    @model_validator(mode="after")
+    def _tokenizer_is_used(self) -> Self:
+        if self.tokenizer is not None and self.max_length is None:
+            raise ValueError(f"tokenizer {self.tokenizer!r} is used only with max_length; set both")
+        return self
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Why something makes no pair.
+
+    Attributes:
+        reason: from the closed list.
+        detail: one sentence for a person, with the figures that decided.
+    """
+
+    reason: DropReason
+    detail: str
 
 
 def judge_answer(
     text: str, finish_reason: FinishReason, tokens: int, max_tokens: int | None
-) -> DropReason | None:
-    """Why an answer of the target model cannot be the loser of a pair; None where it can.
+) -> Verdict | None:
+    """Why an answer of the target model cannot be a side of a pair; None where it can.
 
     Args:
         text: the answer.
@@ -42,17 +123,18 @@ def judge_answer(
         max_tokens: the limit; None where there was none.
     """
     if not text.strip():
-        return DropReason.EMPTY
-    at_the_limit = max_tokens is not None and tokens >= max_tokens
-    if finish_reason in ("length", "content_filter") or at_the_limit:
-        # its end is the choice of the limit or of a filter, not the model's
-        return DropReason.CUT
+        return Verdict(DropReason.EMPTY, "the answer has no text")
+    # its end is the choice of a filter or of the limit, not the model's
+    if finish_reason == "content_filter":
+        return Verdict(DropReason.CUT, "a content filter broke the answer off")
+    if finish_reason == "length" or (max_tokens is not None and tokens >= max_tokens):
+        return Verdict(DropReason.CUT, f"the answer ran into the limit of {max_tokens} tokens")
     return None
 
 
 def judge_reply(
     text: str, finish_reason: FinishReason, tokens: int, max_tokens: int
-) -> DropReason | None:
+) -> Verdict | None:
     """Why a reviser's reply need not be parsed; None where it is to be.
 
     Args:
@@ -62,20 +144,142 @@ def judge_reply(
         max_tokens: the limit.
     """
     if finish_reason == "content_filter":
-        return DropReason.REFUSED
+        return Verdict(DropReason.REFUSED, "the server's content filter withheld the reply")
     if finish_reason == "length" or tokens >= max_tokens:
-        return DropReason.CUT
+        return Verdict(DropReason.CUT, f"the reply ran into the limit of {max_tokens} tokens")
     if not text.strip():
-        return DropReason.EMPTY
+        return Verdict(DropReason.EMPTY, "the reply has no text")
     return None
 
 
-def judge_revision(answer: str, revision: str) -> DropReason | None:
-    """Why an answer and its revision make no pair; None where they do."""
-    if not revision.strip():
-        return DropReason.EMPTY
-    if revision.strip() == answer.strip():
-        return DropReason.NO_OP
-    if is_refusal(revision) and not is_refusal(answer):
-        return DropReason.REFUSED
-    return None
+class Gate:
+    """Judges pairs by a config; the tokenizer is loaded when first needed.
+
+    Args:
+        config: the thresholds.
+        tokenizer: used where the config names none; give the target's name if it is local.
+
+    Raises:
+        ConfigError: `max_length` without any tokenizer.
+    """
+
+    def __init__(self, config: GateConfig, tokenizer: str | None = None) -> None:
+        self.config = config
+        name = config.tokenizer or tokenizer
+        if config.max_length is not None and name is None:
+            raise ConfigError(
+                "gate.max_length needs the training tokenizer: set gate.tokenizer, or "
+                "gate.max_length to null"
+            )
+        self._tokens = (
+            TrainingTokens(name, config.max_length) if name and config.max_length else None
+        )
+
+    def check(self) -> None:
+        """Find out whether the tokenizer can be used, before a model is paid for its answers.
+
+        Raises:
+            ConfigError: it cannot be loaded, or has no chat template.
+            ModelNotFoundError: its name leads nowhere.
+        """
+        if self._tokens is not None:
+            self._tokens.left_of((Message(role="user", content="prompt"),), "chosen", "rejected")
+
+    def judge_revision(self, prompt: Conversation, answer: str, revision: str) -> Verdict | None:
+        """Why a revision is none of this answer; None where it is.
+
+        Judged is what concerns the revision alone: what it says of itself, and how much of the
+        answer it keeps. `judge_pair` judges the two sides that come of it.
+
+        Args:
+            prompt: what the answer replies to.
+            answer: the text that was revised.
+            revision: what the reviser made of it, better or (direction `worsen`) worse.
+        """
+        if not revision.strip():
+            return Verdict(DropReason.EMPTY, "the revision has no text")
+        config = self.config
+        if config.drop_refusals and is_refusal(revision) and not is_refusal(answer):
+            return Verdict(DropReason.REFUSED, "the revision declines where the answer does not")
+        asked = prompt[-1].content if prompt else ""
+        words = mention_of_revision(revision, asked) if config.drop_mentions else None
+        if words and not mention_of_revision(answer, asked):
+            return Verdict(
+                DropReason.MENTIONS_REVISION, f"the revision speaks of being one: {words!r}"
+            )
+        if config.max_edit_ratio is not None:
+            share = Levenshtein.distance(answer, revision) / max(len(answer), len(revision))
+            if share > config.max_edit_ratio:
+                return Verdict(
+                    DropReason.OVER_EDITED,
+                    f"{share:.2f} of the characters were edited "
+                    f"(allowed: {config.max_edit_ratio:g})",
+                )
+        return None
+
+    def judge_pair(self, prompt: Conversation, chosen: str, rejected: str) -> Verdict | None:
+        """Why two answers make no pair, wherever they are from; None where they do.
+
+        Judged is what concerns any pair: whether the sides are equal, in text and in the tokens
+        that training leaves of them, their languages and their lengths.
+
+        Args:
+            prompt: what both reply to.
+            chosen: the winner's text.
+            rejected: the loser's text.
+
+        Raises:
+            ConfigError: the tokenizer cannot be loaded or cannot render the conversation.
+            ModelNotFoundError: its name leads nowhere.
+        """
+        if not chosen.strip() or not rejected.strip():
+            return Verdict(DropReason.EMPTY, "one side has no text")
+        if chosen.strip() == rejected.strip():
+            return Verdict(DropReason.NO_OP, "both sides are equal")
+        return (
+            self._language_changed(chosen, rejected)
+            or self._length_ratio(chosen, rejected)
+            or self._identical_after_truncation(prompt, chosen, rejected)
+        )
+
+    def _language_changed(self, chosen: str, rejected: str) -> Verdict | None:
+        confidence = self.config.language_confidence
+        if confidence is None:
+            return None
+        winner, loser = language_of(chosen, confidence), language_of(rejected, confidence)
+        if winner is None or loser is None or winner == loser:
+            return None
+        return Verdict(
+            DropReason.LANGUAGE_CHANGED,
+            f"the winner is in the language {winner!r}, the loser in {loser!r}",
+        )
+
+    def _length_ratio(self, chosen: str, rejected: str) -> Verdict | None:
+        if self.config.length_ratio is None:
+            return None
+        low, high = self.config.length_ratio
+        ratio = len(chosen) / len(rejected)
+        if low <= ratio <= high:
+            return None
+        return Verdict(
+            DropReason.LENGTH_RATIO,
+            f"the winner is {ratio:.2f} times as long as the loser (allowed: {low:g} to {high:g})",
+        )
+
+    def _identical_after_truncation(
+        self, prompt: Conversation, chosen: str, rejected: str
+    ) -> Verdict | None:
+        if self._tokens is None:
+            return None
+        left = self._tokens.left_of(prompt, chosen, rejected)
+        if left.chosen != left.rejected:
+            return None
+        same = (
+            f"both sides are the same {len(left.chosen)} tokens"
+            if left.chosen
+            else "the prompt leaves no token to either side"
+        )
+        return Verdict(
+            DropReason.IDENTICAL_AFTER_TRUNCATION,
+            f"{same} within the training length of {self._tokens.max_length}",
+        )

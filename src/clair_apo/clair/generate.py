@@ -15,11 +15,13 @@ from clair_apo.clair.books import Books
 from clair_apo.clair.case import PARTS, Case, Made, read_cases
 from clair_apo.clair.chats import Chats, check_models, open_chats
 from clair_apo.clair.config import GenerateConfig
+from clair_apo.clair.gate import Gate
 from clair_apo.clair.judge import choose_by_judge, choose_by_score, comparison_numbers
 from clair_apo.clair.pairs import make_pair
 from clair_apo.clair.prompts import load_prompts, survey_prompts
 from clair_apo.clair.respond import given_answers, respond, strengthen
 from clair_apo.clair.revise import revise
+from clair_apo.clair.split import DATASET, write_splits
 from clair_apo.clair.templates import RevisionTemplate, load_rubric, load_template
 from clair_apo.clair.verify import is_control, verification_numbers, verify
 from clair_apo.errors import DataError
@@ -83,15 +85,17 @@ def generate(
     """
     given = {"target": target_model, "reviser": reviser_model, "judge": judge_model}
     template = _template(config)
+    gate = Gate(config.gate, config.training_tokenizer)
+    gate.check()
     rubric = load_rubric(config.revision.rubric)
-    survey = survey_prompts(config.prompts)
+    survey = survey_prompts(config.prompts, config.prompt_shard)
     check_models(config, given, survey)
-    folder = RunFolder(config.run_dir)
+    folder = RunFolder(config.folder)
     folder.prepare()
     with folder.locked(), RequestStore(config.store_path) as store:
         books = Books(config, folder, template, rubric, survey)
         chats = open_chats(config, survey, store, given, books.run_id)
-        return _Walk(config, folder, chats, books).through_all_stages()
+        return _Walk(config, folder, chats, books, gate).through_all_stages()
 
 
 def _template(config: GenerateConfig) -> RevisionTemplate | None:
@@ -111,9 +115,10 @@ class _Walk:
     """One walk through the stages of a recipe."""
 
     def __init__(
-        self, config: GenerateConfig, folder: RunFolder, chats: Chats, books: Books
+        self, config: GenerateConfig, folder: RunFolder, chats: Chats, books: Books, gate: Gate
     ) -> None:
         self.config, self.folder, self.chats, self.books = config, folder, chats, books
+        self.gate = gate
         self.drops: IO[str]
         self.outcomes: Counter[str] = Counter()
 
@@ -127,14 +132,15 @@ class _Walk:
                 waiting = self._ask(name, done, waiting)
                 done += (name,)
             waiting = self._pair(done, waiting)
-            if self.config.verify.enabled:
+            if self.config.verify:
                 waiting = self._verify(waiting)
         return self._close(pairs=waiting)
 
     def _load(self) -> int:
         if self.books.survey.given:
             say(f"{self.books.survey.given} prompts bring an answer, which is taken as it is")
-        rows = load_prompts(self.config.prompts)
+        config = self.config
+        rows = load_prompts(config.prompts, config.prompt_shard, self.books.survey.tests)
         made = (Made((), row) if isinstance(row, Dropped) else Made((row,)) for row in rows)
         return self._write("load", (), {Prompt: PROMPTS}, made, self.books.survey.prompts)
 
@@ -182,17 +188,17 @@ class _Walk:
     def _pair(self, done: tuple[str, ...], total: int) -> int:
         digest = self.books.template.digest if self.books.template else None
         cases = read_cases(self.folder, done)
-        made = (make_pair(case, self.config.recipe, digest) for case in cases)
-        file = CANDIDATES if self.config.verify.enabled else PAIRS
+        made = (make_pair(case, self.config.recipe, digest, self.gate) for case in cases)
+        file = CANDIDATES if self.config.verify else PAIRS
         inputs = (PROMPTS, *(PARTS[before].file for before in done))
         return self._write("pair", inputs, {PreferencePair: file}, made, total)
 
     def _verify(self, total: int) -> int:
         assert self.chats.judge is not None
-        judge, how = Judge(self.chats.judge, self.books.rubric), self.config.verify
+        judge, how = Judge(self.chats.judge, self.books.rubric), self.config.controls
         pairs = read_jsonl(self.folder.file(CANDIDATES), PreferencePair)
         made = self.chats.judge.converse(
-            verify(pair, judge, is_control(pair.id, how.controls, how.seed)) for pair in pairs
+            verify(pair, judge, is_control(pair.id, how.share, how.seed)) for pair in pairs
         )
         files: Files = {PreferencePair: PAIRS, Verification: VERIFICATIONS}
         kept = self._write("verify", (CANDIDATES,), files, made, total, self.chats.judge.meter)
@@ -242,7 +248,12 @@ class _Walk:
             reused=sum(chat.meter.reused for chat in self.chats.all()),
         )
         assert result.prompts == result.pairs + sum(result.dropped.values()), "a row was lost"
-        self.books.close(counts=result.model_dump(exclude={"asked", "reused"}))
+        splits = write_splits(
+            self.folder.file(PAIRS), self.folder.file(DATASET), self.config.output.test_size
+        )
+        self.books.close(
+            counts=result.model_dump(exclude={"asked", "reused"}), splits=splits.model_dump()
+        )
         if not pairs:
             reasons = ", ".join(f"{reason} {n}" for reason, n in result.dropped.items())
             raise DataError(

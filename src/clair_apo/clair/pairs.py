@@ -4,9 +4,8 @@ from typing import NamedTuple
 
 from clair_apo.clair.case import Case, Made, drop
 from clair_apo.clair.contrast import measure_contrast
-from clair_apo.clair.gate import judge_revision
+from clair_apo.clair.gate import Gate, Verdict
 from clair_apo.records import (
-    DropReason,
     Message,
     Origin,
     PreferencePair,
@@ -15,12 +14,6 @@ from clair_apo.records import (
     Revision,
     Stage,
 )
-
-_DETAIL = {
-    DropReason.EMPTY: "the revision has no text",
-    DropReason.NO_OP: "both sides are equal",
-    DropReason.REFUSED: "the revision declines where the answer does not",
-}
 
 
 class Sides(NamedTuple):
@@ -39,19 +32,23 @@ def sides(case: Case) -> Sides:
     return Sides(chosen=case.stronger or case.to_revise, rejected=case.loser)
 
 
-def make_pair(case: Case, recipe: str, template_digest: str | None) -> Made:
+def make_pair(case: Case, recipe: str, template_digest: str | None, gate: Gate) -> Made:
     """Pair the sides of a case, unless the gate has a reason against it.
 
     Args:
         case: all that the recipe's stages made.
         recipe: its name.
         template_digest: of the template that asked for the revision; None where there is none.
+        gate: judges the revision and the pair.
     """
     chosen, rejected = sides(case)
-    reason = judge_revision(rejected.text, chosen.text)
-    if reason:
-        return drop(case, Stage.PAIR, reason, _DETAIL[reason], chosen.text)
     revision, judgement = case.revision, case.judgement
+    verdict = _judged(case, gate) or gate.judge_pair(
+        case.prompt.messages, chosen=chosen.text, rejected=rejected.text
+    )
+    if verdict:
+        raw = (revision or chosen).text
+        return drop(case, Stage.PAIR, verdict.reason, verdict.detail, raw)
     pair = PreferencePair(
         id=case.prompt.id,
         recipe=recipe,
@@ -72,6 +69,12 @@ def make_pair(case: Case, recipe: str, template_digest: str | None) -> Made:
         ),
     )
     return Made((pair,))
+
+
+def _judged(case: Case, gate: Gate) -> Verdict | None:
+    if case.revision is None:
+        return None
+    return gate.judge_revision(case.prompt.messages, case.to_revise.text, case.revision.text)
 
 
 def _origin(side: Response | Revision) -> Origin:

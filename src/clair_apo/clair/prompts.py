@@ -6,42 +6,52 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from clair_apo.clair.config import PromptsConfig
+from clair_apo.clair.contamination import ContaminationIndex
+from clair_apo.clair.duplicates import SeenPrompts
+from clair_apo.clair.shards import PromptShard
 from clair_apo.errors import DataError
-from clair_apo.records import Dropped, DropReason, Prompt, Stage, canonical_json
+from clair_apo.records import Dropped, Prompt, canonical_json
 from clair_apo.rows import prompt_from_row, read_rows
 
 
-def load_prompts(config: PromptsConfig) -> Iterator[Prompt | Dropped]:
+def load_prompts(
+    config: PromptsConfig,
+    shard: PromptShard | None = None,
+    tests: ContaminationIndex | None = None,
+) -> Iterator[Prompt | Dropped]:
     """Read, check and draw the prompts, in the order of the data.
 
-    A prompt that stood there before becomes a `Dropped` row. Of all prompts, 8 bytes each are held
-    in memory; where `limit` draws some of them, the data is read twice.
+    A prompt that stood there before, or shares a passage with a test set, becomes a `Dropped` row.
+    Of all prompts, digests of 16 bytes each are held in memory; where `limit` draws some of them,
+    the data is read twice.
+
+    Args:
+        config: where the prompts are from.
+        shard: the part of those that are drawn; by default all.
+        tests: the index of `config.contamination`, where it is made already.
 
     Raises:
         DataError: names file, line and what was expected: an unreadable line, a missing column, an
-            empty or overlong prompt, no prompts at all.
+            empty or overlong prompt, no prompts at all, a test set that asks nothing.
     """
+    if tests is None:
+        tests = ContaminationIndex(config.contamination, config.ngram)
     drawn = _drawn(config)
-    seen: set[int] = set()
-    prompt = None
+    seen = SeenPrompts()
+    found = False
     for number, (where, row) in enumerate(read_rows(config.path, config.split)):
         if drawn is not None and number not in drawn:
             continue
         prompt = _checked(row, where, config)
-        short_id = int(prompt.id, 16)
-        if short_id in seen:
-            yield Dropped(
-                id=prompt.id,
-                stage=Stage.LOAD,
-                reason=DropReason.DUPLICATE,
-                detail=f"{prompt.source}: the same prompt stood there before",
-                raw=prompt.messages[-1].content,
-            )
-        else:
-            seen.add(short_id)
-            yield prompt
-    if prompt is None:
-        raise DataError(f"{config.path}: holds no prompts")
+        # duplicates among all prompts, whatever part of them is asked for
+        duplicate = seen.judge(prompt)
+        if shard and not shard.holds(prompt.id):
+            continue
+        found = True
+        yield duplicate or tests.judge(prompt) or prompt
+    if not found:
+        of = f" of shard {shard.name}: use fewer shards" if shard else ""
+        raise DataError(f"{config.path}: holds no prompts{of}")
 
 
 class PromptSurvey(NamedTuple):
@@ -50,27 +60,33 @@ class PromptSurvey(NamedTuple):
     prompts: int
     """Those that are used, duplicates among them."""
     given: int
-    """Those that bring an answer."""
+    """Those that bring an answer, of those that are not dropped at once."""
+    waiting: int
+    """Those that bring none."""
     digest: str
     """Of their ids and given answers: the same for the same prompts in the same order."""
+    tests: ContaminationIndex
+    """The test sets that they were compared with."""
 
 
-def survey_prompts(config: PromptsConfig) -> PromptSurvey:
-    """Read and check all prompts once, keeping none of them.
+def survey_prompts(config: PromptsConfig, shard: PromptShard | None = None) -> PromptSurvey:
+    """Read and check all prompts, or those of a shard, once, keeping none of them.
 
     Raises:
         DataError: as `load_prompts` does.
     """
-    prompts = given = 0
+    tests = ContaminationIndex(config.contamination, config.ngram)
+    prompts = given = waiting = 0
     content = hashlib.sha256()
-    for row in load_prompts(config):
+    for row in load_prompts(config, shard, tests):
         prompts += 1
         if isinstance(row, Prompt):
             given += bool(row.given)
+            waiting += not row.given
             content.update(canonical_json([row.id, [a.model_dump() for a in row.given]]).encode())
         else:
             content.update(row.id.encode())
-    return PromptSurvey(prompts, given, content.hexdigest())
+    return PromptSurvey(prompts, given, waiting, content.hexdigest(), tests)
 
 
 def _checked(row: Mapping[str, Any], where: str, config: PromptsConfig) -> Prompt:

@@ -5,11 +5,6 @@ from clair_apo.clair.gate import judge_answer
 from clair_apo.llm import Answer, Dialogue, StoredChat
 from clair_apo.records import Dropped, DropReason, Prompt, Response, Stage
 
-_DETAIL = {
-    DropReason.EMPTY: "the answer has no text",
-    DropReason.CUT: "the answer ran into max_tokens, or a content filter broke it off",
-}
-
 
 def respond(case: Case, target: StoredChat, samples: int, needed: int) -> Dialogue[Made]:
     """Have the target model answer a prompt.
@@ -80,14 +75,14 @@ def _from_answer(
 
 
 def _judged(response: Response, limit: int | None) -> Response | Dropped:
-    reason = judge_answer(response.text, response.finish_reason, response.completion_tokens, limit)
-    if reason is None:
+    verdict = judge_answer(response.text, response.finish_reason, response.completion_tokens, limit)
+    if verdict is None:
         return response
     return Dropped(
         id=response.prompt_id,
         stage=Stage.RESPOND,
-        reason=reason,
-        detail=_DETAIL[reason],
+        reason=verdict.reason,
+        detail=verdict.detail,
         raw=response.text,
     )
 

@@ -8,21 +8,16 @@ from dataclasses import dataclass, field
 
 from clair_apo.clair.case import Case, Made, drop
 from clair_apo.clair.edits import EditError, apply_edits
-from clair_apo.clair.gate import is_refusal, judge_reply
+from clair_apo.clair.gate import Verdict, judge_reply
 from clair_apo.clair.parse import ParsedRevision, ParseError, parse_edits, parse_revision
-from clair_apo.clair.repair import repair_message
+from clair_apo.clair.repair import REPAIRABLE, repair_message
 from clair_apo.clair.templates import RevisionTemplate
+from clair_apo.clair.wording import is_refusal
 from clair_apo.llm import Answer, ChatRequest, Dialogue, StoredChat
 from clair_apo.records import DropReason, Message, Revision, RevisionFormat, Stage
 
 LARGER = 2
 """A reply that was cut is asked for again with so many times the limit."""
-
-_DETAIL = {
-    DropReason.CUT: "the reply ran into its limit of {limit} tokens",
-    DropReason.EMPTY: "the reply has no text",
-    DropReason.REFUSED: "the server's content filter withheld the reply",
-}
 
 
 def revise(
@@ -48,7 +43,7 @@ def revise(
         assert reply.completion is not None
         messages += (
             Message(role="assistant", content=reply.completion.text),
-            Message(role="user", content=repair_message(result.detail, template.format)),
+            Message(role="user", content=repair_message(result.mendable, template.format)),
         )
         reply = yield from _whole_reply(reviser.request(messages), reviser, spent)
         result = _read(reply, reviser, response.text, template.format)
@@ -83,7 +78,7 @@ def read_reply(reply: str, answer: str, format: RevisionFormat) -> ParsedRevisio
     try:
         return ParsedRevision(apply_edits(answer, parsed.edits).strip(), parsed.rationale)
     except EditError as error:
-        raise ParseError(DropReason.EDIT_NOT_FOUND, str(error)) from None
+        raise ParseError(DropReason.EDIT_NOT_FOUND, *error.faults) from None
 
 
 @dataclass
@@ -109,18 +104,16 @@ class _Fault:
     reason: DropReason
     detail: str
     raw: str
-
-    @property
-    def mendable(self) -> bool:
-        return self.reason in (DropReason.UNPARSED, DropReason.EDIT_NOT_FOUND)
+    mendable: ParseError | None = None
+    """What asking again can mend."""
 
 
 def _whole_reply(request: ChatRequest, reviser: StoredChat, spent: _Spent) -> Dialogue[Answer]:
     """Ask, and once more with a larger limit where the reply was cut."""
     (answer,) = yield (request,)
     spent.add(answer)
-    cut = _judge(answer, request.sampling.max_tokens) is DropReason.CUT
-    if not (cut and spent.ask_again):
+    verdict = _judge(answer)
+    if not (verdict and verdict.reason is DropReason.CUT and spent.ask_again):
         return answer
     larger = reviser.request(
         request.messages, sample=request.sample, max_tokens=LARGER * request.sampling.max_tokens
@@ -130,8 +123,8 @@ def _whole_reply(request: ChatRequest, reviser: StoredChat, spent: _Spent) -> Di
     return again if again.completion else answer  # no model is obliged to take the larger limit
 
 
-def _judge(answer: Answer, limit: int) -> DropReason | None:
-    done = answer.completion
+def _judge(answer: Answer) -> Verdict | None:
+    done, limit = answer.completion, answer.request.sampling.max_tokens
     if done is None:
         return None
     return judge_reply(done.text, done.finish_reason, done.completion_tokens, limit)
@@ -143,13 +136,12 @@ def _read(
     if reply.completion is None:
         return _Fault(DropReason.REQUEST_FAILED, reply.failure, "")
     text = reply.completion.text
-    reason = _judge(reply, reply.request.sampling.max_tokens)
-    if reason:
-        limit = reply.request.sampling.max_tokens
-        return _Fault(reason, _DETAIL[reason].format(limit=limit), text)
+    verdict = _judge(reply)
+    if verdict:
+        return _Fault(verdict.reason, verdict.detail, text)
     try:
         return read_reply(text, answer, format)
     except ParseError as error:
         if error.reason is DropReason.UNPARSED and is_refusal(text):
             return _Fault(DropReason.REFUSED, str(error), text)
-        return _Fault(error.reason, str(error), text)
+        return _Fault(error.reason, str(error), text, error if error.reason in REPAIRABLE else None)

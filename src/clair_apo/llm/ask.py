@@ -9,11 +9,12 @@ goes on as soon as its own answers are there; waves of them with a model that an
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property
 from itertools import islice
 from typing import Generic, TypeVar
 
-from clair_apo.errors import RequestError
+from clair_apo.errors import RequestError, StoreError
 from clair_apo.llm.chat import (
     Answer,
     Answered,
@@ -52,7 +53,7 @@ def check_model(spec: ModelSpec) -> None:
         from clair_apo.llm.http import find_key
 
         find_key(spec)
-    elif not spec.model.startswith(RECORDED):
+    elif spec.mode != "files" and not spec.model.startswith(RECORDED):
         find_model(spec.model, say)
 
 
@@ -142,6 +143,7 @@ class StoredChat:
         if len(answers) < len(requests):
             model = self._model
             assert isinstance(model, ChatModel)
+            self._store.check_room()
             for group in model.plan(list(requests.values())):
                 missing = [request for request in group if request.key not in answers]
                 for answered in model.answer(missing) if missing else ():
@@ -167,6 +169,9 @@ class StoredChat:
                     yield held.popleft().result
                 if waiting:
                     self._collect(waiting)
+        except StoreError:
+            self._keep_what_is_under_way(waiting)
+            raise
         finally:
             if "_model" in self.__dict__:
                 self._server.close()
@@ -181,6 +186,7 @@ class StoredChat:
                 elif request.key in waiting:
                     waiting[request.key].append(talk)
                 else:
+                    self._store.check_room()
                     waiting[request.key] = [talk]
                     self._server.submit(request)
             if talk.missing():
@@ -197,6 +203,14 @@ class StoredChat:
                 if not talk.missing():
                     talk.go_on()
                     self._ask_for(talk, waiting)
+
+    def _keep_what_is_under_way(self, waiting: dict[str, list["_Talk[T]"]]) -> None:
+        """Once the disk has little room left, nothing more is asked; what is asked is paid for."""
+        with suppress(StoreError, RequestError):
+            while waiting and (answered := self._server.collect()):
+                for answer in self._kept(answered):
+                    waiting.pop(answer.request.key, None)
+                self._server.settle(len(answered))
 
     # --- both
 

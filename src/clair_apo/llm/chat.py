@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any, Literal, Protocol, Self, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from clair_apo.config import Section
 from clair_apo.records import Conversation, FinishReason, Record, Text, canonical_json, digest
@@ -184,6 +184,9 @@ class ModelSpec(Section):
     """`smollm2-135m`, a folder or a hub name; with `base_url`, the name that the server knows."""
     base_url: str | None = None
     """An OpenAI-compatible server, such as `http://127.0.0.1:8000/v1`; none: in this process."""
+    mode: Literal["live", "batch", "files"] = "live"
+    """`live`: one request at a time; `batch`: the server's Batch API, cheaper, within a day;
+    `files`: files that `vllm run-batch` answers between two runs."""
     api_key_env: str = "OPENAI_API_KEY"
     """The environment variable with the server's key; servers on this machine need none."""
     max_tokens: int = Field(512, gt=0)
@@ -214,6 +217,12 @@ class ModelSpec(Section):
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"expected an address such as http://127.0.0.1:8000/v1, got {url!r}")
         return url
+
+    @model_validator(mode="after")
+    def _has_a_batch_server(self) -> Self:
+        if self.mode == "batch" and self.base_url is None:
+            raise ValueError("mode 'batch' needs a server: set base_url")
+        return self
 
     @property
     def sampling(self) -> Sampling:

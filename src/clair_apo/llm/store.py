@@ -18,7 +18,7 @@ from typing import Any, NoReturn, Self, cast
 from clair_apo.errors import StoreError
 from clair_apo.llm.chat import RawResponse
 from clair_apo.llm.disks import file_system, free_bytes, is_network
-from clair_apo.llm.tables import SCHEMA, VERSION, Spent, StoredAnswer, StoredBatch
+from clair_apo.llm.tables import SCHEMA, VERSION, Spent, StoredAnswer, StoredBatch, TakenOver
 from clair_apo.progress import say
 
 PATIENCE_S = 60
@@ -27,6 +27,20 @@ RESERVE_BYTES = 64 * 2**20
 """So much of the disk stays free: what is under way when it is reached can still be kept."""
 CHECKED_WHOLE_BYTES = 64 * 2**20
 """A store up to this size is read through when it is opened (about 0.1 s)."""
+
+_CONFLICTS = """
+SELECT count(*) FROM other.answers AS theirs JOIN main.answers AS ours USING (key)
+WHERE theirs.response != ours.response"""
+# `WHERE true`: without it the parser takes ON CONFLICT for a join
+_TAKE_ANSWERS = """
+INSERT INTO main.answers
+SELECT key, model, CASE run_id WHEN ? THEN ? ELSE run_id END, prompt_tokens, completion_tokens,
+    answered_at, response
+FROM other.answers WHERE true ORDER BY rowid ON CONFLICT (key) DO NOTHING"""
+_TAKE_BATCHES = """
+INSERT INTO main.batches
+SELECT id, shard, model, host, CASE run_id WHEN ? THEN ? ELSE run_id END, state, created, keys
+FROM other.batches WHERE true ON CONFLICT DO NOTHING"""
 
 _ADVICE = {
     sqlite3.SQLITE_FULL: "the disk is full: free space, or move the file to another disk and name "
@@ -149,20 +163,55 @@ class RequestStore:
         )
         with self._explained(), self._db:
             self._db.execute(
-                "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+                "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
                 row,
             )
 
-    def update_batch(self, batch: StoredBatch, state: str) -> StoredBatch:
-        """Write down what became of a batch; returns it in its new state."""
+    def update_batch(self, batch: StoredBatch, state: str, id: str | None = None) -> StoredBatch:
+        """Write down what became of a batch; returns it in its new state.
+
+        Args:
+            batch: as it was.
+            state: what it is now.
+            id: the server's name for it, once there is one.
+        """
+        changed = replace(batch, state=state, id=id or batch.id)
         with self._explained(), self._db:
-            self._db.execute("UPDATE batches SET state = ? WHERE id = ?", (state, batch.id))
-        return replace(batch, state=state)
+            self._db.execute(
+                "UPDATE batches SET state = ?, id = ? WHERE shard = ?",
+                (changed.state, changed.id, batch.shard),
+            )
+        return changed
 
     def batches(self) -> list[StoredBatch]:
         """All batches that were ever handed to a server, the oldest first."""
         rows = self._rows("SELECT * FROM batches ORDER BY created, id")
         return [StoredBatch(*(*row[:-1], tuple(json.loads(row[-1])))) for row in rows]
+
+    def take_over(self, path: Path, run_id: str, new_run_id: str) -> TakenOver:
+        """Keep all answers and batches of another store as well; the other is left as it is.
+
+        Args:
+            path: the other store's file.
+            run_id: a run whose answers it holds.
+            new_run_id: what that run is called here.
+
+        Raises:
+            StoreError: one of the two cannot be used, or the other is not there.
+        """
+        if not path.exists():
+            raise StoreError(f"{path}: there is no such request store; bring it here first")
+        RequestStore(path).close()  # refuses what is damaged or no store
+        with self._explained():
+            self._db.execute("ATTACH DATABASE ? AS other", (str(path),))
+            try:
+                with self._db:
+                    (conflicts,) = self._db.execute(_CONFLICTS).fetchone()
+                    answers = self._db.execute(_TAKE_ANSWERS, (run_id, new_run_id)).rowcount
+                    self._db.execute(_TAKE_BATCHES, (run_id, new_run_id))
+            finally:
+                self._db.execute("DETACH DATABASE other")
+        return TakenOver(answers, conflicts)
 
     def close(self) -> None:
         """Close the file; the store is of no use afterwards."""

@@ -24,12 +24,12 @@ CREATE TABLE IF NOT EXISTS answers (
 CREATE INDEX IF NOT EXISTS spent ON answers (run_id, model, prompt_tokens, completion_tokens)""",
     """
 CREATE TABLE IF NOT EXISTS batches (
-    id TEXT PRIMARY KEY,         -- the server's name for it
-    shard TEXT NOT NULL,         -- digest of the request keys
+    id TEXT PRIMARY KEY,         -- the server's name for it; ours until there is one
+    shard TEXT NOT NULL UNIQUE,  -- our name for it, also in its metadata at the server
     model TEXT NOT NULL,         -- identity of the model that is asked
     host TEXT NOT NULL,          -- the server
     run_id TEXT NOT NULL,        -- the run that asked
-    state TEXT NOT NULL,         -- as the server last named it, or `read`
+    state TEXT NOT NULL,         -- as the server last named it, or one of ours
     created REAL NOT NULL,       -- seconds since 1970
     keys TEXT NOT NULL           -- the request keys, JSON
 )""",
@@ -56,20 +56,43 @@ class Spent:
 
 
 @dataclass(frozen=True, slots=True)
+class TakenOver:
+    """What a store took over from another one."""
+
+    answers: int
+    """Those that were new."""
+    conflicts: int
+    """Requests that both answer, differently; the answer that was there first stays."""
+
+
+CREATING = "creating"
+"""State of a batch of which it is not known yet whether the server has it."""
+READ = "read"
+"""State of a batch of which all that it will ever answer is in the store."""
+FORGOTTEN = "forgotten"
+"""State of a batch that the server does not have, or that it did not take."""
+
+
+@dataclass(frozen=True, slots=True)
 class StoredBatch:
     """A batch of requests that was handed to a server, which answers it later."""
 
     id: str
-    """The server's name for it."""
+    """The server's name for it; ours until there is one."""
     shard: str
-    """Digest of the request keys; stands in the batch's metadata at the server."""
+    """Our name for it, which stands in its metadata at the server too."""
     model: str
     """Identity of the model that is asked."""
     host: str
     run_id: str
     state: str
-    """As the server last named it; `read` where all that it will ever answer is in the store."""
+    """As the server last named it, or `CREATING`, `READ` or `FORGOTTEN`."""
     created: float
     """Seconds since 1970."""
     keys: tuple[str, ...]
     """The requests' keys, in the order of the file."""
+
+    @property
+    def open(self) -> bool:
+        """Whether it may still hold answers that are not in the store."""
+        return self.state not in (READ, FORGOTTEN)

@@ -7,7 +7,8 @@ The data goes one way:
     figure      the histogram -> where its bars and labels go
     page        all of it -> one self-contained HTML file (templates/)
     terminal    the summary -> a line and a table for the command line
-    write       a run folder -> contrast.json and report.html in it
+    card        the data set's README.md, with what `datasets` must know to load it
+    write       a run folder -> contrast.json, report.html and the card in it
 
 Knows run folders and nothing of what made them: no models, no revisions, no training.
 """

@@ -1,8 +1,9 @@
-"""Writes a run's report: `contrast.json` for programs, `report.html` for people."""
+"""Writes a run's report: `contrast.json` for programs, a page and a card for people."""
 
 from pathlib import Path
 
 from clair_apo.records import Record, atomic_writer
+from clair_apo.report.card import CARD, FOLDER, render_card
 from clair_apo.report.contrast import ContrastSummary, summarise
 from clair_apo.report.page import render_page
 from clair_apo.runs import RunFolder, write_json
@@ -16,13 +17,15 @@ class ReportFiles(Record):
 
     contrast: Path
     page: Path
+    card: Path | None
+    """The data set's card; None where the run folder holds no data set."""
     summary: ContrastSummary
 
 
 def write_report(run: Path) -> ReportFiles:
-    """Summarise a run folder into `contrast.json` and a self-contained `report.html` beside it.
+    """Summarise a run folder into `contrast.json`, `report.html` and `dataset/README.md` in it.
 
-    The same run gives the same bytes.
+    The page is self-contained. The same run gives the same bytes.
 
     Raises:
         RunError: no run folder, a file is missing, or the counts do not close.
@@ -30,9 +33,17 @@ def write_report(run: Path) -> ReportFiles:
     """
     folder = RunFolder(run)
     summary = summarise(folder)
-    page = render_page(folder, summary)  # before anything is written: both files or neither
-    report = ReportFiles(contrast=folder.file(CONTRAST), page=folder.file(PAGE), summary=summary)
+    # all of it before anything is written: all files or none
+    page, card = render_page(folder, summary), render_card(folder, summary)
+    report = ReportFiles(
+        contrast=folder.file(CONTRAST),
+        page=folder.file(PAGE),
+        card=folder.file(FOLDER) / CARD if card else None,
+        summary=summary,
+    )
     write_json(report.contrast, summary.model_dump(mode="json"))
-    with atomic_writer(report.page) as file:
-        file.write(page)
+    for path, text in ((report.page, page), (report.card, card)):
+        if path and text:
+            with atomic_writer(path) as file:
+                file.write(text)
     return report

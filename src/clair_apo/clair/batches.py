@@ -1,0 +1,38 @@
+"""The batches that a run has at a server, looked at while nobody generates."""
+
+from pathlib import Path
+
+from clair_apo.clair.books import config_of
+from clair_apo.errors import RunError
+from clair_apo.llm import RequestStore
+from clair_apo.llm.batch_desk import BatchDesk, BatchLook
+from clair_apo.runs import RunFolder
+
+
+def look_after_batches(
+    run: Path, *, cancel: str | None = None, forget: str | None = None
+) -> list[BatchLook]:
+    """List the batches of a run; the answers of those that have ended are kept in its store.
+
+    Args:
+        run: a run folder of `generate`.
+        cancel: a batch, or `all`, to be ended at the server first.
+        forget: a batch, or `all`, to be waited for no longer: the next run asks again.
+
+    Raises:
+        RunError: there is no run.
+        RequestError: there is no such batch, or the server cannot be asked.
+        StoreError: the store cannot be used.
+    """
+    manifest = RunFolder(run).manifest()
+    if "run_id" not in manifest:
+        raise RunError(f"{run}: is no run folder of generate")
+    config = config_of(run, manifest["config"])
+    models = [spec for spec in (config.target, config.reviser, config.judge) if spec]
+    with RequestStore(config.store_path) as store:
+        desk = BatchDesk(store, manifest["run_id"], [m for m in models if m.mode == "batch"])
+        if forget:
+            desk.forget(forget)
+        if cancel:
+            desk.cancel(cancel)
+        return desk.look()

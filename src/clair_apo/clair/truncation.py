@@ -1,0 +1,81 @@
+"""What a trainer leaves of a pair: both sides under the training tokenizer, cut to its length."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from clair_apo.errors import ConfigError
+from clair_apo.models import find_model
+from clair_apo.records import Conversation, Message
+
+
+class TrainedTokens(NamedTuple):
+    """The token ids of both answers that are left to train on."""
+
+    chosen: list[int]
+    rejected: list[int]
+
+
+class TrainingTokens:
+    """Tokenizes pairs as the trainer does, and cuts them as it does.
+
+    That is TRL's DPOTrainer with `truncation_mode: keep_start`: prompt and answer are rendered
+    together by the chat template, an answer begins where the two sides part from the prompt, and
+    what lies beyond `max_length` tokens of prompt and answer is cut off.
+
+    Args:
+        tokenizer: a folder, a hub name or the embedded model; loaded when first used.
+        max_length: tokens of prompt and answer together.
+    """
+
+    def __init__(self, tokenizer: str, max_length: int) -> None:
+        self.name, self.max_length = tokenizer, max_length
+
+    def left_of(self, prompt: Conversation, chosen: str, rejected: str) -> TrainedTokens:
+        """The token ids that each of two answers to a prompt trains on.
+
+        Raises:
+            ModelNotFoundError: the tokenizer's name leads nowhere.
+            ConfigError: it cannot be loaded, or has no chat template for this conversation.
+        """
+        beginning = self._ids(prompt, add_generation_prompt=True)
+        sides = [
+            self._ids((*prompt, Message(role="assistant", content=text)))
+            for text in (chosen, rejected)
+        ]
+        start = min(_shared(beginning, side) for side in sides)
+        return TrainedTokens(*(side[start : self.max_length] for side in sides))
+
+    def _ids(self, turns: Conversation, *, add_generation_prompt: bool = False) -> list[int]:
+        tokenizer = self._tokenizer
+        try:
+            encoded = tokenizer.apply_chat_template(
+                [turn.model_dump() for turn in turns],
+                add_generation_prompt=add_generation_prompt,
+                tokenize=True,
+                return_dict=True,
+            )
+        except Exception as error:  # a chat template can raise anything
+            raise ConfigError(
+                f"gate.tokenizer {self.name!r}: cannot render the conversation ({error})"
+            ) from None
+        return list(encoded["input_ids"])
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        from transformers import AutoTokenizer
+
+        source = find_model(self.name)
+        try:
+            return AutoTokenizer.from_pretrained(source.location)
+        except Exception as error:  # transformers raises errors of many kinds
+            reason = str(error).strip().split("\n")[0]
+            raise ConfigError(
+                f"gate.tokenizer {self.name!r}: cannot be loaded ({reason})"
+            ) from None
+
+
+def _shared(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many tokens two sequences have in common at their beginning."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((n for n, (a, b) in pairs if a != b), min(len(first), len(second)))

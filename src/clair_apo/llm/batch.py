@@ -1,0 +1,295 @@
+"""The OpenAI Batch API as a chat model: half the price, answers within a day, in any order.
+
+Nothing is paid for twice: a batch is written down in the request store under a name of ours before
+the server hears of it, and the name stands in the batch's metadata, so that after a kill at any
+moment it is known whether the server has it. What a batch answered is kept even when the batch as
+a whole failed, expired or was cancelled.
+
+requests -> shards -> batches under way -> (answers | failures | shards again)
+"""
+
+import tempfile
+import time
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from openai.types import Batch
+from openai.types.batch_error import BatchError
+
+from clair_apo.errors import RequestError
+from clair_apo.llm.batch_files import Shard, missing, shards_of, write_shard
+from clair_apo.llm.batch_results import BatchResults
+from clair_apo.llm.batch_server import BatchServer, QueueFullError
+from clair_apo.llm.chat import Answered, ChatModel, ChatRequest, ModelSpec
+from clair_apo.llm.failures import GO_ON
+from clair_apo.llm.store import RequestStore
+from clair_apo.llm.tables import CREATING, FORGOTTEN, READ, StoredBatch
+from clair_apo.progress import say
+from clair_apo.records import digest
+
+MOST_REQUESTS = 50_000
+MOST_BYTES = 200_000_000
+"""The Batch API's limits of one file."""
+TRIES = 3
+"""In how many batches a request may be left without an answer before it counts as failed."""
+LONELY_TRIES = 20
+"""How often a single request is offered to a queue that is full of others' requests."""
+FIRST_WAIT_S = 5.0
+LONGEST_WAIT_S = 300.0
+WAIT_GROWTH = 1.5
+ENDED = ("completed", "failed", "expired", "cancelled")
+QUEUE_FULL = "token_limit_exceeded"
+
+
+class BatchChat(ChatModel):
+    """Asks a server for many chat completions at once, through its `/files` and `/batches`.
+
+    Args:
+        spec: `base_url` must be set; `model` is sent as it is.
+        store: where batches are written down.
+        run_id: stands beside them.
+    """
+
+    wave = 100_000
+
+    def __init__(self, spec: ModelSpec, store: RequestStore, run_id: str = "") -> None:
+        self._spec = spec
+        self._store = store
+        self._run_id = run_id
+
+    def plan(self, requests: Sequence[ChatRequest]) -> list[Sequence[ChatRequest]]:
+        """All in one group: every batch is at the server before the first is waited for."""
+        return [requests]
+
+    def answer(self, requests: Sequence[ChatRequest]) -> Iterator[list[Answered]]:
+        """Answer the requests, those of a batch as soon as it has ended.
+
+        Batches that an earlier process left at the server are waited for first of all.
+
+        Raises:
+            RequestError: there is no key for the server, it takes no batches, or somebody
+                cancelled one.
+        """
+        server = BatchServer(self._spec)
+        job = _Job(server, self._store, self._run_id, {r.key: r for r in requests})
+        try:
+            yield from job.answers()
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"{server.host} goes on with the batches: run the same command again to "
+                "fetch what they answered; `clair-apo batches RUN` shows and cancels them"
+            ) from None
+
+
+class _Job:
+    """The requests of one call on their way through batches."""
+
+    def __init__(
+        self, server: BatchServer, store: RequestStore, run_id: str, wanted: dict[str, ChatRequest]
+    ) -> None:
+        self._server, self._store, self._run_id = server, store, run_id
+        self._wanted = wanted
+        self._under_way: list[StoredBatch] = []
+        self._held: deque[Shard] = deque()
+        self._full = False
+        """The server had no room for a batch, and none of ours was taken or ended since."""
+        self._alone = False
+        """Only one batch of ours was at the server at the last look."""
+        self._unanswered: Counter[str] = Counter()
+        self._lonely_tries = 0
+        self._cancelled = 0
+        self._said = ""
+
+    def answers(self) -> Iterator[list[Answered]]:
+        """Everything, batch by batch."""
+        self._take_up()
+        covered = [key for batch in self._under_way for key in batch.keys]
+        self._submit_all(missing(self._wanted, covered))
+        wait_s = FIRST_WAIT_S
+        while self._under_way or self._held:
+            time.sleep(wait_s)
+            wait_s = min(wait_s * WAIT_GROWTH, LONGEST_WAIT_S)
+            yield from self._look()
+            self._offer_held()
+        if self._cancelled:
+            raise RequestError(
+                f"a batch at {self._server.host} was cancelled with {self._cancelled} requests "
+                "unanswered; what it answered is kept: run the same command again to ask for the "
+                "rest"
+            )
+
+    # --- to the server
+
+    def _take_up(self) -> None:
+        """Go on with what an earlier process left at the server."""
+        for batch in self._store.batches():
+            ours = batch.open and batch.host == self._server.host
+            if not ours or not any(key in self._wanted for key in batch.keys):
+                continue
+            if batch.state == CREATING:
+                if batch.run_id != self._run_id:
+                    continue  # another run may be about to begin it
+                found = self._server.find(batch.shard)
+                if found is None:
+                    self._store.update_batch(batch, FORGOTTEN)
+                    continue
+                batch = self._store.update_batch(batch, found.status, found.id)
+            self._under_way.append(batch)
+        if self._under_way:
+            count = sum(len(batch.keys) for batch in self._under_way)
+            say(f"{self._server.host} has batches of {count} requests from before: going on")
+
+    def _submit_all(self, requests: Mapping[str, ChatRequest]) -> None:
+        for shard in shards_of(
+            requests, self._server.model, most_requests=MOST_REQUESTS, most_bytes=MOST_BYTES
+        ):
+            if self._full:
+                self._held.append(shard)
+            else:
+                self._submit(shard)
+
+    def _submit(self, shard: Shard) -> None:
+        now = time.time()
+        # the time makes the name another one when the same requests are sent in a second batch
+        name = digest([shard.digest, now])
+        request = next(iter(shard.requests.values()))
+        batch = StoredBatch(
+            id=name,
+            shard=name,
+            model=request.model,
+            host=self._server.host,
+            run_id=self._run_id,
+            state=CREATING,
+            created=now,
+            keys=tuple(shard.requests),
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"{name}.jsonl"
+            write_shard(path, shard, self._server.model)
+            file_id = self._server.upload(path)
+        self._store.add_batch(batch)
+        try:
+            begun = self._server.create(file_id, name)
+        except QueueFullError:
+            self._store.update_batch(batch, FORGOTTEN)
+            self._hold(shard, alone=not self._under_way)
+            return
+        self._under_way.append(self._store.update_batch(batch, begun.status, begun.id))
+
+    def _hold(self, shard: Shard, *, alone: bool) -> None:
+        """Keep what the server has no room for: until a batch of ours ends, or in halves.
+
+        Args:
+            shard: what was not taken.
+            alone: no other batch of ours took room.
+        """
+        self._full = True
+        if not alone:
+            self._held.append(shard)
+            return
+        halves = shard.halves()
+        self._lonely_tries += len(halves) == 1
+        if self._lonely_tries > LONELY_TRIES:
+            raise RequestError(
+                f"{self._server.host} has no room in its queue for even one request of this "
+                "account: wait for its other batches, or cancel them, and run the same command "
+                "again"
+            )
+        self._held.extendleft(reversed(halves))
+
+    def _offer_held(self) -> None:
+        """Offer one held shard at a time; whether it was taken shows only after a while."""
+        unsure = any(batch.state == "validating" for batch in self._under_way)
+        full = self._full and bool(self._under_way)
+        if self._held and not full and not unsure:
+            self._submit(self._held.popleft())
+
+    # --- from the server
+
+    def _look(self) -> Iterator[list[Answered]]:
+        """Ask after every batch; read those that have ended."""
+        states = [self._server.retrieve(batch.id) for batch in self._under_way]
+        self._alone = len(states) == 1
+        self._say_how_far(states)
+        batches = [self._noted(b, now) for b, now in zip(self._under_way, states, strict=True)]
+        self._under_way = [batch for batch in batches if batch.state not in ENDED]
+        for batch, now in zip(batches, states, strict=True):
+            if batch.state in ENDED:
+                yield from self._end(batch, now)
+
+    def _noted(self, batch: StoredBatch, now: Batch) -> StoredBatch:
+        if now.status == batch.state:
+            return batch
+        self._full = self._full and now.status != "in_progress"
+        return self._store.update_batch(batch, now.status)
+
+    def _end(self, batch: StoredBatch, now: Batch) -> Iterator[list[Answered]]:
+        results = BatchResults(self._server, self._store, batch, self._wanted)
+        yield from results.read(now)
+        self._store.update_batch(batch, READ)
+        rest = {k: self._wanted[k] for k in results.unanswered if k in self._wanted}
+        if now.status == "cancelled":
+            self._cancelled += len(rest)
+        elif now.status == "failed":
+            yield from self._failed(batch, now, rest)
+        else:
+            self._full = False
+            yield from self._again(rest, results.unanswered)
+
+    def _again(
+        self, requests: dict[str, ChatRequest], why: Mapping[str, str]
+    ) -> Iterator[list[Answered]]:
+        """Put into another batch what this one left without an answer, a few times."""
+        self._unanswered.update(list(requests))
+        given_up = [key for key in requests if self._unanswered[key] >= TRIES]
+        yield [
+            Answered(requests[key], None, f"not answered in {TRIES} batches: {why[key]}")
+            for key in given_up
+        ]
+        self._submit_all(missing(requests, given_up))
+
+    def _failed(
+        self, batch: StoredBatch, now: Batch, rest: dict[str, ChatRequest]
+    ) -> Iterator[list[Answered]]:
+        """A batch that the server did not begin: no room, or it does not like some lines."""
+        errors = _errors(now)
+        if any(error.code == QUEUE_FULL for error in errors):
+            self._hold(Shard(rest), alone=self._alone)
+            return
+        bad = {
+            batch.keys[error.line - 1]: error.message or error.code or "not accepted"
+            for error in errors
+            if error.line and error.line <= len(batch.keys)
+        }
+        if not bad or 1 < len(bad) == len(batch.keys):
+            raise RequestError(
+                f"{self._server.host} did not begin batch {batch.id} of {len(batch.keys)} "
+                f"requests ({why_failed(now)}); {GO_ON}"
+            )
+        yield [Answered(rest[key], None, why) for key, why in bad.items() if key in rest]
+        self._submit_all(missing(rest, bad))
+
+    def _say_how_far(self, states: Sequence[Batch]) -> None:
+        """One line, when something has changed."""
+        named = Counter(state.status for state in states)
+        counts = [state.request_counts for state in states if state.request_counts]
+        answered = sum(count.completed + count.failed for count in counts)
+        total = sum(count.total for count in counts)
+        shown = ", ".join(f"{count} {status}" for status, count in named.items())
+        line = f"batches at {self._server.host}: {shown}; {answered} of {total} requests answered"
+        if self._held:
+            line += f"; {sum(len(shard.requests) for shard in self._held)} requests wait for room"
+        if states and line != self._said:
+            say(line)
+            self._said = line
+
+
+def why_failed(batch: Batch) -> str:
+    """What the server says about a batch that it did not begin."""
+    told = [f"{error.code}: {error.message}" for error in _errors(batch)[:3]]
+    return "; ".join(told) or "it does not say why"
+
+
+def _errors(batch: Batch) -> list[BatchError]:
+    return (batch.errors and batch.errors.data) or []

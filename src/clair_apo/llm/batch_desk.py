@@ -1,0 +1,106 @@
+"""A look at the batches of a run from outside of it: list, read, cancel, forget."""
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from openai.types import Batch
+
+from clair_apo.errors import RequestError
+from clair_apo.llm.batch import ENDED, why_failed
+from clair_apo.llm.batch_results import BatchResults
+from clair_apo.llm.batch_server import BatchServer
+from clair_apo.llm.chat import ModelSpec
+from clair_apo.llm.store import RequestStore
+from clair_apo.llm.tables import CREATING, FORGOTTEN, READ, StoredBatch
+
+
+@dataclass(frozen=True)
+class BatchLook:
+    """How far a batch is."""
+
+    batch: StoredBatch
+    answered: int
+    """Requests whose answer is in the store."""
+    told: str = ""
+    """Why the server did not begin it."""
+
+
+class BatchDesk:
+    """The batches of one run.
+
+    Args:
+        store: where they are written down.
+        run_id: whose they are.
+        specs: the models of the run; they lead to the servers.
+    """
+
+    def __init__(self, store: RequestStore, run_id: str, specs: Iterable[ModelSpec]) -> None:
+        self._store, self._run_id = store, run_id
+        self._servers = {s.host: s for spec in specs if spec.base_url for s in [BatchServer(spec)]}
+
+    def look(self) -> list[BatchLook]:
+        """Ask after all open batches, and read those that have ended into the store.
+
+        Raises:
+            RequestError: a server cannot be asked.
+        """
+        return [self._look(batch) for batch in self._batches()]
+
+    def cancel(self, id: str) -> None:
+        """End one batch, or `all`; what was answered until then stays, and is billed.
+
+        Raises:
+            RequestError: there is no such open batch, or the server does not end it.
+        """
+        for batch in self._open(id):
+            if batch.state != CREATING:
+                found = self._server(batch).cancel(batch.id)
+                self._store.update_batch(batch, found.status)
+
+    def forget(self, id: str) -> None:
+        """Wait for a batch no longer; its requests are asked again by the next run.
+
+        Raises:
+            RequestError: there is no such open batch.
+        """
+        for batch in self._open(id):
+            self._store.update_batch(batch, FORGOTTEN)
+
+    def _batches(self) -> list[StoredBatch]:
+        return [batch for batch in self._store.batches() if batch.run_id == self._run_id]
+
+    def _open(self, id: str) -> list[StoredBatch]:
+        found = [b for b in self._batches() if b.open and id in ("all", b.id)]
+        if not found and id != "all":
+            raise RequestError(f"this run has no open batch {id!r}; list them without options")
+        return found
+
+    def _server(self, batch: StoredBatch) -> BatchServer:
+        server = self._servers.get(batch.host)
+        if server is None:
+            raise RequestError(
+                f"batch {batch.id} is at {batch.host}, which the run's config does not name any "
+                "more; name it again in base_url, or forget the batch"
+            )
+        return server
+
+    def _look(self, batch: StoredBatch) -> BatchLook:
+        told = ""
+        if batch.open and (now := self._state(batch)):
+            batch = self._store.update_batch(batch, now.status, now.id)
+            if now.status in ENDED:
+                results = BatchResults(self._server(batch), self._store, batch, {})
+                deque(results.read(now), maxlen=0)  # stored as they are read: nobody waits for them
+            if now.status == "failed":
+                told = why_failed(now)
+            elif now.status in ENDED:
+                batch = self._store.update_batch(batch, READ)
+        return BatchLook(batch, sum(key in self._store for key in batch.keys), told)
+
+    def _state(self, batch: StoredBatch) -> Batch | None:
+        """How far it is; None where the server has not heard of it, or not yet."""
+        server = self._server(batch)
+        if batch.state == CREATING:
+            return server.find(batch.shard)
+        return server.retrieve(batch.id)

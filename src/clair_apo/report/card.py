@@ -1,0 +1,223 @@
+"""The data set's card: the `README.md` that the hub shows, written beside the splits.
+
+Its front matter tells `datasets` which file is which split and what type each column has; left to
+guess, it stops where the first megabytes of a column are empty lists and a later row is not.
+"""
+
+import functools
+import re
+import types
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path, PurePath
+from typing import Any, Literal, Union, get_args, get_origin
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from pydantic import BaseModel
+
+from clair_apo.records import DropReason, Origin, PreferencePair, Record, read_jsonl
+from clair_apo.report.contrast import PAIRS, ContrastSummary
+from clair_apo.report.numerals import numeral, row
+from clair_apo.report.page import REASON_SENTENCES, STAGE_NAMES
+from clair_apo.runs import RunFolder
+
+FOLDER = "dataset"
+"""The folder in the run's folder that is the data set."""
+CARD = "README.md"
+SPLITS = ("train", "test")
+SUFFIXES = (".parquet", ".jsonl")
+"""Of a split that lies there twice the first is loaded."""
+TAGS = ("clair-apo", "clair", "preference", "dpo", "apo", "trl", "synthetic")
+ROLES = ("target", "reviser", "judge")
+RECIPE_SIDES = {
+    "clair": ("the target model's answer", "a reviser's minimal revision of that answer"),
+    "stronger_preferred": ("the target model's answer", "a stronger model's own answer"),
+    "on_policy_judge": ("the worse of two answers of the target model", "the better one"),
+    "off_policy_judge": ("the worse of two given answers", "the better one"),
+    "judge_then_revise": (
+        "the worst of several answers of the target model",
+        "a reviser's revision of the best one",
+    ),
+    "worsen": ("a reviser's minimally worsened answer", "the target model's answer"),
+}
+"""Loser and winner of each recipe, in words."""
+
+Features = list[dict[str, Any]]
+
+
+class Split(Record):
+    """A split and the file that holds it."""
+
+    name: str
+    file: str
+
+
+class SideSource(Record):
+    """What one model gave to the pairs, and what that took."""
+
+    side: str
+    kind: str
+    model: str
+    pairs: int
+    prompt_tokens: int
+    completion_tokens: int
+    cost: float | None
+    """US dollars; None where a pair has no price."""
+
+
+def render_card(run: RunFolder, summary: ContrastSummary) -> str | None:
+    """The card as Markdown with YAML front matter; None where the run holds no data set.
+
+    Args:
+        run: the folder that `summary` was made of.
+        summary: what `summarise` returned for it.
+    """
+    splits = list(_splits(run.file(FOLDER)))
+    if not splits:
+        return None
+    manifest, sources = run.manifest(), list(_sources(run))
+    config, stages = manifest.get("config", {}), manifest.get("stages", {})
+    settings, packages = manifest.get("settings", {}), manifest.get("packages", {})
+    body = (
+        _environment()
+        .get_template("card.md.jinja")
+        .render(
+            summary=summary,
+            splits=[split.name for split in splits],
+            recipe_sides=RECIPE_SIDES,
+            stage_names=STAGE_NAMES,
+            reasons=REASON_SENTENCES,
+            rows=[row(statistic) for statistic in summary.statistics],
+            config=config,
+            settings=settings,
+            roles=[role for role in ROLES if config.get(role) and _took_part(role, sources)],
+            version=packages.get("clair-apo", ""),
+            versions=[f"{name} {version}" for name, version in packages.items()],
+            git_revision=manifest.get("git_revision"),
+            sources=sources,
+            test_sets=settings.get("test_sets", []),
+            contaminated=_count(summary, DropReason.CONTAMINATED),
+            duplicates=_count(summary, DropReason.DUPLICATE),
+            comparisons=stages.get("judge", {}).get("comparisons"),
+            verification=stages.get("verify", {}).get("verification"),
+        )
+    )
+    return f"---\n{_front_matter(summary, splits)}\n---\n\n{body}\n"
+
+
+def _front_matter(summary: ContrastSummary, splits: Sequence[Split]) -> str:
+    from huggingface_hub import DatasetCardData
+
+    files = [{"split": split.name, "path": split.file} for split in splits]
+    return DatasetCardData(
+        pretty_name=summary.run,
+        task_categories=["text-generation"],
+        size_categories=_size_category(summary.counts.pairs),
+        tags=list(TAGS),
+        configs=[{"config_name": "default", "data_files": files}],
+        dataset_info={"features": features_of(PreferencePair)},
+    ).to_yaml()
+
+
+def features_of(record: type[BaseModel]) -> Features:
+    """The columns of a record's rows, as `datasets` writes types into a card."""
+    return [{"name": k, **_typed(v.annotation)} for k, v in record.model_fields.items()]
+
+
+def _typed(annotation: Any) -> dict[str, Any]:
+    arguments = [part for part in get_args(annotation) if part is not types.NoneType]
+    origin = get_origin(annotation)
+    if origin in (Union, types.UnionType) and len(arguments) == 1:
+        return _typed(arguments[0])
+    if origin is tuple:
+        inner = _typed(arguments[0])
+        return {"list": inner.get("struct") or inner.get("dtype") or inner}
+    if origin is Literal:
+        return _typed(type(arguments[0]))
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return {"struct": features_of(annotation)}
+    if isinstance(annotation, type) and issubclass(annotation, StrEnum):
+        return {"dtype": "string"}
+    return {"dtype": {str: "string", int: "int64", float: "float64", bool: "bool"}[annotation]}
+
+
+def _splits(folder: Path) -> Iterator[Split]:
+    for name in SPLITS:
+        files = [name + suffix for suffix in SUFFIXES if (folder / (name + suffix)).is_file()]
+        if files:
+            yield Split(name=name, file=files[0])
+
+
+def _sources(run: RunFolder) -> Iterator[SideSource]:
+    """Tokens and cost of the kept pairs, by side and by the model that wrote it."""
+    found: dict[tuple[str, str, str], _Tally] = defaultdict(_Tally)
+    for pair in read_jsonl(run.file(PAIRS), PreferencePair):
+        for side in ("chosen", "rejected"):
+            origin: Origin = getattr(pair.provenance, side)
+            found[side, origin.kind, origin.model].add(origin)
+    for (side, kind, model), tally in sorted(found.items()):
+        yield SideSource(side=side, kind=kind, model=_public(model), **asdict(tally))
+
+
+def _took_part(role: str, sources: Sequence[SideSource]) -> bool:
+    # a config always names a target, also where the data brings every answer
+    return role != "target" or any(source.kind == "response" for source in sources)
+
+
+@dataclass
+class _Tally:
+    pairs: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float | None = 0.0
+
+    def add(self, origin: Origin) -> None:
+        self.pairs += 1
+        self.prompt_tokens += origin.prompt_tokens
+        self.completion_tokens += origin.completion_tokens
+        cost = 0.0 if origin.kind == "given" else origin.cost
+        self.cost = None if self.cost is None or cost is None else self.cost + cost
+
+
+def _public(name: Any) -> str:
+    """A model or file as others may know it: where it lay on one machine is no news to them."""
+    text = str(name)
+    return PurePath(text).name if text.startswith(("/", ".", "~")) else text
+
+
+def markdown(value: Any) -> str:
+    """A value as Markdown that shows it and is nothing else: what models and users wrote is data.
+
+    Template and front matter are ours; everything that the template prints goes through here.
+    """
+    if isinstance(value, Markup):
+        return value
+    return re.sub(r"([\\`*_{}\[\]<>#|~&!$])", r"\\\1", " ".join(str(value).split()))
+
+
+@functools.cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("clair_apo.report"),
+        autoescape=False,  # Markdown, not HTML: `finalize` escapes
+        finalize=markdown,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"numeral": numeral, "public": _public}
+    return environment
+
+
+def _count(summary: ContrastSummary, reason: DropReason) -> int:
+    return sum(drop.count for drop in summary.counts.drops if drop.reason is reason)
+
+
+def _size_category(pairs: int) -> str:
+    """The hub's name for how large a data set is."""
+    bounds = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
+    names = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M")
+    return next((name for bound, name in zip(bounds, names, strict=True) if pairs < bound), "n>10M")

@@ -1,0 +1,90 @@
+"""What a trainer leaves of a pair: the gate says the same as the trainer does."""
+
+import pytest
+from clair_runs import user
+from trl import DPOConfig
+
+from clair_apo.clair import Gate, GateConfig
+from clair_apo.clair.truncation import TrainingTokens
+from clair_apo.errors import ConfigError, ModelNotFoundError
+from clair_apo.records import DropReason, Message
+from tiny_chat import save_tiny_chat
+
+PROMPT = user("w1 w2 w3")
+CHOSEN, REJECTED = "w4 w5 w6 w7", "w4 w5 w8 w7"
+# <user> w1 w2 w3 <eos> <assistant> are 6 tokens; the sides part at their third
+PROMPT_TOKENS, ALIKE = 6, 2
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return str(save_tiny_chat(tmp_path_factory.mktemp("tiny_chat")))
+
+
+def test_a_pair_is_cut_where_the_training_length_ends(folder):
+    left = TrainingTokens(folder, PROMPT_TOKENS + 3).left_of(PROMPT, CHOSEN, REJECTED)
+    assert len(left.chosen) == len(left.rejected) == 3
+    assert left.chosen[:ALIKE] == left.rejected[:ALIKE]
+    assert left.chosen[ALIKE] != left.rejected[ALIKE]
+    whole = TrainingTokens(folder, 1000).left_of(PROMPT, CHOSEN, REJECTED)
+    assert len(whole.chosen) == 5  # four words and <eos>
+    assert whole.chosen[:3] == left.chosen
+
+
+@pytest.mark.parametrize("room", range(-2, 5))
+def test_sides_that_are_equal_or_empty_within_the_training_length_are_dropped(folder, room):
+    config = GateConfig(max_length=PROMPT_TOKENS + room, tokenizer=folder)
+    verdict = Gate(config).judge_pair(PROMPT, CHOSEN, REJECTED)
+    if room > ALIKE:
+        assert verdict is None
+    else:
+        assert verdict.reason is DropReason.IDENTICAL_AFTER_TRUNCATION
+        said = "the same" if room > 0 else "leaves no token"
+        assert said in verdict.detail and str(PROMPT_TOKENS + room) in verdict.detail
+
+
+def test_different_texts_of_the_same_tokens_are_dropped(folder):
+    gate = Gate(GateConfig(max_length=100), tokenizer=folder)
+    unknown = gate.judge_pair(PROMPT, "w4 xylophone", "w4 zebra")  # both <unk>
+    assert unknown.reason is DropReason.IDENTICAL_AFTER_TRUNCATION
+    assert "the same 3 tokens" in unknown.detail
+
+
+@pytest.mark.parametrize("max_length", [7, 9, 100])
+def test_what_is_left_is_what_trls_trainer_trains_on(folder, max_length, tmp_path):
+    from datasets import Dataset
+    from transformers import AutoTokenizer
+    from trl import DPOTrainer
+    from trl.trainer.dpo_trainer import DataCollatorForPreference
+
+    row = {
+        "prompt": [m.model_dump() for m in PROMPT],
+        "chosen": [{"role": "assistant", "content": CHOSEN}],
+        "rejected": [{"role": "assistant", "content": REJECTED}],
+    }
+    args = DPOConfig(output_dir=str(tmp_path), max_length=None, report_to=[], use_cpu=True)
+    trainer = DPOTrainer(
+        folder,
+        args=args,
+        train_dataset=Dataset.from_list([row]),
+        processing_class=AutoTokenizer.from_pretrained(folder),
+    )
+    collate = DataCollatorForPreference(pad_token_id=0, max_length=max_length)
+    batch = collate([trainer.train_dataset[0]])
+    trained = [
+        ids[mask.bool()].tolist()
+        for ids, mask in zip(batch["input_ids"], batch["completion_mask"], strict=True)
+    ]
+    left = TrainingTokens(folder, max_length).left_of(PROMPT, CHOSEN, REJECTED)
+    assert [left.chosen, left.rejected] == trained
+
+
+def test_a_tokenizer_that_cannot_be_used_is_named(folder, tmp_path):
+    system = (Message(role="system", content="w9"), *PROMPT)
+    with pytest.raises(ConfigError, match="cannot render the conversation"):
+        TrainingTokens(folder, 9).left_of(system, CHOSEN, REJECTED)
+    with pytest.raises(ModelNotFoundError, match="no such folder"):
+        TrainingTokens(str(tmp_path / "gone"), 9).left_of(PROMPT, CHOSEN, REJECTED)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ConfigError, match="cannot be loaded"):
+        TrainingTokens(str(tmp_path), 9).left_of(PROMPT, CHOSEN, REJECTED)
