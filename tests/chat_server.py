@@ -224,7 +224,7 @@ def play_both_models(asked: Asked, rejects: bool = False) -> Reply:
         return Reply("I would rather talk about the weather.")
     passage = _ANSWER.search(asked.body["messages"][0]["content"])[1]
     found = "no such passage" if dice == 3 else passage
-    edit = f"<edit>\n<find>{found}</find>\n<replace>Revised {passage}</replace>\n</edit>\n"
+    edit = f"<edit>\n<find>{found}</find>\n<replace>The one {passage}</replace>\n</edit>\n"
     edits = "" if dice == 4 else edit
     return Reply(f"<reasoning>\nit is {dice}\n</reasoning>\n<edits>\n{edits}</edits>")
 
