@@ -1,4 +1,4 @@
-"""Means with their intervals."""
+"""Means and shares with their intervals."""
 
 import math
 
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from clair_apo.stats import Interval, mean_interval
+from clair_apo.stats import Interval, Share, mean_interval, share_interval
 
 values = st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=30)
 
@@ -53,3 +53,30 @@ def test_one_value_has_no_interval_and_none_has_no_mean():
 def test_an_interval_is_written_with_its_n():
     assert str(Interval(n=1, mean=2.5, low=None, high=None)) == "+2.500 (n=1)"
     assert str(Interval(n=9, mean=-1, low=-2, high=0)) == "-1.000 [-2.000, +0.000] (n=9)"
+
+
+def test_a_share_has_wilsons_interval():
+    # the interval holds every p whose z score against the share is below z
+    n, count, z = 50, 9, stats.norm.ppf(0.975)
+    found = share_interval(count, n)
+    assert found.value == 9 / 50
+    for p in (found.low, found.high):
+        assert abs(count / n - p) / math.sqrt(p * (1 - p) / n) == pytest.approx(z)
+
+
+@pytest.mark.parametrize("count", [0, 7])
+def test_none_or_all_of_a_few_is_no_certainty(count):
+    found = share_interval(count, 7)
+    assert 0 <= found.low <= found.value <= found.high <= 1
+    assert found.high - found.low > 0.2
+
+
+def test_of_nothing_nothing_is_known_and_more_than_all_is_no_share():
+    assert share_interval(0, 0) == Share(n=0, count=0, low=0, high=1)
+    for count in (-1, 3):
+        with pytest.raises(ValueError, match="no share"):
+            share_interval(count, 2)
+
+
+def test_a_share_is_written_in_percent_with_its_n():
+    assert str(Share(n=8, count=2, low=0.1, high=0.5)) == "25.0% [10.0%, 50.0%] (n=8)"

@@ -29,6 +29,10 @@ class WaitingError(ClairApoError):
     """A run that waits for something that is done outside of it; not a mistake of anybody's."""
 
 
+class BudgetError(ClairApoError):
+    """A run that the money it was given does not suffice for; what was answered is kept."""
+
+
 class StoreError(ClairApoError):
     """A request store that is damaged, of another version, or cannot be written."""
 

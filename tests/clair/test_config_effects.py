@@ -55,10 +55,10 @@ CONNECTION = {
     "batch_size": 3,
     "dtype": "bf16",
 }
-# their effects are seen in the tests of recipes, of verification, of contamination and of answers
-# that come later
+# their effects are seen in the tests of recipes, of verification, of contamination, of money and of
+# answers that come later
 ELSEWHERE = {"samples", "revision.direction", "verify", "controls.share", "controls.seed"}
-ELSEWHERE |= {"prompts.ngram", "target.mode", "reviser.mode"}
+ELSEWHERE |= {"prompts.ngram", "max_cost", "target.mode", "reviser.mode"}
 # ... of the gate
 ELSEWHERE |= {
     f"gate.{name}"
@@ -74,7 +74,7 @@ def test_the_tables_below_know_every_field():
     leaves = {
         key
         for key in dotted_keys(GenerateConfig)
-        if key not in SECTIONS and not key.startswith("judge.")
+        if key not in SECTIONS and not key.startswith("judge.") and ".price" not in key
     }
     known = set(OTHER) | ELSEWHERE
     known |= {f"{who}.{name}" for who in ("target", "reviser") for name in CONNECTION}
@@ -87,7 +87,7 @@ def _write_inputs(folder):
             {"prompt": f"{word} {n}?", "topic": f"{word} topic {n}", "answer": None}
             for n in range(8)
         ]
-        rows[3]["answer"] = "the old gold"
+        rows[2]["answer"] = "the old gold"
         splits = {"train": Dataset.from_list(rows[:6]), "test": Dataset.from_list(rows[6:])}
         DatasetDict(splits).save_to_disk(folder / name)
     (folder / "rubric.md").write_text("Be kind.")

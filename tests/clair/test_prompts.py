@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 from clair_runs import write_rows
@@ -73,6 +74,12 @@ def test_a_limit_draws_by_the_seed_and_keeps_the_order_of_the_data(jsonl):
     assert len(draws) > 5
     counts = Counter(text for draw in draws for text in draw)
     assert set(counts) == set(TEXTS), "every prompt can be drawn, not only the first"
+
+
+def test_a_smaller_limit_draws_some_of_what_a_larger_one_draws(jsonl):
+    for seed in range(20):
+        draws = [set(texts(load(jsonl, limit=limit, seed=seed))) for limit in range(1, 7)]
+        assert all(less < more for less, more in pairwise(draws))
 
 
 @pytest.mark.parametrize("limit", [6, 7])

@@ -4,9 +4,9 @@ import re
 
 import pytest
 import stamina
-from batch_endpoints import BatchEndpoints, Outcome, answered
 from llm_requests import ask_for
 
+from batch_endpoints import BatchEndpoints, Outcome, answered
 from clair_apo.errors import RequestError
 from clair_apo.llm import ModelSpec, RequestStore
 from clair_apo.llm.batch_desk import BatchDesk

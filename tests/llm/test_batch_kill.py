@@ -7,9 +7,9 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
-from batch_endpoints import BatchEndpoints
 from llm_requests import ask_for
 
+from batch_endpoints import BatchEndpoints
 from clair_apo.llm import RequestStore
 
 # One process imports everything once; each attempt is a fork of it, which kills itself at a step.

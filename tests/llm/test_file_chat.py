@@ -4,9 +4,9 @@ import json
 import shlex
 
 import pytest
-from batch_endpoints import chat_completion
 from llm_requests import ask_for
 
+from batch_endpoints import chat_completion
 from clair_apo.errors import WaitingError
 from clair_apo.llm import Completion, ModelSpec, RequestStore, file_chat
 from clair_apo.llm.file_chat import FileChat

@@ -5,7 +5,7 @@ stages so far side by side and holds one prompt at a time, however many there ar
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -80,6 +80,12 @@ def drop(case: Case, stage: Stage, reason: DropReason, detail: str, raw: str) ->
     return Made((), dropped)
 
 
+def extended(case: Case, stage: str, rows: tuple[Any, ...]) -> Case:
+    """The case with what a stage made of it."""
+    made: dict[str, Any] = {PARTS[stage].field: rows if stage == "respond" else rows[0]}
+    return replace(case, **made)
+
+
 def read_cases(folder: RunFolder, parts: tuple[str, ...]) -> Iterator[Case]:
     """The cases that came through the given stages, in the order of the prompts.
 
@@ -96,12 +102,11 @@ def read_cases(folder: RunFolder, parts: tuple[str, ...]) -> Iterator[Case]:
 
 
 def _case(prompt: Prompt, found: Mapping[str, tuple[Any, ...]]) -> Case | None:
-    values: dict[str, Any] = {}
+    case = Case(prompt)
     for name, rows in found.items():
         if not rows:
             return None
-        values[PARTS[name].field] = rows if name == "respond" else rows[0]
-    case = Case(prompt, **values)
+        case = extended(case, name, rows)
     undecided = case.judgement is not None and case.judgement.better is None
     return None if undecided else case
 

@@ -1,11 +1,12 @@
 """The models of a run, each behind the request store."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from clair_apo.clair.config import GenerateConfig
 from clair_apo.clair.prompts import PromptSurvey
-from clair_apo.llm import ChatModel, ModelSpec, RequestStore, StoredChat, check_model
+from clair_apo.llm import ChatModel, ModelSpec, RequestStore, Spent, StoredChat, check_model
+from clair_apo.llm.budget import Budget, require_price
 from clair_apo.llm.modes import model_of_mode
 
 
@@ -23,6 +24,10 @@ class Chats(NamedTuple):
         """Those that there are."""
         return tuple(chat for chat in (self.target, self.reviser, self.judge) if chat)
 
+    def asked(self) -> tuple[StoredChat, ...]:
+        """Those that prompts may have to ask."""
+        return self.all() if self.asks_target else self.all()[1:]
+
 
 Models = Mapping[str, ChatModel | None]
 """Models of the caller's own by role: `target`, `reviser`, `judge`."""
@@ -34,6 +39,7 @@ def check_models(config: GenerateConfig, given: Models, survey: PromptSurvey) ->
     Raises:
         ModelNotFoundError: no such folder.
         RequestError: no key for a server.
+        BudgetError: `max_cost` is set, and a model has no price.
     """
     needed = _specs(config)
     if not _asks_target(config, survey):
@@ -41,6 +47,8 @@ def check_models(config: GenerateConfig, given: Models, survey: PromptSurvey) ->
     for role, spec in needed.items():
         if spec is not None and given.get(role) is None:
             check_model(spec)
+        if spec is not None and config.max_cost is not None:
+            require_price(role, spec)
 
 
 def open_chats(
@@ -59,19 +67,43 @@ def open_chats(
         given: models in place of those that the config names.
         run_id: stands in the store beside what is paid for.
     """
+    budget = Budget(config.max_cost)
 
     def chat(role: str, spec: ModelSpec) -> StoredChat:
         later = model_of_mode(spec, store, run_id, config.folder / "batch")
         model = given.get(role) or later
-        return StoredChat(spec, store, model, offline=config.offline, run_id=run_id)
+        return StoredChat(spec, store, model, offline=config.offline, run_id=run_id, budget=budget)
 
     specs = _specs(config)
-    return Chats(
+    chats = Chats(
         target=chat("target", config.target),
         reviser=chat("reviser", specs["reviser"]) if specs["reviser"] else None,
         judge=chat("judge", specs["judge"]) if specs["judge"] else None,
         asks_target=_asks_target(config, survey),
     )
+    if config.max_cost is not None:
+        budget.spent = spent_before(chats.asked(), store.spent(run_id))
+    return chats
+
+
+def spent_before(chats: Iterable[StoredChat], spent: Mapping[str, Spent]) -> float:
+    """USD that earlier invocations of a run have spent, at today's prices.
+
+    Args:
+        chats: the run's models; two roles of the same model were stored under one identity.
+        spent: tokens by the model's identity, as the store has them.
+    """
+    prices = {chat.identity: chat.meter for chat in chats}
+    costs = (
+        meter.price.cost(
+            prompt_tokens=tokens.prompt_tokens,
+            completion_tokens=tokens.completion_tokens,
+            batch=meter.batch,
+        )
+        for identity, meter in prices.items()
+        if meter.price and (tokens := spent.get(identity))
+    )
+    return sum(cost or 0.0 for cost in costs)
 
 
 def _asks_target(config: GenerateConfig, survey: PromptSurvey) -> bool:

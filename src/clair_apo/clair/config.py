@@ -94,6 +94,9 @@ class GenerateConfig(Config):
     output: OutputConfig = OutputConfig()
     store: UserPath | None = None
     """The request store; by default `requests.sqlite` beside the run's folder."""
+    max_cost: float | None = Field(None, gt=0)
+    """Stop before the run has cost more USD than this, over all its invocations; run again with
+    more to go on."""
     offline: bool = False
     """Ask nothing: fail where the store does not have an answer."""
     shard: str | None = None

@@ -12,21 +12,18 @@ from contextlib import ExitStack
 from typing import IO, Any
 
 from clair_apo.clair.books import Books
-from clair_apo.clair.case import PARTS, Case, Made, read_cases
-from clair_apo.clair.chats import Chats, check_models, open_chats
+from clair_apo.clair.case import PARTS, Made, read_cases
+from clair_apo.clair.chats import check_models, open_chats
 from clair_apo.clair.config import GenerateConfig
 from clair_apo.clair.gate import Gate
-from clair_apo.clair.judge import choose_by_judge, choose_by_score, comparison_numbers
-from clair_apo.clair.pairs import make_pair
+from clair_apo.clair.judge import comparison_numbers
 from clair_apo.clair.prompts import load_prompts, survey_prompts
-from clair_apo.clair.respond import given_answers, respond, strengthen
-from clair_apo.clair.revise import revise
 from clair_apo.clair.split import DATASET, write_splits
-from clair_apo.clair.templates import RevisionTemplate, load_rubric, load_template
-from clair_apo.clair.verify import is_control, verification_numbers, verify
+from clair_apo.clair.stages import VERIFY, Stages, revision_template
+from clair_apo.clair.templates import load_rubric
+from clair_apo.clair.verify import verification_numbers
 from clair_apo.errors import DataError
-from clair_apo.llm import ChatModel, Dialogue, RequestStore, StoredChat
-from clair_apo.llm.judge import Judge
+from clair_apo.llm import ChatModel, Dialogue, RequestStore
 from clair_apo.progress import Usage, say, show_progress
 from clair_apo.records import (
     Dropped,
@@ -84,7 +81,7 @@ def generate(
         StoreError: the request store cannot be used.
     """
     given = {"target": target_model, "reviser": reviser_model, "judge": judge_model}
-    template = _template(config)
+    template = revision_template(config)
     gate = Gate(config.gate, config.training_tokenizer)
     gate.check()
     rubric = load_rubric(config.revision.rubric)
@@ -95,30 +92,16 @@ def generate(
     with folder.locked(), RequestStore(config.store_path) as store:
         books = Books(config, folder, template, rubric, survey)
         chats = open_chats(config, survey, store, given, books.run_id)
-        return _Walk(config, folder, chats, books, gate).through_all_stages()
-
-
-def _template(config: GenerateConfig) -> RevisionTemplate | None:
-    if "revise" not in config.steps.stages:
-        return None
-    how = config.revision
-    return load_template(
-        how.format,
-        template=how.template,
-        rubric=how.rubric,
-        direction=config.direction,
-        keep_length=how.keep_length,
-    )
+        stages = Stages(config, chats, template, rubric, gate)
+        return _Walk(stages, folder, books).through_all_stages()
 
 
 class _Walk:
     """One walk through the stages of a recipe."""
 
-    def __init__(
-        self, config: GenerateConfig, folder: RunFolder, chats: Chats, books: Books, gate: Gate
-    ) -> None:
-        self.config, self.folder, self.chats, self.books = config, folder, chats, books
-        self.gate = gate
+    def __init__(self, stages: Stages, folder: RunFolder, books: Books) -> None:
+        self.stages, self.folder, self.books = stages, folder, books
+        self.config, self.chats = stages.config, stages.chats
         self.drops: IO[str]
         self.outcomes: Counter[str] = Counter()
 
@@ -147,7 +130,8 @@ class _Walk:
     def _ask(self, name: str, done: tuple[str, ...], total: int) -> int:
         part = PARTS[name]
         cases = read_cases(self.folder, done)
-        chat, made = self._dialogues(name, cases)
+        made = (self.stages.dialogue(name, case) for case in cases)
+        chat = self.stages.chat(name)
         results = chat.converse(made) if chat else _without_model(made)
         inputs = (PROMPTS, *(PARTS[before].file for before in done))
         usage = chat.meter if chat else None
@@ -157,53 +141,20 @@ class _Walk:
             self.books.note(name, comparisons=comparison_numbers(rows))
         return kept
 
-    def _dialogues(
-        self, name: str, cases: Iterator[Case]
-    ) -> tuple[StoredChat | None, Iterator[Dialogue[Made]]]:
-        """Who is asked in a stage, and what each case says to it."""
-        chats, steps = self.chats, self.config.steps
-        if name == "respond":
-            samples, needed = (self.config.samples, 2) if steps.chooses else (1, 1)
-            taken = None if steps.given_only and chats.judge is None else samples
-            return chats.target, (
-                given_answers(case, taken, needed)
-                if case.prompt.given or steps.given_only
-                else respond(case, chats.target, samples, needed)
-                for case in cases
-            )
-        if name == "strengthen":
-            assert chats.reviser is not None
-            stronger = chats.reviser
-            return stronger, (strengthen(case, stronger) for case in cases)
-        if name == "revise":
-            assert chats.reviser is not None and self.books.template is not None
-            reviser, template = chats.reviser, self.books.template
-            again = self.config.revision.ask_again
-            return reviser, (revise(case, reviser, template, again) for case in cases)
-        if chats.judge is None:
-            return None, (choose_by_score(case) for case in cases)
-        judge = Judge(chats.judge, self.books.rubric)
-        return chats.judge, (choose_by_judge(case, judge) for case in cases)
-
     def _pair(self, done: tuple[str, ...], total: int) -> int:
-        digest = self.books.template.digest if self.books.template else None
-        cases = read_cases(self.folder, done)
-        made = (make_pair(case, self.config.recipe, digest, self.gate) for case in cases)
+        made = (self.stages.pair(case) for case in read_cases(self.folder, done))
         file = CANDIDATES if self.config.verify else PAIRS
         inputs = (PROMPTS, *(PARTS[before].file for before in done))
         return self._write("pair", inputs, {PreferencePair: file}, made, total)
 
     def _verify(self, total: int) -> int:
-        assert self.chats.judge is not None
-        judge, how = Judge(self.chats.judge, self.books.rubric), self.config.controls
+        judge = self.stages.judge
         pairs = read_jsonl(self.folder.file(CANDIDATES), PreferencePair)
-        made = self.chats.judge.converse(
-            verify(pair, judge, is_control(pair.id, how.share, how.seed)) for pair in pairs
-        )
+        made = judge.chat.converse(self.stages.verification(pair) for pair in pairs)
         files: Files = {PreferencePair: PAIRS, Verification: VERIFICATIONS}
-        kept = self._write("verify", (CANDIDATES,), files, made, total, self.chats.judge.meter)
+        kept = self._write(VERIFY, (CANDIDATES,), files, made, total, judge.chat.meter)
         numbers = verification_numbers(read_jsonl(self.folder.file(VERIFICATIONS), Verification))
-        self.books.note("verify", verification=numbers)
+        self.books.note(VERIFY, verification=numbers)
         return kept
 
     def _write(

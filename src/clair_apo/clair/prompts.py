@@ -112,4 +112,7 @@ def _drawn(config: PromptsConfig) -> set[int] | None:
         total += 1
     if config.limit >= total:
         return None
-    return set(random.Random(config.seed).sample(range(total), config.limit))
+    # the beginning of one shuffled order, so that fewer prompts are some of those of a larger limit
+    order = list(range(total))
+    random.Random(config.seed).shuffle(order)
+    return set(order[: config.limit])

@@ -87,7 +87,7 @@ def _read_shard(path: Path) -> ShardRun:
     config = config_of(path, manifest["config"])
     if config.prompt_shard is None:
         raise RunError(f"{path}: is no shard; only runs with --shard i/n can be merged")
-    stages = ["load", *config.steps.stages, "pair"] + ["verify"] * config.verify.enabled
+    stages = ["load", *config.steps.stages, "pair"] + ["verify"] * config.verify
     unfinished = [stage for stage in stages if stage not in manifest.get("stages", {})]
     if unfinished or "counts" not in manifest:
         raise RunError(f"{path}: its run has not ended; run shard {config.shard} again first")

@@ -18,7 +18,7 @@ from clair_apo.llm.chat import (
 from clair_apo.llm.meter import Meter
 from clair_apo.llm.scripted import ScriptedChat
 from clair_apo.llm.store import RequestStore
-from clair_apo.llm.tables import StoredAnswer
+from clair_apo.llm.tables import Spent, StoredAnswer
 
 __all__ = [
     "Answer",
@@ -33,6 +33,7 @@ __all__ = [
     "RequestStore",
     "Sampling",
     "ScriptedChat",
+    "Spent",
     "StoredAnswer",
     "StoredChat",
     "check_model",

@@ -11,10 +11,11 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Generic, TypeVar
 
-from clair_apo.errors import RequestError, StoreError
+from clair_apo.errors import BudgetError, RequestError, StoreError
+from clair_apo.llm.budget import Budget, answer_cost, worst_case
 from clair_apo.llm.chat import (
     Answer,
     Answered,
@@ -27,6 +28,7 @@ from clair_apo.llm.chat import (
 )
 from clair_apo.llm.groups import groups_of
 from clair_apo.llm.meter import Meter
+from clair_apo.llm.prices import find_price
 from clair_apo.llm.store import RequestStore
 from clair_apo.llm.tables import StoredAnswer
 from clair_apo.models import ModelSource, find_model
@@ -69,6 +71,7 @@ class StoredChat:
         meter: what is counted, for the progress display and the manifest.
         offline: fail at the first request that the store cannot answer.
         run_id: stands in the store beside what this run paid for.
+        budget: the money of the run, shared by its models; by default without a limit.
     """
 
     def __init__(
@@ -80,9 +83,13 @@ class StoredChat:
         meter: Meter | None = None,
         offline: bool = False,
         run_id: str = "",
+        budget: Budget | None = None,
     ) -> None:
         self.spec = spec
         self.meter = meter or Meter()
+        self.meter.price = find_price(spec)
+        self._budget = budget or Budget()
+        self._unpaid = deque[ChatRequest]()
         self._store = store
         self._given = model
         self._offline = offline
@@ -119,6 +126,7 @@ class StoredChat:
 
         Raises:
             RequestError: the model cannot be asked, or is not to be (`offline`).
+            BudgetError: the next request could cost more than the run may still spend.
             StoreError: the store cannot be read or written.
         """
         if self._streams:
@@ -146,8 +154,15 @@ class StoredChat:
             self._store.check_room()
             for group in model.plan(list(requests.values())):
                 missing = [request for request in group if request.key not in answers]
-                for answered in model.answer(missing) if missing else ():
-                    answers |= {answer.request.key: answer for answer in self._kept(answered)}
+                while missing:
+                    paid = list(takewhile(self._reserve, missing))
+                    if not paid:
+                        raise self._exhausted(missing[0])
+                    for answered in model.answer(paid):
+                        answers |= {answer.request.key: answer for answer in self._kept(answered)}
+                    for request in paid:  # one that had no answer at all costs nothing
+                        self._budget.release(request.key)
+                    missing = missing[len(paid) :]
         gave_none = "the model gave no answer"
         return {k: answers.get(k) or Answer(r, None, gave_none) for k, r in requests.items()}
 
@@ -188,15 +203,24 @@ class StoredChat:
                 else:
                     self._store.check_room()
                     waiting[request.key] = [talk]
-                    self._server.submit(request)
+                    self._unpaid.append(request)
+                    self._submit_paid()
             if talk.missing():
                 return
             talk.go_on()
 
+    def _submit_paid(self) -> None:
+        """Send what there is money for; what has to wait for it keeps its turn."""
+        while self._unpaid and self._reserve(self._unpaid[0]):
+            self._server.submit(self._unpaid.popleft())
+
     def _collect(self, waiting: dict[str, list["_Talk[T]"]]) -> None:
+        if len(self._unpaid) == len(waiting):  # nothing is under way that could settle for less
+            raise self._exhausted(self._unpaid[0])
         answered = self._server.collect()
         answers = self._kept(answered)
         self._server.settle(len(answered))
+        self._submit_paid()
         for answer in answers:
             for talk in waiting.pop(answer.request.key):
                 talk.answers[answer.request.key] = answer
@@ -234,7 +258,29 @@ class StoredChat:
         )
         for answer in answers:
             self.meter.count(answer.completion)
+            self._settle(answer)
         return answers
+
+    def _reserve(self, request: ChatRequest) -> bool:
+        """Set aside what a request may cost; False where the run may not spend it now."""
+        worst = self._worst(request)
+        return worst is None or self._budget.reserve(request.key, worst)
+
+    def _settle(self, answer: Answer) -> None:
+        price, done = self.meter.price, answer.completion
+        if done is None or price is None:
+            self._budget.release(answer.request.key)
+        else:
+            self._budget.settle(
+                answer.request.key, answer_cost(price, done, batch=self.meter.batch)
+            )
+
+    def _worst(self, request: ChatRequest) -> float | None:
+        price = self.meter.price
+        return worst_case(price, request, batch=self.meter.batch) if price else None
+
+    def _exhausted(self, request: ChatRequest) -> BudgetError:
+        return self._budget.exhausted(self.spec.model, self._worst(request) or 0.0)
 
     @property
     def _streams(self) -> bool:

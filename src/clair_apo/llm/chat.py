@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from clair_apo.config import Section
+from clair_apo.llm.prices import Price
 from clair_apo.records import Conversation, FinishReason, Record, Text, canonical_json, digest
 
 RawResponse = dict[str, Any]
@@ -203,6 +204,8 @@ class ModelSpec(Section):
     """A limit of the server's, where it has one."""
     tokens_per_minute: int | None = Field(None, gt=0)
     """The same for tokens, those of prompts and answers together."""
+    price: Price | None = None
+    """USD per million tokens; by default what the shipped table says of this model and server."""
     batch_size: int = Field(32, gt=0)
     """Requests per batch of a model in this process."""
     dtype: Literal["fp32", "bf16"] = "fp32"

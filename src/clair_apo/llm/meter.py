@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from clair_apo.llm.chat import Completion
+from clair_apo.llm.prices import Price
 
 
 @dataclass
@@ -27,6 +28,21 @@ class Meter:
     """How many may be in flight now."""
     waits_until: float = 0.0
     """When the server is asked again, in seconds since 1970, where it asked for a pause."""
+    price: Price | None = None
+    """Of the model; None where none is known."""
+    batch: bool = False
+    """Whether answers cost what the Batch API takes."""
+
+    @property
+    def cost(self) -> float | None:
+        """USD that the answers of this run cost; None where there is no price."""
+        if self.price is None:
+            return None
+        return self.price.cost(
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=self.completion_tokens,
+            batch=self.batch,
+        )
 
     def count(self, completion: Completion | None) -> None:
         """Count one request that went to the model."""

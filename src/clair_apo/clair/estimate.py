@@ -1,0 +1,235 @@
+"""What a run will ask and cost, told before anything is asked: `generate --estimate`.
+
+Every prompt is followed through its real stages as far as the store's answers carry it. What it
+asks from there on is counted with a tokeniser and the lengths assumed below, as if no row were
+dropped and no reply repeated. `generate --pilot` measures what is assumed here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from clair_apo.clair.config import GenerateConfig
+from clair_apo.clair.follow import Trail, follow
+from clair_apo.clair.prompts import load_prompts
+from clair_apo.clair.stages import ROLES, VERIFY, Stages, open_stages
+from clair_apo.llm import RequestStore, StoredChat
+from clair_apo.llm.prices import Price, find_price
+from clair_apo.llm.tokens import TokenCounter
+from clair_apo.models import EMBEDDED
+from clair_apo.records import Prompt, Record
+
+
+class Span(Record):
+    """A low and a high figure."""
+
+    low: float
+    high: float
+
+    def __add__(self, other: "Span") -> "Span":
+        return Span(low=self.low + other.low, high=self.high + other.high)
+
+    def times(self, low: float, high: float | None = None) -> "Span":
+        """Both figures multiplied, the high one by `high` where it is given."""
+        return Span(low=self.low * low, high=self.high * (low if high is None else high))
+
+    def rounded(self) -> "Span":
+        """Both figures as whole numbers."""
+        return Span(low=round(self.low), high=round(self.high))
+
+    def up_to(self, limit: float) -> "Span":
+        """Both figures, neither above `limit`."""
+        return Span(low=min(self.low, limit), high=min(self.high, limit))
+
+
+NOTHING = Span(low=0, high=0)
+ANSWER = Span(low=250, high=600)
+"""Tokens of an answer that is not known yet: the middle half of 406 answers of an 8B instruct model
+to AlpacaEval instructions has 258 to 591 (counted with the embedded model's tokeniser)."""
+REPLY = {"full": Span(low=1.2, high=1.8), "edits": Span(low=0.3, high=1.2)}
+"""Tokens of a reviser's reply for each of the answer's. `full`: about the middle half of 10
+recorded revisions of gpt-4-0125-preview (0.9 to 2.7 in all). `edits`: not measured."""
+VERDICT = Span(low=20, high=150)
+"""Tokens of a judge's reply, which is asked for one or two sentences; not measured."""
+TOKENIZER = Span(low=0.85, high=1.3)
+"""Tokens of another tokeniser for each of ours. gpt-4-0125-preview counts 0.86 to 1.03 of the
+embedded model's tokens (10 recorded requests and replies); others are known to count more."""
+
+
+class ModelEstimate(Record):
+    """What one model will be asked."""
+
+    role: str
+    model: str
+    stored: int
+    """Requests that the store answers: they cost nothing more."""
+    requests: int
+    """Requests to be asked."""
+    prompt_tokens: Span
+    """Of the requests to be asked."""
+    completion_tokens: Span
+    price: Price | None
+    """None where none is known."""
+    live: Span | None
+    """USD; None where there is no price."""
+    batch: Span | None
+    """USD through the Batch API; None where there is no price for it."""
+
+
+class Estimate(Record):
+    """What a run will ask and cost; an estimate, not a bound: that is what `max_cost` is for."""
+
+    recipe: str
+    prompts: int
+    """Prompts that will be walked through the recipe: without those that loading drops."""
+    tokenizer: str
+    """Whose tokens were counted."""
+    models: tuple[ModelEstimate, ...]
+    live: Span | None
+    """USD for all models; None where one that is asked has no price."""
+    batch: Span | None
+
+
+def estimate(config: GenerateConfig, tokenizer: str = EMBEDDED) -> Estimate:
+    """Count what a run will ask, with what is in its store already taken off.
+
+    Asks nothing and writes nothing.
+
+    Args:
+        config: the run.
+        tokenizer: whose tokens to count; `smollm2-135m`, a folder or a hub name. Any model's
+            tokens are taken for 0.85 to 1.3 of these.
+
+    Raises:
+        DataError: unusable prompts.
+        ConfigError: an unusable template.
+        StoreError: the request store cannot be used.
+    """
+    path = config.store_path
+    prompts = 0
+    with RequestStore(path if path.exists() else ":memory:") as store:
+        counting = _Counting(open_stages(config, store), store, TokenCounter(tokenizer))
+        for prompt in load_prompts(config.prompts):
+            if isinstance(prompt, Prompt):
+                counting.add(prompt)
+                prompts += 1
+    models = [_model_estimate(role, tally) for role, tally in counting.tallies.items()]
+    asked = [model for model in models if model.requests]
+    return Estimate(
+        recipe=config.recipe,
+        prompts=prompts,
+        tokenizer=tokenizer,
+        models=tuple(models),
+        live=_total([model.live for model in asked]),
+        batch=_total([model.batch for model in asked]),
+    )
+
+
+def _model_estimate(role: str, tally: "_Tally") -> ModelEstimate:
+    price = find_price(tally.chat.spec)
+    prompt, completion = tally.prompt_tokens.rounded(), tally.completion_tokens.rounded()
+    return ModelEstimate(
+        role=role,
+        model=tally.chat.spec.model,
+        stored=tally.stored,
+        requests=tally.requests,
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        price=price,
+        live=_cost(price, prompt, completion, batch=False),
+        batch=_cost(price, prompt, completion, batch=True),
+    )
+
+
+def _cost(price: Price | None, prompt: Span, completion: Span, *, batch: bool) -> Span | None:
+    if price is None:
+        return None
+    low, high = (
+        price.cost(prompt_tokens=p, completion_tokens=c, batch=batch)
+        for p, c in ((prompt.low, completion.low), (prompt.high, completion.high))
+    )
+    return None if low is None or high is None else Span(low=low, high=high)
+
+
+def _total(costs: Sequence[Span | None]) -> Span | None:
+    known = [cost for cost in costs if cost is not None]
+    return sum(known, NOTHING) if len(known) == len(costs) else None
+
+
+@dataclass
+class _Tally:
+    """The requests to one model, summed up as they are found."""
+
+    chat: StoredChat
+    stored: int = 0
+    requests: int = 0
+    prompt_tokens: Span = NOTHING
+    completion_tokens: Span = NOTHING
+
+    def add(self, count: int, prompt: Span, reply: Span) -> None:
+        reply = reply.times(TOKENIZER.low, TOKENIZER.high).up_to(self.chat.spec.max_tokens)
+        self.requests += count
+        self.prompt_tokens += prompt.times(TOKENIZER.low * count, TOKENIZER.high * count)
+        self.completion_tokens += reply.times(count)
+
+
+class _Counting:
+    """Walks prompts through a recipe and counts what they will ask."""
+
+    def __init__(self, stages: Stages, store: RequestStore, counter: TokenCounter) -> None:
+        self.stages, self.store, self.counter = stages, store, counter
+        chats = {ROLES[name]: stages.chat(name) for name in stages.names}
+        self.tallies = {role: _Tally(chat) for role, chat in chats.items() if chat}
+        self.shells = {name: self._shell(name) for name in stages.names}
+
+    def add(self, prompt: Prompt) -> None:
+        """Count one prompt: what the store answers, what it asks next, and what may follow."""
+        trail = follow(prompt, self.stages, self.store)
+        for name, _ in trail.answers:
+            self.tallies[ROLES[name]].stored += 1
+        if not trail.missing:
+            return
+        answer = self._answer(trail)
+        for request in trail.missing:
+            self._add(trail.stage, self.counter.conversation(request.messages), NOTHING, answer)
+        words = self.counter.conversation(prompt.messages)
+        names = self.stages.names
+        for name in names[names.index(trail.stage) + 1 :]:
+            shown = self.shells[name] + words
+            if name == "judge":
+                count = len(trail.case.responses) or self.stages.config.samples
+                self._add(name, shown, answer.times(2), answer, count * (count - 1))
+            elif name == VERIFY:
+                claims = 1 + self.stages.is_control(prompt.id)
+                self._add(name, shown, answer.times(2), answer, claims)
+            else:
+                self._add(name, shown, answer if name == "revise" else NOTHING, answer)
+
+    def _add(self, name: str, known: int, unknown: Span, answer: Span, count: int = 1) -> None:
+        """Count requests of a stage: prompts of `known` and `unknown` tokens, and their replies."""
+        if self.stages.chat(name):
+            prompt = unknown + Span(low=known, high=known)
+            self.tallies[ROLES[name]].add(count, prompt, self._reply(name, answer))
+
+    def _reply(self, name: str, answer: Span) -> Span:
+        if name == "revise":
+            each = REPLY[self.stages.config.revision.format]
+            return answer.times(each.low, each.high)
+        return ANSWER if name in ("respond", "strengthen") else VERDICT
+
+    def _answer(self, trail: Trail) -> Span:
+        """The tokens of one answer of the case, assumed where they are not known yet."""
+        responses = trail.case.responses
+        if not responses:
+            return ANSWER.up_to(self.stages.config.target.max_tokens)
+        mean = sum(self.counter.text(each.text) for each in responses) / len(responses)
+        return Span(low=mean, high=mean)
+
+    def _shell(self, name: str) -> int:
+        """The tokens of a stage's own words, with no prompt and no answer in them."""
+        stages = self.stages
+        if name == "revise" and stages.template:
+            return self.counter.conversation(stages.template.render((), ""))
+        if name in ("judge", VERIFY) and stages.chat(name):
+            ask = stages.judge.compare if name == "judge" else stages.judge.confirm
+            return self.counter.conversation(ask((), "", "").messages)
+        return 0

@@ -1,0 +1,191 @@
+"""A small part of a run made first, and what it says of the rest: `generate --pilot 50`.
+
+The pilot is a run of its own over prompts that the whole run uses too, with the same request store:
+what it asks is not asked again. The projection takes the pilot's prompts for a random sample.
+"""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from clair_apo.clair.config import GenerateConfig
+from clair_apo.clair.follow import Asked, follow
+from clair_apo.clair.generate import PAIRS, PROMPTS, Generated, generate
+from clair_apo.clair.prompts import survey_prompts
+from clair_apo.clair.stages import ROLES, Stages, open_stages
+from clair_apo.errors import ConfigError
+from clair_apo.llm import ChatModel, Completion, ModelSpec, RequestStore
+from clair_apo.llm.budget import answer_cost
+from clair_apo.llm.prices import find_price
+from clair_apo.records import Contrast, PreferencePair, Prompt, Record, read_jsonl
+from clair_apo.runs import RunFolder, write_json
+from clair_apo.stats import Interval, Share, mean_interval, share_interval
+
+FILE = "pilot.json"
+
+
+class ModelUse(Record):
+    """What one model was asked, per prompt of the pilot."""
+
+    role: str
+    model: str
+    requests: Interval
+    prompt_tokens: Interval
+    completion_tokens: Interval
+    cost: Interval | None
+    """USD; None where there is no price."""
+
+
+class Pilot(Record):
+    """What a pilot came to, and what follows for the rest of the run; intervals are 95 %."""
+
+    run_dir: str
+    """The pilot's own run folder."""
+    prompts: int
+    """Prompts of the pilot."""
+    rest: int
+    """Prompts of the whole run that are not in the pilot."""
+    kept: Share
+    """Prompts that became a pair."""
+    parsed: Share | None
+    """Answers whose revision could be read; None where the recipe has no revision."""
+    drops: dict[str, Share]
+    """Prompts that each reason took."""
+    edit_ratio: Interval | None
+    """Character edits from rejected to chosen, over the longer one's length; None without pairs."""
+    models: tuple[ModelUse, ...]
+    spent: float | None
+    """USD that the pilot's answers cost, whenever asked; None where a price is missing."""
+    rest_cost: Interval | None
+    """USD that the rest will cost."""
+    rest_pairs: Interval
+    """Pairs that the rest will bring."""
+    seconds: float | None
+    """How long the pilot took; None where the store answered some of it."""
+    rest_seconds: float | None
+    """How long the rest takes at the pilot's pace; a longer run keeps more requests in flight."""
+
+
+def pilot_config(config: GenerateConfig, prompts: int) -> GenerateConfig:
+    """The config of a pilot: so many of the run's prompts, a folder beside its own, its store.
+
+    Raises:
+        ConfigError: less than two prompts have no interval.
+    """
+    if prompts < 2:
+        raise ConfigError(f"--pilot {prompts}: needs at least 2 prompts")
+    drawn = config.prompts.model_copy(
+        update={"limit": min(prompts, config.prompts.limit or prompts)}
+    )
+    folder = config.run_dir.with_name(f"{config.run_dir.name}-pilot")
+    changes = {"run_dir": folder, "prompts": drawn, "store": config.store_path}
+    return config.model_copy(update=changes)
+
+
+def pilot(config: GenerateConfig, prompts: int, **models: ChatModel | None) -> Pilot:
+    """Make pairs of some of a run's prompts, and project the rest.
+
+    Args:
+        config: the whole run.
+        prompts: how many of its prompts to use; they are drawn with `prompts.seed`.
+        models: as in `generate`.
+
+    Raises:
+        ConfigError: less than two prompts were asked for.
+        ClairApoError: as `generate` raises it.
+    """
+    small = pilot_config(config, prompts)
+    started = time.monotonic()
+    generated = generate(small, **models)
+    seconds = None if generated.reused else time.monotonic() - started
+    with RequestStore(small.store_path) as store:
+        stages = open_stages(small, store)
+        rows = read_jsonl(small.run_dir / PROMPTS, Prompt)
+        answers = [follow(prompt, stages, store).answers for prompt in rows]
+    uses = [use for role in dict.fromkeys(ROLES.values()) if (use := _use(role, stages, answers))]
+    rest = survey_prompts(config.prompts).prompts - generated.prompts
+    result = _project(small.run_dir, generated, uses, rest, seconds)
+    write_json(small.run_dir / FILE, result.model_dump(mode="json"))
+    return result
+
+
+class _Use(NamedTuple):
+    """What each prompt of the pilot asked one model."""
+
+    role: str
+    spec: ModelSpec
+    done: list[list[Completion]]
+
+    def costs(self) -> list[float] | None:
+        """USD for each prompt; None where there is no price."""
+        price = find_price(self.spec)
+        if price is None:
+            return None
+        each = [[answer_cost(price, done) or 0.0 for done in one] for one in self.done]
+        return [sum(one) for one in each]
+
+    def intervals(self) -> ModelUse:
+        """The same as means over the prompts."""
+        costs = self.costs()
+        return ModelUse(
+            role=self.role,
+            model=self.spec.model,
+            requests=mean_interval([len(one) for one in self.done]),
+            prompt_tokens=mean_interval([sum(d.prompt_tokens for d in one) for one in self.done]),
+            completion_tokens=mean_interval(
+                [sum(d.completion_tokens for d in one) for one in self.done]
+            ),
+            cost=mean_interval(costs) if costs is not None else None,
+        )
+
+
+def _use(role: str, stages: Stages, answers: Sequence[Sequence[Asked]]) -> _Use | None:
+    """What the prompts asked a model; None where they asked it nothing."""
+    chat = next((c for n in stages.names if ROLES[n] == role and (c := stages.chat(n))), None)
+    done = [
+        [a.answer.completion for a in one if ROLES[a.stage] == role and a.answer.completion]
+        for one in answers
+    ]
+    return _Use(role, chat.spec, done) if chat and any(done) else None
+
+
+def _project(
+    run: Path, generated: Generated, uses: Sequence[_Use], rest: int, seconds: float | None
+) -> Pilot:
+    n = generated.prompts
+    kept = share_interval(generated.pairs, n)
+    edits = [_edit_ratio(pair.contrast) for pair in read_jsonl(run / PAIRS, PreferencePair)]
+    costs = [use.costs() for use in uses]
+    known = [cost for cost in costs if cost is not None]
+    # of each prompt, over all models
+    each = [sum(one) for one in zip(*known, strict=True)] if len(known) == len(costs) else []
+    cost = mean_interval(each) if each else None
+    return Pilot(
+        run_dir=str(run),
+        prompts=n,
+        rest=rest,
+        kept=kept,
+        parsed=_parsed(run),
+        drops={reason: share_interval(count, n) for reason, count in generated.dropped.items()},
+        edit_ratio=mean_interval(edits) if edits else None,
+        models=tuple(use.intervals() for use in uses),
+        spent=sum(each) if each else None,
+        rest_cost=cost.times(rest) if cost else None,
+        rest_pairs=Interval(n=n, mean=kept.value, low=kept.low, high=kept.high).times(rest),
+        seconds=seconds,
+        rest_seconds=seconds / n * rest if seconds is not None else None,
+    )
+
+
+def _parsed(run: Path) -> Share | None:
+    """How many replies of the reviser could be read, as the manifest counts them."""
+    entry = RunFolder(run).manifest()["stages"].get("revise")
+    if entry is None:
+        return None
+    return share_interval(entry["kept"], entry["kept"] + sum(entry["dropped"].values()))
+
+
+def _edit_ratio(contrast: Contrast) -> float:
+    longer = max(contrast.rejected_characters, contrast.chosen_characters)
+    return contrast.levenshtein / longer if longer else 0.0

@@ -1,0 +1,123 @@
+"""A finished run for others: Parquet beside the JSONL, and a data set on the hub.
+
+The hub is tried against a local server that speaks its API; a real push was never made.
+"""
+
+import types
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+
+from clair_apo.errors import RunError
+from clair_apo.records import PreferencePair, Record, read_jsonl
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+ROWS_AT_ONCE = 1_000
+"""Rows of one Parquet row group: what is held in memory."""
+MESSAGE = "Preference pairs made by clair-apo"
+"""Of the commit on the hub."""
+
+
+def write_parquet(jsonl: Path, kind: type[Record] = PreferencePair) -> Path:
+    """Write the records of a JSONL file as Parquet beside it, whole or not at all.
+
+    The columns are the record's fields, nested ones as structs and lists: `prompt`, `chosen` and
+    `rejected` are read back by `datasets` as the conversations that TRL takes.
+
+    Args:
+        jsonl: the file to read, a row at a time.
+        kind: what its rows are.
+
+    Returns:
+        The file written: the same name, with the suffix `.parquet`.
+
+    Raises:
+        DataError: a row is no such record.
+    """
+    from pyarrow import RecordBatch, parquet
+
+    path = jsonl.with_suffix(".parquet")
+    part = path.with_name(f".{path.name}.part")
+    schema = arrow_schema(kind)
+    try:
+        with parquet.ParquetWriter(part, schema) as writer:
+            for rows in _batches(read_jsonl(jsonl, kind)):
+                writer.write_batch(RecordBatch.from_pylist(rows, schema=schema))
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def arrow_schema(kind: type[BaseModel]) -> Any:
+    """The Arrow schema of a record: decided by its fields, not by the rows at hand."""
+    import pyarrow
+
+    return pyarrow.schema([(n, _arrow_type(f.annotation)) for n, f in kind.model_fields.items()])
+
+
+def _arrow_type(annotation: Any) -> Any:
+    import pyarrow
+
+    plain = {str: pyarrow.string(), int: pyarrow.int64(), float: pyarrow.float64()}
+    plain[bool] = pyarrow.bool_()
+    origin, args = get_origin(annotation), get_args(annotation)
+    if annotation in plain:
+        return plain[annotation]
+    if origin is Annotated:
+        return _arrow_type(args[0])
+    if origin in (Union, types.UnionType):
+        return _arrow_type(next(a for a in args if a is not types.NoneType))
+    if origin is tuple:
+        return pyarrow.list_(_arrow_type(args[0]))
+    if origin is Literal or (isinstance(annotation, type) and issubclass(annotation, StrEnum)):
+        return pyarrow.string()
+    assert isinstance(annotation, type) and issubclass(annotation, BaseModel), annotation
+    fields = [(n, _arrow_type(f.annotation)) for n, f in annotation.model_fields.items()]
+    return pyarrow.struct(fields)
+
+
+def _batches(records: Iterator[Record]) -> Iterator[list[dict[str, Any]]]:
+    while rows := [record.model_dump(mode="json") for record in islice(records, ROWS_AT_ONCE)]:
+        yield rows
+
+
+def push_to_hub(
+    files: Mapping[str, Path], name: str, *, private: bool = True, api: "HfApi | None" = None
+) -> str:
+    """Put files into a data set on the hub, in one commit; the data set is made if need be.
+
+    Args:
+        files: paths in the data set, such as `data/train.parquet`, and the files to put there.
+        name: the data set, `user/name` or `name`.
+        private: whether a data set that is made now is for its owner alone.
+        api: a client of one's own; by default that of the environment (`HF_TOKEN`, `HF_ENDPOINT`).
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        RunError: it could not be pushed; the files are as they were.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    api = api or HfApi()
+    additions = [CommitOperationAdd(there, here) for there, here in files.items()]
+    try:
+        repo = api.create_repo(name, repo_type="dataset", private=private, exist_ok=True)
+        commit = api.create_commit(
+            repo.repo_id, additions, commit_message=MESSAGE, repo_type="dataset"
+        )
+    except Exception as error:  # no network, no token, no permission: errors of many libraries
+        reason = " ".join(str(error).split())[:300]
+        raise RunError(
+            f"{name}: could not be pushed to the hub ({reason}); the run is complete on this disk: "
+            "log in with `hf auth login`, see the name and the network, and push again"
+        ) from None
+    return str(commit.commit_url)

@@ -1,0 +1,131 @@
+"""The stages of a recipe: whom each asks, and what a case says to it."""
+
+from dataclasses import dataclass
+
+from clair_apo.clair.case import Case, Made
+from clair_apo.clair.chats import Chats, open_chats
+from clair_apo.clair.config import GenerateConfig
+from clair_apo.clair.gate import Gate
+from clair_apo.clair.judge import choose_by_judge, choose_by_score
+from clair_apo.clair.pairs import make_pair
+from clair_apo.clair.prompts import survey_prompts
+from clair_apo.clair.respond import given_answers, respond, strengthen
+from clair_apo.clair.revise import revise
+from clair_apo.clair.templates import RevisionTemplate, load_rubric, load_template
+from clair_apo.clair.verify import is_control, verify
+from clair_apo.llm import Dialogue, RequestStore, StoredChat
+from clair_apo.llm.judge import Judge
+from clair_apo.records import PreferencePair
+
+VERIFY = "verify"
+"""The name of the last stage, which no recipe lists."""
+ROLES = {
+    "respond": "target",
+    "strengthen": "reviser",
+    "judge": "judge",
+    "revise": "reviser",
+    VERIFY: "judge",
+}
+"""The model that each stage asks, by its section in the config."""
+
+
+def revision_template(config: GenerateConfig) -> RevisionTemplate | None:
+    """How the reviser of a run is asked; None where its recipe has no revision.
+
+    Raises:
+        ConfigError: an unusable template or rubric.
+    """
+    if "revise" not in config.steps.stages:
+        return None
+    how = config.revision
+    return load_template(
+        how.format,
+        template=how.template,
+        rubric=how.rubric,
+        direction=config.direction,
+        keep_length=how.keep_length,
+    )
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The stages of one run.
+
+    Attributes:
+        config: decides which they are.
+        chats: the models.
+        template: how the reviser is asked; None where it is not.
+        rubric: what the judge goes by.
+        gate: which pairs may pass.
+    """
+
+    config: GenerateConfig
+    chats: Chats
+    template: RevisionTemplate | None
+    rubric: str
+    gate: Gate
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All stages that may ask something, in their order."""
+        return (*self.config.steps.stages, *((VERIFY,) if self.config.verify else ()))
+
+    def chat(self, name: str) -> StoredChat | None:
+        """The model that a stage asks; None where scores decide in place of a judge."""
+        chats = {"target": self.chats.target, "reviser": self.chats.reviser}
+        return (chats | {"judge": self.chats.judge})[ROLES[name]]
+
+    def dialogue(self, name: str, case: Case) -> Dialogue[Made]:
+        """What a case says to the model of a stage of its recipe."""
+        chat, steps = self.chat(name), self.config.steps
+        if name == "judge":
+            return choose_by_judge(case, self.judge) if chat else choose_by_score(case)
+        assert chat is not None
+        if name == "respond":
+            samples, needed = (self.config.samples, 2) if steps.chooses else (1, 1)
+            if case.prompt.given or steps.given_only:
+                every = steps.given_only and self.chats.judge is None
+                return given_answers(case, None if every else samples, needed)
+            return respond(case, chat, samples, needed)
+        if name == "strengthen":
+            return strengthen(case, chat)
+        assert self.template is not None
+        return revise(case, chat, self.template, self.config.revision.ask_again)
+
+    def pair(self, case: Case) -> Made:
+        """Winner and loser of a case that came through the recipe, where the gate lets it pass."""
+        digest = self.template.digest if self.template else None
+        return make_pair(case, self.config.recipe, digest, self.gate)
+
+    def verification(self, pair: PreferencePair) -> Dialogue[Made]:
+        """What a pair asks the judge that is to confirm it."""
+        return verify(pair, self.judge, self.is_control(pair.id))
+
+    def is_control(self, pair_id: str) -> bool:
+        """Whether a pair's claim is also put to the judge the wrong way round."""
+        how = self.config.controls
+        return is_control(pair_id, how.share, how.seed)
+
+    @property
+    def judge(self) -> Judge:
+        """The judge, with what it goes by."""
+        assert self.chats.judge is not None
+        return Judge(self.chats.judge, self.rubric)
+
+
+def open_stages(config: GenerateConfig, store: RequestStore) -> Stages:
+    """The stages of a run, for one who looks at what its store holds and asks nothing.
+
+    Raises:
+        DataError: unusable prompts.
+        ConfigError: an unusable template or rubric.
+    """
+    looking = config.model_copy(update={"offline": True, "max_cost": None})
+    chats = open_chats(looking, survey_prompts(config.prompts, config.prompt_shard), store, {}, "")
+    return Stages(
+        config=looking,
+        chats=chats,
+        template=revision_template(config),
+        rubric=load_rubric(config.revision.rubric),
+        gate=Gate(config.gate, config.training_tokenizer),
+    )

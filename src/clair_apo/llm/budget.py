@@ -1,0 +1,127 @@
+"""The money of a run: reserved before a request is sent, settled when its usage is known.
+
+A request is sent only while everything spent, everything that is under way at its worst, and the
+request itself at its worst stay within the limit together. So the limit holds whatever the models
+answer; what may be left over is less than one request at its worst.
+"""
+
+from collections.abc import Hashable
+
+from clair_apo.errors import BudgetError
+from clair_apo.llm.chat import ChatRequest, Completion, ModelSpec
+from clair_apo.llm.prices import Price, find_price
+
+TOKENS_PER_MESSAGE = 32
+"""More than any chat template known to us wraps around one message."""
+TOKENS_PER_PROMPT = 64
+"""A system message that a template adds of itself, and the opening of the answer."""
+
+
+class Budget:
+    """What a run has spent and may spend, over all its models.
+
+    Args:
+        limit: USD; None for no limit.
+        spent: USD that earlier invocations of the same run have spent.
+
+    Attributes:
+        spent: USD that answers have cost, those of earlier invocations included.
+        reserved: USD that requests under way may cost at most.
+    """
+
+    def __init__(self, limit: float | None = None, spent: float = 0.0) -> None:
+        self.limit = limit
+        self.spent = spent
+        self.reserved = 0.0
+        self._worst: dict[Hashable, float] = {}
+
+    def reserve(self, key: Hashable, worst: float) -> bool:
+        """Set money aside for a request; False where it could cross the limit.
+
+        False is not the end while other requests are under way: most settle for less.
+        """
+        if self.limit is not None and self.spent + self.reserved + worst > self.limit:
+            return False
+        self._worst[key] = worst
+        self.reserved += worst
+        return True
+
+    def settle(self, key: Hashable, cost: float | None) -> None:
+        """Replace what was set aside by what the answer cost.
+
+        Args:
+            key: what `reserve` was called with.
+            cost: USD; None where the server did not say, which counts as the worst case.
+        """
+        worst = self.release(key)
+        self.spent += worst if cost is None else cost
+
+    def release(self, key: Hashable) -> float:
+        """Give back what was set aside for a request that brought no answer; returns how much."""
+        worst = self._worst.pop(key, 0.0)
+        # from 0 again whenever nothing is under way: rounding does not add up over a run
+        self.reserved = self.reserved - worst if self._worst else 0.0
+        return worst
+
+    def exhausted(self, model: str, worst: float) -> BudgetError:
+        """The error of a run whose next request does not fit any more."""
+        assert self.limit is not None
+        return BudgetError(
+            f"stopped before max_cost: ${self.spent:.4f} of ${self.limit:g} are spent, and the "
+            f"next request to {model!r} may cost up to ${worst:.4f}; what was answered is kept: "
+            "raise --max_cost and run the same command to go on"
+        )
+
+
+def worst_case(price: Price, request: ChatRequest, *, batch: bool = False) -> float | None:
+    """What a request costs at most, in USD; None for a batch price that there is not."""
+    return price.cost(
+        prompt_tokens=most_prompt_tokens(request),
+        completion_tokens=request.sampling.max_tokens,
+        batch=batch,
+    )
+
+
+def most_prompt_tokens(request: ChatRequest) -> int:
+    """A bound on the prompt's tokens under any tokeniser that falls back to bytes.
+
+    Such a tokeniser makes at most one token of a byte; in English text it makes a fourth of that.
+    """
+    text = sum(len(message.content.encode()) for message in request.messages)
+    return text + TOKENS_PER_MESSAGE * len(request.messages) + TOKENS_PER_PROMPT
+
+
+def answer_cost(price: Price, completion: Completion, *, batch: bool = False) -> float | None:
+    """What an answer cost, in USD; None where the server gave no usage, or there is no price."""
+    if not completion.prompt_tokens:
+        return None
+    return price.cost(
+        prompt_tokens=completion.prompt_tokens,
+        completion_tokens=completion.completion_tokens,
+        batch=batch,
+    )
+
+
+def require_price(role: str, spec: ModelSpec) -> Price:
+    """The price of a model that a limited budget is to pay.
+
+    Args:
+        role: the model's section in the config, for the error.
+        spec: the model.
+
+    Raises:
+        BudgetError: there is none, or none for its mode.
+    """
+    price = find_price(spec)
+    if price is None:
+        raise BudgetError(
+            f"max_cost needs a price, and none is known for {spec.model!r} at {spec.base_url}; "
+            f'give its USD per million tokens: --{role}.price \'{{"input": 1.0, "output": 4.0}}\' '
+            "(0 for a server of your own)"
+        )
+    if getattr(spec, "mode", "live") == "batch" and price.batch_input is None:
+        raise BudgetError(
+            f"max_cost needs a price, and none is known for {spec.model!r} through the Batch API; "
+            f"give {role}.price.batch_input and {role}.price.batch_output"
+        )
+    return price
