@@ -1,7 +1,7 @@
 """What went wrong with a request, read from what the HTTP client raised: whose fault, what to do.
 
 - `passing`: no connection, time-out, 408, 409, 429, 5xx: worth another attempt;
-- `row`: 400, 413, 422, a flagged prompt: this request alone has no answer;
+- `row`: 400, 413, 422, a flagged prompt, one that no minute has tokens for: this request alone has no answer;
 - `run`: wrong key, address or model, no money left: no request will be answered.
 """
 
@@ -148,7 +148,7 @@ class FailureReader:
             return RequestFailure(
                 "run", f"{told}; the account has nothing left to spend: top it up; {GO_ON}"
             )
-        if status in _ROW or (status == 403 and "flagged_input" in body):
+        if status in _ROW or _is_too_much_for_one(status, error, body):
             return RequestFailure("row", told)
         if status in _PASSING or status >= 500:
             return RequestFailure(
@@ -197,6 +197,14 @@ def _error_object(body: str) -> dict[str, Any]:
 
 def _message(error: dict[str, Any]) -> str:
     return str(error.get("message") or error.get("detail") or "")
+
+
+def _is_too_much_for_one(status: int, error: dict[str, Any], body: str) -> bool:
+    """Statuses that mostly concern all requests, where they concern this one alone."""
+    if status == 403:
+        return "flagged_input" in body  # moderation
+    # of more tokens than a minute has
+    return status == 429 and _message(error).lower().startswith("request too large")
 
 
 def _no_money(status: int, error: dict[str, Any]) -> bool:
