@@ -294,11 +294,8 @@ def test_time_outs_and_rate_limits_have_counts_of_their_own():
         (itertools.cycle([failure(), failure(limited=True)]), 2 * ATTEMPTS - 1),
         ([RequestFailure("row", "")], 1),
     ]:
-        attempts = Attempts()
-        for number, one in enumerate(failures, start=1):
-            if attempts.wait_s(one) is None:
-                break
-        assert number == most
+        waits = itertools.takewhile(lambda wait: wait is not None, map(Attempts().wait_s, failures))
+        assert len(list(waits)) + 1 == most
 
 
 def test_waits_between_attempts_are_random_and_their_bound_doubles():

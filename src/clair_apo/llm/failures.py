@@ -1,7 +1,8 @@
 """What went wrong with a request, read from what the HTTP client raised: whose fault, what to do.
 
 - `passing`: no connection, time-out, 408, 409, 429, 5xx: worth another attempt;
-- `row`: 400, 413, 422, a flagged prompt, one that no minute has tokens for: this request alone has no answer;
+- `row`: 400, 413, 422, a flagged prompt, one that no minute has tokens for: this request alone
+  has no answer;
 - `run`: wrong key, address or model, no money left: no request will be answered.
 """
 
