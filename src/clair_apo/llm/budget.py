@@ -73,6 +73,40 @@ class Budget:
         )
 
 
+class Account:
+    """What one model takes out of a run's budget.
+
+    Args:
+        spec: the model; one without a price takes nothing.
+        budget: shared by the models of the run.
+    """
+
+    def __init__(self, spec: ModelSpec, budget: Budget) -> None:
+        self.price = find_price(spec)
+        self.batch = spec.mode == "batch"
+        self._model, self._budget = spec.model, budget
+
+    def reserve(self, request: ChatRequest) -> bool:
+        """Set aside what a request may cost; False where the run may not spend it now."""
+        return self._budget.reserve(request.key, self._worst(request))
+
+    def settle(self, request: ChatRequest, completion: Completion | None) -> None:
+        """Take what an answer cost; nothing for a request without one."""
+        if completion is None or self.price is None:
+            self._budget.release(request.key)
+        else:
+            cost = answer_cost(self.price, completion, batch=self.batch)
+            self._budget.settle(request.key, cost)
+
+    def exhausted(self, request: ChatRequest) -> BudgetError:
+        """The error of a run that may not spend what this request may cost."""
+        return self._budget.exhausted(self._model, self._worst(request))
+
+    def _worst(self, request: ChatRequest) -> float:
+        worst = worst_case(self.price, request, batch=self.batch) if self.price else None
+        return worst or 0.0  # without a limit, a price may be missing: see `require_price`
+
+
 def worst_case(price: Price, request: ChatRequest, *, batch: bool = False) -> float | None:
     """What a request costs at most, in USD; None for a batch price that there is not."""
     return price.cost(
