@@ -108,7 +108,7 @@ def estimate(config: GenerateConfig, tokenizer: str = EMBEDDED) -> Estimate:
     prompts = 0
     with RequestStore(path if path.exists() else ":memory:") as store:
         counting = _Counting(open_stages(config, store), store, TokenCounter(tokenizer))
-        for prompt in load_prompts(config.prompts):
+        for prompt in load_prompts(config.prompts, config.prompt_shard):
             if isinstance(prompt, Prompt):
                 counting.add(prompt)
                 prompts += 1

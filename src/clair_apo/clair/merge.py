@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 
 from clair_apo.clair.config import GenerateConfig
 from clair_apo.clair.contrast import TOKENIZER
-from clair_apo.clair.generate import DROPPED, PROMPTS
+from clair_apo.clair.generate import DROPPED, PAIRS, PROMPTS
 from clair_apo.clair.prompts import load_prompts, survey_prompts
 from clair_apo.clair.shard_runs import ShardRun, read_shards
 from clair_apo.clair.shards import shard_number
+from clair_apo.clair.split import DATASET, write_splits
 from clair_apo.errors import RunError
 from clair_apo.llm import RequestStore
 from clair_apo.records import Prompt, Record, atomic_writer
@@ -206,6 +207,7 @@ def _write_down(
     with atomic_writer(folder.file("config.yaml")) as file:
         file.write(config.to_yaml())
     survey = survey_prompts(config.prompts)
+    splits = write_splits(folder.file(PAIRS), folder.file(DATASET), config.output.test_size)
     folder.update_manifest(
         command="merge",
         run_id=run_id,
@@ -214,6 +216,7 @@ def _write_down(
         stages=_stages(folder, shards),
         contrast_tokenizer=TOKENIZER,
         counts=result.model_dump(include={"prompts", "pairs", "dropped"}),
+        splits=splits.model_dump(),
         shards=[
             {
                 "folder": str(shard.folder.path),
