@@ -145,3 +145,13 @@ def test_an_unusable_template_is_told_before_anything_is_counted(tmp_path):
     config = config_for(tmp_path, "clair", revision={"template": tmp_path / "own.jinja"})
     with pytest.raises(ValueError, match=r"own\.jinja"):
         estimate(config)
+
+
+def test_the_estimate_of_a_shard_counts_the_prompts_of_the_shard(tmp_path):
+    config = config_for(tmp_path, "clair")
+    counts = [
+        estimate(config.model_copy(update={"shard": shard})).prompts
+        for shard in (None, "1/2", "2/2")
+    ]
+    assert counts[0] == counts[1] + counts[2]
+    assert min(counts) > 0

@@ -9,10 +9,12 @@ import yaml
 from clair_runs import REVISER, TARGET, Replying, cut, edit_reply, write_rows
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from clair_apo.clair import GenerateConfig, generate, load_prompts
 from clair_apo.clair.merge import merge
 from clair_apo.clair.shards import PromptShard
+from clair_apo.cli import app
 from clair_apo.errors import ClairApoError, DataError, RunError, StoreError
 from clair_apo.llm import ModelSpec, RequestStore, StoredAnswer
 from clair_apo.records import Dropped, Prompt
@@ -108,6 +110,7 @@ def folders(made, tmp_path):
 
 
 def files_of(folder):
+    """The rows of a run and of its data set; those of shards below it are not meant."""
     paths = [*folder.glob("*.jsonl"), *folder.glob("dataset/*.jsonl")]
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
@@ -155,7 +158,9 @@ def test_the_merged_files_are_byte_for_byte_those_of_the_run_without_shards(tmp_
     whole, _, _ = run(config_of(tmp_path / "whole", data))
     folders = run_shards(tmp_path / "parts", data)
     merged = merge(tmp_path / "parts" / "run", folders)
-    assert files_of(tmp_path / "parts" / "run") == files_of(tmp_path / "whole" / "run")
+    files = files_of(tmp_path / "parts" / "run")
+    assert files == files_of(tmp_path / "whole" / "run")
+    assert "dataset/train.jsonl" in files
     assert (merged.prompts, merged.pairs, merged.dropped) == (
         whole.prompts,
         whole.pairs,
@@ -318,3 +323,14 @@ def test_a_shard_without_its_store_is_refused(tmp_path, folders):
     (folders[0] / "requests.sqlite").unlink()
     with pytest.raises(StoreError, match="no such request store; bring it here first"):
         merge(tmp_path / "run", folders)
+
+
+def test_the_command_merges_and_shows_the_report_of_the_whole_run(tmp_path, folders):
+    out = tmp_path / "run"
+    ended = CliRunner().invoke(app, ["merge", str(out), *map(str, folders)])
+    assert ended.exit_code == 0, ended.stderr
+    assert "merged 3 shards; 46 answers taken over" in ended.stdout
+    assert (out / "report.html").exists()
+    ended = CliRunner().invoke(app, ["merge", str(out), str(folders[0])])
+    assert ended.exit_code == 2
+    assert "shards 1/3, 2/3 are missing" in ended.stderr

@@ -79,7 +79,7 @@ def pilot_config(config: GenerateConfig, prompts: int) -> GenerateConfig:
         update={"limit": min(prompts, config.prompts.limit or prompts)}
     )
     folder = config.run_dir.with_name(f"{config.run_dir.name}-pilot")
-    changes = {"run_dir": folder, "prompts": drawn, "store": config.store_path}
+    changes = {"run_dir": folder, "prompts": drawn, "store": config.store_path, "shard": None}
     return config.model_copy(update=changes)
 
 
