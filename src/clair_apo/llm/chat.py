@@ -188,7 +188,7 @@ class ModelSpec(Section):
     mode: Literal["live", "batch", "files"] = "live"
     """`live`: one request at a time; `batch`: the server's Batch API, cheaper, within a day;
     `files`: files that `vllm run-batch` answers between two runs."""
-    api_key_env: str = "OPENAI_API_KEY"
+    api_key_env: str = Field("OPENAI_API_KEY", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
     """The environment variable with the server's key; servers on this machine need none."""
     max_tokens: int = Field(512, gt=0)
     """Longest answer, in tokens."""
@@ -217,6 +217,11 @@ class ModelSpec(Section):
         if url is None:
             return None
         parts = urlsplit(url)
+        if "@" in url or parts.query:  # it stands in configs, manifests and messages
+            raise ValueError(
+                "expected an address without user, password and query; a key goes into the "
+                "environment variable that api_key_env names"
+            )
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"expected an address such as http://127.0.0.1:8000/v1, got {url!r}")
         return url
