@@ -4,6 +4,7 @@ A response is kept as the JSON object of an OpenAI chat completion, whoever gave
 of the package needs of it is a `Completion`.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from clair_apo.records import Conversation, FinishReason, Record, Text, canonica
 RawResponse = dict[str, Any]
 T = TypeVar("T")
 
+# halves of surrogate pairs, which JSON can spell and no file can hold
+_HALVES = re.compile("[\ud800-\udfff]")
 _FINISHES = ("stop", "length", "content_filter")
 
 
@@ -73,7 +76,7 @@ class Completion(Record):
             reason = choice.get("finish_reason")
             usage = response.get("usage") or {}
             return cls(
-                text=choice["message"]["content"] or "",
+                text=_HALVES.sub("\ufffd", choice["message"]["content"] or ""),
                 finish_reason=reason if reason in _FINISHES else "other",
                 prompt_tokens=usage.get("prompt_tokens") or 0,
                 completion_tokens=usage.get("completion_tokens") or 0,
