@@ -11,7 +11,7 @@ stages go one after the other, so their times add up.
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import timedelta
 
 
@@ -36,6 +36,11 @@ class Fleet:
     in_flight: int | None = None
     """Requests under way at once, all shards together."""
     requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+    prompt_tokens: float = 0.0
+    """Mean per prompt and stage; counts for the limit of tokens only."""
+    requests_per_prompt: float = 1.0
+    """1, and what is asked again."""
     client_s_per_row: float | None = None
     """The program's own time per prompt and stage."""
     shards: int = 1
@@ -50,13 +55,17 @@ class Bound:
 
 
 def bounds(prompts: int, stage: Stage, fleet: Fleet) -> Iterator[Bound]:
-    """Every bound on a stage that asks one request a prompt."""
+    """Every bound on a stage, as in docs/scale.md."""
     generated = prompts * stage.completion_tokens
+    requests = prompts * fleet.requests_per_prompt
     yield Bound("servers", generated / (fleet.servers * stage.tokens_per_s))
     if fleet.latency_s is not None and fleet.in_flight is not None:
-        yield Bound("in flight", prompts * fleet.latency_s / fleet.in_flight)
+        yield Bound("in flight", requests * fleet.latency_s / fleet.in_flight)
     if fleet.requests_per_minute is not None:
-        yield Bound("requests per minute", prompts * 60 / fleet.requests_per_minute)
+        yield Bound("requests per minute", requests * 60 / fleet.requests_per_minute)
+    if fleet.tokens_per_minute is not None:
+        tokens = generated + prompts * fleet.prompt_tokens
+        yield Bound("tokens per minute", tokens * 60 / fleet.tokens_per_minute)
     if fleet.client_s_per_row is not None:
         yield Bound("client", prompts * fleet.client_s_per_row / fleet.shards)
 
@@ -82,19 +91,21 @@ def main() -> None:
     parser.add_argument("--latency_s", type=float, help="with --in_flight")
     parser.add_argument("--in_flight", type=int, help="of all shards together")
     parser.add_argument("--requests_per_minute", type=float)
+    parser.add_argument("--tokens_per_minute", type=float, help="prompt and completion tokens")
+    parser.add_argument("--prompt_tokens", type=float, default=0.0, help="mean per prompt")
+    parser.add_argument("--requests_per_prompt", type=float, default=1.0, help="retries included")
     parser.add_argument("--client_s_per_row", type=float)
     parser.add_argument("--shards", type=int, default=1, help="processes that share the prompts")
     args = parser.parse_args()
     stages = [_stage(values) for values in args.stage]
+    options = {
+        field.name: getattr(args, field.name) for field in fields(Fleet) if field.name != "servers"
+    }
     print("| prompts | servers | time | " + " | ".join(stage.name for stage in stages) + " |")
     print("|---:|---:|---:|" + "---|" * len(stages))
     for prompts in args.prompts:
         for servers in args.servers:
-            fleet = Fleet(
-                servers,
-                *(args.latency_s, args.in_flight, args.requests_per_minute),
-                *(args.client_s_per_row, args.shards),
-            )
+            fleet = Fleet(servers, **options)
             found = [slowest(prompts, stage, fleet) for stage in stages]
             total = timedelta(seconds=round(sum(bound.seconds for bound in found)))
             parts = [f"{timedelta(seconds=round(b.seconds))} ({b.reason})" for b in found]

@@ -11,13 +11,16 @@ import argparse
 import asyncio
 import hashlib
 import json
+import re
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
+
+_ANSWER = re.compile("<answer>\n(Answer [0-9a-f]{12})")
 
 
 @dataclass(frozen=True)
@@ -204,14 +207,34 @@ def _bytes(asked: Asked, reply: Reply) -> bytes:
     return f"HTTP/1.1 {reply.status} {phrase}\r\n{head}\r\n".encode() + content
 
 
+def play_both_models(asked: Asked, rejects: bool = False) -> Reply:
+    """Answer as a target and as its reviser (the model `reviser`, edits asked for).
+
+    Some rows end early, as in life: empty answers, revisions that change nothing, replies without
+    an edit, edits that fit nowhere and, with `rejects`, requests that are rejected. The request
+    alone decides.
+    """
+    dice = int(asked.key[:8], 16) % 24
+    if asked.body["model"] != "reviser":
+        words = " ".join(f"word{asked.key[n]}{n}" for n in range(40))
+        return Reply("" if dice == 0 else f"Answer {asked.key[:12]}: {words}.")
+    if dice == 1 and rejects:
+        return Reply(status=400, body={"error": {"message": "the prompt is rejected"}})
+    if dice == 2:
+        return Reply("I would rather talk about the weather.")
+    passage = _ANSWER.search(asked.body["messages"][0]["content"])[1]
+    found = "no such passage" if dice == 3 else passage
+    edit = f"<edit>\n<find>{found}</find>\n<replace>The one {passage}</replace>\n</edit>\n"
+    edits = "" if dice == 4 else edit
+    return Reply(f"<reasoning>\nit is {dice}\n</reasoning>\n<edits>\n{edits}</edits>")
+
+
 def main() -> None:
-    """Serve answers of one text until standard input ends; then print what was counted."""
+    """Serve until standard input ends; then print what was counted."""
     parser = argparse.ArgumentParser(description="A server that answers after a delay.")
     parser.add_argument("--delay", type=float, default=0.0, help="seconds")
-    parser.add_argument("--words", type=int, default=50, help="length of each answer")
     args = parser.parse_args()
-    text = " ".join(f"word{n}" for n in range(args.words))
-    with ChatServer(lambda _: Reply(text, delay_s=args.delay)) as server:
+    with ChatServer(lambda asked: replace(play_both_models(asked), delay_s=args.delay)) as server:
         sys.stdout.write(server.url + "\n")
         sys.stdout.flush()
         sys.stdin.read()

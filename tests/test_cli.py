@@ -73,7 +73,7 @@ def test_bad_prompts_are_refused_with_file_and_line_and_leave_nothing_behind(
 def test_a_model_path_that_does_not_exist_is_refused(tmp_path: Path, prompts: Path) -> None:
     line = refused(
         *("generate", "--run_dir", "r", "--prompts.path", prompts.name),
-        *("--target.model", "./no/such/model", "--reviser.model", "recorded:nobody"),
+        *("--target.model", "recorded:nobody", "--reviser.model", "./no/such/model"),
         cwd=tmp_path,
     )
     assert "'./no/such/model'" in line and "no such folder" in line
@@ -117,4 +117,4 @@ def test_help_of_generate_describes_every_key(tmp_path: Path) -> None:
     result = run("generate", "--help", cwd=tmp_path)
     assert result.returncode == 0
     assert "--reviser.api_key_env" in result.stdout
-    assert "Requests to a server at the same time" in " ".join(result.stdout.split())
+    assert "The most requests to a server at the same time" in " ".join(result.stdout.split())

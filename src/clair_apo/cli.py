@@ -5,14 +5,24 @@ Results go to standard output, what happens meanwhile to standard error.
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from clair_apo.errors import reported_errors
 from clair_apo.progress import print_result
 
+if TYPE_CHECKING:
+    from clair_apo.clair import GenerateConfig
+
 AGAIN = "what was answered is kept; run the same command again to go on"
+
+MODES = """Modes of generate, beside the keys below:
+  --estimate          say what the run will ask and cost; ask nothing
+  --tokenizer NAME    whose tokens --estimate counts (default: those of smollm2-135m)
+  --pilot N           use N of the prompts, in a folder of their own, and project the rest
+  --push_to_hub NAME  put the data set on the hub when it is made
+"""
 
 app = typer.Typer(
     help="Minimal-revision preference pairs (CLAIR) and anchored preference optimization (APO).",
@@ -34,16 +44,67 @@ def demo(context: typer.Context) -> None:
 
 
 @app.command(context_settings=_HANDED_ON)
-def generate(context: typer.Context) -> None:
+def generate(
+    context: typer.Context,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Say what will be asked and cost; ask nothing.")
+    ] = False,
+    tokenizer: Annotated[
+        str | None, typer.Option("--tokenizer", help="Whose tokens --estimate counts.")
+    ] = None,
+    pilot: Annotated[
+        int | None, typer.Option("--pilot", help="Use so many prompts, and project the rest.")
+    ] = None,
+    push_to_hub: Annotated[
+        str | None, typer.Option("--push_to_hub", help="Put the data set there when it is made.")
+    ] = None,
+) -> None:
     """Make preference pairs: --config FILE.yaml, and any key as an option."""
     from clair_apo.clair import GenerateConfig
     from clair_apo.clair import generate as make_pairs
+    from clair_apo.clair.publish import check_push, push_dataset
 
     with reported_errors(interrupted=AGAIN):
+        if "--help" in context.args:
+            print_result(MODES)
         config = GenerateConfig.from_command_line(context.args)
+        if estimate:
+            return _print_estimate(config, tokenizer)
+        if pilot is not None:
+            return _print_pilot(config, pilot)
+        if push_to_hub:
+            check_push()
         result = make_pairs(config)
         print_result(f"asked {result.asked} requests, {result.reused} were answered before")
+        if result.cost:
+            print_result(f"cost of the run, all its invocations: ${result.cost:.4f}")
         _print_report(config.folder)
+        if push_to_hub:
+            print_result(f"pushed: {push_dataset(config.folder, push_to_hub)}")
+
+
+def _print_estimate(config: "GenerateConfig", tokenizer: str | None) -> None:
+    from clair_apo.clair.estimate import estimate
+    from clair_apo.clair.money_tables import estimate_table
+    from clair_apo.llm.tokens import STAND_IN
+    from clair_apo.runs import write_json
+
+    found = estimate(config, tokenizer or STAND_IN)
+    path = config.folder / "estimate.json"
+    write_json(path, found.model_dump(mode="json"))
+    print_result(estimate_table(found))
+    print_result(f"as numbers: {path}")
+
+
+def _print_pilot(config: "GenerateConfig", prompts: int) -> None:
+    from clair_apo.clair.money_tables import pilot_table
+    from clair_apo.clair.pilot import FILE, pilot
+
+    found = pilot(config, prompts)
+    print_result(pilot_table(found))
+    run = Path(found.run_dir)
+    _print_report(run)
+    print_result(f"as numbers: {run / FILE}")
 
 
 @app.command()

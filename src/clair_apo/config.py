@@ -17,7 +17,7 @@ from pydantic_settings import (
     SettingsConfigDict,
     SettingsError,
 )
-from rapidfuzz import process
+from rapidfuzz.distance import OSA
 
 from clair_apo.errors import ConfigError
 from clair_apo.records import first_fault
@@ -86,7 +86,7 @@ class Config(BaseSettings):
             reason = str(error).removeprefix("error parsing CLI: ")
             raise ConfigError(f"command line: {reason}") from None
         except ValidationError as error:
-            fault = first_fault(error)
+            fault = first_fault(error).removeprefix("the line: Value error, ")
             on_line = fault.split(":")[0] in overridden
             raise ConfigError(f"{'command line' if on_line else where}: {fault}") from None
 
@@ -114,8 +114,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
     """The sentence for an unknown key, naming the nearest known one."""
-    nearest = process.extractOne(key, list(known))
-    return f"unknown key {key!r}" + (f"; did you mean {nearest[0]!r}?" if nearest else "")
+    # two letters that changed places are one mistake; what is as near and as long comes first
+    nearest = min(
+        known, key=lambda k: (OSA.distance(key, k), abs(len(key) - len(k)), k), default=""
+    )
+    return f"unknown key {key!r}" + (f"; did you mean {nearest!r}?" if nearest else "")
 
 
 def split_config_option(args: Sequence[str]) -> tuple[Path | None, list[str]]:

@@ -49,6 +49,11 @@ class Usage(Protocol):
     limit: int
     waits_until: float
 
+    @property
+    def cost(self) -> float | None:
+        """US dollars; None where no price is known."""
+        ...
+
 
 @contextmanager
 def show_progress(
@@ -104,7 +109,7 @@ class _Rows:
     def done(self, outcome: str) -> None:
         """One more row is done."""
         self._outcomes[outcome] += 1
-        if (cost := self._cost) is not None:
+        if self._usage and (cost := self._usage.cost) is not None:
             self._costs.append(cost)
         self.bar.advance(self._task)
 
@@ -133,16 +138,11 @@ class _Rows:
             yield (
                 f"{_short(usage.prompt_tokens)} tokens in, {_short(usage.completion_tokens)} out"
             )
-        if (cost := self._cost) is not None:
+        if (cost := usage.cost) is not None:
             yield f"${cost:.2f}" + self._projected(cost)
         if usage.waits_until > time.time():
             at = time.strftime("%H:%M:%S", time.localtime(usage.waits_until))
             yield f"waiting for the server until {at}"
-
-    @property
-    def _cost(self) -> float | None:
-        # not in the protocol: a computed property there would have to be one in every usage
-        return getattr(self._usage, "cost", None)
 
     def _projected(self, cost: float) -> str:
         """The cost when all rows are done: as much for each as for the latest ones."""

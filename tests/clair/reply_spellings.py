@@ -266,6 +266,9 @@ WHOLE = {
         "{corrected_student_solution}\nThe model closes with </think> and goes on.",
         "The model closes with </think> and goes on.",
     ),
+    "an answer that ends with a backslash": ("<revision>a \\\\</revision>", "a \\\\"),
+    "an answer that begins with marks, never closed": ("<revision>`ls` lists", "`ls` lists"),
+    "an answer that begins with a bracket": ("### Reasoning\nx\n### Revision\n](a)", "](a)"),
     "an answer that is a dialogue": (
         "<revision>\n[user]\nHi\n[assistant]\nHello\n</revision>",
         "[user]\nHi\n[assistant]\nHello",

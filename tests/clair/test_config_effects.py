@@ -1,6 +1,6 @@
 """No field of the config that changes nothing: each is set to another value and its effect seen."""
 
-import threading
+from queue import SimpleQueue
 
 import pytest
 from clair_runs import Replying, edit_reply, jsonl_bytes
@@ -9,8 +9,8 @@ from datasets import Dataset, DatasetDict
 from clair_apo.clair import GenerateConfig, generate
 from clair_apo.config import dotted_keys
 from clair_apo.errors import DataError, RequestError
-from clair_apo.llm import ModelSpec, RequestStore, StoredChat
-from clair_apo.llm.http import HttpChat, find_key
+from clair_apo.llm import Meter, ModelSpec, RequestStore, StoredChat
+from clair_apo.llm.http import _Server, find_key
 
 OTHER = {
     "run_dir": "elsewhere",
@@ -55,10 +55,10 @@ CONNECTION = {
     "batch_size": 3,
     "dtype": "bf16",
 }
-# their effects are seen in the tests of recipes, of verification, of contamination, of money and of
-# answers that come later
+# their effects are seen in the tests of recipes, of verification, of contamination, of money, of
+# Parquet and of answers that come later
 ELSEWHERE = {"samples", "revision.direction", "verify", "controls.share", "controls.seed"}
-ELSEWHERE |= {"prompts.ngram", "max_cost", "target.mode", "reviser.mode"}
+ELSEWHERE |= {"prompts.ngram", "max_cost", "target.mode", "reviser.mode", "output.parquet"}
 # ... of the gate
 ELSEWHERE |= {
     f"gate.{name}"
@@ -138,28 +138,25 @@ def test_every_field_of_a_run_changes_what_the_run_leaves_or_asks(tmp_path, monk
 
 
 def _connection(monkeypatch, spec):
-    """What is handed to the client of a server, and to a model in this process."""
-    started = []
-    monkeypatch.setattr(
-        "clair_apo.llm.http.Thread",
-        lambda **kwargs: started.append(1) or threading.Thread(target=lambda: None, daemon=True),
-    )
-    chat = HttpChat(spec)
-    answering = chat.answer([None] * 9)
-    monkeypatch.setattr("clair_apo.llm.http._Asking.results", lambda self, workers: iter([None]))
-    list(answering)
+    """What is handed to the client of a server, its limits, and to a model in this process."""
     handed = []
+    monkeypatch.setattr("clair_apo.llm.http.Gate", lambda *limits: handed.append(limits))
+    monkeypatch.setattr("clair_apo.llm.http.ServerHealth", lambda *_: None)
+    monkeypatch.setattr("clair_apo.llm.http._Server._show", lambda _: None)
+    monkeypatch.setattr("httpx2.Limits", lambda **limits: handed.append(limits))
+    monkeypatch.setattr("openai.DefaultAioHttpClient", lambda limits: None)
+    monkeypatch.setattr("openai.AsyncOpenAI", lambda **settings: handed.append(settings))
+    _Server(spec, find_key(spec), Meter(), SimpleQueue())
     monkeypatch.setattr(
         "clair_apo.llm.local.LocalChat", lambda source, **kwargs: handed.append(kwargs)
     )
     monkeypatch.setattr("clair_apo.llm.ask.find_model", lambda name, say: name)
     with RequestStore(":memory:") as store:
         _ = StoredChat(spec.model_copy(update={"base_url": None}), store)._model
-    client = chat._client
-    return str(client.base_url), find_key(spec), client.timeout, len(started), handed
+    return handed
 
 
-@pytest.mark.parametrize("name", CONNECTION)
+@pytest.mark.parametrize("name", set(CONNECTION) - {"timeout_s"})  # which test_http sees at work
 def test_every_setting_of_a_connection_reaches_the_connection(monkeypatch, name):
     monkeypatch.setenv("OPENAI_API_KEY", "one")
     monkeypatch.setenv("ANOTHER_KEY", "two")

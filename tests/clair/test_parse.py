@@ -108,7 +108,10 @@ def test_whatever_stands_between_the_tags_is_the_revision(text, why):
 FRAMES = [reply for reply in FULL.values() if reply.count(WHY) == reply.count(TEXT) == 1]
 
 
-@given(frame=st.sampled_from(FRAMES), text=words, why=words)
+marked = st.text("ab \n\t*_`\"'\\()[]:-#~.|&;0=", max_size=12)
+
+
+@given(frame=st.sampled_from(FRAMES), text=words | marked, why=words | marked)
 def test_a_spelling_changes_nothing_in_any_text_that_stands_in_it(frame, text, why):
     assume(text.strip() and why.strip())
     parsed = parse_revision(frame.replace(TEXT, text).replace(WHY, why))

@@ -67,6 +67,12 @@ def test_a_pilot_without_an_interval_is_refused(tmp_path, prompts):
         pilot(config_for(tmp_path, "clair"), prompts)
 
 
+def test_a_pilot_of_a_shard_is_refused(tmp_path):
+    config = config_for(tmp_path, "clair", shard="1/2")
+    with pytest.raises(ConfigError, match="leave shard out"):
+        pilot(config, SAMPLED)
+
+
 def test_money_is_projected_from_what_the_pilots_prompts_took(tmp_path):
     cheap, dear = Price(input=1, output=4), Price(input=10, output=30)
     config = config_for(

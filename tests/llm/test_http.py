@@ -18,7 +18,8 @@ from llm_requests import ask_for
 from chat_server import ChatServer, Reply
 from clair_apo.errors import RequestError
 from clair_apo.llm import ModelSpec, health
-from clair_apo.llm.http import ATTEMPTS, HttpChat, find_key
+from clair_apo.llm.health import ATTEMPTS
+from clair_apo.llm.http import HttpChat, find_key
 
 KEY = "sk-very-secret-5f2a"
 
@@ -56,7 +57,7 @@ def no_server(spec):
 def no_waits(monkeypatch):
     """Attempts as in life, without the waits between them, and no patience with a new server."""
     monkeypatch.setattr(health, "FIRST_PATIENCE_S", 0.0)
-    stamina.set_testing(True, attempts=ATTEMPTS)
+    stamina.set_testing(True, attempts=100)
     yield
     stamina.set_testing(False)
 
@@ -205,6 +206,14 @@ def test_a_flagged_prompt_fails_alone_although_the_status_is_403(server, spec):
     found = answers(spec, "bad", "good")
     assert found["good"].response is not None
     assert "flagged" in found["bad"].failure
+
+
+def test_a_prompt_of_more_tokens_than_a_minute_has_fails_alone(server, spec):
+    too_large = error(429, "Request too large for the-model on tokens per min (TPM): Limit 10000")
+    server.reply = lambda asked: too_large if asked.text == "bad" else Reply()
+    found = answers(spec, "good", "bad")
+    assert "Request too large" in found["bad"].failure
+    assert server.texts.count("bad") == 1
 
 
 def test_settings_that_the_server_always_rejects_end_the_run(server, spec):

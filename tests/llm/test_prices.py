@@ -30,6 +30,14 @@ def test_a_price_without_batch_rates_has_no_batch_cost():
         Price(input=1, output=1, batch_input=0.5)
 
 
+def test_a_price_is_written_with_its_source_and_only_the_rates_that_it_has():
+    day = datetime.date(2026, 11, 1)
+    live = Price(input=0.5, output=2, source="contract 7", date=day)
+    assert str(live) == "$0.5 in, $2 out per million tokens (contract 7, read 2026-11-01)"
+    both = Price(input=1, output=2, batch_input=0.5, batch_output=1)
+    assert "; batch $0.5 in, $1 out (the config)" in str(both)
+
+
 @pytest.mark.parametrize("rate", [-1, float("nan"), float("inf")])
 def test_a_price_is_a_number_that_can_be_paid(rate):
     with pytest.raises(ValueError, match="input"):

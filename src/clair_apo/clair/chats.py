@@ -19,6 +19,8 @@ class Chats(NamedTuple):
     judge: StoredChat | None
     asks_target: bool
     """Whether a prompt waits for an answer of the target."""
+    budget: Budget
+    """What the run has spent and may spend, over all its invocations."""
 
     def all(self) -> tuple[StoredChat, ...]:
         """Those that there are."""
@@ -27,6 +29,12 @@ class Chats(NamedTuple):
     def asked(self) -> tuple[StoredChat, ...]:
         """Those that prompts may have to ask."""
         return self.all() if self.asks_target else self.all()[1:]
+
+    @property
+    def cost(self) -> float | None:
+        """USD that the run has cost, over all its invocations; None where a price is missing."""
+        priced = all(chat.meter.price for chat in self.asked())
+        return self.budget.spent if priced else None
 
 
 Models = Mapping[str, ChatModel | None]
@@ -80,30 +88,24 @@ def open_chats(
         reviser=chat("reviser", specs["reviser"]) if specs["reviser"] else None,
         judge=chat("judge", specs["judge"]) if specs["judge"] else None,
         asks_target=_asks_target(config, survey),
+        budget=budget,
     )
-    if config.max_cost is not None:
-        budget.spent = spent_before(chats.asked(), store.spent(run_id))
+    budget.spent = _spent_before(chats.asked(), store.spent(run_id))
     return chats
 
 
-def spent_before(chats: Iterable[StoredChat], spent: Mapping[str, Spent]) -> float:
+def _spent_before(chats: Iterable[StoredChat], spent: Mapping[str, Spent]) -> float:
     """USD that earlier invocations of a run have spent, at today's prices.
 
-    Args:
-        chats: the run's models; two roles of the same model were stored under one identity.
-        spent: tokens by the model's identity, as the store has them.
+    Two roles may ask the same model, and the store does not tell them apart: the dearer one counts.
     """
-    prices = {chat.identity: chat.meter for chat in chats}
-    costs = (
-        meter.price.cost(
-            prompt_tokens=tokens.prompt_tokens,
-            completion_tokens=tokens.completion_tokens,
-            batch=meter.batch,
-        )
-        for identity, meter in prices.items()
-        if meter.price and (tokens := spent.get(identity))
-    )
-    return sum(cost or 0.0 for cost in costs)
+    costs: dict[str, float] = {}
+    for chat in chats:
+        tokens = spent.get(chat.identity)
+        if tokens:
+            cost = chat.meter.cost_of(tokens.prompt_tokens, tokens.completion_tokens) or 0.0
+            costs[chat.identity] = max(cost, costs.get(chat.identity, 0.0))
+    return sum(costs.values())
 
 
 def _asks_target(config: GenerateConfig, survey: PromptSurvey) -> bool:

@@ -67,6 +67,8 @@ class OutputConfig(Section):
 
     test_size: float = Field(0.1, ge=0, lt=1)
     """Share of all possible prompts whose pairs make the test split of `dataset/`."""
+    parquet: bool = False
+    """Write the splits of `dataset/` as Parquet beside the JSONL."""
 
 
 class GenerateConfig(Config):

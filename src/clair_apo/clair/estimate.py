@@ -14,8 +14,7 @@ from clair_apo.clair.prompts import load_prompts
 from clair_apo.clair.stages import ROLES, VERIFY, Stages, open_stages
 from clair_apo.llm import RequestStore, StoredChat
 from clair_apo.llm.prices import Price, find_price
-from clair_apo.llm.tokens import TokenCounter
-from clair_apo.models import EMBEDDED
+from clair_apo.llm.tokens import STAND_IN, TokenCounter
 from clair_apo.records import Prompt, Record
 
 
@@ -89,7 +88,7 @@ class Estimate(Record):
     batch: Span | None
 
 
-def estimate(config: GenerateConfig, tokenizer: str = EMBEDDED) -> Estimate:
+def estimate(config: GenerateConfig, tokenizer: str = STAND_IN) -> Estimate:
     """Count what a run will ask, with what is in its store already taken off.
 
     Asks nothing and writes nothing.

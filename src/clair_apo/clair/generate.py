@@ -18,6 +18,7 @@ from clair_apo.clair.config import GenerateConfig
 from clair_apo.clair.gate import Gate
 from clair_apo.clair.judge import comparison_numbers
 from clair_apo.clair.prompts import load_prompts, survey_prompts
+from clair_apo.clair.publish import write_parquet_splits
 from clair_apo.clair.split import DATASET, write_splits
 from clair_apo.clair.stages import VERIFY, Stages, revision_template
 from clair_apo.clair.templates import load_rubric
@@ -56,6 +57,8 @@ class Generated(Record):
     """Requests that went to a model in this run."""
     reused: int
     """Requests that the store answered."""
+    cost: float | None
+    """USD that the run has cost, over all its invocations; None where a price is missing."""
 
 
 def generate(
@@ -78,6 +81,7 @@ def generate(
         RunError: the run folder belongs to other prompts or another recipe, or another process is
             at work in it.
         RequestError: a model cannot be asked; what it answered before is kept.
+        BudgetError: `max_cost` would be crossed, or a model has no price to keep it by.
         StoreError: the request store cannot be used.
     """
     given = {"target": target_model, "reviser": reviser_model, "judge": judge_model}
@@ -148,11 +152,11 @@ class _Walk:
         return self._write("pair", inputs, {PreferencePair: file}, made, total)
 
     def _verify(self, total: int) -> int:
-        judge = self.stages.judge
         pairs = read_jsonl(self.folder.file(CANDIDATES), PreferencePair)
-        made = judge.chat.converse(self.stages.verification(pair) for pair in pairs)
+        chat = self.stages.judge.chat
+        made = chat.converse(self.stages.verification(pair) for pair in pairs)
         files: Files = {PreferencePair: PAIRS, Verification: VERIFICATIONS}
-        kept = self._write(VERIFY, (CANDIDATES,), files, made, total, judge.chat.meter)
+        kept = self._write(VERIFY, (CANDIDATES,), files, made, total, chat.meter)
         numbers = verification_numbers(read_jsonl(self.folder.file(VERIFICATIONS), Verification))
         self.books.note(VERIFY, verification=numbers)
         return kept
@@ -197,13 +201,17 @@ class _Walk:
             dropped=dict(sorted(self.outcomes.items())),
             asked=sum(chat.meter.asked for chat in self.chats.all()),
             reused=sum(chat.meter.reused for chat in self.chats.all()),
+            cost=self.chats.cost,
         )
         assert result.prompts == result.pairs + sum(result.dropped.values()), "a row was lost"
         splits = write_splits(
             self.folder.file(PAIRS), self.folder.file(DATASET), self.config.output.test_size
         )
+        write_parquet_splits(self.folder.file(DATASET), self.config.output.parquet)
         self.books.close(
-            counts=result.model_dump(exclude={"asked", "reused"}), splits=splits.model_dump()
+            counts=result.model_dump(include={"prompts", "pairs", "dropped"}),
+            cost=result.cost,
+            splits=splits.model_dump(),
         )
         if not pairs:
             reasons = ", ".join(f"{reason} {n}" for reason, n in result.dropped.items())

@@ -1,5 +1,6 @@
 """The two sides of a case become winner and loser, where the gate lets them pass."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from clair_apo.clair.case import Case, Made, drop
@@ -14,6 +15,9 @@ from clair_apo.records import (
     Revision,
     Stage,
 )
+
+CostOf = Callable[[Response | Revision], float | None]
+"""USD that an answer or a revision took, with all requests that led to it."""
 
 
 class Sides(NamedTuple):
@@ -32,7 +36,13 @@ def sides(case: Case) -> Sides:
     return Sides(chosen=case.stronger or case.to_revise, rejected=case.loser)
 
 
-def make_pair(case: Case, recipe: str, template_digest: str | None, gate: Gate) -> Made:
+def make_pair(
+    case: Case,
+    recipe: str,
+    template_digest: str | None,
+    gate: Gate,
+    cost: CostOf = lambda _: None,
+) -> Made:
     """Pair the sides of a case, unless the gate has a reason against it.
 
     Args:
@@ -40,6 +50,7 @@ def make_pair(case: Case, recipe: str, template_digest: str | None, gate: Gate) 
         recipe: its name.
         template_digest: of the template that asked for the revision; None where there is none.
         gate: judges the revision and the pair.
+        cost: USD that a side took; None where that is not known.
     """
     chosen, rejected = sides(case)
     revision, judgement = case.revision, case.judgement
@@ -59,8 +70,8 @@ def make_pair(case: Case, recipe: str, template_digest: str | None, gate: Gate) 
         contrast=measure_contrast(chosen=chosen.text, rejected=rejected.text),
         provenance=Provenance(
             source=case.prompt.source,
-            chosen=_origin(chosen),
-            rejected=_origin(rejected),
+            chosen=_origin(chosen, cost),
+            rejected=_origin(rejected, cost),
             judged_by=judgement.model if judgement else None,
             judge_keys=judgement.request_keys if judgement else (),
             format=revision.format if revision else None,
@@ -77,7 +88,7 @@ def _judged(case: Case, gate: Gate) -> Verdict | None:
     return gate.judge_revision(case.prompt.messages, case.to_revise.text, case.revision.text)
 
 
-def _origin(side: Response | Revision) -> Origin:
+def _origin(side: Response | Revision, cost: CostOf) -> Origin:
     if isinstance(side, Revision):
         kind = "revision"
     else:
@@ -88,4 +99,5 @@ def _origin(side: Response | Revision) -> Origin:
         request_keys=side.request_keys,
         prompt_tokens=side.prompt_tokens,
         completion_tokens=side.completion_tokens,
+        cost=cost(side),
     )

@@ -15,9 +15,7 @@ from clair_apo.clair.generate import PAIRS, PROMPTS, Generated, generate
 from clair_apo.clair.prompts import survey_prompts
 from clair_apo.clair.stages import ROLES, Stages, open_stages
 from clair_apo.errors import ConfigError
-from clair_apo.llm import ChatModel, Completion, ModelSpec, RequestStore
-from clair_apo.llm.budget import answer_cost
-from clair_apo.llm.prices import find_price
+from clair_apo.llm import ChatModel, Completion, RequestStore, StoredChat
 from clair_apo.records import Contrast, PreferencePair, Prompt, Record, read_jsonl
 from clair_apo.runs import RunFolder, write_json
 from clair_apo.stats import Interval, Share, mean_interval, share_interval
@@ -71,8 +69,10 @@ def pilot_config(config: GenerateConfig, prompts: int) -> GenerateConfig:
     """The config of a pilot: so many of the run's prompts, a folder beside its own, its store.
 
     Raises:
-        ConfigError: less than two prompts have no interval.
+        ConfigError: less than two prompts have no interval; a shard's store is its own.
     """
+    if config.shard:
+        raise ConfigError("--pilot goes before the shards: leave shard out")
     if prompts < 2:
         raise ConfigError(f"--pilot {prompts}: needs at least 2 prompts")
     drawn = config.prompts.model_copy(
@@ -114,23 +114,25 @@ class _Use(NamedTuple):
     """What each prompt of the pilot asked one model."""
 
     role: str
-    spec: ModelSpec
+    chat: StoredChat
     done: list[list[Completion]]
 
     def costs(self) -> list[float] | None:
         """USD for each prompt; None where there is no price."""
-        price = find_price(self.spec)
-        if price is None:
-            return None
-        each = [[answer_cost(price, done) or 0.0 for done in one] for one in self.done]
-        return [sum(one) for one in each]
+        meter = self.chat.meter
+        each = [
+            [meter.cost_of(done.prompt_tokens, done.completion_tokens) for done in one]
+            for one in self.done
+        ]
+        known = [[cost for cost in one if cost is not None] for one in each]
+        return [sum(one) for one in known] if known == each else None
 
     def intervals(self) -> ModelUse:
         """The same as means over the prompts."""
         costs = self.costs()
         return ModelUse(
             role=self.role,
-            model=self.spec.model,
+            model=self.chat.spec.model,
             requests=mean_interval([len(one) for one in self.done]),
             prompt_tokens=mean_interval([sum(d.prompt_tokens for d in one) for one in self.done]),
             completion_tokens=mean_interval(
@@ -147,7 +149,7 @@ def _use(role: str, stages: Stages, answers: Sequence[Sequence[Asked]]) -> _Use 
         [a.answer.completion for a in one if ROLES[a.stage] == role and a.answer.completion]
         for one in answers
     ]
-    return _Use(role, chat.spec, done) if chat and any(done) else None
+    return _Use(role, chat, done) if chat and any(done) else None
 
 
 def _project(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_
 
 from pydantic import BaseModel
 
+from clair_apo.clair.split import DATASET
 from clair_apo.errors import RunError
 from clair_apo.records import PreferencePair, Record, read_jsonl
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 ROWS_AT_ONCE = 1_000
 """Rows of one Parquet row group: what is held in memory."""
+SPLITS = ("train", "test")
 MESSAGE = "Preference pairs made by clair-apo"
 """Of the commit on the hub."""
 
@@ -53,6 +55,55 @@ def write_parquet(jsonl: Path, kind: type[Record] = PreferencePair) -> Path:
     finally:
         part.unlink(missing_ok=True)
     return path
+
+
+def write_parquet_splits(folder: Path, wanted: bool) -> None:
+    """Write each split of a data set's folder as Parquet too; else remove what a run left before.
+
+    Whoever loads the folder takes the Parquet file of a split that has one.
+    """
+    for split in SPLITS:
+        jsonl = folder / f"{split}.jsonl"
+        jsonl.with_suffix(".parquet").unlink(missing_ok=True)
+        if wanted and jsonl.exists():
+            write_parquet(jsonl)
+
+
+def check_push() -> None:
+    """Find out what can be known of a push before a run begins.
+
+    Raises:
+        RunError: nobody is logged in, or the hub may not be spoken to.
+    """
+    from huggingface_hub import constants, get_token
+
+    if constants.HF_HUB_OFFLINE:
+        raise RunError("--push_to_hub: HF_HUB_OFFLINE forbids to speak to the hub; unset it")
+    if not get_token():
+        raise RunError("--push_to_hub: nobody is logged in; run `hf auth login` or set HF_TOKEN")
+
+
+def push_dataset(run: Path, name: str) -> str:
+    """Push a run's data set with its card, into a private data set if there is none yet.
+
+    Raises:
+        RunError: the run holds no data set with its card, or it could not be pushed.
+    """
+    return push_to_hub(_dataset_files(run), name)
+
+
+def _dataset_files(run: Path) -> dict[str, Path]:
+    """Its card and a file a split, by their paths on the hub."""
+    folder = run / DATASET
+    files = {}
+    for split in SPLITS:
+        both = (folder / f"{split}.parquet", folder / f"{split}.jsonl")
+        if file := next((file for file in both if file.exists()), None):
+            files[file.name] = file
+    card = folder / "README.md"
+    if not files or not card.exists():
+        raise RunError(f"{run}: holds no data set with its card; run generate, then report")
+    return {card.name: card, **files}
 
 
 def arrow_schema(kind: type[BaseModel]) -> Any:

@@ -34,10 +34,10 @@ class _Delimiters:
 
 
 # possessive quantifiers (*+, ?+): a reply of nothing but blanks must not take quadratic time
-_ANGLE = _Delimiters(r"\\?<\s*+", r"\s*+\\?>")
+_ANGLE = _Delimiters(r"(?P<escape>\\?)<\s*+", r"\s*+\\?>")
 _OTHERS = (
-    _Delimiters(r"\\?\[\s*+", r"\s*+\\?\]"),
-    _Delimiters(r"&lt;\s*+", r"\s*+&gt;", escaped=True),
+    _Delimiters(r"(?P<escape>\\?)\[\s*+", r"\s*+\\?\]"),
+    _Delimiters(r"(?P<escape>)&lt;\s*+", r"\s*+&gt;", escaped=True),
 )
 _MARKS = r"[*_`]{0,3}"
 _STRUCTURE = re.compile(r"(?i)</\s*(?:reasoning|edits|edit|find|replace)\s*>")
@@ -71,7 +71,9 @@ def _pairs(text: str, name: str, how: _Delimiters) -> list[Section]:
             opened.append(match)
         elif opened:
             opening = opened.pop()
-            content = text[opening.end() : match.start()]
+            # a backslash before the end is the text's own, unless the beginning has one as well
+            own = match["escape"] and not opening["escape"]
+            content = text[opening.end() : match.end("escape") if own else match.start()]
             pairs.append((len(opened), opening, html.unescape(content) if how.escaped else content))
     outermost = [pair for pair in pairs if pair[0] == 0] or pairs
     at_lines = [p for p in outermost if _begins_line(text, p[1].start())] or outermost
@@ -79,7 +81,7 @@ def _pairs(text: str, name: str, how: _Delimiters) -> list[Section]:
 
 
 def _unclosed(text: str, name: str) -> list[Section]:
-    tag = re.compile(rf"(?i){_MARKS}\\?<\s*+(?:{name})(?:\s[^<>\n]*+)?+\s*+\\?>{_MARKS}")
+    tag = re.compile(rf"(?i)(?P<mark>{_MARKS})<\s*+(?:{name})(?:\s[^<>\n]*+)?+\s*+>(?P=mark)")
     opened = list(tag.finditer(text))
     if len(opened) > 1 and not text[opened[-1].end() :].strip():
         before, last = opened[-2:]  # <name> ... <name>: closed without its slash
@@ -128,8 +130,8 @@ def _heading(words: str, bare: bool) -> re.Pattern[str]:
     without = f"| (?:{words}) {alone}" if bare else ""
     return re.compile(
         rf"""(?imx) ^[ \t>\#]*+ (?:(?:\d+[.)]|[-*+\u2022])[ \t]++)? (?P<mark>[*_`\"]*+) [ \t]*+
-        (?: (?:\\?[\{{\[<])+ \s*+ (?P<close>/?) \s*+ (?:{words})
-            (?: \s* (?:\\?[\}}\]>])+ | {alone} )
-          | (?:{words}) \s* (?:\\?[\}}\]])+ {without} )
+        (?: (?:\\?[\{{\[<])+ [ \t]*+ (?P<close>/?) [ \t]*+ (?:{words})
+            (?: [ \t]* (?:\\?[\}}\]>])+ | {alone} )
+          | (?:{words}) [ \t]* (?:\\?[\}}\]])+ {without} )
         (?: [ \t]* (?P=mark) [ \t]* [:\uff1a]? | [ \t]* [:\uff1a] [ \t]* (?P=mark) ) [ \t]*"""
     )

@@ -1,6 +1,7 @@
 """The stages of a recipe: whom each asks, and what a case says to it."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from clair_apo.clair.case import Case, Made
 from clair_apo.clair.chats import Chats, open_chats
@@ -13,9 +14,9 @@ from clair_apo.clair.respond import given_answers, respond, strengthen
 from clair_apo.clair.revise import revise
 from clair_apo.clair.templates import RevisionTemplate, load_rubric, load_template
 from clair_apo.clair.verify import is_control, verify
-from clair_apo.llm import Dialogue, RequestStore, StoredChat
+from clair_apo.llm import Dialogue, Meter, RequestStore, StoredChat
 from clair_apo.llm.judge import Judge
-from clair_apo.records import PreferencePair
+from clair_apo.records import PreferencePair, Response, Revision
 
 VERIFY = "verify"
 """The name of the last stage, which no recipe lists."""
@@ -56,7 +57,7 @@ class Stages:
         chats: the models.
         template: how the reviser is asked; None where it is not.
         rubric: what the judge goes by.
-        gate: which pairs may pass.
+        gate: which answers and revisions make no pair.
     """
 
     config: GenerateConfig
@@ -95,7 +96,18 @@ class Stages:
     def pair(self, case: Case) -> Made:
         """Winner and loser of a case that came through the recipe, where the gate lets it pass."""
         digest = self.template.digest if self.template else None
-        return make_pair(case, self.config.recipe, digest, self.gate)
+        return make_pair(case, self.config.recipe, digest, self.gate, self.cost)
+
+    def cost(self, side: Response | Revision) -> float | None:
+        """USD that an answer or a revision took; None where the data brought it, or no price."""
+        meter = self._meters.get(side.model)
+        if meter is None:
+            return None
+        return meter.cost_of(side.prompt_tokens, side.completion_tokens)
+
+    @cached_property
+    def _meters(self) -> dict[str, Meter]:
+        return {chat.identity: chat.meter for chat in self.chats.asked()}
 
     def verification(self, pair: PreferencePair) -> Dialogue[Made]:
         """What a pair asks the judge that is to confirm it."""
@@ -121,11 +133,11 @@ def open_stages(config: GenerateConfig, store: RequestStore) -> Stages:
         ConfigError: an unusable template or rubric.
     """
     looking = config.model_copy(update={"offline": True, "max_cost": None})
-    chats = open_chats(looking, survey_prompts(config.prompts, config.prompt_shard), store, {}, "")
+    survey = survey_prompts(config.prompts, config.prompt_shard)
     return Stages(
-        config=looking,
-        chats=chats,
-        template=revision_template(config),
-        rubric=load_rubric(config.revision.rubric),
-        gate=Gate(config.gate, config.training_tokenizer),
+        looking,
+        open_chats(looking, survey, store, {}, ""),
+        revision_template(config),
+        load_rubric(config.revision.rubric),
+        Gate(config.gate, config.training_tokenizer),
     )

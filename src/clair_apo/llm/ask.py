@@ -14,8 +14,8 @@ from functools import cached_property
 from itertools import islice, takewhile
 from typing import Generic, TypeVar
 
-from clair_apo.errors import BudgetError, RequestError, StoreError
-from clair_apo.llm.budget import Budget, answer_cost, worst_case
+from clair_apo.errors import RequestError, StoreError
+from clair_apo.llm.budget import Account, Budget
 from clair_apo.llm.chat import (
     Answer,
     Answered,
@@ -28,7 +28,6 @@ from clair_apo.llm.chat import (
 )
 from clair_apo.llm.groups import groups_of
 from clair_apo.llm.meter import Meter
-from clair_apo.llm.prices import find_price
 from clair_apo.llm.store import RequestStore
 from clair_apo.llm.tables import StoredAnswer
 from clair_apo.models import ModelSource, find_model
@@ -87,8 +86,8 @@ class StoredChat:
     ) -> None:
         self.spec = spec
         self.meter = meter or Meter()
-        self.meter.price = find_price(spec)
-        self._budget = budget or Budget()
+        self._account = Account(spec, budget or Budget())
+        self.meter.price, self.meter.batch = self._account.price, self._account.batch
         self._unpaid = deque[ChatRequest]()
         self._store = store
         self._given = model
@@ -155,13 +154,13 @@ class StoredChat:
             for group in model.plan(list(requests.values())):
                 missing = [request for request in group if request.key not in answers]
                 while missing:
-                    paid = list(takewhile(self._reserve, missing))
+                    paid = list(takewhile(self._account.reserve, missing))
                     if not paid:
-                        raise self._exhausted(missing[0])
+                        raise self._account.exhausted(missing[0])
                     for answered in model.answer(paid):
                         answers |= {answer.request.key: answer for answer in self._kept(answered)}
                     for request in paid:  # one that had no answer at all costs nothing
-                        self._budget.release(request.key)
+                        self._account.settle(request, None)
                     missing = missing[len(paid) :]
         gave_none = "the model gave no answer"
         return {k: answers.get(k) or Answer(r, None, gave_none) for k, r in requests.items()}
@@ -211,12 +210,12 @@ class StoredChat:
 
     def _submit_paid(self) -> None:
         """Send what there is money for; what has to wait for it keeps its turn."""
-        while self._unpaid and self._reserve(self._unpaid[0]):
+        while self._unpaid and self._account.reserve(self._unpaid[0]):
             self._server.submit(self._unpaid.popleft())
 
     def _collect(self, waiting: dict[str, list["_Talk[T]"]]) -> None:
         if len(self._unpaid) == len(waiting):  # nothing is under way that could settle for less
-            raise self._exhausted(self._unpaid[0])
+            raise self._account.exhausted(self._unpaid[0])
         answered = self._server.collect()
         answers = self._kept(answered)
         self._server.settle(len(answered))
@@ -258,29 +257,8 @@ class StoredChat:
         )
         for answer in answers:
             self.meter.count(answer.completion)
-            self._settle(answer)
+            self._account.settle(answer.request, answer.completion)
         return answers
-
-    def _reserve(self, request: ChatRequest) -> bool:
-        """Set aside what a request may cost; False where the run may not spend it now."""
-        worst = self._worst(request)
-        return worst is None or self._budget.reserve(request.key, worst)
-
-    def _settle(self, answer: Answer) -> None:
-        price, done = self.meter.price, answer.completion
-        if done is None or price is None:
-            self._budget.release(answer.request.key)
-        else:
-            self._budget.settle(
-                answer.request.key, answer_cost(price, done, batch=self.meter.batch)
-            )
-
-    def _worst(self, request: ChatRequest) -> float | None:
-        price = self.meter.price
-        return worst_case(price, request, batch=self.meter.batch) if price else None
-
-    def _exhausted(self, request: ChatRequest) -> BudgetError:
-        return self._budget.exhausted(self.spec.model, self._worst(request) or 0.0)
 
     @property
     def _streams(self) -> bool:

@@ -73,6 +73,40 @@ class Budget:
         )
 
 
+class Account:
+    """What one model takes out of a run's budget.
+
+    Args:
+        spec: the model; one without a price takes nothing.
+        budget: shared by the models of the run.
+    """
+
+    def __init__(self, spec: ModelSpec, budget: Budget) -> None:
+        self.price = find_price(spec)
+        self.batch = spec.mode == "batch"
+        self._model, self._budget = spec.model, budget
+
+    def reserve(self, request: ChatRequest) -> bool:
+        """Set aside what a request may cost; False where the run may not spend it now."""
+        return self._budget.reserve(request.key, self._worst(request))
+
+    def settle(self, request: ChatRequest, completion: Completion | None) -> None:
+        """Take what an answer cost; nothing for a request without one."""
+        if completion is None or self.price is None:
+            self._budget.release(request.key)
+        else:
+            cost = answer_cost(self.price, completion, batch=self.batch)
+            self._budget.settle(request.key, cost)
+
+    def exhausted(self, request: ChatRequest) -> BudgetError:
+        """The error of a run that may not spend what this request may cost."""
+        return self._budget.exhausted(self._model, self._worst(request))
+
+    def _worst(self, request: ChatRequest) -> float:
+        worst = worst_case(self.price, request, batch=self.batch) if self.price else None
+        return worst or 0.0  # without a limit, a price may be missing: see `require_price`
+
+
 def worst_case(price: Price, request: ChatRequest, *, batch: bool = False) -> float | None:
     """What a request costs at most, in USD; None for a batch price that there is not."""
     return price.cost(
@@ -119,7 +153,7 @@ def require_price(role: str, spec: ModelSpec) -> Price:
             f'give its USD per million tokens: --{role}.price \'{{"input": 1.0, "output": 4.0}}\' '
             "(0 for a server of your own)"
         )
-    if getattr(spec, "mode", "live") == "batch" and price.batch_input is None:
+    if spec.mode == "batch" and price.batch_input is None:
         raise BudgetError(
             f"max_cost needs a price, and none is known for {spec.model!r} through the Batch API; "
             f"give {role}.price.batch_input and {role}.price.batch_output"

@@ -1,12 +1,14 @@
 """What went wrong with a request, read from what the HTTP client raised: whose fault, what to do.
 
 - `passing`: no connection, time-out, 408, 409, 429, 5xx: worth another attempt;
-- `row`: 400, 413, 422, a flagged prompt: this request alone has no answer;
+- `row`: 400, 413, 422, a flagged prompt, one that no minute has tokens for: this request alone
+  has no answer;
 - `run`: wrong key, address or model, no money left: no request will be answered.
 """
 
 import json
 import math
+import os
 import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
@@ -113,7 +115,7 @@ class FailureReader:
         if isinstance(error, openai.APIConnectionError):
             # also where its name speaks of a time-out: the client is given none, and its
             # transport calls every lost connection so
-            reason = self._clean(str(error.__cause__ or error))
+            reason = self._clean(_deepest_reason(error))
             return RequestFailure("passing", f"{self._where} could not be reached ({reason})")
         return RequestFailure("run", f"{self._where}: {self._clean(str(error))}")
 
@@ -147,7 +149,7 @@ class FailureReader:
             return RequestFailure(
                 "run", f"{told}; the account has nothing left to spend: top it up; {GO_ON}"
             )
-        if status in _ROW or (status == 403 and "flagged_input" in body):
+        if status in _ROW or _is_too_much_for_one(status, error, body):
             return RequestFailure("row", told)
         if status in _PASSING or status >= 500:
             return RequestFailure(
@@ -171,6 +173,16 @@ class FailureReader:
         return " ".join(shown.split())[:300]
 
 
+def _deepest_reason(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    if isinstance(error, OSError) and error.strerror:
+        # names have numbers of their own, which are negative
+        number = error.errno or 0
+        return (os.strerror(number) if number > 0 else error.strerror).lower()
+    return str(error) or type(error).__name__
+
+
 def _error_object(body: str) -> dict[str, Any]:
     try:
         content = json.loads(body)
@@ -186,6 +198,14 @@ def _error_object(body: str) -> dict[str, Any]:
 
 def _message(error: dict[str, Any]) -> str:
     return str(error.get("message") or error.get("detail") or "")
+
+
+def _is_too_much_for_one(status: int, error: dict[str, Any], body: str) -> bool:
+    """Statuses that mostly concern all requests, where they concern this one alone."""
+    if status == 403:
+        return "flagged_input" in body  # moderation
+    # of more tokens than a minute has
+    return status == 429 and _message(error).lower().startswith("request too large")
 
 
 def _no_money(status: int, error: dict[str, Any]) -> bool:

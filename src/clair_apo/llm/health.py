@@ -18,6 +18,12 @@ from clair_apo.llm.limits import Gate
 from clair_apo.llm.meter import Meter
 from clair_apo.progress import say
 
+ATTEMPTS = 6
+"""How often a request is tried."""
+TIME_OUTS = 3
+"""How often one that times out is: each time may be paid for."""
+RATE_LIMITS = 20
+"""How often the server may say that there are too many just now, besides."""
 PATIENCE_S = 300.0
 """How long a server that answered before may be down before the run ends."""
 FIRST_PATIENCE_S = 10.0
@@ -32,6 +38,24 @@ _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0
 def jittered_wait_s(attempt: int) -> float:
     """How long to wait after the `attempt`-th failure: anything up to a doubling bound."""
     return random.uniform(0, min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2 ** (attempt - 1)))
+
+
+class Attempts:
+    """The attempts of one request that failed so far."""
+
+    def __init__(self) -> None:
+        self._failed = self._timed_out = self._limited = 0
+
+    def wait_s(self, failure: RequestFailure) -> float | None:
+        """Seconds to wait after one more; None when there is to be no other."""
+        if failure.fault != "passing":
+            return None
+        self._limited += failure.limited
+        self._failed += not failure.limited
+        self._timed_out += failure.timed_out
+        if self._failed >= ATTEMPTS or self._timed_out >= TIME_OUTS or self._limited >= RATE_LIMITS:
+            return None
+        return jittered_wait_s(self._failed + self._limited)
 
 
 class ServerHealth:

@@ -25,15 +25,10 @@ import stamina
 from clair_apo.errors import RequestError
 from clair_apo.llm.chat import Answered, ChatRequest, ModelSpec, RawResponse
 from clair_apo.llm.failures import FailureReader, RequestFailure
-from clair_apo.llm.health import ServerHealth, jittered_wait_s
+from clair_apo.llm.health import Attempts, ServerHealth
 from clair_apo.llm.limits import Gate
 from clair_apo.llm.meter import Meter
 from clair_apo.records import Message
-
-ATTEMPTS = 6
-"""How often a request is tried."""
-TIME_OUTS = 3
-"""How often, where it times out: each time may be paid for."""
 
 # retries show where logging is set up; without that they would stand bare on standard error
 logging.getLogger("stamina").addHandler(logging.NullHandler())
@@ -85,7 +80,7 @@ class HttpChat:
                 if isinstance(result, Exception):
                     self._results.put(result)  # for the next call, and all after it
                     if not answered:
-                        raise result
+                        raise result from None
                     break
                 answered.append(result)
         except Empty:
@@ -184,8 +179,17 @@ class _Server:
         Raises:
             RequestError: the run must stop.
         """
+        before = Attempts()
+
+        def wait_s(error: Exception) -> float | bool:
+            if self._end or not isinstance(error, RequestFailure):
+                return False
+            seconds = before.wait_s(error)
+            self._meter.retried += seconds is not None
+            return False if seconds is None else seconds
+
         try:
-            async for attempt in stamina.retry_context(self._wait_s, ATTEMPTS, timeout=None):
+            async for attempt in stamina.retry_context(wait_s, attempts=None, timeout=None):
                 with attempt:
                     return Answered(request, await self._through_the_gate(request, attempt.num))
         except RequestFailure as failure:
@@ -193,16 +197,6 @@ class _Server:
                 self._gate.hold()  # until it is settled, as any other
                 return Answered(request, None, failure.told)
         return None
-
-    def _wait_s(self, error: Exception) -> float | bool:
-        """Seconds until the next attempt; False when there is to be none."""
-        if not isinstance(error, RequestFailure) or error.fault != "passing" or self._end:
-            return False
-        if error.timed_out and error.attempts >= TIME_OUTS:
-            return False
-        if error.attempts < ATTEMPTS:
-            self._meter.retried += 1
-        return jittered_wait_s(error.attempts)
 
     async def _through_the_gate(self, request: ChatRequest, attempt: int) -> RawResponse:
         reserved = self._most_tokens(request)

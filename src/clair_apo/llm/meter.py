@@ -35,13 +35,15 @@ class Meter:
 
     @property
     def cost(self) -> float | None:
-        """USD that the answers of this run cost; None where there is no price."""
+        """USD that the answers of this invocation cost; None where there is no price."""
+        return self.cost_of(self.prompt_tokens, self.completion_tokens)
+
+    def cost_of(self, prompt_tokens: int, completion_tokens: int) -> float | None:
+        """USD that so many tokens of the model cost; None where there is no price."""
         if self.price is None:
             return None
         return self.price.cost(
-            prompt_tokens=self.prompt_tokens,
-            completion_tokens=self.completion_tokens,
-            batch=self.batch,
+            prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, batch=self.batch
         )
 
     def count(self, completion: Completion | None) -> None:

@@ -54,13 +54,13 @@ class Price(Section):
         return (prompt_tokens * rates[0] + completion_tokens * rates[1]) / MILLION
 
     def __str__(self) -> str:
-        read = f", read {self.date}" if self.date else ""
-        batch = f"; batch ${self.batch_input:g} in, ${self.batch_output:g} out"
-        live = f"${self.input:g} in, ${self.output:g} out per million tokens"
-        return f"{live}{batch if self.batch_input is not None else ''} ({self.source}{read})"
+        text = f"${self.input:g} in, ${self.output:g} out per million tokens"
+        if self.batch_input is not None:
+            text += f"; batch ${self.batch_input:g} in, ${self.batch_output:g} out"
+        return f"{text} ({self.source}{f', read {self.date}' if self.date else ''})"
 
 
-FREE = Price(input=0, output=0, source="runs in this process")
+FREE = Price(input=0, output=0, batch_input=0, batch_output=0, source="runs without a server")
 
 
 def find_price(spec: "ModelSpec") -> Price | None:

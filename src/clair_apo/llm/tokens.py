@@ -7,6 +7,8 @@ from clair_apo.models import EMBEDDED, find_model
 from clair_apo.progress import say
 from clair_apo.records import Conversation
 
+STAND_IN = EMBEDDED
+"""Whose tokens are counted in place of a model's whose tokeniser is not at hand."""
 AROUND_MESSAGE = 5
 """Tokens that chat templates commonly put around one message: its role, its beginning, its end."""
 
@@ -21,7 +23,7 @@ class TokenCounter:
         ModelNotFoundError: no such folder, or it holds no tokeniser.
     """
 
-    def __init__(self, model: str = EMBEDDED) -> None:
+    def __init__(self, model: str = STAND_IN) -> None:
         from transformers import AutoTokenizer
 
         location = find_model(model, say).location
