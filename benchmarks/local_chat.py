@@ -22,7 +22,7 @@ from clair_apo.records import Prompt
 def tokens_per_second(chat: LocalChat, requests: list[ChatRequest]) -> float:
     """Answer all requests once."""
     start = time.perf_counter()
-    responses = [answered.response for answered in chat.answer(requests)]
+    responses = [one.response for batch in chat.answer(requests) for one in batch]
     seconds = time.perf_counter() - start
     tokens = sum(Completion.from_response(r).completion_tokens for r in responses if r)
     return tokens / seconds

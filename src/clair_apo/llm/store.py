@@ -42,14 +42,15 @@ INSERT INTO main.batches
 SELECT id, shard, model, host, CASE run_id WHEN ? THEN ? ELSE run_id END, state, created, keys
 FROM other.batches WHERE true ON CONFLICT DO NOTHING"""
 
+_WRITABLE = "make the file and its folder writable, or name another one with store"
 _ADVICE = {
     sqlite3.SQLITE_FULL: "the disk is full: free space, or move the file to another disk and name "
     "it with store; then run the same command again",
     sqlite3.SQLITE_CORRUPT: 'keep the file; `sqlite3 FILE ".recover" | sqlite3 mended.sqlite` '
     "rescues what can be read: name that file with store",
     sqlite3.SQLITE_NOTADB: "name another file with store",
-    sqlite3.SQLITE_READONLY: "make the file and its folder writable, or name another one with "
-    "store",
+    sqlite3.SQLITE_READONLY: _WRITABLE,
+    sqlite3.SQLITE_CANTOPEN: _WRITABLE,
     sqlite3.SQLITE_BUSY: f"another process has kept it for {PATIENCE_S} seconds: wait for it, or "
     "end it",
 }
