@@ -243,11 +243,9 @@ class StoredChat:
     # --- both
 
     def _stored(self, request: ChatRequest) -> Answer | None:
-        response = self._store.get(request.key)
-        if response is None:
-            return None
-        self.meter.reused += 1
-        return Answer(request, Completion.from_response(response))
+        answer = self._store.answer(request)
+        self.meter.reused += answer is not None
+        return answer
 
     def _kept(self, answered: Sequence[Answered]) -> list[Answer]:
         """Store responses together, before anything else is done with them."""
