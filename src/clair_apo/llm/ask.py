@@ -27,6 +27,7 @@ from clair_apo.llm.chat import (
     StreamingChat,
 )
 from clair_apo.llm.groups import groups_of
+from clair_apo.llm.keys import find_key
 from clair_apo.llm.meter import Meter
 from clair_apo.llm.store import RequestStore
 from clair_apo.llm.tables import StoredAnswer
@@ -54,8 +55,6 @@ def check_model(spec: ModelSpec) -> None:
         RequestError: no key for the server.
     """
     if spec.base_url:
-        from clair_apo.llm.http import find_key
-
         find_key(spec)
     elif spec.mode != "files" and not spec.model.startswith(RECORDED):
         find_model(spec.model, say)
