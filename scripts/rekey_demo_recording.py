@@ -14,7 +14,7 @@ from clair_apo.demo.recording import (
     recorded_prompts,
     rendered_requests,
 )
-from clair_apo.records import write_jsonl
+from clair_apo.files import write_jsonl
 
 
 def main() -> None:

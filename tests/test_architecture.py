@@ -12,17 +12,18 @@ import clair_apo
 ROOT = Path(clair_apo.__file__).parent
 
 # A room and all that it may import, besides itself. Everything points down.
-GROUND = {"errors", "records", "rows", "config", "progress", "splits", "stats"}
+GROUND = {"errors", "records", "files", "rows", "config", "progress", "splits", "stats"}
 MAY_IMPORT = {
     "errors": set(),
-    "records": {"errors"},
+    "records": set(),
+    "files": {"errors", "records"},
     "splits": set(),
     "stats": {"records"},
-    "rows": {"errors", "records"},
+    "rows": {"errors", "files", "records"},
     "progress": set(),
-    "config": {"errors", "records"},
+    "config": {"errors", "files"},
     "models": {"errors"},
-    "runs": {"errors", "records"},
+    "runs": {"errors", "files"},
     "llm": GROUND | {"models"},
     "clair": GROUND | {"llm", "models", "runs"},
     "apo": GROUND | {"models", "runs"},

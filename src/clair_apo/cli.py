@@ -37,9 +37,9 @@ _HANDED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_op
 @app.command(context_settings=_HANDED_ON)
 def demo(context: typer.Context) -> None:
     """Walk the whole arrow on the embedded model: prompts, pairs, training, evidence."""
-    from clair_apo.demo import run_demo
-
     with reported_errors(interrupted=AGAIN):
+        from clair_apo.demo import run_demo
+
         run_demo(context.args)
 
 
@@ -60,11 +60,11 @@ def generate(
     ] = None,
 ) -> None:
     """Make preference pairs: --config FILE.yaml, and any key as an option."""
-    from clair_apo.clair import GenerateConfig
-    from clair_apo.clair import generate as make_pairs
-    from clair_apo.clair.publish import check_push, push_dataset
-
     with reported_errors(interrupted=AGAIN):
+        from clair_apo.clair import GenerateConfig
+        from clair_apo.clair import generate as make_pairs
+        from clair_apo.clair.publish import check_push, push_dataset
+
         if "--help" in context.args:
             print_result(MODES)
         config = GenerateConfig.from_command_line(context.args)
@@ -120,9 +120,9 @@ def merge(
     runs: Annotated[list[Path], typer.Argument(help="The folders of all its shards.")],
 ) -> None:
     """Join the shards of a run (generate --shard i/n) into one run folder and one store."""
-    from clair_apo.clair.merge import merge as join
-
     with reported_errors():
+        from clair_apo.clair.merge import merge as join
+
         result = join(out, runs)
         print_result(
             f"merged {result.shards} shards; {result.answers} answers taken over, "
@@ -140,9 +140,9 @@ def batches(
     ] = None,
 ) -> None:
     """List a run's batches at a server, and keep what those that have ended answered."""
-    from clair_apo.clair.batches import look_after_batches
-
     with reported_errors():
+        from clair_apo.clair.batches import look_after_batches
+
         looks = look_after_batches(run, cancel=cancel, forget=forget)
         for look in looks:
             batch = look.batch

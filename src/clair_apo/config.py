@@ -20,7 +20,7 @@ from pydantic_settings import (
 from rapidfuzz.distance import OSA
 
 from clair_apo.errors import ConfigError
-from clair_apo.records import first_fault
+from clair_apo.files import first_fault
 
 UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
 """A path as a person writes it: `~` is the home folder, in a YAML file as well."""

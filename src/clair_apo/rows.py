@@ -14,15 +14,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from clair_apo.errors import DataError
-from clair_apo.records import (
-    Conversation,
-    GivenAnswer,
-    Message,
-    Prompt,
-    first_fault,
-    prompt_id,
-    read_json_rows,
-)
+from clair_apo.files import first_fault, read_json_rows
+from clair_apo.records import Conversation, GivenAnswer, Message, Prompt, prompt_id
 
 Row = tuple[str, Mapping[str, Any]]
 """Where a row stands, for errors, and its columns."""

@@ -18,7 +18,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from clair_apo.errors import RunError
-from clair_apo.records import atomic_writer
+from clair_apo.files import atomic_writer
 
 MANIFEST = "manifest.json"
 LOCK = ".lock"

@@ -15,7 +15,8 @@ from clair_apo.clair import (
 )
 from clair_apo.clair.gate import PRESETS
 from clair_apo.errors import ConfigError, DataError, ModelNotFoundError
-from clair_apo.records import Dropped, DropReason, read_jsonl
+from clair_apo.files import read_jsonl
+from clair_apo.records import Dropped, DropReason
 
 PROMPT = user("How long is the bridge?")
 ENGLISH = "The bridge over the river is thirty metres long and was built more than a century ago."

@@ -18,6 +18,7 @@ from clair_runs import (
 
 from clair_apo.clair import GenerateConfig, generate
 from clair_apo.errors import ConfigError, DataError, ModelNotFoundError, RequestError, RunError
+from clair_apo.files import read_jsonl
 from clair_apo.llm import ChatModel, Completion, ModelSpec, RequestStore
 from clair_apo.records import (
     Dropped,
@@ -27,7 +28,6 @@ from clair_apo.records import (
     Response,
     Revision,
     prompt_id,
-    read_jsonl,
 )
 
 # the package exports the function under the module's name

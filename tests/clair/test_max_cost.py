@@ -9,9 +9,10 @@ from clair_runs import full_reply, make_config, write_rows
 from chat_server import Asked, ChatServer, Reply
 from clair_apo.clair import generate
 from clair_apo.errors import BudgetError
+from clair_apo.files import read_jsonl
 from clair_apo.llm import ModelSpec
 from clair_apo.llm.prices import Price
-from clair_apo.records import PreferencePair, read_jsonl
+from clair_apo.records import PreferencePair
 
 PROMPTS = 8
 # a dollar for a completion token: costs can be counted by hand

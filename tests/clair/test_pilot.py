@@ -19,8 +19,9 @@ from clair_apo.clair import generate
 from clair_apo.clair.pilot import Pilot, pilot, pilot_config
 from clair_apo.clair.recipes import RECIPES
 from clair_apo.errors import BudgetError, ConfigError
+from clair_apo.files import read_jsonl
 from clair_apo.llm.prices import Price
-from clair_apo.records import PreferencePair, Prompt, read_jsonl
+from clair_apo.records import PreferencePair, Prompt
 from clair_apo.stats import share_interval
 
 PROMPTS, SAMPLED = 12, 4

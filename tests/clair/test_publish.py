@@ -13,7 +13,8 @@ from werkzeug import Request, Response
 from clair_apo.clair import publish
 from clair_apo.clair.publish import arrow_schema, push_to_hub, write_parquet
 from clair_apo.errors import DataError, RunError
-from clair_apo.records import Conversation, DropReason, Message, Record, Text, write_jsonl
+from clair_apo.files import write_jsonl
+from clair_apo.records import Conversation, DropReason, Message, Record, Text
 
 
 class Source(Record):

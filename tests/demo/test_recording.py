@@ -17,8 +17,9 @@ from clair_apo.demo.recording import (
 )
 from clair_apo.demo.run import demo_config
 from clair_apo.errors import DataError, RequestError
+from clair_apo.files import read_jsonl
 from clair_apo.llm import RequestStore
-from clair_apo.records import PreferencePair, read_jsonl
+from clair_apo.records import PreferencePair
 
 
 def demo_run(folder: Path, *options: str) -> Path:

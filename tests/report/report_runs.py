@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+from clair_apo.files import write_jsonl
 from clair_apo.records import (
     Contrast,
     Dropped,
@@ -16,7 +17,6 @@ from clair_apo.records import (
     Provenance,
     Stage,
     prompt_id,
-    write_jsonl,
 )
 from clair_apo.runs import RunFolder, write_json
 

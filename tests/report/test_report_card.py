@@ -8,7 +8,8 @@ from huggingface_hub import DatasetCard
 from report_runs import make_dropped, make_pair, make_run
 
 from clair_apo.clair.recipes import RECIPES
-from clair_apo.records import DropReason, Origin, PreferencePair, Stage, write_jsonl
+from clair_apo.files import write_jsonl
+from clair_apo.records import DropReason, Origin, PreferencePair, Stage
 from clair_apo.report import write_report
 from clair_apo.report.card import RECIPE_SIDES, features_of, markdown
 

@@ -27,9 +27,9 @@ from clair_apo.apo.data import PairSplit, TrainingPair, data_digest, load_pairs,
 from clair_apo.apo.interrupt import Interrupt
 from clair_apo.apo.trainer import APOTrainer
 from clair_apo.errors import ClairApoError, TrainingError
+from clair_apo.files import atomic_writer
 from clair_apo.models import find_model
 from clair_apo.progress import CONSOLE, print_result
-from clair_apo.records import atomic_writer
 from clair_apo.runs import MANIFEST, RunFolder, now, write_json
 
 _QUIET_BELOW = 2000

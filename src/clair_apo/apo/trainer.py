@@ -44,7 +44,7 @@ from clair_apo.apo.logps import PairForward, PairLogps, model_inputs, padded_for
 from clair_apo.apo.objectives import PAIR_OBJECTIVES
 from clair_apo.apo.reference import frozen_copy, reference_logps, with_reference_logps
 from clair_apo.errors import TrainingError
-from clair_apo.records import atomic_writer
+from clair_apo.files import atomic_writer
 
 PRIVATE_NAMES = (
     "trl.DPOTrainer._compute_loss",

@@ -16,9 +16,10 @@ from clair_apo.clair.parse import PARSER_VERSION
 from clair_apo.clair.prompts import PromptSurvey
 from clair_apo.clair.templates import RevisionTemplate
 from clair_apo.errors import RunError
+from clair_apo.files import atomic_writer, first_fault
 from clair_apo.llm.judge import Judge
 from clair_apo.progress import say
-from clair_apo.records import Record, atomic_writer, first_fault
+from clair_apo.records import Record
 from clair_apo.runs import RunFolder, file_digest, now
 
 # stage by stage, in the order of the data: the settings that decide its rows, and its name in words

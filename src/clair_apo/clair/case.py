@@ -10,6 +10,7 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Any, NamedTuple
 
+from clair_apo.files import read_jsonl
 from clair_apo.records import (
     Dropped,
     DropReason,
@@ -19,7 +20,6 @@ from clair_apo.records import (
     Response,
     Revision,
     Stage,
-    read_jsonl,
 )
 from clair_apo.runs import RunFolder
 

@@ -24,18 +24,10 @@ from clair_apo.clair.stages import VERIFY, Stages, revision_template
 from clair_apo.clair.templates import load_rubric
 from clair_apo.clair.verify import verification_numbers
 from clair_apo.errors import DataError
+from clair_apo.files import atomic_writer, read_jsonl
 from clair_apo.llm import ChatModel, Dialogue, RequestStore
 from clair_apo.progress import Usage, say, show_progress
-from clair_apo.records import (
-    Dropped,
-    Judgement,
-    PreferencePair,
-    Prompt,
-    Record,
-    Verification,
-    atomic_writer,
-    read_jsonl,
-)
+from clair_apo.records import Dropped, Judgement, PreferencePair, Prompt, Record, Verification
 from clair_apo.runs import RunFolder
 
 PROMPTS, PAIRS, DROPPED = "prompts.jsonl", "pairs.jsonl", "dropped.jsonl"

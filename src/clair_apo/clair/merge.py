@@ -23,8 +23,9 @@ from clair_apo.clair.shard_runs import ShardRun, read_shards
 from clair_apo.clair.shards import shard_number
 from clair_apo.clair.split import DATASET, write_splits
 from clair_apo.errors import RunError
+from clair_apo.files import atomic_writer
 from clair_apo.llm import RequestStore
-from clair_apo.records import Prompt, Record, atomic_writer
+from clair_apo.records import Prompt, Record
 from clair_apo.runs import RunFolder, file_digest
 
 

@@ -15,8 +15,9 @@ from clair_apo.clair.generate import PAIRS, PROMPTS, Generated, generate
 from clair_apo.clair.prompts import survey_prompts
 from clair_apo.clair.stages import ROLES, Stages, open_stages
 from clair_apo.errors import ConfigError
+from clair_apo.files import read_jsonl
 from clair_apo.llm import ChatModel, Completion, RequestStore, StoredChat
-from clair_apo.records import Contrast, PreferencePair, Prompt, Record, read_jsonl
+from clair_apo.records import Contrast, PreferencePair, Prompt, Record
 from clair_apo.runs import RunFolder, write_json
 from clair_apo.stats import Interval, Share, mean_interval, share_interval
 

@@ -14,7 +14,8 @@ from pydantic import BaseModel
 
 from clair_apo.clair.split import DATASET
 from clair_apo.errors import RunError
-from clair_apo.records import PreferencePair, Record, read_jsonl
+from clair_apo.files import read_jsonl
+from clair_apo.records import PreferencePair, Record
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -8,7 +8,8 @@ fractions the test split is what `clair-apo train` would hold out of `pairs.json
 from contextlib import ExitStack
 from pathlib import Path
 
-from clair_apo.records import PreferencePair, Record, atomic_writer, read_jsonl
+from clair_apo.files import atomic_writer, read_jsonl
+from clair_apo.records import PreferencePair, Record
 from clair_apo.splits import is_held_out
 
 DATASET = "dataset"

@@ -11,8 +11,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
+from clair_apo.files import atomic_writer
 from clair_apo.llm.chat import ChatRequest, RawResponse
-from clair_apo.records import atomic_writer, canonical_json, digest
+from clair_apo.records import canonical_json, digest
 
 ENDPOINT: Final = "/v1/chat/completions"
 _PASSING_STATUS = (408, 409, 425, 429)

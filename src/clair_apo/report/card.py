@@ -18,7 +18,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from pydantic import BaseModel
 
-from clair_apo.records import DropReason, Origin, PreferencePair, Record, read_jsonl
+from clair_apo.files import read_jsonl
+from clair_apo.records import DropReason, Origin, PreferencePair, Record
 from clair_apo.report.contrast import PAIRS, ContrastSummary
 from clair_apo.report.numerals import numeral, row
 from clair_apo.report.page import REASON_SENTENCES, STAGE_NAMES

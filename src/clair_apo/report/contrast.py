@@ -12,16 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from clair_apo.errors import RunError
-from clair_apo.records import (
-    Contrast,
-    Dropped,
-    DropReason,
-    PreferencePair,
-    Prompt,
-    Record,
-    Stage,
-    read_jsonl,
-)
+from clair_apo.files import read_jsonl
+from clair_apo.records import Contrast, Dropped, DropReason, PreferencePair, Prompt, Record, Stage
 from clair_apo.runs import MANIFEST, RunFolder
 from clair_apo.stats import Interval, mean_interval
 

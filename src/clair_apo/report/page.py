@@ -15,6 +15,7 @@ from typing import TypeVar
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from clair_apo.files import read_jsonl
 from clair_apo.records import (
     Contrast,
     Conversation,
@@ -23,7 +24,6 @@ from clair_apo.records import (
     PreferencePair,
     Record,
     Stage,
-    read_jsonl,
 )
 from clair_apo.report.contrast import (
     DROPPED,

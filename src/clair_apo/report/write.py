@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from clair_apo.records import Record, atomic_writer
+from clair_apo.files import atomic_writer
+from clair_apo.records import Record
 from clair_apo.report.card import CARD, FOLDER, render_card
 from clair_apo.report.contrast import ContrastSummary, summarise
 from clair_apo.report.page import render_page

@@ -1,0 +1,104 @@
+"""Records and foreign rows in files: read line by line, written whole or not at all."""
+
+import json
+import os
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+from pydantic import ValidationError
+
+from clair_apo.errors import DataError, WriteError
+from clair_apo.records import Record
+
+R = TypeVar("R", bound=Record)
+
+
+def read_jsonl(path: Path, kind: type[R]) -> Iterator[R]:
+    """Read records of one kind from a JSONL file, one at a time.
+
+    Raises:
+        DataError: names file, line and what was expected.
+    """
+    for number, line in _numbered_lines(path):
+        try:
+            yield kind.model_validate_json(line)
+        except ValidationError as error:
+            raise DataError(
+                f"{path}:{number}: not a {kind.__name__}: {first_fault(error)}"
+            ) from None
+
+
+def read_json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Read foreign JSONL as (line number, object).
+
+    Raises:
+        DataError: names file and line where a line is not a JSON object in UTF-8.
+    """
+    for number, line in _numbered_lines(path):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            reason = getattr(error, "msg", str(error))
+            raise DataError(f"{path}:{number}: not JSON ({reason})") from None
+        if not isinstance(row, dict):
+            raise DataError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}")
+        yield number, row
+
+
+def _numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    # Windows editors begin a UTF-8 file with a byte order mark
+                    yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{path}:{number}: not UTF-8 text") from None
+
+
+@contextmanager
+def atomic_writer(path: Path) -> Iterator[IO[str]]:
+    """A text file that appears under its name whole, when the block ends, or not at all.
+
+    Raises:
+        WriteError: it cannot be written; an older file under its name is as it was.
+    """
+    # not tempfile's, which nobody else may read: the process's umask decides
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("x", encoding="utf-8", newline="\n") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise WriteError(
+            f"{path}: cannot be written ({error.strerror or error}); free space there or name "
+            "another folder, then run the same command again"
+        ) from None
+    finally:
+        with suppress(OSError):  # where it could not be made there is none
+            temporary.unlink(missing_ok=True)
+
+
+def write_jsonl(path: Path, records: Iterable[Record]) -> int:
+    """Write records as JSONL, whole or not at all; returns how many."""
+    count = 0
+    with atomic_writer(path) as file:
+        for record in records:
+            file.write(record.model_dump_json() + "\n")
+            count += 1
+    return count
+
+
+def first_fault(error: ValidationError) -> str:
+    """The first fault of a pydantic error as `key: what is wrong`."""
+    fault = error.errors()[0]
+    where = ".".join(str(part) for part in fault["loc"]) or "the line"
+    return f"{where}: {fault['msg'].removeprefix('Value error, ')}"
