@@ -9,12 +9,13 @@ from clair_apo.apo.anchors import (
     MAX_K3_EXPONENT,
     PairOutcomes,
     PairRewards,
-    first_differences,
     k3_sums,
     mean_loss,
     pair_metrics,
+    pair_outcomes,
     quadrant_shares,
 )
+from clair_apo.apo.logps import PairForward, TokenLogps
 from clair_apo.apo.objectives import Objective
 
 ZERO = Objective((("apo_zero", 1.0),), beta=0.1)
@@ -113,46 +114,76 @@ def test_a_table_brings_every_column_back():
     assert all(torch.equal(a, b.to(a.dtype)) for a, b in zip(again, outcomes(), strict=True))
 
 
+def k3(policy, reference, *lengths):
+    lengths = torch.tensor(lengths)
+    return k3_sums(TokenLogps(policy, lengths), TokenLogps(reference, lengths))
+
+
 def test_k3_is_its_formula_over_the_tokens_of_each_answer_and_never_below_zero():
     policy = torch.tensor([-1.0, -2.0, -3.0, -0.5, -4.0], dtype=torch.float64)
     reference = torch.tensor([-1.5, -1.0, -3.0, -0.1, -9.0], dtype=torch.float64)
     terms = [math.exp(-x) - 1 + x for x in (policy - reference).tolist()]
-    found = k3_sums(policy, reference, torch.tensor([3, 0, 2]))
-    assert found.tolist() == pytest.approx([sum(terms[:3]), 0, sum(terms[3:])])
+    found = k3(policy, reference, 3, 2)
+    assert found.tolist() == pytest.approx([sum(terms[:3]), sum(terms[3:])])
     assert min(terms) == 0
 
 
 def test_k3_near_zero_keeps_its_digits_and_far_out_stays_finite():
-    x = 1e-4
-    near = k3_sums(torch.tensor([x]), torch.tensor([0.0]), torch.tensor([1]))
-    assert near.item() == pytest.approx(x * x / 2, rel=0.2), "the second order of its formula"
-    far = k3_sums(torch.tensor([-1e3]), torch.tensor([0.0]), torch.tensor([1]))
+    x = 1e-3
+    near = k3(torch.tensor([x]), torch.tensor([0.0]), 1)
+    assert near.item() == pytest.approx(x * x / 2, rel=0.01), "the second order of its formula"
+    far = k3(torch.tensor([-1e3]), torch.tensor([0.0]), 1)
     assert far.item() == pytest.approx(math.exp(MAX_K3_EXPONENT), rel=1e-4)
 
 
 def test_k3_is_unbiased_on_the_policys_own_samples():
     policy = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
     reference = torch.tensor([0.2, 0.2, 0.6], dtype=torch.float64)
-    terms = k3_sums(policy.log(), reference.log(), torch.ones(3, dtype=torch.long))
+    terms = k3(policy.log(), reference.log(), 1, 1, 1)
     exact = (policy * (policy / reference).log()).sum()
     torch.testing.assert_close((policy * terms).sum(), exact)
 
 
-@pytest.mark.parametrize(
-    ("chosen", "rejected", "same"),
-    [
-        ([7, 8, 9], [7, 8, 5], 2),
-        ([7, 8, 9], [1, 8, 9], 0),
-        ([7], [7, 8, 9], 1),
-        ([7, 8], [7, 8], 2),
-        ([7, 1, 7], [7, 2, 7], 1),
-    ],
-)
-def test_the_first_difference_counts_tokens_that_both_answers_begin_with(chosen, rejected, same):
-    other = [3, 3], [3, 4]  # a second pair beside it changes nothing
-    ids = torch.tensor([*chosen, *other[0], *rejected, *other[1]])
-    tokens = torch.tensor([len(chosen), 2, len(rejected), 2])
-    assert first_differences(ids, tokens).tolist() == [same, 1]
+def tokens_of(generator, lengths):
+    count = int(sum(lengths))
+    values = -3 * torch.rand(count, generator=generator, dtype=torch.float64)
+    return TokenLogps(values, torch.tensor(lengths))
+
+
+@pytest.mark.parametrize("length_normalize", [False, True])
+def test_outcomes_are_those_of_each_answers_own_tokens(length_normalize):
+    generator = torch.Generator().manual_seed(0)
+    lengths = [2, 5], [4, 1]
+    policy, reference = ([tokens_of(generator, n) for n in lengths] for _ in range(2))
+    forward = PairForward(
+        *policy,
+        first_differences=torch.tensor([1, 0]),
+        entropy_sums=torch.tensor([3.0, 4.0]),
+        top1_tokens=torch.tensor([1, 3]),
+    )
+    objective = Objective((("apo_zero", 2.0),), beta=0.3, length_normalize=length_normalize)
+    found = pair_outcomes(
+        forward,
+        TokenLogps(*map(torch.cat, zip(*reference, strict=True))),
+        objective,
+        torch.tensor([7, 2]),
+    )
+    for side, mine, other in zip(("chosen", "rejected"), policy, reference, strict=True):
+        for pair in range(2):
+            ours, theirs = mine.split()[pair], other.split()[pair]
+            share = len(ours) if length_normalize else 1
+            reward = 0.3 * (ours - theirs).sum() / share
+            of_side = {name: getattr(found, name)[pair] for name in PairOutcomes._fields}
+            torch.testing.assert_close(of_side[f"{side}_rewards"], reward)
+            torch.testing.assert_close(of_side[f"{side}_logps"], ours.sum())
+            torch.testing.assert_close(of_side[f"ref_{side}_logps"], theirs.sum())
+            terms = (theirs - ours).exp() - 1 - (theirs - ours)
+            torch.testing.assert_close(of_side[f"{side}_k3_sums"], terms.sum())
+            assert of_side[f"{side}_tokens"] == len(ours)
+    expected = 2 * (torch.sigmoid(-found.chosen_rewards) + torch.sigmoid(found.rejected_rewards))
+    torch.testing.assert_close(found.losses, expected)
+    assert found.rows.tolist() == [7, 2]
+    assert found.first_differences.tolist() == [1, 0]
 
 
 def test_the_mean_loss_adds_the_sft_term_over_all_tokens():

@@ -4,7 +4,7 @@ A margin can grow while both answers fall; these figures show which side moved. 
 computed from one table with a row for every pair, so no figure depends on how pairs were batched
 or spread over processes.
 
-Shapes: B pairs, A answers, T tokens of all answers one after the other.
+B is the number of pairs.
 """
 
 from collections.abc import Iterable
@@ -13,6 +13,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
+from clair_apo.apo.logps import PairForward, TokenLogps
 from clair_apo.apo.objectives import Objective
 from clair_apo.records import Record
 from clair_apo.stats import Interval, mean_interval
@@ -23,7 +24,7 @@ would otherwise be the whole mean, or infinite."""
 
 
 class PairOutcomes(NamedTuple):
-    """What one forward says about B pairs; every field is (B,), without gradient."""
+    """What one forward says about B pairs; every field is (B,)."""
 
     rows: Tensor
     """The pair's place in the data set; -1 where the data is a stream."""
@@ -49,7 +50,7 @@ class PairOutcomes(NamedTuple):
     """Tokens of the winner that the policy holds for the likeliest."""
 
     def table(self) -> Tensor:
-        """One row a pair, (B, fields), in the dtype of the losses."""
+        """One row a pair, (B, fields), in the dtype of the losses, without gradient."""
         return torch.stack([column.detach().to(self.losses.dtype) for column in self], dim=1)
 
     @classmethod
@@ -58,7 +59,7 @@ class PairOutcomes(NamedTuple):
         return cls(*torch.cat(list(tables)).unbind(1))
 
 
-def k3_sums(policy_logps: Tensor, reference_logps: Tensor, tokens: Tensor) -> Tensor:
+def k3_sums(policy: TokenLogps, reference: TokenLogps) -> Tensor:
     """The k3 estimate of KL(policy || reference) on given tokens, summed over each answer.
 
     Formula: sum of exp(-x) - 1 + x, where x = log pi - log pi_ref of one token; never below 0.
@@ -66,44 +67,57 @@ def k3_sums(policy_logps: Tensor, reference_logps: Tensor, tokens: Tensor) -> Te
     on the tokens of a data set it says how far the policy moved on exactly these.
 
     Args:
-        policy_logps: of every token, (T,).
-        reference_logps: the same of the reference, (T,).
-        tokens: of each answer, (A,); they sum to T.
+        policy: of every token of A answers.
+        reference: of the same tokens.
 
     Returns:
         One sum an answer, (A,).
     """
-    log_ratios = policy_logps - reference_logps
+    log_ratios = policy.values - reference.values
     # expm1: exp(-x) - 1 loses every digit where x is near 0
     terms = torch.expm1((-log_ratios).clamp(max=MAX_K3_EXPONENT)) + log_ratios
-    return sum_by_answer(terms, tokens)
+    return TokenLogps(terms, policy.lengths).sums()
 
 
-def sum_by_answer(values: Tensor, tokens: Tensor) -> Tensor:
-    """Sum values of tokens (T,) over answers with so many `tokens` each, (A,)."""
-    answers = torch.arange(len(tokens), device=values.device).repeat_interleave(tokens)
-    return values.new_zeros(len(tokens)).index_add(0, answers, values)
-
-
-def first_differences(ids: Tensor, tokens: Tensor) -> Tensor:
-    """How many tokens the two answers of each pair begin with alike.
+def pair_outcomes(
+    forward: PairForward, reference: TokenLogps, objective: Objective, rows: Tensor
+) -> PairOutcomes:
+    """What one forward says about its pairs.
 
     Args:
-        ids: tokens of the winners, one answer after the other, then those of the losers, (T,).
-        tokens: of each answer in the same order, (2B,).
-
-    Returns:
-        Counted from the answers' beginning, (B,): 0 where the first tokens differ, the length of
-        the shorter answer where the other goes on from it.
+        forward: of B pairs through the policy; its gradient reaches `losses`.
+        reference: what the reference says of the same tokens: of the winners, then the losers.
+        objective: gives rewards and losses.
+        rows: each pair's place in the data set, (B,); -1 where it is not known.
     """
-    width = int(tokens.max()) if len(tokens) else 0
-    places = torch.arange(width, device=ids.device)
-    inside = places < tokens[:, None]
-    grid = ids.new_full((len(tokens), width), -1)
-    grid[inside] = ids
-    (chosen, rejected), (in_chosen, in_rejected) = grid.chunk(2), inside.chunk(2)
-    same = (chosen == rejected) & in_chosen & in_rejected
-    return same.long().cumprod(1).sum(1)
+    policy_logps = forward.logps
+    ref_chosen_logps, ref_rejected_logps = reference.sums().chunk(2)
+    chosen_logratios = objective.log_ratios(
+        policy_logps.chosen, ref_chosen_logps, forward.chosen_tokens
+    )
+    rejected_logratios = objective.log_ratios(
+        policy_logps.rejected, ref_rejected_logps, forward.rejected_tokens
+    )
+    with torch.no_grad():
+        policy = TokenLogps(*map(torch.cat, zip(forward.chosen, forward.rejected, strict=True)))
+        chosen_k3_sums, rejected_k3_sums = k3_sums(policy, reference).chunk(2)
+    return PairOutcomes(
+        rows=rows,
+        losses=objective.anchored(chosen_logratios, rejected_logratios),
+        chosen_rewards=objective.beta * chosen_logratios,
+        rejected_rewards=objective.beta * rejected_logratios,
+        chosen_logps=policy_logps.chosen,
+        rejected_logps=policy_logps.rejected,
+        ref_chosen_logps=ref_chosen_logps,
+        ref_rejected_logps=ref_rejected_logps,
+        chosen_k3_sums=chosen_k3_sums,
+        rejected_k3_sums=rejected_k3_sums,
+        chosen_tokens=forward.chosen_tokens,
+        rejected_tokens=forward.rejected_tokens,
+        first_differences=forward.first_differences,
+        entropy_sums=forward.entropy_sums,
+        top1_tokens=forward.top1_tokens,
+    )
 
 
 class RewardIntervals(Record):

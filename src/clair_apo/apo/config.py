@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from trl.trainer.dpo_config import DPOConfig
 
+from clair_apo.apo.objectives import OBJECTIVES
 from clair_apo.errors import ConfigError
 
 
@@ -16,13 +17,13 @@ from clair_apo.errors import ConfigError
 class APOConfig(DPOConfig):
     """`trl.DPOConfig` with the objective `apo_zero`, that also works on a machine of CPUs.
 
-    It has no field of its own. Where there is no accelerator it sets `use_cpu`; where `use_cpu`
+    Its own fields are `length_normalize` and `on_alarm`. Where there is no accelerator it sets `use_cpu`; where `use_cpu`
     holds, `bf16` is off unless it was asked for (autocast to bfloat16 is the slow path there) and
     several processes speak over `gloo` unless another `ddp_backend` was asked for.
 
     Raises:
-        ConfigError: `apo_zero` or `apo_down` with an f-divergence other than reverse KL, or a beta
-            that is not above 0.
+        ConfigError: `apo_zero` or `apo_down` with an f-divergence other than reverse KL, a beta
+            that is not above 0, or `length_normalize` beside something that TRL computes itself.
     """
 
     loss_type: list[str] = field(
@@ -30,6 +31,22 @@ class APOConfig(DPOConfig):
         metadata={
             "help": "One or several of TRL's losses. `apo_zero`: the winners are better than the "
             "model's own answers. `apo_down`: the model's own answers are better. `sigmoid` is DPO."
+        },
+    )
+
+    length_normalize: bool = field(
+        default=False,
+        metadata={
+            "help": "Divide every log-ratio by its answer's tokens, so that long answers weigh no "
+            "more than short ones. Rewards shrink with it: take a beta near 5."
+        },
+    )
+    on_alarm: str = field(
+        default="warn",
+        metadata={
+            "help": "What happens when the metrics contradict the objective: `warn` says so, "
+            "`stop` also saves a checkpoint and ends the run.",
+            "choices": ["warn", "stop"],
         },
     )
 
@@ -47,9 +64,29 @@ class APOConfig(DPOConfig):
         super().__post_init__()
         if not self.beta > 0:
             raise ConfigError(f"beta must be above 0, got {self.beta}")
+        if self.on_alarm not in ("warn", "stop"):
+            raise ConfigError(f"on_alarm must be warn or stop, got {self.on_alarm!r}")
+        if self.length_normalize:
+            self._check_length_normalize()
         anchored = [name for name in self.loss_type if name.startswith("apo_")]
         if anchored and self.f_divergence_type != "reverse_kl":
             raise ConfigError(
                 f"loss_type {anchored[0]} is defined for f_divergence_type reverse_kl only, got "
                 f"{self.f_divergence_type!r}"
             )
+
+    def _check_length_normalize(self) -> None:
+        """TRL computes these itself, and knows no such option."""
+        others = [name for name in self.loss_type if name not in OBJECTIVES]
+        found = {
+            f"loss_type {', '.join(others)}": others,
+            f"f_divergence_type {self.f_divergence_type}": self.f_divergence_type != "reverse_kl",
+            f"ld_alpha {self.ld_alpha}": self.ld_alpha is not None,
+            "use_weighting": self.use_weighting,
+        }
+        for setting, there in found.items():
+            if there:
+                raise ConfigError(
+                    f"length_normalize is for loss_type {', '.join(OBJECTIVES)} alone, not beside "
+                    f"{setting}; leave one of them out"
+                )

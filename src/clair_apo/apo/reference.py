@@ -7,23 +7,27 @@ precomputed lives in memory with the data set, so nothing stale can be read back
 # mypy: allow-untyped-calls
 # trl is typed in part only
 
+import contextlib
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from accelerate.utils import tqdm
+from accelerate.utils import is_peft_model, tqdm
 from datasets import Dataset
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from trl.trainer.dpo_trainer import DPOTrainer
+from trl.trainer.utils import use_adapter
 
-from clair_apo.apo.logps import PairLogps
+from clair_apo.apo.logps import TokenLogps, padded_forward
 from clair_apo.errors import TrainingError
 
-COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")
+COLUMNS = ("ref_chosen_token_logps", "ref_rejected_token_logps")
+TOKENS = ("ref_token_logps", "ref_token_counts")
+"""What a batch carries: `TokenLogps` of the winners of all pairs, then of the losers."""
 
 
 def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
@@ -43,22 +47,67 @@ def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
     return reference
 
 
-def reference_logps(trainer: DPOTrainer, batch: Mapping[str, Tensor]) -> PairLogps:
-    """The reference's log-probabilities for a padded batch, without gradient.
+def reference_token_logps(
+    trainer: DPOTrainer, batch: Mapping[str, Tensor], model: Any = None
+) -> TokenLogps:
+    """The reference's log-probabilities of every scored token, without gradient.
 
     They are read from the batch where they were precomputed, else taken from the reference model,
     else from the policy with its adapter switched off.
+
+    Args:
+        trainer: knows the reference.
+        batch: a padded batch of B pairs.
+        model: the reference as it is wrapped for this forward; by default the trainer's own.
+
+    Returns:
+        Of the winners of all pairs, then of the losers: 2B answers.
     """
-    if trainer.precompute_ref_logps:
-        return PairLogps(*(batch[column] for column in COLUMNS))
-    model = trainer.model if trainer.ref_model is None else trainer.ref_model
-    return PairLogps(*trainer.compute_ref_log_probs(model, batch))
+    if TOKENS[0] in batch:
+        return TokenLogps(*(batch[column] for column in TOKENS))
+    if model is None:
+        model = trainer.model if trainer.ref_model is None else trainer.ref_model
+    with torch.no_grad(), _reference_adapter(trainer), trainer.accelerator.autocast():
+        forward = padded_forward(model, batch)
+    return TokenLogps(*map(torch.cat, zip(forward.chosen, forward.rejected, strict=True)))
+
+
+def _reference_adapter(trainer: DPOTrainer) -> contextlib.AbstractContextManager[Any]:
+    if trainer.ref_model is not None or not is_peft_model(trainer.model):
+        return contextlib.nullcontext()
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    adapter: contextlib.AbstractContextManager[Any] = use_adapter(
+        model, "ref" if "ref" in model.peft_config else None
+    )
+    return adapter
+
+
+class CollateWithReference:
+    """A collator whose batches carry the reference's log-probs of every scored token.
+
+    Args:
+        collate: makes the padded batches.
+    """
+
+    def __init__(self, collate: Callable[[list[dict[str, Any]]], Mapping[str, Any]]) -> None:
+        self.collate = collate
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """Collate rows, and lay the winners' log-probs end to end, then the losers'."""
+        batch = dict(self.collate(rows))
+        if COLUMNS[0] in rows[0]:
+            answers = [torch.tensor(row[column]) for column in COLUMNS for row in rows]
+            batch[TOKENS[0]] = torch.cat(answers)
+            batch[TOKENS[1]] = torch.tensor([len(answer) for answer in answers])
+            sums = torch.stack([answer.sum() for answer in answers]).chunk(2)
+            batch["ref_chosen_logps"], batch["ref_rejected_logps"] = sums  # for TRL's losses
+        return batch
 
 
 def with_reference_logps(
     trainer: DPOTrainer, model: Any, dataset: Dataset, name: str, batch_size: int
 ) -> Dataset:
-    """Add the columns `ref_chosen_logps` and `ref_rejected_logps`, computed now, kept in memory.
+    """Add the columns of `CollateWithReference`, computed now, kept in memory.
 
     Args:
         trainer: knows how a model is asked.
@@ -68,19 +117,19 @@ def with_reference_logps(
         batch_size: pairs for each process at a time.
     """
     dataset = dataset.remove_columns([c for c in COLUMNS if c in dataset.column_names])
-    accelerator = trainer.accelerator
-    loader = accelerator.prepare(
-        DataLoader(dataset, batch_size=batch_size, collate_fn=trainer.data_collator)
-    )
-    found: list[Tensor] = []
+    loader = DataLoader(dataset, batch_size=batch_size, collate_fn=trainer.data_collator)
+    found: dict[str, list[list[float]]] = {column: [] for column in COLUMNS}
     was_training = model.training
     model.eval()
     for batch in tqdm(loader, desc=f"reference log-probs of {name}", leave=False):
-        logps = torch.stack(trainer.compute_ref_log_probs(model, batch), dim=1)
-        # gathered for metrics: without the pairs that fill the last batch of several processes
-        found.append(accelerator.gather_for_metrics(logps).cpu())
+        batch = {key: value.to(trainer.accelerator.device) for key, value in batch.items()}
+        answers = [
+            tokens.tolist() for tokens in reference_token_logps(trainer, batch, model).split()
+        ]
+        half = len(answers) // 2
+        found[COLUMNS[0]] += answers[:half]
+        found[COLUMNS[1]] += answers[half:]
     model.train(was_training)
-    table = torch.cat(found).tolist()
-    for position, column in enumerate(COLUMNS):
-        dataset = dataset.add_column(column, [row[position] for row in table])
+    for column, values in found.items():
+        dataset = dataset.add_column(column, values)
     return dataset

@@ -1,8 +1,8 @@
 """`APOTrainer`: TRL's DPO trainer with objectives, reference and metrics of our own.
 
-The way of a batch: `padded_forward` -> log-ratios against `reference_logps` -> `PAIR_OBJECTIVES`
--> `PairOutcomes`, from which every metric is computed. Losses that are not ours, and options that
-change what a log-ratio is, take TRL's own way.
+The way of a batch: `padded_forward` and `reference_token_logps` -> `pair_outcomes`, which hold the
+losses of the `Objective` and all that metrics are computed from. Losses that are not ours, and
+options that change what a log-ratio is, take TRL's own way.
 """
 
 # mypy: allow-untyped-calls
@@ -10,7 +10,7 @@ change what a log-ratio is, take TRL's own way.
 
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,17 @@ from trl.models.utils import prepare_deepspeed
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
-from clair_apo.apo.anchors import PairOutcomes, PairRewards, pair_metrics
+from clair_apo.apo.alarms import AlarmCallback
+from clair_apo.apo.anchors import (
+    PairOutcomes,
+    PairRewards,
+    mean_loss,
+    pair_metrics,
+    pair_outcomes,
+)
 from clair_apo.apo.card import model_card
 from clair_apo.apo.config import APOConfig
+from clair_apo.apo.failures import ROW, ROWS, NumberedPairs, check_finite, named_memory_failure
 from clair_apo.apo.invariants import (
     LOGP_TOLERANCE_FP32,
     LOGP_TOLERANCE_HALF,
@@ -40,9 +48,16 @@ from clair_apo.apo.invariants import (
     check_tokens,
     left_out,
 )
-from clair_apo.apo.logps import PairForward, PairLogps, model_inputs, padded_forward
-from clair_apo.apo.objectives import PAIR_OBJECTIVES
-from clair_apo.apo.reference import frozen_copy, reference_logps, with_reference_logps
+from clair_apo.apo.logps import model_inputs, padded_forward, winners_and_tokens
+from clair_apo.apo.objectives import OBJECTIVES, Objective
+from clair_apo.apo.reference import (
+    COLUMNS,
+    TOKENS,
+    CollateWithReference,
+    frozen_copy,
+    reference_token_logps,
+    with_reference_logps,
+)
 from clair_apo.errors import TrainingError
 from clair_apo.records import atomic_writer
 
@@ -50,6 +65,7 @@ PRIVATE_NAMES = (
     "trl.DPOTrainer._compute_loss",
     "trl.DPOTrainer._prepare_dataset",
     "trl.DPOTrainer._precompute_ref_logps",
+    "trl.DPOTrainer._set_signature_columns_if_needed",
     "trl.data_utils._tokenize",
 )
 """Every private name of TRL that we call or override; one test says which version lost one."""
@@ -85,6 +101,11 @@ class APOTrainer(DPOTrainer):
     """
 
     model: Any
+    args: Any
+    objective: Objective
+    """What is minimised, where `computes_pairs`."""
+    alarms: AlarmCallback
+    """Has said what contradicts the objective so far."""
 
     def __init__(
         self,
@@ -106,6 +127,8 @@ class APOTrainer(DPOTrainer):
         self.evaluation_rewards: PairRewards | None = None
         self.data_description = ""
         self._outcomes: dict[str, list[Tensor]] = {"train": [], "eval": []}
+        self._pairs: Any = None  # the data set that batches number their pairs in
+        self._tokens_per_winner: Tensor | None = None
         self._first_batch_seen = False
         self._reference_engine: Any = None
         adapter = peft_config is not None or (not isinstance(model, str) and is_peft_model(model))
@@ -128,6 +151,14 @@ class APOTrainer(DPOTrainer):
         )
         if copies and args.precompute_ref_log_probs:
             self.ref_model = None  # under FSDP: it has said what it had to say
+        self.data_collator = NumberedPairs(CollateWithReference(self.data_collator))
+        self.objective = Objective(
+            tuple(zip(self.loss_types, self.loss_weights, strict=True)),
+            beta=self.beta,
+            length_normalize=getattr(args, "length_normalize", False),
+        )
+        self.alarms = AlarmCallback(self.loss_types, getattr(args, "on_alarm", "warn"))
+        self.add_callback(self.alarms)
 
     # --- data
 
@@ -145,7 +176,7 @@ class APOTrainer(DPOTrainer):
         def check(row: dict[str, Any], index: int) -> dict[str, Any]:
             where = f"{dataset_name} pair {row.get('id', index)}"
             check_tokens(row, where, left_out=left_out(processing_class, row), args=args)
-            return {}
+            return {ROW: index}
 
         if isinstance(prepared, IterableDataset):
             return prepared.map(check, with_indices=True)
@@ -153,7 +184,15 @@ class APOTrainer(DPOTrainer):
         bar = tqdm(prepared, desc=f"checking {dataset_name} pairs", leave=False, disable=quiet)
         for index, row in enumerate(bar):
             check(row, index)
-        return prepared
+        if ROW in prepared.column_names:  # numbered before
+            return prepared
+        return prepared.add_column(ROW, range(len(prepared)))
+
+    def _set_signature_columns_if_needed(self) -> None:
+        """Keep the columns that name a pair, and what its reference says."""
+        if self._signature_columns is None:
+            super()._set_signature_columns_if_needed()
+            self._signature_columns = [*self._signature_columns, "id", ROW, *COLUMNS]
 
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
         """Reference log-probs from the reference at hand, held in memory; no file is read."""
@@ -175,67 +214,108 @@ class APOTrainer(DPOTrainer):
     def computes_pairs(self) -> bool:
         """Whether objective and log-ratios are ours, not left to TRL."""
         return (
-            all(name in PAIR_OBJECTIVES for name in self.loss_types)
+            all(name in OBJECTIVES for name in self.loss_types)
             and self.f_divergence_type == "reverse_kl"
             and self.ld_alpha is None
             and not self.use_weighting
             and not self.aux_loss_enabled
         )
 
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Any]:
+        """Fetch the batches of a step, and count what the sft term is divided by."""
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        counts = torch.zeros(2, device=device)
+        for batch in batches:
+            counts += torch.stack(winners_and_tokens(batch)).to(device)
+        winners, tokens = self.accelerator.reduce(counts)
+        self._tokens_per_winner = tokens / winners
+        return batches, items
+
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
+        rows = inputs.pop(ROWS)
         if not self.computes_pairs:
-            return super()._compute_loss(model, inputs, return_outputs)
+            theirs = {key: value for key, value in inputs.items() if key not in TOKENS}
+            return super()._compute_loss(model, theirs, return_outputs)
         forward = padded_forward(model, inputs)
-        reference = reference_logps(self, inputs)
-        losses, outcomes = self._outcomes_of(forward, reference)
+        reference = reference_token_logps(self, inputs)
+        outcomes = pair_outcomes(forward, reference, self.objective, rows)
         self._keep(outcomes)
         if self.model.training and not self._first_batch_seen:
             self._first_batch_seen = True
             self._check_start(outcomes)
-        loss = losses.mean()
+        tokens = forward.chosen_tokens.float()
+        per_winner = self._tokens_per_winner if self.model.training else None
+        loss = (
+            outcomes.losses
+            + self.objective.sft(
+                outcomes.chosen_logps, tokens, tokens.mean() if per_winner is None else per_winner
+            )
+        ).mean()
         if not return_outputs:
             return loss
         with torch.no_grad():  # the fused head makes no logits; compute_metrics asks for them
             return loss, model(**model_inputs(inputs))
 
-    def _outcomes_of(
-        self, forward: PairForward, reference: PairLogps
-    ) -> tuple[Tensor, PairOutcomes]:
-        """The losses with gradient, (B,), and what is kept of the batch."""
-        chosen = forward.logps.chosen - reference.chosen
-        rejected = forward.logps.rejected - reference.rejected
-        weighted = zip(self.loss_types, self.loss_weights, strict=True)
-        losses = torch.stack(
-            [w * PAIR_OBJECTIVES[n].loss(chosen, rejected, beta=self.beta) for n, w in weighted]
-        ).sum(0)
-        return losses, PairOutcomes(
-            losses=losses,
-            chosen_rewards=self.beta * chosen,
-            rejected_rewards=self.beta * rejected,
-            chosen_logps=forward.logps.chosen,
-            rejected_logps=forward.logps.rejected,
-            chosen_tokens=forward.chosen_tokens,
-            rejected_tokens=forward.rejected_tokens,
-            entropy_sums=forward.entropy_sums,
-            top1_tokens=forward.top1_tokens,
+    def training_step(
+        self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """One forward and backward; a batch that does not fit into memory is named."""
+        size = self.args.per_device_train_batch_size
+        with self._named_memory_failure(inputs, size):
+            return super().training_step(model, inputs, *args, **kwargs)  # type: ignore[no-any-return]
+
+    def prediction_step(
+        self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> tuple[Any, Any, Any]:
+        """One forward; a batch that does not fit into memory is named."""
+        size = self.args.per_device_eval_batch_size
+        with self._named_memory_failure(inputs, size):
+            return super().prediction_step(model, inputs, *args, **kwargs)  # type: ignore[no-any-return]
+
+    def _named_memory_failure(self, inputs: dict[str, Any], size: int) -> Any:
+        return named_memory_failure(
+            dict(inputs),
+            self.args,
+            step=self.state.global_step,
+            size=size,
+            name_of=self._name_of_pair,
         )
+
+    def _name_of_pair(self, row: int) -> str:
+        """A pair's id, or its number where the data has none or is a stream."""
+        pairs: Any = self.train_dataset if self.model.training else self._pairs
+        known = row >= 0 and isinstance(pairs, Dataset) and "id" in pairs.column_names
+        return f"pair {pairs[row]['id'] if known else row}"
 
     # --- metrics
 
     def _keep(self, outcomes: PairOutcomes) -> None:
         """Gather the outcomes of all processes until they are logged."""
         if self.model.training:
-            self._outcomes["train"].append(self.accelerator.gather(outcomes.table()))
+            table = self.accelerator.gather(outcomes.table())
         else:  # without the pairs that fill the last batch of several processes
             table = self.accelerator.gather_for_metrics(outcomes.table())
-            self._outcomes["eval"].append(table)
+        gathered = PairOutcomes.from_tables([table])
+        check_finite(
+            gathered.losses + gathered.chosen_logps,  # the sft term is made of the second
+            gathered.rows,
+            step=self.state.global_step,
+            name_of=self._name_of_pair,
+            model=self.model,
+        )
+        self._outcomes["train" if self.model.training else "eval"].append(table)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the means over all pairs since the last log."""
         if self.model.training and self._outcomes["train"]:
-            logs.update(pair_metrics(PairOutcomes.from_tables(self._outcomes["train"])))
+            logs.update(self._metrics_of("train"))
             self._outcomes["train"].clear()
         super().log(logs, start_time)
+
+    def _metrics_of(self, mode: str) -> dict[str, float]:
+        return pair_metrics(PairOutcomes.from_tables(self._outcomes[mode]), self.objective)
 
     def evaluation_loop(
         self,
@@ -247,13 +327,14 @@ class APOTrainer(DPOTrainer):
     ) -> EvalLoopOutput:
         """Evaluate, with metrics over pairs and the rewards of each in `evaluation_rewards`."""
         self._outcomes["eval"].clear()
+        self._pairs = dataloader.dataset
         self.evaluation_rewards = None
         output = super().evaluation_loop(
             dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
         )
         if self._outcomes["eval"]:
             outcomes = PairOutcomes.from_tables(self._outcomes["eval"])
-            metrics = pair_metrics(outcomes) | {"loss": outcomes.losses.mean().item()}
+            metrics = self._metrics_of("eval") | {"loss": mean_loss(outcomes, self.objective)}
             assert output.metrics is not None  # evaluate() itself adds to them
             output.metrics.update({f"{metric_key_prefix}_{k}": v for k, v in metrics.items()})
             self.evaluation_rewards = PairRewards(
@@ -268,16 +349,14 @@ class APOTrainer(DPOTrainer):
         """Stop a run that does not start, or go on, against the reference it should have."""
         gathered = PairOutcomes.from_tables([self.accelerator.gather(outcomes.table())])
         if self.state.global_step == 0 and self.starts_at_reference:
-            at_zero = (PAIR_OBJECTIVES[name].at_zero for name in self.loss_types)
             check_first_step(
                 gathered,
-                beta=self.beta,
-                at_zero=sum(w * v for w, v in zip(self.loss_weights, at_zero, strict=True)),
+                self.objective,
                 weight=sum(map(abs, self.loss_weights)),
                 tolerance=self._logp_tolerance(),
             )
         elif self.state.global_step == 0:
-            rewards = pair_metrics(gathered)
+            rewards = pair_metrics(gathered, self.objective)
             logger.warning(
                 "step 0: another reference was passed; mean rewards of the first batch: winner "
                 f"{rewards['rewards/chosen']:+.3f}, loser {rewards['rewards/rejected']:+.3f}"
@@ -291,7 +370,7 @@ class APOTrainer(DPOTrainer):
         columns = [c for c in self.train_dataset.column_names if c.endswith(("_ids", "_logps"))]
         batch = self.data_collator([{c: self.train_dataset[0][c] for c in columns}])
         batch = {key: value.to(self.accelerator.device) for key, value in batch.items()}
-        found = [logps.item() for logps in reference_logps(self, batch)]
+        found = reference_token_logps(self, batch).sums().tolist()
         states: dict[str, Any] = self.state.stateful_callbacks  # type: ignore[assignment] # is one
         kept = states.setdefault(_PROBE, {"logps": found, "data": self.data_description})
         if kept["data"] != self.data_description:
