@@ -75,7 +75,7 @@ class AlarmWatch:
         Args:
             entry: as `trainer.state.log_history` holds it; only training steps' logs count.
         """
-        if "rewards/chosen" not in entry:
+        if "saturation" not in entry:  # an evaluation, or a loss that TRL computes itself
             return []
         self._logs.append(entry)
         raised = []

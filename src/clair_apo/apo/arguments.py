@@ -68,7 +68,7 @@ def parse_arguments(argv: Sequence[str]) -> TrainingSetup:
     return TrainingSetup(*parse_into(argv, tuple(TrainingSetup.__annotations__.values())))
 
 
-def parse_into(argv: Sequence[str], kinds: Sequence[type]) -> tuple[Any, ...]:
+def parse_into(argv: Sequence[str], kinds: Sequence[Any]) -> tuple[Any, ...]:
     """Read the same form of command line into other dataclasses, TRL's `KTOConfig` for one.
 
     Args:

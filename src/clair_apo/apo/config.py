@@ -17,9 +17,10 @@ from clair_apo.errors import ConfigError
 class APOConfig(DPOConfig):
     """`trl.DPOConfig` with the objective `apo_zero`, that also works on a machine of CPUs.
 
-    Its own fields are `length_normalize` and `on_alarm`. Where there is no accelerator it sets `use_cpu`; where `use_cpu`
-    holds, `bf16` is off unless it was asked for (autocast to bfloat16 is the slow path there) and
-    several processes speak over `gloo` unless another `ddp_backend` was asked for.
+    Its own fields are `length_normalize` and `on_alarm`. Where there is no accelerator it sets
+    `use_cpu`; where `use_cpu` holds, `bf16` is off unless it was asked for (autocast to bfloat16 is
+    the slow path there) and several processes speak over `gloo` unless another `ddp_backend` was
+    asked for.
 
     Raises:
         ConfigError: `apo_zero` or `apo_down` with an f-divergence other than reverse KL, a beta

@@ -1,7 +1,7 @@
 """What stops a run in the middle, said with the pairs and the settings that it is about.
 
-A loss that is not a number, and a batch that does not fit into memory. `NumberedPairs` lets every
-batch say which rows of the data set it holds. B is the number of pairs.
+That is a loss that is not a number, or a batch that does not fit into memory. `NumberedPairs` lets
+every batch say which rows of the data set it holds. B is the number of pairs.
 """
 
 import contextlib
@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
-from trl.trainer.dpo_config import DPOConfig
+from datasets import Dataset
 
+from clair_apo.apo.anchors import PairOutcomes
 from clair_apo.errors import TrainingError
 
 ROW = "row"
@@ -39,31 +39,68 @@ class NumberedPairs:
         return {**self.collate(rows), ROWS: numbers}
 
 
-def check_finite(
-    losses: Tensor, rows: Tensor, *, step: int, name_of: Callable[[int], str], model: Any
-) -> None:
-    """Refuse a batch with a loss that is NaN or infinite, before it reaches the weights.
+class FailureGuard:
+    """Watches a trainer's batches, and names pairs and settings where one fails.
 
     Args:
-        losses: of the pairs of all processes, (B,), the same everywhere, so that all stop.
-        rows: their numbers, (B,).
-        step: optimizer steps done so far.
-        name_of: a pair's name by its number.
-        model: the policy; looked at only where something is wrong.
-
-    Raises:
-        TrainingError: names the pairs.
+        trainer: its data sets give the names, its settings the advice.
     """
-    wrong = ~losses.isfinite()
-    if not wrong.any():
-        return
-    found = list(zip(rows[wrong].tolist(), losses[wrong].tolist(), strict=True))
-    named = ", ".join(f"{name_of(int(row))} ({loss})" for row, loss in found[:MOST_NAMED])
-    more = f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
-    raise TrainingError(
-        f"after step {step}: the loss of {len(found)} of {len(losses)} pairs is not finite: "
-        f"{named}{more}. {_cause(model)}"
-    )
+
+    def __init__(self, trainer: Any) -> None:
+        self.evaluated: Any = None
+        """The data set under evaluation, whose rows the batches number then."""
+        self._trainer = trainer
+
+    def check_finite(self, outcomes: PairOutcomes) -> None:
+        """Refuse a batch with a loss that is NaN or infinite, before it reaches the weights.
+
+        Args:
+            outcomes: of the pairs of all processes, the same in each, so that all of them stop.
+
+        Raises:
+            TrainingError: names the pairs.
+        """
+        losses = outcomes.losses + outcomes.chosen_logps  # the sft term is made of the second
+        wrong = ~losses.isfinite()
+        if not wrong.any():
+            return
+        rows = outcomes.rows[wrong].long().tolist()
+        raise TrainingError(
+            f"after step {self._trainer.state.global_step}: the loss of {len(rows)} of "
+            f"{len(losses)} pairs is not finite: {self._names(rows)}. "
+            f"{_cause(self._trainer.model)}"
+        )
+
+    @contextlib.contextmanager
+    def named_memory_failure(self, batch: Mapping[str, Any]) -> Iterator[None]:
+        """Say which batch ran out of memory in the block, and what to lower.
+
+        Raises:
+            TrainingError: instead of what torch raises.
+        """
+        rows = batch[ROWS].tolist()
+        try:
+            yield
+        except RuntimeError as error:  # torch.OutOfMemoryError is one
+            if not is_out_of_memory(error):
+                raise
+            args, training = self._trainer.args, self._trainer.model.training
+            size = args.per_device_train_batch_size if training else args.per_device_eval_batch_size
+            shape = " x ".join(map(str, batch["input_ids"].shape))
+            raise TrainingError(
+                f"after step {self._trainer.state.global_step}: out of memory in a batch of "
+                f"{len(rows)} pairs, padded to {shape} tokens: {self._names(rows)}. To try: "
+                f"{'; '.join(_remedies(args, size, training))}"
+            ) from error
+
+    def _names(self, rows: Sequence[int]) -> str:
+        """Pairs by their ids, or by their numbers where the data has none or is a stream."""
+        trainer = self._trainer
+        pairs = trainer.train_dataset if trainer.model.training else self.evaluated
+        known = isinstance(pairs, Dataset) and "id" in pairs.column_names
+        names = [str(pairs[row]["id"] if known and row >= 0 else row) for row in rows[:MOST_NAMED]]
+        more = f" and {len(rows) - MOST_NAMED} more" if len(rows) > MOST_NAMED else ""
+        return f"pair{'s' if len(rows) > 1 else ''} {', '.join(names)}{more}"
 
 
 def _cause(model: Any) -> str:
@@ -78,66 +115,26 @@ def _cause(model: Any) -> str:
     )
 
 
-@contextlib.contextmanager
-def named_memory_failure(
-    batch: Mapping[str, Any],
-    args: DPOConfig,
-    *,
-    step: int,
-    size: int,
-    name_of: Callable[[int], str],
-) -> Iterator[None]:
-    """Say which batch ran out of memory, and what to lower.
-
-    Args:
-        batch: the one that is computed in the block.
-        args: its settings are named in the message.
-        step: optimizer steps done so far.
-        size: pairs a batch may have here: in training another number than in evaluation.
-        name_of: a pair's name by its number.
-
-    Raises:
-        TrainingError: instead of what torch raises.
-    """
-    try:
-        yield
-    except (torch.OutOfMemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        rows = batch[ROWS].tolist() if ROWS in batch else []
-        names = ", ".join(map(name_of, rows[:MOST_NAMED])) or "unknown"
-        raise TrainingError(
-            f"after step {step}: out of memory in a batch of {_size(batch, rows)}: {names}. "
-            f"{'; '.join(_remedies(args, size))}"
-        ) from error
-
-
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that an accelerator or the machine has no memory left."""
     # on CPU torch raises a plain RuntimeError
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def _size(batch: Mapping[str, Any], rows: Sequence[int]) -> str:
-    ids = batch.get("input_ids")
-    shape = "" if ids is None else f", token ids of {' x '.join(map(str, ids.shape))}"
-    return f"{len(rows) or 'unknown'} pairs{shape}"
-
-
-def _remedies(args: DPOConfig, size: int) -> list[str]:
+def _remedies(args: Any, size: int, training: bool) -> list[str]:
     found = []
     tokens = getattr(args, "max_tokens_per_batch", None)
     if tokens:
         found.append(f"lower max_tokens_per_batch ({tokens})")
-    if size > 1:
+    if size > 1 and training:
         found.append(
-            f"lower the batch size ({size}) and raise gradient_accumulation_steps "
-            f"({args.gradient_accumulation_steps}) by as much: the training is the same"
+            f"lower per_device_train_batch_size ({size}) and raise gradient_accumulation_steps "
+            f"({args.gradient_accumulation_steps}) by as much, which trains the same"
         )
-    if not args.gradient_checkpointing:
+    elif size > 1:
+        found.append(f"lower per_device_eval_batch_size ({size})")
+    if training and not args.gradient_checkpointing:
         found.append("set gradient_checkpointing true")
     if args.max_length is not None:
         found.append(f"lower max_length ({args.max_length})")
-    if not args.precompute_ref_log_probs:
-        found.append("set precompute_ref_log_probs true, so that no second model is held")
-    return found or ["train an adapter (use_peft), or spread the weights (FSDP)"]
+    return [*found, "train an adapter (use_peft)", "spread the weights (FSDP)"]

@@ -101,12 +101,6 @@ def model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def winners_and_tokens(batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """How many winners a padded batch has, and how many tokens all of them together."""
-    mask = batch["completion_mask"][:, 1:].chunk(2)[0]
-    return torch.tensor(float(len(mask)), device=mask.device), mask.sum().float()
-
-
 def padded_forward(model: Any, batch: Mapping[str, Tensor]) -> PairForward:
     """Run a model with TRL's fused head over a padded batch.
 

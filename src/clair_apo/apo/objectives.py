@@ -212,6 +212,11 @@ class Objective:
         return sum(weight for name, weight in self.weights if name == SFT)
 
     @property
+    def has_sft(self) -> bool:
+        """Whether `tokens_per_winner` matters."""
+        return self._sft_weight != 0 and not self.length_normalize
+
+    @property
     def at_zero(self) -> float:
         """The anchored loss of a pair whose log-ratios are 0."""
         return sum(weight * objective.at_zero for objective, weight in self._paired)

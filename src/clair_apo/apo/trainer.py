@@ -18,7 +18,6 @@ import torch
 from accelerate.utils import is_peft_model, tqdm
 from datasets import Dataset, IterableDataset, are_progress_bars_disabled
 from peft import PeftConfig
-from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import BitsAndBytesConfig, DataCollator, PreTrainedModel, TrainerCallback
 from transformers.integrations.fsdp import is_fsdp_enabled
@@ -39,7 +38,7 @@ from clair_apo.apo.anchors import (
 )
 from clair_apo.apo.card import model_card
 from clair_apo.apo.config import APOConfig
-from clair_apo.apo.failures import ROW, ROWS, NumberedPairs, check_finite, named_memory_failure
+from clair_apo.apo.failures import ROW, ROWS, FailureGuard, NumberedPairs
 from clair_apo.apo.invariants import (
     LOGP_TOLERANCE_FP32,
     LOGP_TOLERANCE_HALF,
@@ -48,8 +47,9 @@ from clair_apo.apo.invariants import (
     check_tokens,
     left_out,
 )
-from clair_apo.apo.logps import model_inputs, padded_forward, winners_and_tokens
+from clair_apo.apo.logps import model_inputs, padded_forward
 from clair_apo.apo.objectives import OBJECTIVES, Objective
+from clair_apo.apo.outcome_log import OutcomeLog
 from clair_apo.apo.reference import (
     COLUMNS,
     TOKENS,
@@ -106,6 +106,7 @@ class APOTrainer(DPOTrainer):
     """What is minimised, where `computes_pairs`."""
     alarms: AlarmCallback
     """Has said what contradicts the objective so far."""
+    _signature_columns: Any
 
     def __init__(
         self,
@@ -126,9 +127,8 @@ class APOTrainer(DPOTrainer):
         self.starts_at_reference = ref_model is None
         self.evaluation_rewards: PairRewards | None = None
         self.data_description = ""
-        self._outcomes: dict[str, list[Tensor]] = {"train": [], "eval": []}
-        self._pairs: Any = None  # the data set that batches number their pairs in
-        self._tokens_per_winner: Tensor | None = None
+        self._guard = FailureGuard(self)
+        self._tokens_per_winner: Any = None
         self._first_batch_seen = False
         self._reference_engine: Any = None
         adapter = peft_config is not None or (not isinstance(model, str) and is_peft_model(model))
@@ -151,6 +151,7 @@ class APOTrainer(DPOTrainer):
         )
         if copies and args.precompute_ref_log_probs:
             self.ref_model = None  # under FSDP: it has said what it had to say
+        self._kept = OutcomeLog(self.accelerator)
         self.data_collator = NumberedPairs(CollateWithReference(self.data_collator))
         self.objective = Objective(
             tuple(zip(self.loss_types, self.loss_weights, strict=True)),
@@ -190,9 +191,9 @@ class APOTrainer(DPOTrainer):
 
     def _set_signature_columns_if_needed(self) -> None:
         """Keep the columns that name a pair, and what its reference says."""
-        if self._signature_columns is None:
-            super()._set_signature_columns_if_needed()
-            self._signature_columns = [*self._signature_columns, "id", ROW, *COLUMNS]
+        super()._set_signature_columns_if_needed()
+        known = self._signature_columns
+        self._signature_columns = known + [c for c in ("id", ROW, *COLUMNS) if c not in known]
 
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
         """Reference log-probs from the reference at hand, held in memory; no file is read."""
@@ -226,11 +227,14 @@ class APOTrainer(DPOTrainer):
     ) -> tuple[list[Any], Any]:
         """Fetch the batches of a step, and count what the sft term is divided by."""
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if not self.objective.has_sft:
+            return batches, items
         counts = torch.zeros(2, device=device)
         for batch in batches:
-            counts += torch.stack(winners_and_tokens(batch)).to(device)
-        winners, tokens = self.accelerator.reduce(counts)
-        self._tokens_per_winner = tokens / winners
+            winners = batch["completion_mask"][:, 1:].chunk(2)[0]
+            counts += torch.tensor([len(winners), winners.sum()], device=device)
+        pairs, tokens = self.accelerator.reduce(counts)
+        self._tokens_per_winner = tokens / pairs
         return batches, items
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
@@ -241,81 +245,40 @@ class APOTrainer(DPOTrainer):
         forward = padded_forward(model, inputs)
         reference = reference_token_logps(self, inputs)
         outcomes = pair_outcomes(forward, reference, self.objective, rows)
-        self._keep(outcomes)
+        kept = self._kept.keep("train" if self.model.training else "eval", outcomes)
+        self._guard.check_finite(kept)
         if self.model.training and not self._first_batch_seen:
             self._first_batch_seen = True
-            self._check_start(outcomes)
+            self._check_start(kept)
         tokens = forward.chosen_tokens.float()
-        per_winner = self._tokens_per_winner if self.model.training else None
-        loss = (
-            outcomes.losses
-            + self.objective.sft(
-                outcomes.chosen_logps, tokens, tokens.mean() if per_winner is None else per_winner
-            )
-        ).mean()
+        in_step = self._tokens_per_winner if self.model.training else None
+        sft = self.objective.sft(
+            outcomes.chosen_logps, tokens, tokens.mean() if in_step is None else in_step
+        )
+        loss = (outcomes.losses + sft).mean()
         if not return_outputs:
             return loss
         with torch.no_grad():  # the fused head makes no logits; compute_metrics asks for them
             return loss, model(**model_inputs(inputs))
 
-    def training_step(
-        self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any
-    ) -> Tensor:
+    def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """One forward and backward; a batch that does not fit into memory is named."""
-        size = self.args.per_device_train_batch_size
-        with self._named_memory_failure(inputs, size):
-            return super().training_step(model, inputs, *args, **kwargs)  # type: ignore[no-any-return]
+        with self._guard.named_memory_failure(inputs):
+            return super().training_step(model, inputs, *args, **kwargs)
 
-    def prediction_step(
-        self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any
-    ) -> tuple[Any, Any, Any]:
+    def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """One forward; a batch that does not fit into memory is named."""
-        size = self.args.per_device_eval_batch_size
-        with self._named_memory_failure(inputs, size):
-            return super().prediction_step(model, inputs, *args, **kwargs)  # type: ignore[no-any-return]
-
-    def _named_memory_failure(self, inputs: dict[str, Any], size: int) -> Any:
-        return named_memory_failure(
-            dict(inputs),
-            self.args,
-            step=self.state.global_step,
-            size=size,
-            name_of=self._name_of_pair,
-        )
-
-    def _name_of_pair(self, row: int) -> str:
-        """A pair's id, or its number where the data has none or is a stream."""
-        pairs: Any = self.train_dataset if self.model.training else self._pairs
-        known = row >= 0 and isinstance(pairs, Dataset) and "id" in pairs.column_names
-        return f"pair {pairs[row]['id'] if known else row}"
+        with self._guard.named_memory_failure(inputs):
+            return super().prediction_step(model, inputs, *args, **kwargs)
 
     # --- metrics
 
-    def _keep(self, outcomes: PairOutcomes) -> None:
-        """Gather the outcomes of all processes until they are logged."""
-        if self.model.training:
-            table = self.accelerator.gather(outcomes.table())
-        else:  # without the pairs that fill the last batch of several processes
-            table = self.accelerator.gather_for_metrics(outcomes.table())
-        gathered = PairOutcomes.from_tables([table])
-        check_finite(
-            gathered.losses + gathered.chosen_logps,  # the sft term is made of the second
-            gathered.rows,
-            step=self.state.global_step,
-            name_of=self._name_of_pair,
-            model=self.model,
-        )
-        self._outcomes["train" if self.model.training else "eval"].append(table)
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the means over all pairs since the last log."""
-        if self.model.training and self._outcomes["train"]:
-            logs.update(self._metrics_of("train"))
-            self._outcomes["train"].clear()
+        outcomes = self._kept.take("train") if self.model.training else None
+        if outcomes is not None:
+            logs.update(pair_metrics(outcomes, self.objective))
         super().log(logs, start_time)
-
-    def _metrics_of(self, mode: str) -> dict[str, float]:
-        return pair_metrics(PairOutcomes.from_tables(self._outcomes[mode]), self.objective)
 
     def evaluation_loop(
         self,
@@ -326,15 +289,16 @@ class APOTrainer(DPOTrainer):
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """Evaluate, with metrics over pairs and the rewards of each in `evaluation_rewards`."""
-        self._outcomes["eval"].clear()
-        self._pairs = dataloader.dataset
+        self._kept.take("eval")  # what one that was broken off left
+        self._guard.evaluated = dataloader.dataset
         self.evaluation_rewards = None
         output = super().evaluation_loop(
             dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
         )
-        if self._outcomes["eval"]:
-            outcomes = PairOutcomes.from_tables(self._outcomes["eval"])
-            metrics = self._metrics_of("eval") | {"loss": mean_loss(outcomes, self.objective)}
+        outcomes = self._kept.take("eval")
+        if outcomes is not None:
+            metrics = pair_metrics(outcomes, self.objective)
+            metrics["loss"] = mean_loss(outcomes, self.objective)
             assert output.metrics is not None  # evaluate() itself adds to them
             output.metrics.update({f"{metric_key_prefix}_{k}": v for k, v in metrics.items()})
             self.evaluation_rewards = PairRewards(
@@ -347,16 +311,15 @@ class APOTrainer(DPOTrainer):
 
     def _check_start(self, outcomes: PairOutcomes) -> None:
         """Stop a run that does not start, or go on, against the reference it should have."""
-        gathered = PairOutcomes.from_tables([self.accelerator.gather(outcomes.table())])
         if self.state.global_step == 0 and self.starts_at_reference:
             check_first_step(
-                gathered,
+                outcomes,
                 self.objective,
                 weight=sum(map(abs, self.loss_weights)),
                 tolerance=self._logp_tolerance(),
             )
         elif self.state.global_step == 0:
-            rewards = pair_metrics(gathered, self.objective)
+            rewards = pair_metrics(outcomes, self.objective)
             logger.warning(
                 "step 0: another reference was passed; mean rewards of the first batch: winner "
                 f"{rewards['rewards/chosen']:+.3f}, loser {rewards['rewards/rejected']:+.3f}"
