@@ -47,7 +47,7 @@ def test_dpo_with_another_divergence_is_left_to_trl(tmp_path):
 
 def test_its_own_fields_are_these_and_each_has_a_test_of_its_effect():
     own = set(APOConfig.__dataclass_fields__) - set(DPOConfig.__dataclass_fields__)
-    assert own == {"length_normalize", "on_alarm"}
+    assert own == {"pair_layout", "max_tokens_per_batch", "length_normalize", "on_alarm"}
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def out_of_memory(kind):
 @pytest.mark.parametrize("kind", ["cpu", "cuda"])
 def test_out_of_memory_names_the_batch_and_the_settings_to_lower(kind, config, tokenizer):
     trainer = trainer_of(rows_with_word_in({}), config, tokenizer, max_length=64)
-    trainer.model.forward = out_of_memory(kind)
+    trainer.model.base_model.forward = out_of_memory(kind)
     with pytest.raises(TrainingError) as caught:
         trainer.train()
     said = str(caught.value)
@@ -120,7 +120,7 @@ def test_out_of_memory_names_the_batch_and_the_settings_to_lower(kind, config, t
 def test_out_of_memory_in_an_evaluation_names_its_own_batch_size(config, tokenizer):
     rows = rows_with_word_in({})
     trainer = trainer_of(rows, config, tokenizer, per_device_eval_batch_size=2)
-    trainer.model.forward = out_of_memory("cuda")
+    trainer.model.base_model.forward = out_of_memory("cuda")
     with pytest.raises(TrainingError, match=r"pairs pair-0, pair-1\. .*eval_batch_size \(2\)"):
         trainer.evaluate(Dataset.from_list(rows))
 
@@ -131,7 +131,7 @@ def test_another_runtime_error_is_left_as_it_is(config, tokenizer):
     def forward(*args, **kwargs):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    trainer.model.forward = forward
+    trainer.model.base_model.forward = forward
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         trainer.train()
     assert not is_out_of_memory(RuntimeError("shapes"))

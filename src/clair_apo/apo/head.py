@@ -45,7 +45,9 @@ def score_labels(
     autocasts = torch.is_autocast_enabled(kind)
     products = torch.get_autocast_dtype(kind) if autocasts else hidden.dtype
     with torch.autocast(kind, enabled=False):
-        scores = _ScoreLabels.apply(hidden, weight, bias, labels, products, statistics)
+        scores: Any = _ScoreLabels.apply(  # type: ignore[no-untyped-call] # torch leaves it so
+            hidden, weight, bias, labels, products, statistics
+        )
     return LabelScores(*scores)
 
 

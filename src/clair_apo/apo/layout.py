@@ -22,6 +22,9 @@ IGNORED = -100
 """The label of a position that predicts no token of an answer."""
 
 
+_RAGGED = "_token_logps"
+
+
 class PairTree(NamedTuple):
     """One pair of n input tokens; tensors are on the CPU."""
 
@@ -172,15 +175,23 @@ def take_pairs(batch: Mapping[str, Any], pairs: Sequence[int]) -> dict[str, Any]
     """The given pairs of a padded batch, without the columns that are padding for all of them.
 
     Args:
-        batch: tensors of 2B rows, winners first, or of B rows, one for each pair.
+        batch: tensors of 2B rows, winners first, or of B rows, one for each pair. Values of tokens
+            end to end, `*_token_logps`, have their number for each of the rows in `*_lengths`.
         pairs: positions, from 0 to B - 1.
     """
     half = len(batch["input_ids"]) // 2
-    device = batch["input_ids"].device
-    one = torch.as_tensor(pairs, device=device)
+    one = torch.as_tensor(pairs, device=batch["input_ids"].device)
     both = torch.cat([one, one + half])
-    taken = {key: rows[one if len(rows) == half else both] for key, rows in batch.items()}
-    used = taken["attention_mask"].any(0).nonzero()[-1] + 1
+    taken = {}
+    for key, rows in batch.items():
+        if key.endswith(_RAGGED):
+            lengths = batch[key.removesuffix(_RAGGED) + "_lengths"]
+            answers = rows.split(lengths.tolist())
+            wanted = one if len(lengths) == half else both
+            taken[key] = torch.cat([answers[position] for position in wanted.tolist()])
+        else:
+            taken[key] = rows[one if len(rows) == half else both]
+    used = int(taken["attention_mask"].any(0).nonzero()[-1]) + 1
     for key in ("input_ids", "attention_mask", "completion_mask"):
         taken[key] = taken[key][:, :used]
     return taken

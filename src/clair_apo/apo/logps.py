@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-_NOT_FOR_THE_MODEL = {"completion_mask", "pair_weights"}
+_NOT_FOR_THE_MODEL = {"completion_mask", "pair_weights", "rows", "tokens_per_winner"}
 
 
 class PairLogps(NamedTuple):

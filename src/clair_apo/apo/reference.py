@@ -7,26 +7,24 @@ precomputed lives in memory with the data set, so nothing stale can be read back
 # mypy: allow-untyped-calls
 # trl is typed in part only
 
-import contextlib
 import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from accelerate.utils import is_peft_model, tqdm
+from accelerate.utils import tqdm
 from datasets import Dataset
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
-from trl.trainer.dpo_trainer import DPOTrainer
-from trl.trainer.utils import use_adapter
 
-from clair_apo.apo.logps import TokenLogps, padded_forward
+from clair_apo.apo.logps import TokenLogps
+from clair_apo.apo.row_trainer import RowTrainer
 from clair_apo.errors import TrainingError
 
 COLUMNS = ("ref_chosen_token_logps", "ref_rejected_token_logps")
-TOKENS = ("ref_token_logps", "ref_token_counts")
+TOKENS = ("ref_token_logps", "ref_lengths")
 """What a batch carries: `TokenLogps` of the winners of all pairs, then of the losers."""
 
 
@@ -48,7 +46,7 @@ def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def reference_token_logps(
-    trainer: DPOTrainer, batch: Mapping[str, Tensor], model: Any = None
+    trainer: RowTrainer, batch: Mapping[str, Tensor], model: Any = None
 ) -> TokenLogps:
     """The reference's log-probabilities of every scored token, without gradient.
 
@@ -67,19 +65,8 @@ def reference_token_logps(
         return TokenLogps(*(batch[column] for column in TOKENS))
     if model is None:
         model = trainer.model if trainer.ref_model is None else trainer.ref_model
-    with torch.no_grad(), _reference_adapter(trainer), trainer.accelerator.autocast():
-        forward = padded_forward(model, batch)
+    forward = trainer.reference_forward(model, batch)
     return TokenLogps(*map(torch.cat, zip(forward.chosen, forward.rejected, strict=True)))
-
-
-def _reference_adapter(trainer: DPOTrainer) -> contextlib.AbstractContextManager[Any]:
-    if trainer.ref_model is not None or not is_peft_model(trainer.model):
-        return contextlib.nullcontext()
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    adapter: contextlib.AbstractContextManager[Any] = use_adapter(
-        model, "ref" if "ref" in model.peft_config else None
-    )
-    return adapter
 
 
 class CollateWithReference:
@@ -105,7 +92,7 @@ class CollateWithReference:
 
 
 def with_reference_logps(
-    trainer: DPOTrainer, model: Any, dataset: Dataset, name: str, batch_size: int
+    trainer: RowTrainer, model: Any, dataset: Dataset, name: str, batch_size: int
 ) -> Dataset:
     """Add the columns of `CollateWithReference`, computed now, kept in memory.
 

@@ -12,7 +12,7 @@ import torch
 from accelerate.utils import extract_model_from_parallel, is_peft_model
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.utils import is_triton_available
+from transformers.utils.import_utils import is_triton_available
 
 from clair_apo.apo.attention import attends_to_trees, tree_block_mask
 from clair_apo.apo.head import LabelScores, score_labels

@@ -1,8 +1,8 @@
 """`APOTrainer`: TRL's DPO trainer with objectives, reference and metrics of our own.
 
-The way of a batch: `padded_forward` and `reference_token_logps` -> `pair_outcomes`, which hold the
-losses of the `Objective` and all that metrics are computed from. Losses that are not ours, and
-options that change what a log-ratio is, take TRL's own way.
+The way of a batch: rows (`RowTrainer`) -> `forward_pairs` and `reference_token_logps` ->
+`pair_outcomes`, which hold the losses of the `Objective` and all that metrics are computed from.
+Losses that are not ours, and options that change what a log-ratio is, take TRL's own way.
 """
 
 # mypy: allow-untyped-calls
@@ -12,12 +12,13 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate.utils import is_peft_model, tqdm
 from datasets import Dataset, IterableDataset, are_progress_bars_disabled
 from peft import PeftConfig
+from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import BitsAndBytesConfig, DataCollator, PreTrainedModel, TrainerCallback
 from transformers.integrations.fsdp import is_fsdp_enabled
@@ -26,7 +27,6 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 from trl.models.utils import prepare_deepspeed
 from trl.trainer.dpo_config import DPOConfig
-from trl.trainer.dpo_trainer import DPOTrainer
 
 from clair_apo.apo.alarms import AlarmCallback
 from clair_apo.apo.anchors import (
@@ -47,8 +47,8 @@ from clair_apo.apo.invariants import (
     check_tokens,
     left_out,
 )
-from clair_apo.apo.logps import model_inputs, padded_forward
-from clair_apo.apo.objectives import OBJECTIVES, Objective
+from clair_apo.apo.logps import model_inputs
+from clair_apo.apo.objectives import Objective
 from clair_apo.apo.outcome_log import OutcomeLog
 from clair_apo.apo.reference import (
     COLUMNS,
@@ -58,11 +58,11 @@ from clair_apo.apo.reference import (
     reference_token_logps,
     with_reference_logps,
 )
+from clair_apo.apo.row_trainer import WEIGHTS, RowTrainer
 from clair_apo.errors import TrainingError
 from clair_apo.records import atomic_writer
 
 PRIVATE_NAMES = (
-    "trl.DPOTrainer._compute_loss",
     "trl.DPOTrainer._prepare_dataset",
     "trl.DPOTrainer._precompute_ref_logps",
     "trl.DPOTrainer._set_signature_columns_if_needed",
@@ -70,12 +70,16 @@ PRIVATE_NAMES = (
 )
 """Every private name of TRL that we call or override; one test says which version lost one."""
 
+TOKENS_PER_WINNER = "tokens_per_winner"
+"""The key of a batch with the mean length of the winners of its step, the same for each pair, (B,).
+"""
+
 _PROBE = "clair_apo.reference_probe"
 
 logger = logging.getLogger(__name__)
 
 
-class APOTrainer(DPOTrainer):
+class APOTrainer(RowTrainer):
     """A drop-in for `trl.DPOTrainer`: same arguments, data set formats, PEFT and callbacks.
 
     What differs: the reference is the model that was passed and never one reloaded by name;
@@ -100,8 +104,6 @@ class APOTrainer(DPOTrainer):
         TrainingError: a pair that cannot be trained on.
     """
 
-    model: Any
-    args: Any
     objective: Objective
     """What is minimised, where `computes_pairs`."""
     alarms: AlarmCallback
@@ -128,8 +130,7 @@ class APOTrainer(DPOTrainer):
         self.evaluation_rewards: PairRewards | None = None
         self.data_description = ""
         self._guard = FailureGuard(self)
-        self._tokens_per_winner: Any = None
-        self._first_batch_seen = False
+        self._first_step_seen = False
         self._reference_engine: Any = None
         adapter = peft_config is not None or (not isinstance(model, str) and is_peft_model(model))
         # without a copy, TRL would load the reference by the model's name, whatever was passed
@@ -160,6 +161,7 @@ class APOTrainer(DPOTrainer):
         )
         self.alarms = AlarmCallback(self.loss_types, getattr(args, "on_alarm", "warn"))
         self.add_callback(self.alarms)
+        _ = self.pair_layout  # refuses, or says why it is padded, before anything is computed
 
     # --- data
 
@@ -211,60 +213,61 @@ class APOTrainer(DPOTrainer):
 
     # --- loss
 
-    @property
-    def computes_pairs(self) -> bool:
-        """Whether objective and log-ratios are ours, not left to TRL."""
-        return (
-            all(name in OBJECTIVES for name in self.loss_types)
-            and self.f_divergence_type == "reverse_kl"
-            and self.ld_alpha is None
-            and not self.use_weighting
-            and not self.aux_loss_enabled
-        )
-
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Any]:
-        """Fetch the batches of a step, and count what the sft term is divided by."""
-        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if not self.objective.has_sft:
-            return batches, items
-        counts = torch.zeros(2, device=device)
+        """Fetch the batches of a step, and tell each what its sft term is divided by."""
+        batches, pairs = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if not (self.computes_pairs and self.objective.has_sft and batches):
+            return batches, pairs
+        lengths = [
+            b["completion_mask"][:, 1:].chunk(2)[0].sum(1).to(device, torch.float32)
+            for b in batches
+        ]
+        count = torch.stack([n @ b[WEIGHTS] for n, b in zip(lengths, batches, strict=True)]).sum()
+        per_winner = self.accelerator.reduce(count) / pairs
         for batch in batches:
-            winners = batch["completion_mask"][:, 1:].chunk(2)[0]
-            counts += torch.tensor([len(winners), winners.sum()], device=device)
-        pairs, tokens = self.accelerator.reduce(counts)
-        self._tokens_per_winner = tokens / pairs
-        return batches, items
+            batch[TOKENS_PER_WINNER] = per_winner.expand(len(batch[WEIGHTS]))
+        return batches, pairs
 
-    def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
-        rows = inputs.pop(ROWS)
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """What a row adds to the loss of its step, or the mean over a batch outside of one."""
         if not self.computes_pairs:
-            theirs = {key: value for key, value in inputs.items() if key not in TOKENS}
-            return super()._compute_loss(model, theirs, return_outputs)
-        forward = padded_forward(model, inputs)
+            ours = (ROWS, *TOKENS)
+            inputs = {key: value for key, value in inputs.items() if key not in ours}
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        forward = self.forward_pairs(model, inputs)
         reference = reference_token_logps(self, inputs)
-        outcomes = pair_outcomes(forward, reference, self.objective, rows)
-        kept = self._kept.keep("train" if self.model.training else "eval", outcomes)
-        self._guard.check_finite(kept)
-        if self.model.training and not self._first_batch_seen:
-            self._first_batch_seen = True
-            self._check_start(kept)
-        tokens = forward.chosen_tokens.float()
-        in_step = self._tokens_per_winner if self.model.training else None
-        sft = self.objective.sft(
-            outcomes.chosen_logps, tokens, tokens.mean() if in_step is None else in_step
-        )
-        loss = (outcomes.losses + sft).mean()
+        outcomes = pair_outcomes(forward, reference, self.objective, inputs[ROWS])
+        self._guard.check_finite(outcomes)
+        mode: Literal["train", "eval"] = "train" if self.model.training else "eval"
+        self._kept.keep(mode, outcomes, inputs.get(WEIGHTS))
+        tokens = outcomes.chosen_tokens
+        per_winner = inputs.get(TOKENS_PER_WINNER, tokens.float().mean())
+        losses = outcomes.losses + self.objective.sft(outcomes.chosen_logps, tokens, per_winner)
+        loss = self.mean_over_step(losses, inputs, num_items_in_batch)
         if not return_outputs:
             return loss
         with torch.no_grad():  # the fused head makes no logits; compute_metrics asks for them
             return loss, model(**model_inputs(inputs))
 
-    def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """One forward and backward; a batch that does not fit into memory is named."""
+    def training_step(
+        self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> Tensor:
+        """One forward and backward for each row; the first step of a run is looked at."""
         with self._guard.named_memory_failure(inputs):
-            return super().training_step(model, inputs, *args, **kwargs)
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        seen = None if self._first_step_seen else self._kept.seen("train")
+        if seen is not None:
+            self._first_step_seen = True
+            self._check_start(seen)
+        return loss
 
     def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """One forward; a batch that does not fit into memory is named."""
