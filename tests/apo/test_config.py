@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 from trl import DPOConfig
@@ -45,5 +47,14 @@ def test_dpo_with_another_divergence_is_left_to_trl(tmp_path):
     assert chosen.f_divergence_type == "js_divergence"
 
 
-def test_it_has_no_field_of_its_own_so_none_can_be_without_effect():
-    assert set(APOConfig.__dataclass_fields__) == set(DPOConfig.__dataclass_fields__)
+EFFECT_TESTED_IN = {
+    "reference": "test_reference.py",
+    "reference_cache": "test_reference_cache.py",
+}
+
+
+def test_every_field_of_its_own_has_a_test_of_its_effect():
+    own = set(APOConfig.__dataclass_fields__) - set(DPOConfig.__dataclass_fields__)
+    assert own == set(EFFECT_TESTED_IN)
+    for field, file in EFFECT_TESTED_IN.items():
+        assert f"{field}=" in (Path(__file__).parent / file).read_text()

@@ -98,7 +98,12 @@ def test_other_losses_and_options_take_trls_own_way(config, tokenizer, pairs):
     ):
         found = [
             make_trainer(
-                kind, config(**options), tokenizer, pairs, moved(make_model()), make_model()
+                kind,
+                config(precompute_ref_log_probs=False, **options),
+                tokenizer,
+                pairs,
+                moved(make_model()),
+                make_model(),
             )
             for kind in (DPOTrainer, APOTrainer)
         ]

@@ -16,9 +16,10 @@ from clair_apo.errors import ConfigError
 class APOConfig(DPOConfig):
     """`trl.DPOConfig` with the objective `apo_zero`, that also works on a machine of CPUs.
 
-    It has no field of its own. Where there is no accelerator it sets `use_cpu`; where `use_cpu`
-    holds, `bf16` is off unless it was asked for (autocast to bfloat16 is the slow path there) and
-    several processes speak over `gloo` unless another `ddp_backend` was asked for.
+    Its own fields: `reference` and `reference_cache`. Where there is no accelerator it sets
+    `use_cpu`; where `use_cpu` holds, `bf16` is off unless it was asked for (autocast to bfloat16 is
+    the slow path there) and several processes speak over `gloo` unless another `ddp_backend` was
+    asked for.
 
     Raises:
         ConfigError: `apo_zero` or `apo_down` with an f-divergence other than reverse KL, or a beta
@@ -30,6 +31,30 @@ class APOConfig(DPOConfig):
         metadata={
             "help": "One or several of TRL's losses. `apo_zero`: the winners are better than the "
             "model's own answers. `apo_down`: the model's own answers are better. `sigmoid` is DPO."
+        },
+    )
+
+    reference: str = field(
+        default="initial",
+        metadata={
+            "help": "The reference model. `initial`: the policy as it was passed, with the adapter "
+            "it was passed with. `base`: the policy without its adapter. Anything else is a model: "
+            "a folder, a hub name or smollm2-135m."
+        },
+    )
+    reference_cache: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder for reference log-probabilities, shared by any number of runs; by "
+            "default in the user's cache folder."
+        },
+    )
+    precompute_ref_log_probs: bool | None = field(  # type: ignore[assignment] # None: as it fits
+        default=None,
+        metadata={
+            "help": "Take reference log-probabilities from the cache, and compute what it lacks "
+            "before training. By default wherever the data has a length; a stream asks the "
+            "reference in every step."
         },
     )
 

@@ -15,17 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import is_peft_model, tqdm
+from accelerate.utils import tqdm
 from datasets import Dataset, IterableDataset, are_progress_bars_disabled
 from peft import PeftConfig
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import BitsAndBytesConfig, DataCollator, PreTrainedModel, TrainerCallback
-from transformers.integrations.fsdp import is_fsdp_enabled
 from transformers.processing_utils import ProcessorMixin
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+from transformers.trainer import Trainer
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
-from trl.models.utils import prepare_deepspeed
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
@@ -42,7 +41,10 @@ from clair_apo.apo.invariants import (
 )
 from clair_apo.apo.logps import PairForward, PairLogps, model_inputs, padded_forward
 from clair_apo.apo.objectives import PAIR_OBJECTIVES
-from clair_apo.apo.reference import frozen_copy, reference_logps, with_reference_logps
+from clair_apo.apo.reference import TOKEN_COLUMNS, reference_logps
+from clair_apo.apo.reference_cache import AskPolicyAtStart, ReferenceCache
+from clair_apo.apo.reference_choice import choose_reference, finish_choice
+from clair_apo.apo.reference_store import default_cache
 from clair_apo.errors import TrainingError
 from clair_apo.records import atomic_writer
 
@@ -102,32 +104,31 @@ class APOTrainer(DPOTrainer):
         peft_config: PeftConfig | None = None,
     ) -> None:
         args = args or APOConfig(f"{_name_of(model)}-APO")
-        self.starts_at_reference = ref_model is None
+        choice = choose_reference(model, ref_model, args, train_dataset, peft_config is not None)
+        self.starts_at_reference = choice.is_initial_policy
         self.evaluation_rewards: PairRewards | None = None
         self.data_description = ""
         self._outcomes: dict[str, list[Tensor]] = {"train": [], "eval": []}
         self._first_batch_seen = False
-        self._reference_engine: Any = None
-        adapter = peft_config is not None or (not isinstance(model, str) and is_peft_model(model))
-        # without a copy, TRL would load the reference by the model's name, whatever was passed
-        precomputes = args.precompute_ref_log_probs and not is_fsdp_enabled()
-        copies = not (ref_model or adapter or precomputes or isinstance(model, str))
+        cache = Path(getattr(args, "reference_cache", None) or default_cache())
+        self.reference_cache = ReferenceCache(self, cache.expanduser(), choice.weights)
         super().__init__(
             model=model,
-            ref_model=frozen_copy(model) if copies else ref_model,
-            args=args,
+            ref_model=choice.model,
+            args=choice.args,
             data_collator=data_collator,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
             compute_metrics=compute_metrics,
-            callbacks=callbacks,
+            callbacks=[*(callbacks or []), AskPolicyAtStart(self, choice.model is None)],
             optimizers=optimizers,
             quantization_config=quantization_config,
             peft_config=peft_config,
         )
-        if copies and args.precompute_ref_log_probs:
-            self.ref_model = None  # under FSDP: it has said what it had to say
+        finish_choice(self, choice)
+        if self.precompute_ref_logps:
+            self.data_collator = self.reference_cache.collate(self.data_collator)
 
     # --- data
 
@@ -156,18 +157,29 @@ class APOTrainer(DPOTrainer):
         return prepared
 
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
-        """Reference log-probs from the reference at hand, held in memory; no file is read."""
-        if isinstance(dataset, IterableDataset):
-            raise TrainingError(
-                "precompute_ref_log_probs needs a data set with a length, not an IterableDataset"
-            )
-        model = self.model if self.ref_model is None else self.ref_model
-        if self.ref_model is None and self.is_deepspeed_enabled:
-            self._reference_engine = self._reference_engine or prepare_deepspeed(
-                self.model, self.accelerator
-            )
-            model = self._reference_engine
-        return with_reference_logps(self, model, dataset, name, batch_size)
+        """Know the reference of every pair; batches look it up, the data set stays as it is."""
+        self.reference_cache.add(dataset, name, batch_size)
+        return dataset
+
+    def evaluate(
+        self,
+        eval_dataset: Dataset | IterableDataset | Mapping[str, Any] | str | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """As TRL's, but new data can be evaluated after training where the cache knows it."""
+        if not self.precompute_ref_logps or isinstance(eval_dataset, str | None):
+            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        if isinstance(eval_dataset, Mapping):
+            metrics: dict[str, float] = {}
+            for name, part in eval_dataset.items():
+                metrics |= self.evaluate(part, ignore_keys, f"{metric_key_prefix}_{name}")
+            return metrics
+        args: Any = self.args
+        ready = self._prepare_dataset(eval_dataset, self.processing_class, args, "eval")
+        size = args.precompute_ref_batch_size or args.per_device_eval_batch_size
+        ready = self._precompute_ref_logps(ready, "eval", size)
+        return Trainer.evaluate(self, ready, ignore_keys, metric_key_prefix)
 
     # --- loss
 
@@ -184,7 +196,8 @@ class APOTrainer(DPOTrainer):
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
         if not self.computes_pairs:
-            return super()._compute_loss(model, inputs, return_outputs)
+            kept = {key: value for key, value in inputs.items() if key not in TOKEN_COLUMNS}
+            return super()._compute_loss(model, kept, return_outputs)
         forward = padded_forward(model, inputs)
         reference = reference_logps(self, inputs)
         losses, outcomes = self._outcomes_of(forward, reference)
@@ -288,7 +301,7 @@ class APOTrainer(DPOTrainer):
         """Keep what the data is, and what the reference says of it, for a run that is resumed."""
         if not isinstance(self.train_dataset, Dataset):
             return
-        columns = [c for c in self.train_dataset.column_names if c.endswith(("_ids", "_logps"))]
+        columns = [c for c in self.train_dataset.column_names if c.endswith("_ids")]
         batch = self.data_collator([{c: self.train_dataset[0][c] for c in columns}])
         batch = {key: value.to(self.accelerator.device) for key, value in batch.items()}
         found = [logps.item() for logps in reference_logps(self, batch)]
