@@ -17,6 +17,7 @@ from clair_apo.apo.anchors import (
 )
 from clair_apo.apo.logps import PairForward, TokenLogps
 from clair_apo.apo.objectives import Objective
+from clair_apo.apo.reference import ReferenceTokens
 
 ZERO = Objective((("apo_zero", 1.0),), beta=0.1)
 
@@ -162,12 +163,7 @@ def test_outcomes_are_those_of_each_answers_own_tokens(length_normalize):
         top1_tokens=torch.tensor([1, 3]),
     )
     objective = Objective((("apo_zero", 2.0),), beta=0.3, length_normalize=length_normalize)
-    found = pair_outcomes(
-        forward,
-        TokenLogps(*map(torch.cat, zip(*reference, strict=True))),
-        objective,
-        torch.tensor([7, 2]),
-    )
+    found = pair_outcomes(forward, ReferenceTokens(*reference), objective, torch.tensor([7, 2]))
     for side, mine, other in zip(("chosen", "rejected"), policy, reference, strict=True):
         for pair in range(2):
             ours, theirs = mine.split()[pair], other.split()[pair]

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 from trl import DPOConfig
@@ -45,11 +47,6 @@ def test_dpo_with_another_divergence_is_left_to_trl(tmp_path):
     assert chosen.f_divergence_type == "js_divergence"
 
 
-def test_its_own_fields_are_these_and_each_has_a_test_of_its_effect():
-    own = set(APOConfig.__dataclass_fields__) - set(DPOConfig.__dataclass_fields__)
-    assert own == {"pair_layout", "max_tokens_per_batch", "length_normalize", "on_alarm"}
-
-
 @pytest.mark.parametrize(
     ("options", "named"),
     [
@@ -67,3 +64,20 @@ def test_length_normalize_is_refused_beside_what_trl_computes_itself(options, na
 def test_on_alarm_is_one_of_two_words(tmp_path):
     with pytest.raises(ConfigError, match="on_alarm must be warn or stop, got 'die'"):
         APOConfig(str(tmp_path), on_alarm="die")
+
+
+EFFECT_TESTED_IN = {
+    "length_normalize": "test_trainer.py",
+    "max_tokens_per_batch": "test_trainer.py",
+    "on_alarm": "test_alarms_in_training.py",
+    "pair_layout": "test_trainer.py",
+    "reference": "test_reference.py",
+    "reference_cache": "test_reference_cache.py",
+}
+
+
+def test_every_field_of_its_own_has_a_test_of_its_effect():
+    own = set(APOConfig.__dataclass_fields__) - set(DPOConfig.__dataclass_fields__)
+    assert own == set(EFFECT_TESTED_IN)
+    for field, file in EFFECT_TESTED_IN.items():
+        assert f"{field}=" in (Path(__file__).parent / file).read_text()

@@ -87,7 +87,8 @@ def test_a_nan_in_an_evaluation_names_the_pairs_of_that_data(config, tokenizer):
 
 
 def test_finite_weights_turn_the_eye_to_the_pairs(config, tokenizer):
-    trainer = trainer_of(rows_with_word_in({}), config, tokenizer)
+    rows = rows_with_word_in({})
+    trainer = trainer_of(rows, config, tokenizer, precompute_ref_log_probs=False)
     poisoned(trainer.ref_model, tokenizer, "<assistant>")
     with pytest.raises(TrainingError, match="The weights are still finite: look at these pairs"):
         trainer.train()

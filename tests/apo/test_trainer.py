@@ -121,7 +121,12 @@ def test_other_losses_and_options_take_trls_own_way(config, tokenizer, pairs):
     ):
         found = [
             make_trainer(
-                kind, config(**options), tokenizer, pairs, moved(make_model()), make_model()
+                kind,
+                config(precompute_ref_log_probs=False, **options),
+                tokenizer,
+                pairs,
+                moved(make_model()),
+                make_model(),
             )
             for kind in (DPOTrainer, APOTrainer)
         ]
@@ -270,6 +275,25 @@ def test_the_sft_term_is_the_same_however_the_global_batch_is_split(
     masks = trainer.data_collator(list(trainer.train_dataset))["completion_mask"][:8, 1:]
     by_batch = masks.sum(1).float()
     assert by_batch.std() > 1, "winners are of uneven length, so a mean of means would show"
+
+
+def test_every_metric_is_the_same_in_both_layouts_and_however_a_batch_is_cut(config, tokenizer):
+    pairs = Dataset.from_list(make_rows(8))
+    found = []
+    for options in (
+        config(pair_layout="padded", max_tokens_per_batch=None),
+        config(pair_layout="shared_prefix", max_tokens_per_batch=None),
+        config(pair_layout="shared_prefix", max_tokens_per_batch=40),
+    ):
+        trainer = make_trainer(APOTrainer, options, tokenizer, pairs, make_model())
+        found.append((train_logs(trainer)[-1], trainer.evaluate(pairs)))
+    for padded, *others in zip(*found, strict=True):
+        timeless = {k: v for k, v in padded.items() if "runtime" not in k and "second" not in k}
+        assert {"saturation", "eval_saturation"} & set(timeless)
+        for other in others:
+            for key, value in timeless.items():
+                if not key.endswith("num_tokens"):
+                    assert other[key] == pytest.approx(value, abs=1e-4, rel=1e-4), key
 
 
 def test_a_dict_of_evaluation_sets_keeps_their_names_apart(config, tokenizer, pairs):

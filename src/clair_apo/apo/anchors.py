@@ -15,6 +15,7 @@ from torch import Tensor
 
 from clair_apo.apo.logps import PairForward, TokenLogps
 from clair_apo.apo.objectives import Objective
+from clair_apo.apo.reference import ReferenceTokens
 from clair_apo.records import Record
 from clair_apo.stats import Interval, mean_interval
 
@@ -80,18 +81,18 @@ def k3_sums(policy: TokenLogps, reference: TokenLogps) -> Tensor:
 
 
 def pair_outcomes(
-    forward: PairForward, reference: TokenLogps, objective: Objective, rows: Tensor
+    forward: PairForward, reference: ReferenceTokens, objective: Objective, rows: Tensor
 ) -> PairOutcomes:
     """What one forward says about its pairs.
 
     Args:
         forward: of B pairs through the policy; its gradient reaches `losses`.
-        reference: what the reference says of the same tokens: of the winners, then the losers.
+        reference: what the reference says of the same tokens.
         objective: gives rewards and losses.
         rows: each pair's place in the data set, (B,); -1 where it is not known.
     """
     policy_logps = forward.logps
-    ref_chosen_logps, ref_rejected_logps = reference.sums().chunk(2)
+    ref_chosen_logps, ref_rejected_logps = reference.chosen.sums(), reference.rejected.sums()
     chosen_logratios = objective.log_ratios(
         policy_logps.chosen, ref_chosen_logps, forward.chosen_tokens
     )
@@ -99,8 +100,8 @@ def pair_outcomes(
         policy_logps.rejected, ref_rejected_logps, forward.rejected_tokens
     )
     with torch.no_grad():
-        policy = TokenLogps(*map(torch.cat, zip(forward.chosen, forward.rejected, strict=True)))
-        chosen_k3_sums, rejected_k3_sums = k3_sums(policy, reference).chunk(2)
+        chosen_k3_sums = k3_sums(forward.chosen, reference.chosen)
+        rejected_k3_sums = k3_sums(forward.rejected, reference.rejected)
     return PairOutcomes(
         rows=rows,
         losses=objective.anchored(chosen_logratios, rejected_logratios),

@@ -21,10 +21,10 @@ MAX_TOKENS_PER_BATCH = 4096
 class APOConfig(DPOConfig):
     """`trl.DPOConfig` with the objective `apo_zero`, that also works on a machine of CPUs.
 
-    It adds `pair_layout`, `max_tokens_per_batch`, `length_normalize` and `on_alarm`. Where there is
-    no accelerator it sets `use_cpu`; where `use_cpu` holds, `bf16` is off unless it was asked for
-    (autocast to bfloat16 is the slow path there) and several processes speak over `gloo` unless
-    another `ddp_backend` was asked for.
+    It adds `pair_layout`, `max_tokens_per_batch`, `length_normalize`, `on_alarm`, `reference` and
+    `reference_cache`. Where there is no accelerator it sets `use_cpu`; where `use_cpu` holds,
+    `bf16` is off unless it was asked for (autocast to bfloat16 is the slow path there) and several
+    processes speak over `gloo` unless another `ddp_backend` was asked for.
 
     Raises:
         ConfigError: `apo_zero` or `apo_down` with an f-divergence other than reverse KL, a beta
@@ -72,6 +72,29 @@ class APOConfig(DPOConfig):
             "help": "What happens when the metrics contradict the objective: `warn` says so, "
             "`stop` also saves a checkpoint and ends the run.",
             "choices": ["warn", "stop"],
+        },
+    )
+    reference: str = field(
+        default="initial",
+        metadata={
+            "help": "The reference model. `initial`: the policy as it was passed, with the adapter "
+            "it was passed with. `base`: the policy without its adapter. Anything else is a model: "
+            "a folder, a hub name or smollm2-135m."
+        },
+    )
+    reference_cache: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder for reference log-probabilities, shared by any number of runs; by "
+            "default in the user's cache folder."
+        },
+    )
+    precompute_ref_log_probs: bool | None = field(  # type: ignore[assignment] # None: as it fits
+        default=None,
+        metadata={
+            "help": "Take reference log-probabilities from the cache, and compute what it lacks "
+            "before training. By default wherever the data has a length; a stream asks the "
+            "reference in every step."
         },
     )
 

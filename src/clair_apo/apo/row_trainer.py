@@ -14,11 +14,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
-from accelerate.utils import DistributedType, is_peft_model
+from accelerate.utils import DistributedType
 from torch import Tensor
-from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.dpo_trainer import DPOTrainer
-from trl.trainer.utils import use_adapter
 
 from clair_apo.apo.attention import attends_to_trees
 from clair_apo.apo.config import MAX_TOKENS_PER_BATCH
@@ -96,34 +94,6 @@ class RowTrainer(DPOTrainer):
         rows = self._rows(batch)
         found = [self._forward_row(model, take_pairs(batch, row), statistics) for row in rows.all]
         return joined(found[: len(rows.own)])
-
-    def compute_ref_log_probs(self, model: Any, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        """As TRL's, summed over each answer, (B,) and (B,), in the layout of this run."""
-        if not self.computes_pairs:
-            theirs: tuple[Tensor, Tensor] = super().compute_ref_log_probs(model, inputs)
-            return theirs
-        return self.reference_forward(model, inputs).logps
-
-    def reference_forward(self, model: Any, batch: Mapping[str, Any]) -> PairForward:
-        """What the reference says of a padded batch of B pairs, without gradient.
-
-        Args:
-            model: the reference, or the policy whose adapter is the difference.
-            batch: as `forward_pairs` takes it.
-        """
-        options = self.args.gradient_checkpointing_kwargs
-        with (
-            torch.no_grad(),
-            disable_gradient_checkpointing(self.model, options),
-            self._reference_adapter(),
-        ):
-            return self.forward_pairs(model, batch, statistics=False)
-
-    def _reference_adapter(self) -> contextlib.AbstractContextManager[None]:
-        if self.ref_model is not None or not is_peft_model(self.model):
-            return contextlib.nullcontext()
-        model = self.accelerator.unwrap_model(self.model)
-        return use_adapter(model, "ref" if "ref" in model.peft_config else None)
 
     def _forward_row(
         self, model: Any, row: Mapping[str, Any], statistics: bool = True

@@ -1,6 +1,6 @@
 """`APOTrainer`: TRL's DPO trainer with objectives, reference and metrics of our own.
 
-The way of a batch: rows (`RowTrainer`) -> `forward_pairs` and `reference_token_logps` ->
+The way of a batch: rows (`RowTrainer`) -> `forward_pairs` and `reference_tokens` ->
 `pair_outcomes`, which hold the losses of the `Objective` and all that metrics are computed from.
 Losses that are not ours, and options that change what a log-ratio is, take TRL's own way.
 """
@@ -15,17 +15,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from accelerate.utils import is_peft_model, tqdm
+from accelerate.utils import tqdm
 from datasets import Dataset, IterableDataset, are_progress_bars_disabled
 from peft import PeftConfig
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import BitsAndBytesConfig, DataCollator, PreTrainedModel, TrainerCallback
-from transformers.integrations.fsdp import is_fsdp_enabled
 from transformers.processing_utils import ProcessorMixin
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+from transformers.trainer import Trainer
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
-from trl.models.utils import prepare_deepspeed
 from trl.trainer.dpo_config import DPOConfig
 
 from clair_apo.apo.alarms import AlarmCallback
@@ -50,14 +49,10 @@ from clair_apo.apo.invariants import (
 from clair_apo.apo.logps import model_inputs
 from clair_apo.apo.objectives import Objective
 from clair_apo.apo.outcome_log import OutcomeLog
-from clair_apo.apo.reference import (
-    COLUMNS,
-    TOKENS,
-    CollateWithReference,
-    frozen_copy,
-    reference_token_logps,
-    with_reference_logps,
-)
+from clair_apo.apo.reference import TOKEN_COLUMNS, reference_logps, reference_tokens
+from clair_apo.apo.reference_cache import AskPolicyAtStart, ReferenceCache
+from clair_apo.apo.reference_choice import choose_reference, finish_choice
+from clair_apo.apo.reference_store import default_cache
 from clair_apo.apo.row_trainer import WEIGHTS, RowTrainer
 from clair_apo.errors import TrainingError
 from clair_apo.records import atomic_writer
@@ -126,34 +121,33 @@ class APOTrainer(RowTrainer):
         peft_config: PeftConfig | None = None,
     ) -> None:
         args = args or APOConfig(f"{_name_of(model)}-APO")
-        self.starts_at_reference = ref_model is None
+        choice = choose_reference(model, ref_model, args, train_dataset, peft_config is not None)
+        self.starts_at_reference = choice.is_initial_policy
         self.evaluation_rewards: PairRewards | None = None
         self.data_description = ""
         self._guard = FailureGuard(self)
         self._first_step_seen = False
-        self._reference_engine: Any = None
-        adapter = peft_config is not None or (not isinstance(model, str) and is_peft_model(model))
-        # without a copy, TRL would load the reference by the model's name, whatever was passed
-        precomputes = args.precompute_ref_log_probs and not is_fsdp_enabled()
-        copies = not (ref_model or adapter or precomputes or isinstance(model, str))
+        cache = Path(getattr(args, "reference_cache", None) or default_cache())
+        self.reference_cache = ReferenceCache(self, cache.expanduser(), choice.weights)
         super().__init__(
             model=model,
-            ref_model=frozen_copy(model) if copies else ref_model,
-            args=args,
+            ref_model=choice.model,
+            args=choice.args,
             data_collator=data_collator,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
             compute_metrics=compute_metrics,
-            callbacks=callbacks,
+            callbacks=[*(callbacks or []), AskPolicyAtStart(self, choice.model is None)],
             optimizers=optimizers,
             quantization_config=quantization_config,
             peft_config=peft_config,
         )
-        if copies and args.precompute_ref_log_probs:
-            self.ref_model = None  # under FSDP: it has said what it had to say
+        finish_choice(self, choice)
         self._kept = OutcomeLog(self.accelerator)
-        self.data_collator = NumberedPairs(CollateWithReference(self.data_collator))
+        self.data_collator = NumberedPairs(self.data_collator)
+        if self.precompute_ref_logps:
+            self.data_collator = self.reference_cache.collate(self.data_collator)
         self.objective = Objective(
             tuple(zip(self.loss_types, self.loss_weights, strict=True)),
             beta=self.beta,
@@ -192,24 +186,35 @@ class APOTrainer(RowTrainer):
         return prepared.add_column(ROW, range(len(prepared)))
 
     def _set_signature_columns_if_needed(self) -> None:
-        """Keep the columns that name a pair, and what its reference says."""
+        """Keep the columns that name a pair."""
         super()._set_signature_columns_if_needed()
         known = self._signature_columns
-        self._signature_columns = known + [c for c in ("id", ROW, *COLUMNS) if c not in known]
+        self._signature_columns = known + [c for c in ("id", ROW) if c not in known]
 
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
-        """Reference log-probs from the reference at hand, held in memory; no file is read."""
-        if isinstance(dataset, IterableDataset):
-            raise TrainingError(
-                "precompute_ref_log_probs needs a data set with a length, not an IterableDataset"
-            )
-        model = self.model if self.ref_model is None else self.ref_model
-        if self.ref_model is None and self.is_deepspeed_enabled:
-            self._reference_engine = self._reference_engine or prepare_deepspeed(
-                self.model, self.accelerator
-            )
-            model = self._reference_engine
-        return with_reference_logps(self, model, dataset, name, batch_size)
+        """Know the reference of every pair; batches look it up, the data set stays as it is."""
+        self.reference_cache.add(dataset, name, batch_size)
+        return dataset
+
+    def evaluate(
+        self,
+        eval_dataset: Dataset | IterableDataset | Mapping[str, Any] | str | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """As TRL's, but new data can be evaluated after training where the cache knows it."""
+        if not self.precompute_ref_logps or isinstance(eval_dataset, str | None):
+            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        if isinstance(eval_dataset, Mapping):
+            metrics: dict[str, float] = {}
+            for name, part in eval_dataset.items():
+                metrics |= self.evaluate(part, ignore_keys, f"{metric_key_prefix}_{name}")
+            return metrics
+        args: Any = self.args
+        ready = self._prepare_dataset(eval_dataset, self.processing_class, args, "eval")
+        size = args.precompute_ref_batch_size or args.per_device_eval_batch_size
+        ready = self._precompute_ref_logps(ready, "eval", size)
+        return Trainer.evaluate(self, ready, ignore_keys, metric_key_prefix)
 
     # --- loss
 
@@ -239,11 +244,11 @@ class APOTrainer(RowTrainer):
     ) -> Any:
         """What a row adds to the loss of its step, or the mean over a batch outside of one."""
         if not self.computes_pairs:
-            ours = (ROWS, *TOKENS)
+            ours = (ROWS, *TOKEN_COLUMNS)
             inputs = {key: value for key, value in inputs.items() if key not in ours}
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         forward = self.forward_pairs(model, inputs)
-        reference = reference_token_logps(self, inputs)
+        reference = reference_tokens(self, inputs)
         outcomes = pair_outcomes(forward, reference, self.objective, inputs[ROWS])
         self._guard.check_finite(outcomes)
         mode: Literal["train", "eval"] = "train" if self.model.training else "eval"
@@ -333,10 +338,10 @@ class APOTrainer(RowTrainer):
         """Keep what the data is, and what the reference says of it, for a run that is resumed."""
         if not isinstance(self.train_dataset, Dataset):
             return
-        columns = [c for c in self.train_dataset.column_names if c.endswith(("_ids", "_logps"))]
+        columns = [c for c in self.train_dataset.column_names if c.endswith("_ids")]
         batch = self.data_collator([{c: self.train_dataset[0][c] for c in columns}])
         batch = {key: value.to(self.accelerator.device) for key, value in batch.items()}
-        found = reference_token_logps(self, batch).sums().tolist()
+        found = [logps.item() for logps in reference_logps(self, batch)]
         states: dict[str, Any] = self.state.stateful_callbacks  # type: ignore[assignment] # is one
         kept = states.setdefault(_PROBE, {"logps": found, "data": self.data_description})
         if kept["data"] != self.data_description:
