@@ -44,7 +44,6 @@ from clair_apo.apo.objectives import PAIR_OBJECTIVES
 from clair_apo.apo.reference import TOKEN_COLUMNS, reference_logps
 from clair_apo.apo.reference_cache import AskPolicyAtStart, ReferenceCache
 from clair_apo.apo.reference_choice import choose_reference, finish_choice
-from clair_apo.apo.reference_store import default_cache
 from clair_apo.errors import TrainingError
 from clair_apo.records import atomic_writer
 
@@ -110,8 +109,7 @@ class APOTrainer(DPOTrainer):
         self.data_description = ""
         self._outcomes: dict[str, list[Tensor]] = {"train": [], "eval": []}
         self._first_batch_seen = False
-        cache = Path(getattr(args, "reference_cache", None) or default_cache())
-        self.reference_cache = ReferenceCache(self, cache.expanduser(), choice.weights)
+        self.reference_cache = ReferenceCache(self, choice.cache, choice.weights)
         super().__init__(
             model=model,
             ref_model=choice.model,
@@ -127,8 +125,6 @@ class APOTrainer(DPOTrainer):
             peft_config=peft_config,
         )
         finish_choice(self, choice)
-        if self.precompute_ref_logps:
-            self.data_collator = self.reference_cache.collate(self.data_collator)
 
     # --- data
 
@@ -287,7 +283,7 @@ class APOTrainer(DPOTrainer):
                 beta=self.beta,
                 at_zero=sum(w * v for w, v in zip(self.loss_weights, at_zero, strict=True)),
                 weight=sum(map(abs, self.loss_weights)),
-                tolerance=self._logp_tolerance(),
+                tolerance=self.logp_tolerance,
             )
         elif self.state.global_step == 0:
             rewards = pair_metrics(gathered)
@@ -313,9 +309,11 @@ class APOTrainer(DPOTrainer):
                 f"({self.data_description}): resume with the same, or start in another output_dir"
             )
         tokens = batch["completion_mask"].sum(1).tolist()
-        check_resumed_reference(kept["logps"], found, tokens, tolerance=self._logp_tolerance())
+        check_resumed_reference(kept["logps"], found, tokens, tolerance=self.logp_tolerance)
 
-    def _logp_tolerance(self) -> float:
+    @property
+    def logp_tolerance(self) -> float:
+        """Nats by which two log-probs of an answer may differ, times the root of its tokens."""
         half = self.accelerator.mixed_precision != "no" or self.model.dtype.itemsize < 4
         return LOGP_TOLERANCE_HALF if half else LOGP_TOLERANCE_FP32
 
