@@ -20,6 +20,12 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+reference = typer.Typer(help="The cache of reference log-probabilities.", no_args_is_help=True)
+app.add_typer(reference, name="reference")
+_Cache = Annotated[
+    Path | None, typer.Option("--reference_cache", help="Its folder; by default the user's.")
+]
+_Config = Annotated[Path | None, typer.Option("--config", help="A training config.")]
 # the config's own parser answers --help, and knows every key
 _HANDED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
@@ -60,6 +66,36 @@ def train(context: typer.Context) -> None:
         from clair_apo.apo.train import main as train_on_pairs
 
         train_on_pairs(context.args)
+
+
+@reference.command(context_settings=_HANDED_ON)
+def build(context: typer.Context) -> None:
+    """Compute what the cache lacks for a training config: --config FILE.yaml, any key an option."""
+    with reported_errors(interrupted=AGAIN):
+        from clair_apo.apo.reference_command import main as build_reference
+
+        build_reference(context.args)
+
+
+@reference.command()
+def info(reference_cache: _Cache = None) -> None:
+    """List the references in a cache."""
+    with reported_errors():
+        from clair_apo.apo.reference_command import table
+        from clair_apo.apo.reference_store import cache_path, stored_references
+
+        print_result(table(stored_references(cache_path(reference_cache))))
+        print_result(f"cache: {cache_path(reference_cache)}")
+
+
+@reference.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def verify(context: typer.Context, reference_cache: _Cache = None, config: _Config = None) -> None:
+    """Check every file of a cache; with --config also ask the reference again about some pairs."""
+    with reported_errors():
+        from clair_apo.apo.reference_command import verify_reference
+
+        for line in verify_reference(reference_cache, config, context.args):
+            print_result(line)
 
 
 def _print_report(run: Path) -> None:

@@ -20,7 +20,9 @@ gc.freeze()
 @pytest.fixture(autouse=True)
 def no_users_cache(tmp_path, monkeypatch):
     """What a test computes stays in its folder, and it meets nothing of another's."""
-    monkeypatch.setattr("clair_apo.apo.trainer.default_cache", lambda: tmp_path / "reference")
+    monkeypatch.setattr(
+        "clair_apo.apo.reference_store.default_cache", lambda: tmp_path / "reference"
+    )
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from peft import PeftModel
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
+from trl.models.utils import prepare_deepspeed
 
 from clair_apo.apo.logps import TokenLogps, padded
 from clair_apo.apo.reference import (
@@ -47,6 +48,15 @@ class _Request(NamedTuple):
     batch_size: int
 
 
+class Difference(NamedTuple):
+    """How far the reference's answer of now is from the one in the cache, for one answer."""
+
+    pair: str
+    """Its id, or its row."""
+    nats: float
+    tokens: int
+
+
 class ReferenceCache:
     """Reference log-probs for one trainer.
 
@@ -61,8 +71,8 @@ class ReferenceCache:
         self.root = root
         self.known: dict[bytes, PairTokenLogps] = {}
         """Answers by key, of all pairs seen so far."""
-        self.computed = 0
-        """Pairs that no cache had, and that were computed here."""
+        self.computed: set[bytes] = set()
+        """Keys of the pairs that no cache had, and that were computed here."""
         self._trainer = trainer
         self._weights = weights
         self._waiting: list[_Request] = []
@@ -116,6 +126,39 @@ class ReferenceCache:
         self._policy_is_wrapped = True
         while self._waiting:
             self._add(self._waiting.pop())
+
+    def build(self) -> None:
+        """Compute what waited, for a trainer that will not train."""
+        trainer: Any = self._trainer
+        if not self._waiting:
+            return
+        if trainer.is_deepspeed_enabled:
+            trainer.model_wrapped = prepare_deepspeed(trainer.model, trainer.accelerator)
+        else:  # FSDP
+            trainer.model = trainer.model_wrapped = trainer.accelerator.prepare(trainer.model)
+        self.complete()
+
+    def differences(self, dataset: Dataset, count: int, batch_size: int) -> list[Difference]:
+        """Ask the reference again about some pairs that the cache had before this run.
+
+        Args:
+            dataset: tokenized pairs that were added.
+            count: pairs to ask about, at even distances.
+            batch_size: pairs for each process at a time.
+        """
+        keys = self._pairs(dataset).keys
+        known = [row for row, key in enumerate(keys) if key not in self.computed]
+        rows = known[:: max(1, len(known) // count)][:count]
+        again = self._answers(_Request(dataset, "pairs to verify", batch_size), rows)
+        return [
+            Difference(
+                pair=str(dataset[row].get("id", row)),
+                nats=float(abs(new.sum(dtype=np.float64) - old.sum(dtype=np.float64))),
+                tokens=len(old),
+            )
+            for row, answer in zip(rows, again, strict=True)
+            for new, old in zip(answer, self.known[keys[row]], strict=True)
+        ]
 
     def collate(self, inner: Any) -> CollateWithReference:
         """A collator whose batches carry what is known here."""
@@ -186,6 +229,7 @@ class ReferenceCache:
                         f"{request.dataset[row].get('id', row)}; try another dtype"
                     )
                 fresh[keys[row]] = answer
+                self.computed.add(keys[row])
                 if keeps and time.monotonic() - flushed_at > FLUSH_SECONDS:
                     self.store.add(fresh)
                     self.known |= fresh
@@ -194,7 +238,6 @@ class ReferenceCache:
             self.known |= fresh
             if keeps:
                 self.store.add(fresh)
-        self.computed += len(rows)
 
     def _answers(self, request: _Request, rows: list[int]) -> Iterator[PairTokenLogps]:
         """The reference's answers to some rows of a data set, in their order, on every process."""

@@ -9,6 +9,7 @@ Knows which models there are and which must be loaded; not what they say.
 import copy
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
@@ -18,6 +19,7 @@ from trl.trainer.dpo_config import DPOConfig
 
 from clair_apo.apo.reference import frozen_copy
 from clair_apo.apo.reference_identity import weights_digest
+from clair_apo.apo.reference_store import cache_path
 from clair_apo.errors import ConfigError
 from clair_apo.models import find_model
 
@@ -36,6 +38,8 @@ class ReferenceChoice:
     """A model of its own; None where the reference is the policy, with or without its adapter."""
     is_initial_policy: bool
     """Whether all rewards must be 0 before the first step."""
+    cache: Path
+    """Its folder."""
     weights: str | None
     """Digest of `model`, taken while it is whole; None where it is not needed."""
     loaded: bool
@@ -81,6 +85,7 @@ def choose_reference(
         args=args,
         model=ref_model,
         is_initial_policy=not passed and (name == INITIAL or not trained_adapter),
+        cache=cache_path(getattr(args, "reference_cache", None)),
         weights=_digest(ref_model) if passed and args.precompute_ref_log_probs else None,
         loaded=loaded,
     )
@@ -119,11 +124,12 @@ def _digest(model: Any) -> str:
 
 
 def finish_choice(trainer: Any, choice: ReferenceChoice) -> None:
-    """Let go of what TRL made or what has answered, once the trainer is made."""
+    """Give batches their reference, and let go of what is not needed, once the trainer is made."""
     from_base = getattr(trainer.args, "reference", INITIAL) == BASE
     if from_base and "ref" in trainer.model.peft_config:
         trainer.model.delete_adapter("ref")  # TRL would take it for the reference
     fsdp = getattr(trainer.accelerator.state, "fsdp_plugin", None)
     trainer.is_fsdp_enabled = fsdp is not None  # was hidden from TRL, see AskPolicyAtStart
-    if choice.loaded and trainer.precompute_ref_logps:
-        trainer.ref_model = None
+    if trainer.precompute_ref_logps:
+        trainer.data_collator = trainer.reference_cache.collate(trainer.data_collator)
+        trainer.ref_model = None if choice.loaded else trainer.ref_model

@@ -110,6 +110,11 @@ def default_cache() -> Path:
     return cache_folder() / "reference"
 
 
+def cache_path(chosen: Path | str | None) -> Path:
+    """The folder of the cache: the one that was chosen, else the user's."""
+    return Path(chosen).expanduser() if chosen else default_cache()
+
+
 class ReferenceStore:
     """The part of a cache that belongs to one reference.
 

@@ -20,6 +20,7 @@ from transformers.trainer_callback import ProgressCallback
 from transformers.utils import logging as transformers_logging
 from trl.trainer.utils import get_peft_config, get_quantization_config
 
+from clair_apo.apo.adapters import load_policy
 from clair_apo.apo.anchors import RewardIntervals
 from clair_apo.apo.arguments import TrainingSetup, parse_arguments, resolved_yaml
 from clair_apo.apo.config import APOConfig
@@ -71,7 +72,7 @@ def train(setup: TrainingSetup) -> TrainingResult:
         KeyboardInterrupt: Ctrl+C; a checkpoint is saved, and the message says how to go on.
     """
     resume_from = resume_point(setup.args)
-    split = _split(setup)
+    split = load_split(setup)
     if setup.args.process_index == 0:
         CONSOLE.print(f"{len(split.train)} pairs to train on, {len(split.held_out)} held out")
     with _quiet(len(split.train) + len(split.held_out) < _QUIET_BELOW):
@@ -80,7 +81,7 @@ def train(setup: TrainingSetup) -> TrainingResult:
 
 def _run(setup: TrainingSetup, split: PairSplit, resume_from: str | None) -> TrainingResult:
     started = now()
-    trainer = _trainer(setup, split)
+    trainer = make_trainer(setup, split)
     with Interrupt(trainer) as interrupt:
         trainer.train(resume_from_checkpoint=resume_from)
     if interrupt.stopped_at is not None:
@@ -159,12 +160,22 @@ def _is_whole(checkpoint: Path) -> bool:
     return True
 
 
-def _split(setup: TrainingSetup) -> PairSplit:
+def load_split(setup: TrainingSetup) -> PairSplit:
+    """Load the pairs that a setup names, and hold some out.
+
+    Raises:
+        DataError: no pairs there, or a row that is none.
+    """
     pairs = load_pairs(setup.script.dataset_name, setup.script.dataset_train_split)
     return split_pairs(pairs, setup.script.held_out, setup.script.max_pairs)
 
 
-def _trainer(setup: TrainingSetup, split: PairSplit) -> APOTrainer:
+def make_trainer(setup: TrainingSetup, split: PairSplit) -> APOTrainer:
+    """The trainer of a setup, with its model loaded and its data tokenized.
+
+    Raises:
+        ClairApoError: whatever the user can mend.
+    """
     script, model, args = setup.script, setup.model, copy.copy(setup.args)
     model_options: Any = args.model_init_kwargs or {}
     location = find_model(str(model.model_name_or_path), say=CONSOLE.print).location
@@ -175,11 +186,13 @@ def _trainer(setup: TrainingSetup, split: PairSplit) -> APOTrainer:
         **model_options,
     }
     try:
+        policy = load_policy(location, args)
         trainer = APOTrainer(
-            model=location,
+            model=policy.model,
             args=args,
             train_dataset=_dataset(split.train),
             eval_dataset=_dataset(split.held_out) if split.held_out else None,
+            processing_class=policy.tokenizer,
             quantization_config=get_quantization_config(model),
             peft_config=get_peft_config(model),
         )

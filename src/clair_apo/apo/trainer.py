@@ -52,7 +52,6 @@ from clair_apo.apo.outcome_log import OutcomeLog
 from clair_apo.apo.reference import TOKEN_COLUMNS, reference_logps, reference_tokens
 from clair_apo.apo.reference_cache import AskPolicyAtStart, ReferenceCache
 from clair_apo.apo.reference_choice import choose_reference, finish_choice
-from clair_apo.apo.reference_store import default_cache
 from clair_apo.apo.row_trainer import WEIGHTS, RowTrainer
 from clair_apo.errors import TrainingError
 from clair_apo.records import atomic_writer
@@ -127,8 +126,7 @@ class APOTrainer(RowTrainer):
         self.data_description = ""
         self._guard = FailureGuard(self)
         self._first_step_seen = False
-        cache = Path(getattr(args, "reference_cache", None) or default_cache())
-        self.reference_cache = ReferenceCache(self, cache.expanduser(), choice.weights)
+        self.reference_cache = ReferenceCache(self, choice.cache, choice.weights)
         super().__init__(
             model=model,
             ref_model=choice.model,
@@ -143,11 +141,9 @@ class APOTrainer(RowTrainer):
             quantization_config=quantization_config,
             peft_config=peft_config,
         )
+        self.data_collator = NumberedPairs(self.data_collator)
         finish_choice(self, choice)
         self._kept = OutcomeLog(self.accelerator)
-        self.data_collator = NumberedPairs(self.data_collator)
-        if self.precompute_ref_logps:
-            self.data_collator = self.reference_cache.collate(self.data_collator)
         self.objective = Objective(
             tuple(zip(self.loss_types, self.loss_weights, strict=True)),
             beta=self.beta,
@@ -324,7 +320,7 @@ class APOTrainer(RowTrainer):
                 outcomes,
                 self.objective,
                 weight=sum(map(abs, self.loss_weights)),
-                tolerance=self._logp_tolerance(),
+                tolerance=self.logp_tolerance,
             )
         elif self.state.global_step == 0:
             rewards = pair_metrics(outcomes, self.objective)
@@ -350,9 +346,11 @@ class APOTrainer(RowTrainer):
                 f"({self.data_description}): resume with the same, or start in another output_dir"
             )
         tokens = batch["completion_mask"].sum(1).tolist()
-        check_resumed_reference(kept["logps"], found, tokens, tolerance=self._logp_tolerance())
+        check_resumed_reference(kept["logps"], found, tokens, tolerance=self.logp_tolerance)
 
-    def _logp_tolerance(self) -> float:
+    @property
+    def logp_tolerance(self) -> float:
+        """Nats by which two log-probs of an answer may differ, times the root of its tokens."""
         half = self.accelerator.mixed_precision != "no" or self.model.dtype.itemsize < 4
         return LOGP_TOLERANCE_HALF if half else LOGP_TOLERANCE_FP32
 
