@@ -25,6 +25,8 @@ from clair_apo.apo.anchors import RewardIntervals
 from clair_apo.apo.arguments import TrainingSetup, parse_arguments, resolved_yaml
 from clair_apo.apo.config import APOConfig
 from clair_apo.apo.data import PairSplit, TrainingPair, data_digest, load_pairs, split_pairs
+from clair_apo.apo.dry_run import look_over
+from clair_apo.apo.dry_run_text import dry_run_text
 from clair_apo.apo.interrupt import Interrupt
 from clair_apo.apo.trainer import APOTrainer
 from clair_apo.errors import ClairApoError, TrainingError
@@ -52,13 +54,17 @@ class TrainingResult:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train as the command line says, and print what came of it.
+    """Train as the command line says, or look the run over, and print what came of it.
 
     Raises:
         ClairApoError: whatever the user can mend.
         KeyboardInterrupt: Ctrl+C; its message says how to go on.
     """
     setup = parse_arguments(sys.argv[1:] if argv is None else argv)
+    if setup.script.dry_run:
+        with _quiet(few=True):
+            print_result(dry_run_text(look_over(setup)))
+        return
     result = train(setup)
     if setup.args.process_index == 0:
         print_result(summary(result))
