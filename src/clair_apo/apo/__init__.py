@@ -2,10 +2,13 @@
 
 The data goes one way through this room:
 
+    adapters     a trained adapter from a folder, as the policy
     data         pairs from a file, a folder or the hub, split into trained and held out
     trainer      tokens in padded batches; `config` holds its settings
     logps        what the policy says of both answers of a pair
-    reference    what the reference says of them
+    reference    what the reference says of them: `reference_choice` (which one it is),
+                 `reference_cache` (found or computed), `reference_store` (on disk, by content),
+                 `reference_identity` (digests), `reference_command` (build, info, verify)
     objectives   the loss of each pair, from its two log-ratios
     anchors      where winner and loser stand: rewards, quadrants, saturation
     invariants   what must hold before the first step means anything

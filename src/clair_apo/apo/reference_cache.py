@@ -134,8 +134,10 @@ class ReferenceCache:
             return
         if trainer.is_deepspeed_enabled:
             trainer.model_wrapped = prepare_deepspeed(trainer.model, trainer.accelerator)
-        else:  # FSDP
-            trainer.model = trainer.model_wrapped = trainer.accelerator.prepare(trainer.model)
+        else:  # FSDP: accelerate shards no model without an optimizer; this one has no state
+            unused = torch.optim.SGD(trainer.model.parameters())
+            trainer.model, _ = trainer.accelerator.prepare(trainer.model, unused)
+            trainer.model_wrapped = trainer.model
         self.complete()
 
     def differences(self, dataset: Dataset, count: int, batch_size: int) -> list[Difference]:
