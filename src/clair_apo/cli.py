@@ -4,6 +4,7 @@
 Results go to standard output, what happens meanwhile to standard error.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -53,19 +54,42 @@ def generate(context: typer.Context) -> None:
 
 
 @app.command()
-def report(run: Annotated[Path, typer.Argument(help="A run folder of generate.")]) -> None:
-    """Write a run's contrast.json and report.html."""
+def report(
+    run: Annotated[Path, typer.Argument(help="A run folder of generate, or of train.")],
+) -> None:
+    """Write a run's contrast.json and report.html, and training.html where it was trained on."""
+    from clair_apo.report import find_training
+
     with reported_errors():
-        _print_report(run)
+        training = find_training(run)
+        if training is None or (run / "pairs.jsonl").exists():
+            _print_report(run)
+        if training is not None:
+            _print_training_report(training)
 
 
 @app.command(context_settings=_HANDED_ON)
 def train(context: typer.Context) -> None:
-    """Train on preference pairs: --config FILE.yaml, and any key as an option."""
+    """Train on preference pairs: --config FILE.yaml, any key an option; --dry_run looks first."""
     with reported_errors():
-        from clair_apo.apo.train import main as train_on_pairs
+        train_and_report(context.args)
 
-        train_on_pairs(context.args)
+
+def train_and_report(args: Sequence[str]) -> None:
+    """What `clair-apo train` and `scripts/train.py` do: train, then draw where the pairs went.
+
+    Args:
+        args: the command line.
+
+    Raises:
+        ClairApoError: whatever the user can mend.
+        KeyboardInterrupt: Ctrl+C; its message says how to go on.
+    """
+    from clair_apo.apo.train import main as train_on_pairs
+
+    result = train_on_pairs(args)
+    if result is not None:
+        _print_training_report(result.output_dir)
 
 
 @reference.command(context_settings=_HANDED_ON)
@@ -105,6 +129,13 @@ def _print_report(run: Path) -> None:
     print_result(counts_line(files.summary))
     print_result(contrast_table(files.summary))
     print_result(f"pairs:  {run / 'pairs.jsonl'}\nreport: {files.page}")
+
+
+def _print_training_report(folder: Path) -> None:
+    from clair_apo.report import write_training_report
+
+    files = write_training_report(folder)
+    print_result(f"training report: {files.page}")
 
 
 def main() -> None:

@@ -97,6 +97,11 @@ class ReferenceCache:
             self._store = ReferenceStore(self.root, identity, name)
         return self._store
 
+    @property
+    def digest(self) -> str | None:
+        """Of the reference, where it has been asked for; None where the cache is not used."""
+        return self._store.folder.name if self._store else None
+
     def add(self, dataset: Dataset, name: str, batch_size: int) -> None:
         """Know the reference's answer to every pair of a data set.
 

@@ -27,6 +27,7 @@ from clair_apo.apo.config import APOConfig
 from clair_apo.apo.data import PairSplit, TrainingPair, data_digest, load_pairs, split_pairs
 from clair_apo.apo.dry_run import look_over
 from clair_apo.apo.dry_run_text import dry_run_text
+from clair_apo.apo.facts import run_facts
 from clair_apo.apo.interrupt import Interrupt
 from clair_apo.apo.trainer import APOTrainer
 from clair_apo.errors import ClairApoError, TrainingError
@@ -53,8 +54,11 @@ class TrainingResult:
     """Mean rewards of the held-out pairs; None where none were held out."""
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> TrainingResult | None:
     """Train as the command line says, or look the run over, and print what came of it.
+
+    Returns:
+        What came of it, on the process that writes; None on others and after a dry run.
 
     Raises:
         ClairApoError: whatever the user can mend.
@@ -64,10 +68,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if setup.script.dry_run:
         with _quiet(few=True):
             print_result(dry_run_text(look_over(setup)))
-        return
+        return None
     result = train(setup)
-    if setup.args.process_index == 0:
-        print_result(summary(result))
+    if setup.args.process_index != 0:
+        return None
+    print_result(summary(result))
+    return result
 
 
 def train(setup: TrainingSetup) -> TrainingResult:
@@ -95,10 +101,17 @@ def _run(setup: TrainingSetup, split: PairSplit, resume_from: str | None) -> Tra
             f"step {interrupt.stopped_at} of {trainer.state.max_steps} is saved in "
             f"{setup.args.output_dir}; run the same command with --resume_from_checkpoint true"
         )
+    if trainer.alarms.stopped_by is not None:
+        trainer.save_state()
+        raise TrainingError(
+            f"stopped by on_alarm: {trainer.alarms.stopped_by}. Step {trainer.state.global_step} "
+            f"of {trainer.state.max_steps} is saved in {setup.args.output_dir}: go on all the same "
+            "with --resume_from_checkpoint true, or begin anew in another output_dir"
+        )
     trainer.save_model()
-    trainer.save_state()
     if split.held_out:
         trainer.evaluate()
+    trainer.save_state()  # with the metrics of the evaluation
     measured = trainer.evaluation_rewards
     result = TrainingResult(
         output_dir=Path(str(setup.args.output_dir)),
@@ -290,6 +303,7 @@ def _write(
             "digest_held_out": data_digest(split.held_out),
             "steps": result.steps,
             "rewards": rewards,
+            **run_facts(trainer).model_dump(mode="json"),
             "started": started,
             "ended": now(),
         },

@@ -9,6 +9,7 @@ Losses that are not ours, and options that change what a log-ratio is, take TRL'
 # trl is typed in part only
 
 import contextlib
+import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -37,6 +38,7 @@ from clair_apo.apo.anchors import (
 )
 from clair_apo.apo.card import model_card
 from clair_apo.apo.config import APOConfig
+from clair_apo.apo.facts import measure
 from clair_apo.apo.failures import ROW, ROWS, FailureGuard, NumberedPairs
 from clair_apo.apo.invariants import (
     LOGP_TOLERANCE_FP32,
@@ -46,6 +48,7 @@ from clair_apo.apo.invariants import (
     check_tokens,
     left_out,
 )
+from clair_apo.apo.lengths import PairLengths
 from clair_apo.apo.logps import model_inputs
 from clair_apo.apo.objectives import Objective
 from clair_apo.apo.outcome_log import OutcomeLog
@@ -355,6 +358,11 @@ class APOTrainer(RowTrainer):
         return LOGP_TOLERANCE_HALF if half else LOGP_TOLERANCE_FP32
 
     # --- the card
+
+    @functools.cached_property
+    def train_lengths(self) -> PairLengths | None:
+        """Lengths and truncation of the pairs trained on; None for a stream."""
+        return measure(self.train_dataset, self.args)
 
     def create_model_card(  # type: ignore[override] # the form that trl gave it
         self,

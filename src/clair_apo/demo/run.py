@@ -11,7 +11,7 @@ from clair_apo.llm import ModelSpec, RequestStore, StoredChat
 from clair_apo.models import EMBEDDED, find_model
 from clair_apo.progress import CONSOLE, print_result, progress_bar
 from clair_apo.records import Message, PreferencePair, read_jsonl
-from clair_apo.report import contrast_table, counts_line, write_report
+from clair_apo.report import contrast_table, counts_line, write_report, write_training_report
 
 SHOWN = 2
 """Held-out prompts whose answers are shown before and after training."""
@@ -39,7 +39,10 @@ def run_demo(args: Sequence[str] = ()) -> None:
     checkpoint, held_out = _train(config.run_dir)
     _heading("3", "two held-out prompts, before and after")
     _show_before_and_after(config, checkpoint, held_out)
-    print_result(f"report:     {report.page}\ncheckpoint: {checkpoint}")
+    training = write_training_report(checkpoint)
+    print_result(
+        f"report:     {report.page}\ntraining:   {training.page}\ncheckpoint: {checkpoint}"
+    )
 
 
 def demo_config(args: Sequence[str] = ()) -> GenerateConfig:
