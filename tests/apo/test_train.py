@@ -13,8 +13,9 @@ from tiny_apo import make_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from clair_apo.apo.arguments import parse_arguments, resolved_yaml
+from clair_apo.apo.checkpoints import last_checkpoint
 from clair_apo.apo.data import load_pairs, split_pairs
-from clair_apo.apo.train import last_checkpoint, main, resume_point, summary, train
+from clair_apo.apo.train import main, resume_point, summary, train
 from clair_apo.errors import ConfigError, ModelNotFoundError, TrainingError
 from clair_apo.runs import RunFolder
 
