@@ -167,7 +167,9 @@ def make_trainer(setup: TrainingSetup, split: PairSplit) -> APOTrainer:
         **model_options,
     }
     try:
-        policy = load_policy(location, args)
+        policy = load_policy(location, args.model_init_kwargs)
+        if policy.model is not location:
+            args.model_init_kwargs = None  # used up
         trainer = APOTrainer(
             model=policy.model,
             args=args,
