@@ -92,6 +92,24 @@ def train_and_report(args: Sequence[str]) -> None:
         _print_training_report(result.output_dir)
 
 
+@app.command()
+def average(
+    models: Annotated[list[str], typer.Argument(help="Folders or names, two or more.")],
+    output_dir: Annotated[Path, typer.Option("--output_dir", help="The new model's folder.")],
+    weights: Annotated[
+        str | None, typer.Option("--weights", help="As 0.9,0.1; equal by default.")
+    ] = None,
+) -> None:
+    """Write the weighted mean of checkpoints, or of a model and an earlier one."""
+    with reported_errors():
+        from clair_apo.apo.average import average_models, weights_from_text
+
+        shares = weights_from_text(weights) if weights else None
+        for model in average_models(models, output_dir, shares):
+            print_result(f"{model.weight:g} of {model.name} ({model.digest[:12]})")
+        print_result(f"model: {output_dir}")
+
+
 @reference.command(context_settings=_HANDED_ON)
 def build(context: typer.Context) -> None:
     """Compute what the cache lacks for a training config: --config FILE.yaml, any key an option."""

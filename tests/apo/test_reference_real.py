@@ -49,14 +49,14 @@ def output_of(*run: str) -> str:
 
 
 def test_two_processes_fill_the_cache_that_one_reads(write):
-    """20 seconds beside other busy processes, two starts."""
+    """75 seconds beside other busy processes, two starts."""
     config, build = write("run"), "scripts/build_reference.py"
     assert "20 pairs: 0 were in the cache, 20 computed now" in output_of(*command(config, 2, build))
     assert "20 pairs: 20 were in the cache, 0 computed now" in output_of(*command(config, 1, build))
 
 
 def test_a_sharded_policy_is_its_own_reference_and_has_the_digest_of_the_whole(write, tmp_path):
-    """50 seconds beside other busy processes, three starts of two processes."""
+    """166 seconds beside other busy processes, three starts of two processes."""
     shard = yaml.safe_load((ROOT / "configs" / "accelerate" / "fsdp2.yaml").read_text())
     shard |= {"num_processes": 2, "mixed_precision": "no"}
     (tmp_path / "fsdp2.yaml").write_text(yaml.safe_dump(shard))

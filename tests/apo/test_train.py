@@ -15,8 +15,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from clair_apo.apo.arguments import parse_arguments, resolved_yaml
+from clair_apo.apo.checkpoints import last_checkpoint
 from clair_apo.apo.data import load_pairs, split_pairs
-from clair_apo.apo.train import last_checkpoint, main, resume_point, summary, train
+from clair_apo.apo.train import main, resume_point, summary, train
 from clair_apo.cli import app, train_and_report
 from clair_apo.errors import ConfigError, ModelNotFoundError, TrainingError
 from clair_apo.records import digest

@@ -12,6 +12,8 @@ The data goes one way through this room:
     objectives   the loss of each pair, from its two log-ratios
     anchors      where winner and loser stand: rewards, quadrants, saturation
     invariants   what must hold before the first step means anything
+    checkpoints  whole or torn, and the last one that is whole
+    average      the mean of checkpoints, or of a model and an earlier one
     interrupt    Ctrl+C saves before it stops
     train        all of it, from a YAML file (`arguments`) to a checkpoint (`card` describes it)
 

@@ -3,12 +3,12 @@
 # mypy: allow-untyped-calls
 # peft is typed in part only
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from peft import PeftConfig, PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from trl.trainer.dpo_config import DPOConfig
 
 from clair_apo.errors import ModelNotFoundError
 from clair_apo.models import find_model
@@ -25,14 +25,14 @@ class Policy(NamedTuple):
     """None where it is found beside the model."""
 
 
-def load_policy(location: str, args: DPOConfig) -> Policy:
+def load_policy(location: str, options: Mapping[str, Any] | None = None) -> Policy:
     """A model as the trainer takes it; a folder with an adapter is loaded, ready to be trained on.
 
     The tokenizer of an adapter is the one beside it, where there is one, else its model's.
 
     Args:
         location: a folder or a hub name.
-        args: `model_init_kwargs` for the model below an adapter; they are used up then.
+        options: how the model below an adapter is loaded; float32 by default.
 
     Raises:
         ModelNotFoundError: an adapter names no model, or one that is not there.
@@ -47,9 +47,7 @@ def load_policy(location: str, args: DPOConfig) -> Policy:
             "base_model_name_or_path"
         )
     base = find_model(name).location
-    given: Any = args.model_init_kwargs or {}
-    model = AutoModelForCausalLM.from_pretrained(base, **{"dtype": "float32", **given})
-    args.model_init_kwargs = None
+    model = AutoModelForCausalLM.from_pretrained(base, **{"dtype": "float32", **(options or {})})
     return Policy(
         model=PeftModel.from_pretrained(model, location, is_trainable=True),
         tokenizer=AutoTokenizer.from_pretrained(location if any(folder.glob("tok*")) else base),

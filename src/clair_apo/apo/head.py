@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-TILE = 2**21
-"""Logits that exist at a time, about: 8 MiB in float32, which stays in a cache."""
-NARROWEST = 256
+TILE = 2**20
+"""Logits that exist at a time, about: 4 MiB in float32, which stays in a cache between passes."""
+NARROWEST = 512
 """Columns of a tile, at least, however many labels: narrower products waste the multipliers."""
 
 
@@ -60,7 +60,7 @@ class _Tiles:
         self._width = min(max(TILE // rows, NARROWEST), len(weight))
         self._product = states.new_empty(rows * self._width)
         same = states.dtype == sums
-        self._sums = self._product if same else self._product.to(sums)
+        self.sums = self._product if same else self._product.to(sums)
 
     def __iter__(self) -> Iterator[tuple[int, Tensor, Tensor]]:
         """The first column of a tile, its weights (W, H), and the tile itself (L, W)."""
@@ -70,7 +70,7 @@ class _Tiles:
             size = shape[0] * shape[1]
             product = self._product[:size].view(shape)
             torch.mm(self._states, weights.t(), out=product)
-            tile = self._sums[:size].view(shape)
+            tile = self.sums[:size].view(shape)
             if tile.dtype != product.dtype:
                 tile.copy_(product)
             if self._bias is not None:
@@ -97,6 +97,7 @@ class _ScoreLabels(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         sums = torch.promote_types(hidden.dtype, torch.float32)
         tiles = _Tiles(hidden.to(products), weight, bias, sums)
+        spare = torch.empty_like(tiles.sums) if statistics else tiles.sums
         largest = hidden.new_full(labels.shape, -torch.inf, dtype=sums)
         total, weighted, picked = (torch.zeros_like(largest) for _ in range(3))
         for first, _, tile in tiles:
@@ -105,7 +106,8 @@ class _ScoreLabels(torch.autograd.Function):
             before, largest = largest, torch.maximum(largest, tile.amax(1))
             rise = (largest - before).clamp(max=torch.finfo(sums).max)  # from -inf: no 0 * inf
             tile -= largest[:, None]
-            shares = tile.exp() if statistics else tile.exp_()
+            shares = spare[: tile.numel()].view(tile.shape)
+            torch.exp(tile, out=shares)
             if statistics:
                 weighted -= rise * total
                 weighted.mul_(torch.exp(-rise)).add_(torch.linalg.vecdot(shares, tile))
@@ -143,7 +145,9 @@ class _ScoreLabels(torch.autograd.Function):
             tile = tiles.as_product(tile)
             if grad_hidden is not None:
                 grad_hidden += tile @ weights
-            if grad_weight is not None:
+            if grad_weight is not None and grad_weight.dtype == scaled.dtype:
+                torch.mm(tile.t(), scaled, out=grad_weight[columns])
+            elif grad_weight is not None:
                 grad_weight[columns] = tile.t() @ scaled
         if grad_hidden is not None:
             grad_hidden = (grad_hidden * -grads[:, None]).to(hidden.dtype)

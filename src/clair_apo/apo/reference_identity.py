@@ -83,7 +83,7 @@ def weights_digest(model: Any, adapter: str | None = None) -> str:
         if whole is not value or storage not in seen:  # tied weights are read once
             seen[storage] = _tensor_digest(whole)
         rows.append([place.name, str(whole.dtype), list(whole.shape), seen[storage]])
-    return digest([sorted(rows), _config(model), _adapter_config(model, adapter)])
+    return digest([sorted(rows), function_config(model), _adapter_config(model, adapter)])
 
 
 def tokenizer_digest(processing_class: Any) -> str:
@@ -148,11 +148,12 @@ def _place(name: str, containers: set[str]) -> _Place:
     return _Place(".".join(kept), adapter)
 
 
-def _config(model: Any) -> Any:
+def function_config(model: Any) -> dict[str, Any]:
+    """A model's class, and what its configuration says of the function that the weights compute."""
     config = json.loads(model.config.to_json_string(use_diff=False))
     # under an adapter the model itself is two floors below
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return [type(inner).__name__, _without(config, _NOT_THE_FUNCTION)]
+    return {"class": type(inner).__name__, **_without(config, _NOT_THE_FUNCTION)}
 
 
 def _adapter_config(model: Any, adapter: str | None) -> Any:

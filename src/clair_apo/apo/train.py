@@ -4,8 +4,6 @@
 # trl is typed in part only
 
 import copy
-import json
-import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -23,6 +21,7 @@ from trl.trainer.utils import get_peft_config, get_quantization_config
 from clair_apo.apo.adapters import load_policy
 from clair_apo.apo.anchors import RewardIntervals
 from clair_apo.apo.arguments import TrainingSetup, parse_arguments, resolved_yaml
+from clair_apo.apo.checkpoints import check_resumable, last_checkpoint
 from clair_apo.apo.config import APOConfig
 from clair_apo.apo.data import PairSplit, TrainingPair, data_digest, load_pairs, split_pairs
 from clair_apo.apo.dry_run import look_over
@@ -155,28 +154,10 @@ def resume_point(args: APOConfig) -> str | None:
             )
         return None
     found = last if asked.lower() == "true" else Path(asked)
-    if found is None or not _is_whole(found):
-        raise TrainingError(f"{found or folder}: there is no whole checkpoint to resume from")
+    if found is None:
+        raise TrainingError(f"{folder}: there is no whole checkpoint to resume from")
+    check_resumable(found)
     return str(found)
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The latest whole `checkpoint-N` in a folder; one torn by a kill does not count."""
-    found = {
-        int(match[1]): path
-        for path in folder.glob("checkpoint-*")
-        if (match := re.fullmatch(r"checkpoint-(\d+)", path.name)) and _is_whole(path)
-    }
-    return found[max(found)] if found else None
-
-
-def _is_whole(checkpoint: Path) -> bool:
-    """The trainer's state is written last: where it can be read, all else is there."""
-    try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return True
 
 
 def load_split(setup: TrainingSetup) -> PairSplit:
@@ -205,7 +186,9 @@ def make_trainer(setup: TrainingSetup, split: PairSplit) -> APOTrainer:
         **model_options,
     }
     try:
-        policy = load_policy(location, args)
+        policy = load_policy(location, args.model_init_kwargs)
+        if policy.model is not location:
+            args.model_init_kwargs = None  # used up
         trainer = APOTrainer(
             model=policy.model,
             args=args,

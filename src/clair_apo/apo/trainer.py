@@ -37,6 +37,7 @@ from clair_apo.apo.anchors import (
     pair_outcomes,
 )
 from clair_apo.apo.card import model_card
+from clair_apo.apo.checkpoints import CheckpointingTrainer
 from clair_apo.apo.config import APOConfig
 from clair_apo.apo.facts import measure
 from clair_apo.apo.failures import ROW, ROWS, FailureGuard, NumberedPairs
@@ -62,6 +63,7 @@ from clair_apo.records import atomic_writer
 PRIVATE_NAMES = (
     "trl.DPOTrainer._prepare_dataset",
     "trl.DPOTrainer._precompute_ref_logps",
+    "trl.DPOTrainer._save_checkpoint",
     "trl.DPOTrainer._set_signature_columns_if_needed",
     "trl.data_utils._tokenize",
 )
@@ -76,7 +78,7 @@ _PROBE = "clair_apo.reference_probe"
 logger = logging.getLogger(__name__)
 
 
-class APOTrainer(RowTrainer):
+class APOTrainer(CheckpointingTrainer, RowTrainer):
     """A drop-in for `trl.DPOTrainer`: same arguments, data set formats, PEFT and callbacks.
 
     What differs: the reference is the model that was passed and never one reloaded by name;
