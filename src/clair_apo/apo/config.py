@@ -11,19 +11,23 @@ from trl.trainer.dpo_config import DPOConfig
 
 from clair_apo.errors import ConfigError
 
+PAIR_LAYOUTS = ("auto", "shared_prefix", "padded")
+MAX_TOKENS_PER_BATCH = 4096
+"""Tokens of a row by default: more bring no speed on a CPU, and cost about 2 MB each."""
+
 
 @dataclass
 class APOConfig(DPOConfig):
     """`trl.DPOConfig` with the objective `apo_zero`, that also works on a machine of CPUs.
 
-    Its own fields: `reference` and `reference_cache`. Where there is no accelerator it sets
-    `use_cpu`; where `use_cpu` holds, `bf16` is off unless it was asked for (autocast to bfloat16 is
-    the slow path there) and several processes speak over `gloo` unless another `ddp_backend` was
-    asked for.
+    Its own fields: `pair_layout`, `max_tokens_per_batch`, `reference` and `reference_cache`. Where
+    there is no accelerator it sets `use_cpu`; where `use_cpu` holds, `bf16` is off unless it was
+    asked for (autocast to bfloat16 is the slow path there) and several processes speak over `gloo`
+    unless another `ddp_backend` was asked for.
 
     Raises:
-        ConfigError: `apo_zero` or `apo_down` with an f-divergence other than reverse KL, or a beta
-            that is not above 0.
+        ConfigError: `apo_zero` or `apo_down` with an f-divergence other than reverse KL, a beta
+            that is not above 0, or a `pair_layout` or `max_tokens_per_batch` that cannot be.
     """
 
     loss_type: list[str] = field(
@@ -57,6 +61,24 @@ class APOConfig(DPOConfig):
             "reference in every step."
         },
     )
+    pair_layout: str = field(
+        default="auto",
+        metadata={
+            "help": "`shared_prefix` computes what both answers of a pair begin with, their prompt "
+            "above all, once, and packs pairs without padding; it refuses models and settings that "
+            "it is not exact for. `padded` is TRL's way. `auto` takes the first where it can, and "
+            "says in one line why where it cannot.",
+            "choices": list(PAIR_LAYOUTS),
+        },
+    )
+    max_tokens_per_batch: int | None = field(
+        default=MAX_TOKENS_PER_BATCH,
+        metadata={
+            "help": "Tokens, prompts included, that go through the model at a time: a batch with "
+            "more is cut between pairs into rows, each with a forward and backward of its own. It "
+            "bounds memory and changes no result. None never cuts."
+        },
+    )
 
     def __post_init__(self) -> None:
         """Choose what the machine can do, then let TRL check the rest."""
@@ -72,6 +94,14 @@ class APOConfig(DPOConfig):
         super().__post_init__()
         if not self.beta > 0:
             raise ConfigError(f"beta must be above 0, got {self.beta}")
+        if self.pair_layout not in PAIR_LAYOUTS:
+            raise ConfigError(
+                f"pair_layout must be one of {', '.join(PAIR_LAYOUTS)}, got {self.pair_layout!r}"
+            )
+        if self.max_tokens_per_batch is not None and self.max_tokens_per_batch < 1:
+            raise ConfigError(
+                f"max_tokens_per_batch must be at least 1, got {self.max_tokens_per_batch}"
+            )
         anchored = [name for name in self.loss_type if name.startswith("apo_")]
         if anchored and self.f_divergence_type != "reverse_kl":
             raise ConfigError(

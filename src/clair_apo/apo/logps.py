@@ -34,7 +34,7 @@ class TokenLogps(NamedTuple):
 
     def split(self) -> tuple[Tensor, ...]:
         """The tokens of each answer apart."""
-        return self.values.split(self.lengths.tolist())
+        return tuple(torch.split(self.values, self.lengths.tolist()))
 
 
 class PairForward(NamedTuple):

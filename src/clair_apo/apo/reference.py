@@ -23,11 +23,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from trl.models.utils import disable_gradient_checkpointing
-from trl.trainer.dpo_trainer import DPOTrainer
 from trl.trainer.utils import use_adapter
 
-from clair_apo.apo.logps import PairLogps, TokenLogps, padded_forward
+from clair_apo.apo.logps import PairLogps, TokenLogps
 from clair_apo.apo.reference_store import PairTokenLogps
+from clair_apo.apo.row_trainer import RowTrainer
 from clair_apo.errors import TrainingError
 
 SUM_COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")
@@ -150,14 +150,14 @@ def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
     return reference
 
 
-def reference_logps(trainer: DPOTrainer, batch: Mapping[str, Tensor]) -> PairLogps:
+def reference_logps(trainer: RowTrainer, batch: Mapping[str, Tensor]) -> PairLogps:
     """The reference's log-probabilities for a padded batch, summed over each answer, (B,) each."""
     tokens = reference_tokens(trainer, batch)
     return PairLogps(tokens.chosen.sums(), tokens.rejected.sums())
 
 
 def reference_tokens(
-    trainer: DPOTrainer, batch: Mapping[str, Tensor], model: Any = None
+    trainer: RowTrainer, batch: Mapping[str, Tensor], model: Any = None
 ) -> ReferenceTokens:
     """The reference's log-probabilities for a padded batch, of each scored token, no gradient.
 
@@ -182,20 +182,19 @@ def reference_tokens(
         torch.no_grad(),
         reference_adapter(trainer),
         disable_gradient_checkpointing(policy, options),
-        trainer.accelerator.autocast(),
     ):
-        forward = padded_forward(model, batch)
+        forward = trainer.forward_pairs(model, batch, statistics=False)
     return ReferenceTokens(forward.chosen, forward.rejected)
 
 
-def reference_adapter_name(trainer: DPOTrainer) -> str | None:
+def reference_adapter_name(trainer: RowTrainer) -> str | None:
     """The adapter that is the reference: `ref`, TRL's frozen copy; None where all are off."""
     adapters = trainer.accelerator.unwrap_model(trainer.model).peft_config
     from_base = getattr(trainer.args, "reference", "initial") == "base"
     return "ref" if "ref" in adapters and not from_base else None
 
 
-def reference_adapter(trainer: DPOTrainer) -> contextlib.AbstractContextManager[None]:
+def reference_adapter(trainer: RowTrainer) -> contextlib.AbstractContextManager[None]:
     """While it holds, the trainer's model is its reference; nothing to do for one without adapter.
 
     A reference model of its own, where there is one, is not touched.

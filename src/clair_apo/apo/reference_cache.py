@@ -21,7 +21,6 @@ from peft import PeftModel
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 from trl.models.utils import prepare_deepspeed
-from trl.trainer.dpo_trainer import DPOTrainer
 
 from clair_apo.apo.logps import TokenLogps, padded
 from clair_apo.apo.reference import (
@@ -33,6 +32,7 @@ from clair_apo.apo.reference import (
 )
 from clair_apo.apo.reference_identity import agreed_identity, weights_digest
 from clair_apo.apo.reference_store import PairTokenLogps, ReferenceStore
+from clair_apo.apo.row_trainer import RowTrainer
 from clair_apo.errors import TrainingError
 
 FLUSH_SECONDS = 60.0
@@ -67,7 +67,7 @@ class ReferenceCache:
             over processes.
     """
 
-    def __init__(self, trainer: DPOTrainer, root: Path, weights: str | None) -> None:
+    def __init__(self, trainer: RowTrainer, root: Path, weights: str | None) -> None:
         self.root = root
         self.known: dict[bytes, PairTokenLogps] = {}
         """Answers by key, of all pairs seen so far."""
@@ -300,6 +300,6 @@ class AskPolicyAtStart(TrainerCallback):
             self._trainer.reference_cache.complete()
 
 
-def _uses_fsdp(trainer: DPOTrainer) -> bool:
+def _uses_fsdp(trainer: RowTrainer) -> bool:
     # not is_fsdp_enabled, which is hidden from TRL while the trainer is made
     return getattr(trainer.accelerator.state, "fsdp_plugin", None) is not None

@@ -1,8 +1,8 @@
 """`APOTrainer`: TRL's DPO trainer with objectives, reference and metrics of our own.
 
-The way of a batch: `padded_forward` -> log-ratios against `reference_logps` -> `PAIR_OBJECTIVES`
--> `PairOutcomes`, from which every metric is computed. Losses that are not ours, and options that
-change what a log-ratio is, take TRL's own way.
+The way of a batch: rows (`RowTrainer`) -> `forward_pairs` -> log-ratios against `reference_logps`
+-> `PAIR_OBJECTIVES` -> `PairOutcomes`, from which every metric is computed. Losses that are not
+ours, and options that change what a log-ratio is, take TRL's own way.
 """
 
 # mypy: allow-untyped-calls
@@ -23,7 +23,6 @@ from torch.utils.data import DataLoader
 from transformers import BitsAndBytesConfig, DataCollator, PreTrainedModel, TrainerCallback
 from transformers.processing_utils import ProcessorMixin
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
-from transformers.trainer import Trainer
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 from trl.trainer.dpo_config import DPOConfig
 
@@ -39,16 +38,17 @@ from clair_apo.apo.invariants import (
     check_tokens,
     left_out,
 )
-from clair_apo.apo.logps import PairForward, PairLogps, model_inputs, padded_forward
+from clair_apo.apo.logps import PairForward, PairLogps, model_inputs
 from clair_apo.apo.objectives import PAIR_OBJECTIVES
 from clair_apo.apo.reference import TOKEN_COLUMNS, reference_logps
 from clair_apo.apo.reference_cache import AskPolicyAtStart, ReferenceCache
 from clair_apo.apo.reference_choice import choose_reference, finish_choice
+from clair_apo.apo.reference_trainer import ReferenceTrainer
+from clair_apo.apo.row_trainer import WEIGHTS
 from clair_apo.errors import TrainingError
 from clair_apo.records import atomic_writer
 
 PRIVATE_NAMES = (
-    "trl.DPOTrainer._compute_loss",
     "trl.DPOTrainer._prepare_dataset",
     "trl.DPOTrainer._precompute_ref_logps",
     "trl.DPOTrainer._save_checkpoint",
@@ -61,7 +61,7 @@ _PROBE = "clair_apo.reference_probe"
 logger = logging.getLogger(__name__)
 
 
-class APOTrainer(CheckpointingTrainer):
+class APOTrainer(ReferenceTrainer, CheckpointingTrainer):
     """A drop-in for `trl.DPOTrainer`: same arguments, data set formats, PEFT and callbacks.
 
     What differs: the reference is the model that was passed and never one reloaded by name;
@@ -86,8 +86,6 @@ class APOTrainer(CheckpointingTrainer):
         TrainingError: a pair that cannot be trained on.
     """
 
-    model: Any
-
     def __init__(
         self,
         model: Any,
@@ -109,7 +107,7 @@ class APOTrainer(CheckpointingTrainer):
         self.evaluation_rewards: PairRewards | None = None
         self.data_description = ""
         self._outcomes: dict[str, list[Tensor]] = {"train": [], "eval": []}
-        self._first_batch_seen = False
+        self._first_step_seen = False
         self.reference_cache = ReferenceCache(self, choice.cache, choice.weights)
         super().__init__(
             model=model,
@@ -126,6 +124,7 @@ class APOTrainer(CheckpointingTrainer):
             peft_config=peft_config,
         )
         finish_choice(self, choice)
+        _ = self.pair_layout  # refuses, or says why it is padded, before anything is computed
 
     # --- data
 
@@ -153,60 +152,38 @@ class APOTrainer(CheckpointingTrainer):
             check(row, index)
         return prepared
 
-    def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
-        """Know the reference of every pair; batches look it up, the data set stays as it is."""
-        self.reference_cache.add(dataset, name, batch_size)
-        return dataset
-
-    def evaluate(
-        self,
-        eval_dataset: Dataset | IterableDataset | Mapping[str, Any] | str | None = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
-    ) -> dict[str, float]:
-        """As TRL's, but new data can be evaluated after training where the cache knows it."""
-        if not self.precompute_ref_logps or isinstance(eval_dataset, str | None):
-            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
-        if isinstance(eval_dataset, Mapping):
-            metrics: dict[str, float] = {}
-            for name, part in eval_dataset.items():
-                metrics |= self.evaluate(part, ignore_keys, f"{metric_key_prefix}_{name}")
-            return metrics
-        args: Any = self.args
-        ready = self._prepare_dataset(eval_dataset, self.processing_class, args, "eval")
-        size = args.precompute_ref_batch_size or args.per_device_eval_batch_size
-        ready = self._precompute_ref_logps(ready, "eval", size)
-        return Trainer.evaluate(self, ready, ignore_keys, metric_key_prefix)
-
     # --- loss
 
-    @property
-    def computes_pairs(self) -> bool:
-        """Whether objective and log-ratios are ours, not left to TRL."""
-        return (
-            all(name in PAIR_OBJECTIVES for name in self.loss_types)
-            and self.f_divergence_type == "reverse_kl"
-            and self.ld_alpha is None
-            and not self.use_weighting
-            and not self.aux_loss_enabled
-        )
-
-    def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """What a row adds to the loss of its step, or the mean over a batch outside of one."""
         if not self.computes_pairs:
             kept = {key: value for key, value in inputs.items() if key not in TOKEN_COLUMNS}
-            return super()._compute_loss(model, kept, return_outputs)
-        forward = padded_forward(model, inputs)
+            return super().compute_loss(model, kept, return_outputs, num_items_in_batch)
+        forward = self.forward_pairs(model, inputs)
         reference = reference_logps(self, inputs)
         losses, outcomes = self._outcomes_of(forward, reference)
-        self._keep(outcomes)
-        if self.model.training and not self._first_batch_seen:
-            self._first_batch_seen = True
-            self._check_start(outcomes)
-        loss = losses.mean()
+        self._keep(outcomes, inputs.get(WEIGHTS))
+        loss = self.mean_over_step(losses, inputs, num_items_in_batch)
         if not return_outputs:
             return loss
         with torch.no_grad():  # the fused head makes no logits; compute_metrics asks for them
             return loss, model(**model_inputs(inputs))
+
+    def training_step(
+        self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> Tensor:
+        """One forward and backward for each row; the first step of a run is looked at."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if self.computes_pairs and not self._first_step_seen:
+            self._first_step_seen = True
+            self._check_start(PairOutcomes.from_tables([self._gathered("train")]))
+        return loss
 
     def _outcomes_of(
         self, forward: PairForward, reference: PairLogps
@@ -232,18 +209,29 @@ class APOTrainer(CheckpointingTrainer):
 
     # --- metrics
 
-    def _keep(self, outcomes: PairOutcomes) -> None:
-        """Gather the outcomes of all processes until they are logged."""
-        if self.model.training:
-            self._outcomes["train"].append(self.accelerator.gather(outcomes.table()))
-        else:  # without the pairs that fill the last batch of several processes
-            table = self.accelerator.gather_for_metrics(outcomes.table())
-            self._outcomes["eval"].append(table)
+    def _keep(self, outcomes: PairOutcomes, weights: Tensor | None) -> None:
+        """Keep the outcomes of pairs that count until they are logged."""
+        table = outcomes.table()
+        if not self.model.training:  # without the pairs that fill the last batch of several
+            self._outcomes["eval"].append(self.accelerator.gather_for_metrics(table))
+        else:
+            self._outcomes["train"].append(table if weights is None else table[weights > 0])
+
+    def _gathered(self, mode: str) -> Tensor:
+        """The outcomes kept so far, those of training from all processes."""
+        table = torch.cat(self._outcomes[mode])
+        if mode == "eval":
+            return table
+        # processes may have seen different numbers of pairs: fill up, and leave out what fills
+        table = self.accelerator.pad_across_processes(table, pad_index=torch.nan)
+        table = self.accelerator.gather(table)
+        gathered: Tensor = table[~table.isnan().all(1)]
+        return gathered
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the means over all pairs since the last log."""
         if self.model.training and self._outcomes["train"]:
-            logs.update(pair_metrics(PairOutcomes.from_tables(self._outcomes["train"])))
+            logs.update(pair_metrics(PairOutcomes.from_tables([self._gathered("train")])))
             self._outcomes["train"].clear()
         super().log(logs, start_time)
 
@@ -262,7 +250,7 @@ class APOTrainer(CheckpointingTrainer):
             dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
         )
         if self._outcomes["eval"]:
-            outcomes = PairOutcomes.from_tables(self._outcomes["eval"])
+            outcomes = PairOutcomes.from_tables([self._gathered("eval")])
             metrics = pair_metrics(outcomes) | {"loss": outcomes.losses.mean().item()}
             assert output.metrics is not None  # evaluate() itself adds to them
             output.metrics.update({f"{metric_key_prefix}_{k}": v for k, v in metrics.items()})
@@ -276,18 +264,17 @@ class APOTrainer(CheckpointingTrainer):
 
     def _check_start(self, outcomes: PairOutcomes) -> None:
         """Stop a run that does not start, or go on, against the reference it should have."""
-        gathered = PairOutcomes.from_tables([self.accelerator.gather(outcomes.table())])
         if self.state.global_step == 0 and self.starts_at_reference:
             at_zero = (PAIR_OBJECTIVES[name].at_zero for name in self.loss_types)
             check_first_step(
-                gathered,
+                outcomes,
                 beta=self.beta,
                 at_zero=sum(w * v for w, v in zip(self.loss_weights, at_zero, strict=True)),
                 weight=sum(map(abs, self.loss_weights)),
                 tolerance=self.logp_tolerance,
             )
         elif self.state.global_step == 0:
-            rewards = pair_metrics(gathered)
+            rewards = pair_metrics(outcomes)
             logger.warning(
                 "step 0: another reference was passed; mean rewards of the first batch: winner "
                 f"{rewards['rewards/chosen']:+.3f}, loser {rewards['rewards/rejected']:+.3f}"
