@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from torch import Tensor
 
 from clair_apo.apo.anchors import PairOutcomes
 from clair_apo.errors import TrainingError
@@ -37,6 +38,12 @@ class NumberedPairs:
         """Collate rows."""
         numbers = torch.tensor([row.get(ROW, -1) for row in rows])
         return {**self.collate(rows), ROWS: numbers}
+
+
+def rows_of(batch: Mapping[str, Any]) -> Tensor:
+    """Which rows a padded batch holds, (B,); -1 where it was made by another collator."""
+    ids = batch["input_ids"]
+    return batch.get(ROWS, ids.new_full((len(ids) // 2,), -1))  # type: ignore[no-any-return]
 
 
 class FailureGuard:
@@ -78,7 +85,7 @@ class FailureGuard:
         Raises:
             TrainingError: instead of what torch raises.
         """
-        rows = batch[ROWS].tolist()
+        rows = rows_of(batch).tolist()
         try:
             yield
         except RuntimeError as error:  # torch.OutOfMemoryError is one

@@ -10,7 +10,6 @@ Losses that are not ours, and options that change what a log-ratio is, take TRL'
 
 import contextlib
 import functools
-import logging
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -24,13 +23,11 @@ from torch.utils.data import DataLoader
 from transformers import BitsAndBytesConfig, DataCollator, PreTrainedModel, TrainerCallback
 from transformers.processing_utils import ProcessorMixin
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
-from transformers.trainer import Trainer
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 from trl.trainer.dpo_config import DPOConfig
 
 from clair_apo.apo.alarms import AlarmCallback
 from clair_apo.apo.anchors import (
-    PairOutcomes,
     PairRewards,
     mean_loss,
     pair_metrics,
@@ -40,12 +37,10 @@ from clair_apo.apo.card import model_card
 from clair_apo.apo.checkpoints import CheckpointingTrainer
 from clair_apo.apo.config import APOConfig
 from clair_apo.apo.facts import measure
-from clair_apo.apo.failures import ROW, ROWS, FailureGuard, NumberedPairs
+from clair_apo.apo.failures import ROW, ROWS, FailureGuard, NumberedPairs, rows_of
 from clair_apo.apo.invariants import (
     LOGP_TOLERANCE_FP32,
     LOGP_TOLERANCE_HALF,
-    check_first_step,
-    check_resumed_reference,
     check_tokens,
     left_out,
 )
@@ -53,11 +48,12 @@ from clair_apo.apo.lengths import PairLengths
 from clair_apo.apo.logps import model_inputs
 from clair_apo.apo.objectives import Objective
 from clair_apo.apo.outcome_log import OutcomeLog
-from clair_apo.apo.reference import TOKEN_COLUMNS, reference_logps, reference_tokens
+from clair_apo.apo.reference import TOKEN_COLUMNS, reference_tokens
 from clair_apo.apo.reference_cache import AskPolicyAtStart, ReferenceCache
 from clair_apo.apo.reference_choice import choose_reference, finish_choice
-from clair_apo.apo.row_trainer import WEIGHTS, RowTrainer
-from clair_apo.errors import TrainingError
+from clair_apo.apo.reference_trainer import ReferenceTrainer
+from clair_apo.apo.row_trainer import WEIGHTS
+from clair_apo.apo.start import StartGuard
 from clair_apo.records import atomic_writer
 
 PRIVATE_NAMES = (
@@ -73,12 +69,8 @@ TOKENS_PER_WINNER = "tokens_per_winner"
 """The key of a batch with the mean length of the winners of its step, the same for each pair, (B,).
 """
 
-_PROBE = "clair_apo.reference_probe"
 
-logger = logging.getLogger(__name__)
-
-
-class APOTrainer(CheckpointingTrainer, RowTrainer):
+class APOTrainer(ReferenceTrainer, CheckpointingTrainer):
     """A drop-in for `trl.DPOTrainer`: same arguments, data set formats, PEFT and callbacks.
 
     What differs: the reference is the model that was passed and never one reloaded by name;
@@ -130,7 +122,7 @@ class APOTrainer(CheckpointingTrainer, RowTrainer):
         self.evaluation_rewards: PairRewards | None = None
         self.data_description = ""
         self._guard = FailureGuard(self)
-        self._first_step_seen = False
+        self._start = StartGuard(self)
         self.reference_cache = ReferenceCache(self, choice.cache, choice.weights)
         super().__init__(
             model=model,
@@ -192,31 +184,6 @@ class APOTrainer(CheckpointingTrainer, RowTrainer):
         known = self._signature_columns
         self._signature_columns = known + [c for c in ("id", ROW) if c not in known]
 
-    def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
-        """Know the reference of every pair; batches look it up, the data set stays as it is."""
-        self.reference_cache.add(dataset, name, batch_size)
-        return dataset
-
-    def evaluate(
-        self,
-        eval_dataset: Dataset | IterableDataset | Mapping[str, Any] | str | None = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
-    ) -> dict[str, float]:
-        """As TRL's, but new data can be evaluated after training where the cache knows it."""
-        if not self.precompute_ref_logps or isinstance(eval_dataset, str | None):
-            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
-        if isinstance(eval_dataset, Mapping):
-            metrics: dict[str, float] = {}
-            for name, part in eval_dataset.items():
-                metrics |= self.evaluate(part, ignore_keys, f"{metric_key_prefix}_{name}")
-            return metrics
-        args: Any = self.args
-        ready = self._prepare_dataset(eval_dataset, self.processing_class, args, "eval")
-        size = args.precompute_ref_batch_size or args.per_device_eval_batch_size
-        ready = self._precompute_ref_logps(ready, "eval", size)
-        return Trainer.evaluate(self, ready, ignore_keys, metric_key_prefix)
-
     # --- loss
 
     def get_batch_samples(
@@ -250,7 +217,7 @@ class APOTrainer(CheckpointingTrainer, RowTrainer):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         forward = self.forward_pairs(model, inputs)
         reference = reference_tokens(self, inputs)
-        outcomes = pair_outcomes(forward, reference, self.objective, inputs[ROWS])
+        outcomes = pair_outcomes(forward, reference, self.objective, rows_of(inputs))
         self._guard.check_finite(outcomes)
         mode: Literal["train", "eval"] = "train" if self.model.training else "eval"
         self._kept.keep(mode, outcomes, inputs.get(WEIGHTS))
@@ -269,10 +236,8 @@ class APOTrainer(CheckpointingTrainer, RowTrainer):
         """One forward and backward for each row; the first step of a run is looked at."""
         with self._guard.named_memory_failure(inputs):
             loss = super().training_step(model, inputs, num_items_in_batch)
-        seen = None if self._first_step_seen else self._kept.seen("train")
-        if seen is not None:
-            self._first_step_seen = True
-            self._check_start(seen)
+        if not self._start.checked:
+            self._start.check(self._kept.seen("train"))
         return loss
 
     def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -315,43 +280,6 @@ class APOTrainer(CheckpointingTrainer, RowTrainer):
                 rejected=tuple(outcomes.rejected_rewards.tolist()),
             )
         return output
-
-    # --- the start of a run
-
-    def _check_start(self, outcomes: PairOutcomes) -> None:
-        """Stop a run that does not start, or go on, against the reference it should have."""
-        if self.state.global_step == 0 and self.starts_at_reference:
-            check_first_step(
-                outcomes,
-                self.objective,
-                weight=sum(map(abs, self.loss_weights)),
-                tolerance=self.logp_tolerance,
-            )
-        elif self.state.global_step == 0:
-            rewards = pair_metrics(outcomes, self.objective)
-            logger.warning(
-                "step 0: another reference was passed; mean rewards of the first batch: winner "
-                f"{rewards['rewards/chosen']:+.3f}, loser {rewards['rewards/rejected']:+.3f}"
-            )
-        self._check_probe()
-
-    def _check_probe(self) -> None:
-        """Keep what the data is, and what the reference says of it, for a run that is resumed."""
-        if not isinstance(self.train_dataset, Dataset):
-            return
-        columns = [c for c in self.train_dataset.column_names if c.endswith("_ids")]
-        batch = self.data_collator([{c: self.train_dataset[0][c] for c in columns}])
-        batch = {key: value.to(self.accelerator.device) for key, value in batch.items()}
-        found = [logps.item() for logps in reference_logps(self, batch)]
-        states: dict[str, Any] = self.state.stateful_callbacks  # type: ignore[assignment] # is one
-        kept = states.setdefault(_PROBE, {"logps": found, "data": self.data_description})
-        if kept["data"] != self.data_description:
-            raise TrainingError(
-                f"the run began with other pairs ({kept['data']}) than these "
-                f"({self.data_description}): resume with the same, or start in another output_dir"
-            )
-        tokens = batch["completion_mask"].sum(1).tolist()
-        check_resumed_reference(kept["logps"], found, tokens, tolerance=self.logp_tolerance)
 
     @property
     def logp_tolerance(self) -> float:
