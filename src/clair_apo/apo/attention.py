@@ -79,7 +79,7 @@ def _in_a_fast_dtype(*states: Tensor) -> list[Tensor]:
     """Equal dtypes, as the kernels want them; under autocast, rotary positions leave float32."""
     dtype = states[-1].dtype
     if dtype.itemsize < 4 and states[-1].device.type == "cpu":
-        dtype = torch.float32  # the CPU kernel for bfloat16 took five times as long
+        dtype = torch.float32  # a CPU kernel for bfloat16 took five times as long, without AVX-512
     return [x.to(dtype) for x in states]
 
 

@@ -6,17 +6,14 @@ by name refuses.
 
 import inspect
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Any
 
+import torch
 from accelerate.utils import is_peft_model
 from transformers import PreTrainedModel
 
 from clair_apo.apo.objectives import OBJECTIVES
 from clair_apo.apo.shared_prefix import bare_model
-
-DPO_FIELDS: Mapping[str, str] = MappingProxyType({})
-"""How each field that `DPOConfig` adds gets on with `shared_prefix`."""
 
 
 def computes_pairs(trainer: Any) -> bool:
@@ -70,6 +67,19 @@ def _run(trainer: Any) -> str | None:
     if is_peft_model(trainer.model) and trainer.model.active_peft_config.is_prompt_learning:
         return "the adapter learns a prompt, which every sequence begins with"
     return None
+
+
+def half_precision_weights(model: torch.nn.Module) -> list[str]:
+    """The names of trainable weights that are held in 16 bits.
+
+    Args:
+        model: adapted or not. Adapters of a quantized model do not count: 16 bits are their rule.
+    """
+    quantized = getattr(model, "is_loaded_in_4bit", False) or getattr(
+        model, "is_loaded_in_8bit", False
+    )
+    named = [] if quantized else model.named_parameters()
+    return [name for name, weight in named if weight.requires_grad and weight.dtype.itemsize < 4]
 
 
 def why_no_trees(model: PreTrainedModel) -> str | None:

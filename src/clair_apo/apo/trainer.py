@@ -10,6 +10,7 @@ Losses that are not ours, and options that change what a log-ratio is, take TRL'
 
 import contextlib
 import functools
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -54,6 +55,7 @@ from clair_apo.apo.reference_choice import choose_reference, finish_choice
 from clair_apo.apo.reference_trainer import ReferenceTrainer
 from clair_apo.apo.row_trainer import WEIGHTS
 from clair_apo.apo.start import StartGuard
+from clair_apo.apo.support import half_precision_weights
 from clair_apo.records import atomic_writer
 
 PRIVATE_NAMES = (
@@ -68,6 +70,8 @@ PRIVATE_NAMES = (
 TOKENS_PER_WINNER = "tokens_per_winner"
 """The key of a batch with the mean length of the winners of its step, the same for each pair, (B,).
 """
+
+logger = logging.getLogger(__name__)
 
 
 class APOTrainer(ReferenceTrainer, CheckpointingTrainer):
@@ -149,6 +153,12 @@ class APOTrainer(ReferenceTrainer, CheckpointingTrainer):
         self.alarms = AlarmCallback(self.loss_types, getattr(args, "on_alarm", "warn"))
         self.add_callback(self.alarms)
         _ = self.pair_layout  # refuses, or says why it is padded, before anything is computed
+        if half := half_precision_weights(self.model):
+            logger.warning(
+                f"{len(half)} trainable weights are held in 16 bits, the first is {half[0]}: "
+                "updates under 1/256 of a weight are lost. Load the model with dtype float32; "
+                "bf16 computes in bfloat16 all the same"
+            )
 
     # --- data
 
