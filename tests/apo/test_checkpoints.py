@@ -154,22 +154,19 @@ def test_a_kill_during_a_save_costs_that_checkpoint_alone(make, out, monkeypatch
     assert [p.name for p in out.glob("checkpoint-*")] == ["checkpoint-6"]
 
 
-def test_a_kill_before_the_other_processes_are_done_leaves_no_whole_checkpoint(
+def test_a_kill_before_the_other_processes_are_done_leaves_the_checkpoint_before(
     make, out, monkeypatch
 ):
-    trainer = make(max_steps=1)
-    waits = []
+    trainer = make(max_steps=2, save_total_limit=1)
 
-    def second_wait_dies():
-        waits.append(1)
-        if len(waits) == 2:  # all of this process is written, the state included
-            assert (out / "checkpoint-1" / "trainer_state.json").exists()
+    def dies_when_this_process_is_done():
+        if (out / "checkpoint-2" / "trainer_state.json").exists():
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(trainer.accelerator, "wait_for_everyone", second_wait_dies)
+    monkeypatch.setattr(trainer.accelerator, "wait_for_everyone", dies_when_this_process_is_done)
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
-    assert last_checkpoint(out) is None
+    assert last_checkpoint(out) == out / "checkpoint-1", "it goes when the next is whole"
 
 
 def test_a_kill_while_a_whole_checkpoint_is_written_again_makes_it_torn(saved, make, monkeypatch):

@@ -4,6 +4,7 @@ Three ways in which TRL 1.16 gets its reference wrong or twice are shown in `tes
 (D1, D2, D4), one here (D3).
 """
 
+import copy
 import logging
 
 import pytest
@@ -242,6 +243,25 @@ def test_base_is_the_model_without_the_adapter_it_came_with(
         trainer.train()
     assert "another reference was passed" in caplog.text
     assert abs(trainer.state.log_history[0]["rewards/chosen"]) > 1e-3
+
+
+def test_base_is_the_reference_of_trls_own_losses_too(config, tokenizer, pairs, sft):
+    losses = []
+    for kind, model, options in (
+        (APOTrainer, sft, {"reference": "base"}),
+        (DPOTrainer, copy.deepcopy(sft), {"ref_model": make_model()}),
+    ):
+        reference = options.pop("ref_model", None)
+        trainer = kind(
+            model=model,
+            ref_model=reference,
+            args=config(loss_type="ipo", precompute_ref_log_probs=False, **options),
+            train_dataset=pairs,
+            processing_class=tokenizer,
+        )
+        rows = trainer.data_collator([trainer.train_dataset[0]])
+        losses.append(trainer.compute_loss(trainer.model, rows).item())
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
 
 def test_base_of_a_new_adapter_is_the_initial_policy(config, tokenizer, pairs):

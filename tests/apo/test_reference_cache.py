@@ -221,6 +221,23 @@ def test_a_full_cache_an_empty_one_and_none_train_the_same_weights(make):
     assert (full - trained(make(max_steps=1))).abs().max() > 1e-3
 
 
+def test_computing_the_reference_draws_no_random_number(make):
+    states = []
+    for _ in range(2):  # an empty cache, then a full one
+        make()
+        states.append(torch.get_rng_state())
+    assert torch.equal(*states)
+
+
+def test_where_the_answer_begins_is_part_of_what_is_asked(make, forwards):
+    early = {"prompt": "w1 w2", "chosen": " w3 w4 w5", "rejected": " w3 w4 w6"}
+    late = {"prompt": "w1 w2 w3", "chosen": " w4 w5", "rejected": " w4 w6"}
+    trainer = make(data=Dataset.from_list([early, late]))
+    assert sum(forwards) == 2, "the same tokens, and two different answers"
+    batch = trainer.data_collator(list(trainer.train_dataset))
+    assert batch["ref_chosen_lengths"].tolist() == [4, 3], "with the end of the sequence"
+
+
 def test_an_interrupted_computation_keeps_what_it_has(make, forwards, monkeypatch):
     answers = module.reference_tokens
     asked = []

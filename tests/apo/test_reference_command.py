@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,8 @@ from tiny_apo import make_model, make_rows, make_tokenizer
 from typer.testing import CliRunner
 
 from clair_apo.apo.arguments import parse_arguments
-from clair_apo.apo.reference_command import build_reference, main, verify_reference
+from clair_apo.apo.reference_command import build_reference, main
+from clair_apo.apo.reference_files import verify_reference
 from clair_apo.apo.train import load_split, make_trainer, train
 from clair_apo.cli import app
 from clair_apo.errors import ModelNotFoundError, StoreError
@@ -78,6 +81,7 @@ def test_info_lists_each_reference_with_its_size(config_file, tmp_path, tiny_fol
     assert len(lines) == 2
     assert {line.split("│")[3].strip() for line in lines} == {"float32", "bfloat16"}
     assert {line.split("│")[4].strip() for line in lines} == {"12"}
+    assert {line.split("│")[2].strip() for line in lines} == {tiny_folder.name}
     missing = command("info", "--reference_cache", str(tmp_path / "nothing"))
     assert missing.exit_code == 2
 
@@ -140,3 +144,8 @@ def test_an_adapter_from_a_folder_is_trained_on_and_starts_at_itself(
     assert saved.keys() == before.keys()
     assert all(not np.array_equal(saved[name], before[name]) for name in saved)
     assert not (tmp_path / "run" / "checkpoint" / "model.safetensors").exists()
+
+
+def test_looking_at_a_cache_loads_no_torch():
+    code = "import sys, clair_apo.apo.reference_files; assert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], timeout=120, check=False).returncode == 0

@@ -8,7 +8,8 @@ The data goes one way through this room:
     logps        what the policy says of both answers of a pair
     reference    what the reference says of them: `reference_choice` (which one it is),
                  `reference_cache` (found or computed), `reference_store` (on disk, by content),
-                 `reference_identity` (digests), `reference_command` (build, info, verify)
+                 `reference_identity` (digests), `reference_files` (info, verify),
+                 `reference_command` (build)
     objectives   the loss of each pair, from its two log-ratios
                  and their weighted sum, which a run minimises
     anchors      where winner and loser stand: rewards, quadrants, KL (`outcome_log` keeps them)

@@ -93,7 +93,9 @@ class ReferenceCache:
                 mixed_precision=trainer.accelerator.mixed_precision,
                 spread=_uses_fsdp(trainer),
             )
-            name = getattr(model.config, "_name_or_path", "") or type(model).__name__
+            name = str(getattr(model.config, "_name_or_path", "")) or type(model).__name__
+            # a folder's last part is enough: where it lay on one machine is no news to a reader
+            name = Path(name).name if name.startswith(("/", ".")) else name
             self._store = ReferenceStore(self.root, identity, name)
         return self._store
 

@@ -1,21 +1,17 @@
-"""What `clair-apo reference build|info|verify` and `scripts/build_reference.py` call."""
+"""What `clair-apo reference build` and `verify --config` call, and `scripts/build_reference.py`."""
 
 # mypy: allow-untyped-calls
 # trl and accelerate are typed in part only
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from rich.filesize import decimal
-from rich.table import Table
-
 from clair_apo.apo.arguments import TrainingSetup, parse_arguments
-from clair_apo.apo.reference_store import StoredReference, cache_path, stored_references
-from clair_apo.apo.train import load_split, make_trainer
+from clair_apo.apo.train import load_split, make_trainer, quiet_if_few
 from clair_apo.apo.trainer import APOTrainer
-from clair_apo.errors import ConfigError, StoreError
+from clair_apo.errors import StoreError
 from clair_apo.progress import print_result
 
 VERIFIED_PAIRS = 16
@@ -53,8 +49,7 @@ def build_reference(setup: TrainingSetup) -> BuiltReference:
     Raises:
         ClairApoError: whatever the user can mend.
     """
-    cache = _trainer(setup).reference_cache
-    cache.build()
+    cache = _built(setup).reference_cache
     return BuiltReference(cache.store.folder, len(cache.known), len(cache.computed))
 
 
@@ -64,9 +59,8 @@ def verify_pairs(setup: TrainingSetup) -> str:
     Raises:
         StoreError: an answer differs by more than the dtype explains.
     """
-    trainer = _trainer(setup)
+    trainer = _built(setup)
     cache = trainer.reference_cache
-    cache.build()
     size = setup.args.precompute_ref_batch_size or setup.args.per_device_eval_batch_size
     parts = [trainer.train_dataset, trainer.eval_dataset]
     found = [
@@ -86,59 +80,10 @@ def verify_pairs(setup: TrainingSetup) -> str:
     return f"{len(found)} answers were asked again; the largest difference is {worst:.2g} nats"
 
 
-def verify_files(root: Path) -> list[StoredReference]:
-    """Read every file of a cache and compare it with its name.
-
-    Raises:
-        StoreError: there is no cache, or one with damaged files; names them.
-    """
-    stored = stored_references(root)
-    faults = [fault for reference in stored for fault in reference.faults]
-    if faults:
-        raise StoreError("; ".join([*faults, "no run uses these files; delete them"]))
-    return stored
-
-
-def verify_reference(
-    root: Path | None, config: Path | None, options: Sequence[str]
-) -> Iterator[str]:
-    """Check the files of a cache and, where a training config is given, some of its answers.
-
-    Yields:
-        What was found sound, a line each.
-
-    Raises:
-        ConfigError: options without a config.
-        StoreError: what was found damaged or different.
-    """
-    if config is None and options:
-        raise ConfigError(f"command line: {options[0]} is an option of --config FILE.yaml")
-    if config is not None:
-        where = ["--reference_cache", str(root)] if root else []
-        setup = parse_arguments(["--config", str(config), *options, *where])
-        root = cache_path(setup.args.reference_cache)
-        yield verify_pairs(setup)
-    files = verify_files(cache_path(root))
-    yield f"{sum(one.pairs for one in files)} pairs in sound files: {cache_path(root)}"
-
-
-def table(stored: Sequence[StoredReference]) -> Table:
-    """The references of a cache, a row each."""
-    shown = Table("reference", "model", "dtype", "pairs", "tokens", "size", "since")
-    for one in stored:
-        facts = one.facts
-        shown.add_row(
-            facts.identity.digest[:12],
-            facts.model,
-            facts.identity.dtype,
-            f"{one.pairs:,}",
-            f"{one.tokens:,}",
-            decimal(one.size) + (f", {len(one.faults)} damaged" if one.faults else ""),
-            facts.created[:10],
-        )
-    return shown
-
-
-def _trainer(setup: TrainingSetup) -> APOTrainer:
+def _built(setup: TrainingSetup) -> APOTrainer:
     setup.args.precompute_ref_log_probs = True
-    return make_trainer(setup, load_split(setup))
+    split = load_split(setup)
+    with quiet_if_few(split):
+        trainer = make_trainer(setup, split)
+        trainer.reference_cache.build()
+    return trainer

@@ -86,7 +86,7 @@ def train(setup: TrainingSetup) -> TrainingResult:
     split = load_split(setup)
     if setup.args.process_index == 0:
         CONSOLE.print(f"{len(split.train)} pairs to train on, {len(split.held_out)} held out")
-    with _quiet(len(split.train) + len(split.held_out) < _QUIET_BELOW):
+    with quiet_if_few(split):
         return _run(setup, split, resume_from)
 
 
@@ -219,8 +219,9 @@ def _dataset(pairs: Sequence[TrainingPair]) -> datasets.Dataset:
 
 
 @contextmanager
-def _quiet(few: bool) -> Iterator[None]:
+def quiet_if_few(split: PairSplit) -> Iterator[None]:
     """Without warnings nobody here can mend, and without bars where there is little to do."""
+    few = len(split.train) + len(split.held_out) < _QUIET_BELOW
     hides = few and not datasets.are_progress_bars_disabled()
     if hides:
         datasets.disable_progress_bars()
