@@ -68,7 +68,7 @@ class Prompt(Record):
     """First 16 hex digits of the SHA-256 of the messages: the same prompt has the same id."""
     messages: Conversation
     source: str
-    """File and line, or data set and row, that it came from."""
+    """File (without its folder) and line, or data set and row, that it came from."""
     given: tuple[GivenAnswer, ...] = ()
     """The answers that the data brings; empty where the target model is to answer."""
 
