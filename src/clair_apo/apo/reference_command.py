@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from clair_apo.apo.arguments import TrainingSetup, parse_arguments
-from clair_apo.apo.train import load_split, make_trainer, quiet_if_few
+from clair_apo.apo.train import is_quickly_done, load_split, make_trainer, quiet
 from clair_apo.apo.trainer import APOTrainer
 from clair_apo.errors import StoreError
 from clair_apo.progress import print_result
@@ -83,7 +83,7 @@ def verify_pairs(setup: TrainingSetup) -> str:
 def _built(setup: TrainingSetup) -> APOTrainer:
     setup.args.precompute_ref_log_probs = True
     split = load_split(setup)
-    with quiet_if_few(split):
+    with quiet(few=is_quickly_done(split)):
         trainer = make_trainer(setup, split)
         trainer.reference_cache.build()
     return trainer

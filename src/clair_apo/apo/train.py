@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> TrainingResult | None:
     """
     setup = parse_arguments(sys.argv[1:] if argv is None else argv)
     if setup.script.dry_run:
-        with _quiet(few=True):
+        with quiet(few=True):
             print_result(dry_run_text(look_over(setup)))
         return None
     result = train(setup)
@@ -86,7 +86,7 @@ def train(setup: TrainingSetup) -> TrainingResult:
     split = load_split(setup)
     if setup.args.process_index == 0:
         CONSOLE.print(f"{len(split.train)} pairs to train on, {len(split.held_out)} held out")
-    with quiet_if_few(split):
+    with quiet(few=is_quickly_done(split)):
         return _run(setup, split, resume_from)
 
 
@@ -218,10 +218,14 @@ def _dataset(pairs: Sequence[TrainingPair]) -> datasets.Dataset:
     return datasets.Dataset.from_list([pair.to_trl_row() for pair in pairs])
 
 
+def is_quickly_done(split: PairSplit) -> bool:
+    """Whether the pairs are so few that a bar for each step of their preparation would flicker."""
+    return len(split.train) + len(split.held_out) < _QUIET_BELOW
+
+
 @contextmanager
-def quiet_if_few(split: PairSplit) -> Iterator[None]:
+def quiet(few: bool) -> Iterator[None]:
     """Without warnings nobody here can mend, and without bars where there is little to do."""
-    few = len(split.train) + len(split.held_out) < _QUIET_BELOW
     hides = few and not datasets.are_progress_bars_disabled()
     if hides:
         datasets.disable_progress_bars()
