@@ -26,6 +26,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import clair_apo.llm.http  # noqa: F401 (a second to load: part of a start, not of a rate)
 from clair_apo.llm import Answer, ChatRequest, Dialogue, ModelSpec, RequestStore, StoredChat
 from clair_apo.records import Message
 

@@ -18,15 +18,17 @@ Every key of the YAML is an option too: `--beta 0.05 --output_dir runs/other/che
 Ctrl+C the same command goes on with `--resume_from_checkpoint true`.
 """
 
+import sys
+
 from clair_apo.errors import reported_errors
 
 
 def main() -> None:
     """Parse, train, write; a user's mistake is one line and exit status 2."""
     with reported_errors():
-        from clair_apo.apo.train import main as train
+        from clair_apo.cli import train_and_report
 
-        train()
+        train_and_report(sys.argv[1:])
 
 
 if __name__ == "__main__":

@@ -226,7 +226,10 @@ def play_both_models(asked: Asked, rejects: bool = False) -> Reply:
         return Reply(status=400, body={"error": {"message": "the prompt is rejected"}})
     if dice == 2:
         return Reply("I would rather talk about the weather.")
-    passage = _ANSWER.search(asked.body["messages"][0]["content"])[1]
+    shown = _ANSWER.search(asked.body["messages"][0]["content"])
+    if shown is None:
+        return Reply("yes")  # to a question whether anybody is there
+    passage = shown[1]
     found = "no such passage" if dice == 3 else passage
     edit = f"<edit>\n<find>{found}</find>\n<replace>The one {passage}</replace>\n</edit>\n"
     edits = "" if dice == 4 else edit

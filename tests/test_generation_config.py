@@ -84,6 +84,21 @@ def test_a_wrong_value_is_named_by_its_key_and_its_place(tmp_path, file, key, va
         read("--config", _write(tmp_path, values))
 
 
+@pytest.mark.parametrize(
+    ("key", "secret"),
+    [
+        ("base_url", "https://me:sk-123@host/v1"),
+        ("base_url", "https://host/v1?key=sk-123"),
+        ("base_url", "me:sk-123@host/v1"),
+        ("api_key_env", "sk-123"),
+    ],
+)
+def test_a_key_in_the_wrong_place_is_refused_and_not_repeated(file, key, secret):
+    with pytest.raises(ConfigError, match=rf"command line: target\.{key}: ") as caught:
+        read("--config", file, f"--target.{key}", secret)
+    assert "sk-123" not in str(caught.value)
+
+
 @pytest.mark.parametrize("left_out", ["run_dir", "prompts", "target"])
 def test_a_key_that_is_needed_and_missing_is_named(tmp_path, left_out):
     values = {key: value for key, value in MINIMAL.items() if key != left_out}

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import resource
 
 import pytest
 from datasets import Dataset
@@ -9,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from clair_apo.errors import DataError
+from clair_apo.errors import DataError, WriteError
 from clair_apo.records import (
     Contrast,
     Dropped,
@@ -104,6 +106,43 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
         raise KeyboardInterrupt
     assert path.read_text() == "first"
     assert [p.name for p in path.parent.iterdir()] == ["f.txt"]
+
+
+def test_a_full_disk_is_one_sentence_and_the_old_file_stays(tmp_path):
+    path = tmp_path / "f.txt"
+    path.write_text("first")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, hard))
+    try:
+        with (
+            pytest.raises(WriteError, match=r"f\.txt: cannot be written \(File too large\)"),
+            atomic_writer(path) as file,
+        ):
+            file.write("x" * 100_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_text() == "first"
+    assert [p.name for p in tmp_path.iterdir()] == ["f.txt"]
+
+
+def test_a_place_where_no_file_can_be_is_named(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with (
+        pytest.raises(WriteError, match=r"file/f\.txt: cannot be written"),
+        atomic_writer(tmp_path / "file" / "f.txt") as file,
+    ):
+        file.write("text")
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_who_may_read_a_file_is_what_the_umask_says(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        with atomic_writer(tmp_path / "f.txt") as file:
+            file.write("text")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "f.txt").stat().st_mode & 0o777 == 0o666 & ~umask
 
 
 def test_records_that_cannot_be_made_leave_the_old_file(tmp_path):

@@ -57,6 +57,17 @@ def test_a_folder_that_cannot_be_written_is_known_at_once(tmp_path):
     assert list((tmp_path / "new").iterdir()) == []
 
 
+def test_what_a_killed_process_left_half_written_goes_but_not_that_of_another_run(tmp_path):
+    for folder in ("", "dataset", "1-of-2"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / ".pairs.jsonl.0.part").write_text("half")
+    with RunFolder(tmp_path / "1-of-2").locked():
+        (tmp_path / "1-of-2" / ".pairs.jsonl.1.part").write_text("being written")
+        with RunFolder(tmp_path).locked():
+            left = [path.relative_to(tmp_path) for path in tmp_path.rglob("*.part")]
+    assert [str(path) for path in left] == ["1-of-2/.pairs.jsonl.1.part"]
+
+
 def test_json_is_written_readable_and_whole(tmp_path):
     write_json(tmp_path / "x.json", {"ü": [1, None]})
     assert (tmp_path / "x.json").read_text("utf-8") == '{\n  "ü": [\n    1,\n    null\n  ]\n}\n'

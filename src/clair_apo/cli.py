@@ -4,6 +4,7 @@
 Results go to standard output, what happens meanwhile to standard error.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,6 +31,12 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+reference = typer.Typer(help="The cache of reference log-probabilities.", no_args_is_help=True)
+app.add_typer(reference, name="reference")
+_Cache = Annotated[
+    Path | None, typer.Option("--reference_cache", help="Its folder; by default the user's.")
+]
+_Config = Annotated[Path | None, typer.Option("--config", help="A training config.")]
 # the config's own parser answers --help, and knows every key
 _HANDED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
@@ -108,10 +115,18 @@ def _print_pilot(config: "GenerateConfig", prompts: int) -> None:
 
 
 @app.command()
-def report(run: Annotated[Path, typer.Argument(help="A run folder of generate.")]) -> None:
-    """Write a run's contrast.json and report.html, and the card of its data set."""
+def report(
+    run: Annotated[Path, typer.Argument(help="A run folder of generate, or of train.")],
+) -> None:
+    """Write a run's contrast.json, report.html and data set card; training.html where trained."""
+    from clair_apo.report import find_training
+
     with reported_errors():
-        _print_report(run)
+        training = find_training(run)
+        if training is None or (run / "pairs.jsonl").exists():
+            _print_report(run)
+        if training is not None:
+            _print_training_report(training)
 
 
 @app.command()
@@ -154,11 +169,74 @@ def batches(
 
 @app.command(context_settings=_HANDED_ON)
 def train(context: typer.Context) -> None:
-    """Train on preference pairs: --config FILE.yaml, and any key as an option."""
+    """Train on preference pairs: --config FILE.yaml, any key an option; --dry_run looks first."""
     with reported_errors():
-        from clair_apo.apo.train import main as train_on_pairs
+        train_and_report(context.args)
 
-        train_on_pairs(context.args)
+
+def train_and_report(args: Sequence[str]) -> None:
+    """What `clair-apo train` and `scripts/train.py` do: train, then draw where the pairs went.
+
+    Args:
+        args: the command line.
+
+    Raises:
+        ClairApoError: whatever the user can mend.
+        KeyboardInterrupt: Ctrl+C; its message says how to go on.
+    """
+    from clair_apo.apo.train import main as train_on_pairs
+
+    result = train_on_pairs(args)
+    if result is not None:
+        _print_training_report(result.output_dir)
+
+
+@app.command()
+def average(
+    models: Annotated[list[str], typer.Argument(help="Folders or names, two or more.")],
+    output_dir: Annotated[Path, typer.Option("--output_dir", help="The new model's folder.")],
+    weights: Annotated[
+        str | None, typer.Option("--weights", help="As 0.9,0.1; equal by default.")
+    ] = None,
+) -> None:
+    """Write the weighted mean of checkpoints, or of a model and an earlier one."""
+    with reported_errors():
+        from clair_apo.apo.average import average_models, weights_from_text
+
+        shares = weights_from_text(weights) if weights else None
+        for model in average_models(models, output_dir, shares):
+            print_result(f"{model.weight:g} of {model.name} ({model.digest[:12]})")
+        print_result(f"model: {output_dir}")
+
+
+@reference.command(context_settings=_HANDED_ON)
+def build(context: typer.Context) -> None:
+    """Compute what the cache lacks for a training config: --config FILE.yaml, any key an option."""
+    with reported_errors(interrupted=AGAIN):
+        from clair_apo.apo.reference_command import main as build_reference
+
+        build_reference(context.args)
+
+
+@reference.command()
+def info(reference_cache: _Cache = None) -> None:
+    """List the references in a cache."""
+    with reported_errors():
+        from clair_apo.apo.reference_files import table
+        from clair_apo.apo.reference_store import cache_path, stored_references
+
+        print_result(table(stored_references(cache_path(reference_cache))))
+        print_result(f"cache: {cache_path(reference_cache)}")
+
+
+@reference.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def verify(context: typer.Context, reference_cache: _Cache = None, config: _Config = None) -> None:
+    """Check every file of a cache; with --config also ask the reference again about some pairs."""
+    with reported_errors():
+        from clair_apo.apo.reference_files import verify_reference
+
+        for line in verify_reference(reference_cache, config, context.args):
+            print_result(line)
 
 
 def _print_report(run: Path) -> None:
@@ -170,6 +248,13 @@ def _print_report(run: Path) -> None:
     print_result(f"pairs:  {run / 'pairs.jsonl'}\nreport: {files.page}")
     if files.card:
         print_result(f"data set for others, with its card: {files.card.parent}")
+
+
+def _print_training_report(folder: Path) -> None:
+    from clair_apo.report import write_training_report
+
+    files = write_training_report(folder)
+    print_result(f"training report: {files.page}")
 
 
 def main() -> None:

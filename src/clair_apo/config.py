@@ -86,7 +86,7 @@ class Config(BaseSettings):
             reason = str(error).removeprefix("error parsing CLI: ")
             raise ConfigError(f"command line: {reason}") from None
         except ValidationError as error:
-            fault = first_fault(error).removeprefix("the line: Value error, ")
+            fault = first_fault(error).removeprefix("the line: ")
             on_line = fault.split(":")[0] in overridden
             raise ConfigError(f"{'command line' if on_line else where}: {fault}") from None
 

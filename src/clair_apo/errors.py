@@ -37,6 +37,10 @@ class StoreError(ClairApoError):
     """A request store that is damaged, of another version, or cannot be written."""
 
 
+class WriteError(ClairApoError):
+    """A file that cannot be written: no room, no permission, no such place."""
+
+
 class RunError(ClairApoError):
     """A run folder that does not belong to what was asked of it."""
 

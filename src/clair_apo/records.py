@@ -7,16 +7,16 @@ Knows nothing of models or training.
 import hashlib
 import json
 import os
-import tempfile
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import IO, Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from clair_apo.errors import DataError
+from clair_apo.errors import DataError, WriteError
 
 FinishReason = Literal["stop", "length", "content_filter", "given", "other"]
 RevisionFormat = Literal["full", "edits"]
@@ -68,7 +68,7 @@ class Prompt(Record):
     """First 16 hex digits of the SHA-256 of the messages: the same prompt has the same id."""
     messages: Conversation
     source: str
-    """File and line, or data set and row, that it came from."""
+    """File (without its folder) and line, or data set and row, that it came from."""
     given: tuple[GivenAnswer, ...] = ()
     """The answers that the data brings; empty where the target model is to answer."""
 
@@ -334,18 +334,28 @@ def _numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 @contextmanager
 def atomic_writer(path: Path) -> Iterator[IO[str]]:
-    """A text file that appears under its name whole, when the block ends, or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    """A text file that appears under its name whole, when the block ends, or not at all.
+
+    Raises:
+        WriteError: it cannot be written; an older file under its name is as it was.
+    """
+    # not tempfile's, which nobody else may read: the process's umask decides
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("x", encoding="utf-8", newline="\n") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
+        temporary.replace(path)
+    except OSError as error:
+        raise WriteError(
+            f"{path}: cannot be written ({error.strerror or error}); free space there or name "
+            "another folder, then run the same command again"
+        ) from None
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        with suppress(OSError):  # where it could not be made there is none
+            temporary.unlink(missing_ok=True)
 
 
 def write_jsonl(path: Path, records: Iterable[Record]) -> int:
@@ -362,4 +372,4 @@ def first_fault(error: ValidationError) -> str:
     """The first fault of a pydantic error as `key: what is wrong`."""
     fault = error.errors()[0]
     where = ".".join(str(part) for part in fault["loc"]) or "the line"
-    return f"{where}: {fault['msg']}"
+    return f"{where}: {fault['msg'].removeprefix('Value error, ')}"

@@ -21,6 +21,7 @@ from clair_apo.errors import RunError
 from clair_apo.records import atomic_writer
 
 MANIFEST = "manifest.json"
+LOCK = ".lock"
 PACKAGES = (
     "clair-apo",
     "torch",
@@ -68,7 +69,7 @@ class RunFolder:
         Raises:
             RunError: another process is at work in it.
         """
-        lock = FileLock(self.file(".lock"), blocking=False)
+        lock = FileLock(self.file(LOCK), blocking=False)
         try:
             lock.acquire()
         except Timeout:
@@ -77,11 +78,18 @@ class RunFolder:
                 "another run_dir"
             ) from None
         try:
-            for left_behind in self.path.glob(".*.part"):  # by a process that was killed
-                left_behind.unlink(missing_ok=True)
+            self._remove_parts()
             yield
         finally:
             lock.release()
+
+    def _remove_parts(self) -> None:
+        """Remove what a killed process left half written here and in the folders of this run."""
+        for left_behind in (*self.path.glob(".*.part"), *self.path.glob("*/.*.part")):
+            folder = left_behind.parent
+            # a folder below with a lock is another run, such as a shard's
+            if folder == self.path or not (folder / LOCK).exists():
+                left_behind.unlink(missing_ok=True)
 
     def manifest(self) -> dict[str, Any]:
         """What is known about the run; empty before the first stage ended.

@@ -5,11 +5,24 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
+import gc
+
 import pytest
 from datasets import Dataset
 from tiny_apo import make_model, make_rows, make_tokenizer
 
 from clair_apo.apo.config import APOConfig
+
+# accelerate collects garbage after every training; what importing left is none (0.8 seconds each)
+gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def no_users_cache(tmp_path, monkeypatch):
+    """What a test computes stays in its folder, and it meets nothing of another's."""
+    monkeypatch.setattr(
+        "clair_apo.apo.reference_store.default_cache", lambda: tmp_path / "reference"
+    )
 
 
 @pytest.fixture(scope="session")

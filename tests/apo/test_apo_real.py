@@ -3,15 +3,14 @@
 import json
 import os
 import signal
-import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from datasets import Dataset
+from launch_apo import ENVIRONMENT, ROOT, command
 from safetensors.torch import load_file
 from tiny_apo import make_rows
 
@@ -23,10 +22,6 @@ from clair_apo.apo.trainer import APOTrainer
 from clair_apo.models import find_model
 
 pytestmark = pytest.mark.real
-
-ROOT = Path(__file__).parents[2]
-# One thread for each process: sums are then taken in one order, and two share two cores in peace.
-ENVIRONMENT = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 TOPICS = ["tea", "rain", "bees", "chess", "bread", "maps", "salt", "owls", "glass", "wool"]
 ROWS = [
@@ -66,18 +61,6 @@ def files(tmp_path, tiny_folder):
         return path
 
     return write
-
-
-def command(config: Path, processes: int) -> list[str]:
-    script = [str(ROOT / "scripts" / "train.py"), "--config", str(config)]
-    if processes == 1:
-        return [sys.executable, *script]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    launch = ["-m", "accelerate.commands.launch", "--main_process_port", port]
-    cpu = ["--config_file", str(ROOT / "configs" / "accelerate" / "cpu.yaml")]
-    return [sys.executable, *launch, *cpu, *script]
 
 
 def weights(folder: Path) -> torch.Tensor:

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 from trl import DPOConfig
@@ -45,5 +47,37 @@ def test_dpo_with_another_divergence_is_left_to_trl(tmp_path):
     assert chosen.f_divergence_type == "js_divergence"
 
 
-def test_it_has_no_field_of_its_own_so_none_can_be_without_effect():
-    assert set(APOConfig.__dataclass_fields__) == set(DPOConfig.__dataclass_fields__)
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"loss_type": ["apo_zero", "ipo"]}, "loss_type ipo"),
+        ({"loss_type": "sigmoid", "f_divergence_type": "js_divergence"}, "f_divergence_type js"),
+        ({"ld_alpha": 0.5}, "ld_alpha 0.5"),
+        ({"use_weighting": True}, "use_weighting"),
+    ],
+)
+def test_length_normalize_is_refused_beside_what_trl_computes_itself(options, named, tmp_path):
+    with pytest.raises(ConfigError, match=f"length_normalize is for .* not beside {named}"):
+        APOConfig(str(tmp_path), length_normalize=True, **options)
+
+
+def test_on_alarm_is_one_of_two_words(tmp_path):
+    with pytest.raises(ConfigError, match="on_alarm must be warn or stop, got 'die'"):
+        APOConfig(str(tmp_path), on_alarm="die")
+
+
+EFFECT_TESTED_IN = {
+    "length_normalize": "test_trainer.py",
+    "max_tokens_per_batch": "test_pair_layout.py",
+    "on_alarm": "test_alarms_in_training.py",
+    "pair_layout": "test_pair_layout.py",
+    "reference": "test_reference.py",
+    "reference_cache": "test_reference_cache.py",
+}
+
+
+def test_every_field_of_its_own_has_a_test_of_its_effect():
+    own = set(APOConfig.__dataclass_fields__) - set(DPOConfig.__dataclass_fields__)
+    assert own == set(EFFECT_TESTED_IN)
+    for field, file in EFFECT_TESTED_IN.items():
+        assert f"{field}=" in (Path(__file__).parent / file).read_text()

@@ -1,3 +1,4 @@
+import itertools
 import os
 import signal
 
@@ -66,7 +67,7 @@ def test_the_echo_of_a_launcher_is_not_a_second_ctrl_c(make):
 
 
 def test_a_second_ctrl_c_stops_at_once_and_saves_nothing(make, monkeypatch, tmp_path):
-    seconds = iter(range(0, 100, 10))
+    seconds = itertools.count(0, 10)
     monkeypatch.setattr(module.time, "monotonic", lambda: next(seconds))
     trainer = make(PressCtrlC(1, 1))
     with pytest.raises(KeyboardInterrupt), Interrupt(trainer):

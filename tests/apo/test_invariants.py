@@ -3,6 +3,7 @@ import torch
 
 from clair_apo.apo.anchors import PairOutcomes
 from clair_apo.apo.invariants import check_first_step, check_resumed_reference, check_tokens
+from clair_apo.apo.objectives import Objective
 from clair_apo.errors import TrainingError
 
 
@@ -17,8 +18,11 @@ def outcomes(reward=0.0, loss=1.0, tokens=100):
     return PairOutcomes(**columns)
 
 
-def check(found, tolerance=1e-3):
-    check_first_step(found, beta=0.1, at_zero=1.0, weight=1.0, tolerance=tolerance)
+ZERO = Objective((("apo_zero", 1.0),), beta=0.1)
+
+
+def check(found, tolerance=1e-3, objective=ZERO):
+    check_first_step(found, objective, weight=1.0, tolerance=tolerance)
 
 
 def test_a_reward_may_miss_zero_by_beta_times_the_root_of_its_tokens_times_the_tolerance():
@@ -31,6 +35,14 @@ def test_a_reward_may_miss_zero_by_beta_times_the_root_of_its_tokens_times_the_t
     with pytest.raises(TrainingError):
         check(outcomes(reward=0.9 * limit, tokens=64))
     check(outcomes(reward=90 * limit), tolerance=0.1)
+
+
+def test_a_length_normalised_reward_may_miss_zero_by_less():
+    normalized = Objective((("apo_zero", 1.0),), beta=0.1, length_normalize=True)
+    limit = 1e-3 * 0.1 * 10 / 100
+    check(outcomes(reward=0.9 * limit), objective=normalized)
+    with pytest.raises(TrainingError, match="step 0: a reward is"):
+        check(outcomes(reward=1.1 * limit), objective=normalized)
 
 
 def test_nan_is_refused():

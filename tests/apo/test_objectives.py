@@ -4,11 +4,16 @@ import pytest
 import torch
 
 from clair_apo.apo.objectives import (
+    OBJECTIVES,
     PAIR_OBJECTIVES,
+    SATURATED_MARGIN,
+    SATURATED_REWARD,
+    Objective,
     apo_down_loss,
     apo_zero_loss,
     apo_zero_unpaired_loss,
     dpo_loss,
+    sft_loss,
 )
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -177,3 +182,100 @@ def test_beta_scales_the_log_ratios_and_nothing_else(loss):
     torch.testing.assert_close(
         loss(chosen, rejected, beta=0.5), loss(5 * chosen, 5 * rejected, beta=0.1)
     )
+
+
+def test_sft_is_the_negative_log_likelihood_of_each_token_with_its_gradient():
+    logps = torch.tensor([-6.0, -20.0], dtype=torch.float64, requires_grad=True)
+    tokens = torch.tensor([3.0, 5.0], dtype=torch.float64)
+    losses = sft_loss(logps, tokens)
+    assert losses.tolist() == [6 / 3, 20 / 5]
+    (gradient,) = torch.autograd.grad(losses.sum(), logps)
+    assert gradient.tolist() == [-1 / 3, -1 / 5], "it raises every winner"
+    assert torch.autograd.gradcheck(lambda x: sft_loss(x, tokens), (logps,))
+
+
+def test_sft_with_the_mean_length_of_the_batch_is_the_mean_over_its_tokens_however_it_is_split():
+    generator = torch.Generator().manual_seed(0)
+    logps = -10 * torch.rand(6, generator=generator, dtype=torch.float64)
+    tokens = torch.tensor([1.0, 9.0, 2.0, 2.0, 30.0, 4.0], dtype=torch.float64)
+    over_tokens = -logps.sum() / tokens.sum()
+    for sizes in ([6], [1, 5], [2, 2, 2]):
+        parts = [sft_loss(part, tokens.mean()) for part in logps.split(sizes)]
+        torch.testing.assert_close(torch.cat(parts).mean(), over_tokens)
+    by_batches = torch.stack([-part.sum() / n.sum() for part, n in _halves(logps, tokens)]).mean()
+    assert abs(by_batches - over_tokens) > 0.01, "a mean of means is something else"
+
+
+def _halves(*columns):
+    return zip(*(column.split(3) for column in columns), strict=True)
+
+
+def mixed(*weights, beta=0.1, length_normalize=False) -> Objective:
+    return Objective(weights, beta=beta, length_normalize=length_normalize)
+
+
+def losses_of(objective, chosen, rejected, tokens):
+    """Anchored part and sft term of pairs whose reference gives every answer -3."""
+    ratios = [objective.log_ratios(x, torch.full_like(x, -3), tokens) for x in (chosen, rejected)]
+    return objective.anchored(*ratios), objective.sft(chosen, tokens, tokens.mean())
+
+
+def test_a_mix_is_the_weighted_sum_of_its_objectives():
+    chosen, rejected = logratio_grid()
+    tokens = torch.arange(1, 1 + len(chosen)).double()
+    alone = {n: sum(losses_of(mixed((n, 1.0)), chosen, rejected, tokens)) for n in OBJECTIVES}
+    weights = {"apo_zero": 0.7, "apo_down": -0.2, "sigmoid": 0.4, "sft": 0.3}
+    anchored, sft = losses_of(mixed(*weights.items()), chosen, rejected, tokens)
+    torch.testing.assert_close(anchored + sft, sum(w * alone[n] for n, w in weights.items()))
+    torch.testing.assert_close(sft, 0.3 * alone["sft"])
+    at_zero = 0.7 * 1 - 0.2 * 1 + 0.4 * math.log(2)
+    assert mixed(*weights.items()).at_zero == pytest.approx(at_zero)
+    assert mixed(("sft", 1.0)).at_zero == 0
+
+
+@pytest.mark.parametrize("name", PAIR_OBJECTIVES)
+def test_length_normalisation_divides_each_log_ratio_by_its_tokens(name):
+    logps, tokens = torch.tensor([-8.0, -43.0]).double(), torch.tensor([5.0, 10.0]).double()
+    normalized = mixed((name, 1.0), beta=5.0, length_normalize=True)
+    assert normalized.log_ratios(logps, logps - 20, tokens).tolist() == [4.0, 2.0]
+    found, _ = losses_of(normalized, logps, logps.flip(0), tokens)
+    expected = [
+        CLOSED_FORMS[name](5.0 * (w + 3) / n, 5.0 * (v + 3) / n)
+        for w, v, n in zip(logps.tolist(), logps.flip(0).tolist(), tokens.tolist(), strict=True)
+    ]
+    torch.testing.assert_close(found, torch.tensor(expected).double())
+
+
+def test_length_normalised_sft_is_a_mean_over_answers_not_over_tokens():
+    logps, tokens = torch.tensor([-2.0, -90.0]).double(), torch.tensor([1.0, 9.0]).double()
+    _, by_answer = losses_of(mixed(("sft", 1.0), length_normalize=True), logps, logps, tokens)
+    _, by_token = losses_of(mixed(("sft", 1.0)), logps, logps, tokens)
+    assert by_answer.mean().item() == pytest.approx((2 / 1 + 90 / 9) / 2)
+    assert by_token.mean().item() == pytest.approx((2 + 90) / (1 + 9))
+
+
+def test_a_term_is_saturated_where_its_gradient_factor_is_under_a_tenth_of_its_most():
+    assert d(SATURATED_REWARD) == pytest.approx(0.25 / 10)
+    assert s(-SATURATED_MARGIN) == pytest.approx(1 / 10)
+    assert pytest.approx(3.637, abs=5e-4) == SATURATED_REWARD
+
+
+@pytest.mark.parametrize("name", PAIR_OBJECTIVES)
+def test_saturation_counts_the_terms_that_hardly_pull(name):
+    chosen, rejected = (0.2 * x for x in logratio_grid())
+    pairs = list(zip(chosen.tolist(), rejected.tolist(), strict=True))
+    factors = {
+        "apo_zero": [d(x) < 0.025 for pair in pairs for x in pair],
+        "apo_down": [d(x) < 0.025 for w, v in pairs for x in (w, w - v)],
+        "sigmoid": [s(v - w) < 0.1 for w, v in pairs],
+    }[name]
+    expected = sum(factors) / len(factors)
+    assert 0 < expected < 1
+    assert mixed((name, 1.0)).saturation(chosen, rejected) == pytest.approx(expected)
+
+
+def test_a_mix_counts_the_terms_of_all_its_objectives_and_sft_has_none():
+    far, near = torch.tensor([9.0]), torch.tensor([0.0])
+    assert mixed(("apo_zero", 1.0), ("sft", 1.0)).saturation(far, near) == 1 / 2
+    assert mixed(("apo_zero", 1.0), ("sigmoid", 1.0)).saturation(far, near) == pytest.approx(2 / 3)
+    assert mixed(("sft", 1.0)).saturation(far, near) == 0

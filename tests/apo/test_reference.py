@@ -1,17 +1,22 @@
-"""Four ways in which TRL 1.16 gets its reference wrong or twice (D1 to D4), and none of ours."""
+"""Which reference a run has, and that it is the one; what the cache adds is in its own test file.
 
+Three ways in which TRL 1.16 gets its reference wrong or twice are shown in `test_reference_cache`
+(D1, D2, D4), one here (D3).
+"""
+
+import copy
 import logging
 
 import pytest
 import torch
-from datasets import Dataset
-from peft import LoraConfig
-from tiny_apo import make_model, make_rows
-from trl import DPOConfig, DPOTrainer
+from peft import LoraConfig, get_peft_model
+from tiny_apo import make_model
+from trl import DPOTrainer
+from trl.trainer.utils import use_adapter
 
-from clair_apo.apo.reference import frozen_copy
+from clair_apo.apo.reference import frozen_copy, reference_logps
 from clair_apo.apo.trainer import APOTrainer
-from clair_apo.errors import TrainingError
+from clair_apo.errors import ConfigError, ModelNotFoundError, TrainingError
 
 
 def first_rewards(kind, config, tokenizer, pairs, model):
@@ -24,9 +29,10 @@ def first_rewards(kind, config, tokenizer, pairs, model):
     return logs["rewards/chosen"], logs["rewards/rejected"]
 
 
-def reference_column(kind, config, tokenizer, pairs, model):
-    trainer = kind(model=model, args=config, train_dataset=pairs, processing_class=tokenizer)
-    return torch.tensor(trainer.train_dataset["ref_chosen_logps"])
+def first_reference(trainer):
+    """What a batch of the first training pair carries: log pi_ref(chosen | prompt)."""
+    batch = trainer.data_collator([trainer.train_dataset[0]])
+    return reference_logps(trainer, batch).chosen.item()
 
 
 def by_hand(model, row):
@@ -57,9 +63,12 @@ def test_the_reference_is_the_model_that_was_passed_where_trl_reloads_it_by_name
     assert ours == pytest.approx((0, 0), abs=1e-6)
 
 
-def test_the_reference_stays_while_the_policy_trains(config, tokenizer, pairs, changed):
+def test_a_frozen_copy_stays_while_the_policy_trains(config, tokenizer, pairs, changed):
     trainer = APOTrainer(
-        model=changed, args=config(), train_dataset=pairs, processing_class=tokenizer
+        model=changed,
+        args=config(precompute_ref_log_probs=False),
+        train_dataset=pairs,
+        processing_class=tokenizer,
     )
     before = [w.clone() for w in trainer.ref_model.parameters()]
     trainer.train()
@@ -84,120 +93,31 @@ def test_a_model_given_by_name_is_its_own_reference(config, tokenizer, pairs, ti
     assert found == pytest.approx((0, 0), abs=1e-6)
 
 
-def test_a_precomputed_reference_is_the_passed_model_and_in_the_order_of_the_data(
-    config, tokenizer, pairs, changed
-):
-    trainer = APOTrainer(
-        model=changed,
-        args=config(precompute_ref_log_probs=True, precompute_ref_batch_size=3),
-        train_dataset=pairs,
-        eval_dataset=pairs,
-        processing_class=tokenizer,
-    )
-    expected = torch.stack([by_hand(changed, row) for row in trainer.train_dataset])
-    for data in (trainer.train_dataset, trainer.eval_dataset):
-        found = torch.tensor(data["ref_chosen_logps"])
-        torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
-    trainer.train()
-    metrics = trainer.evaluate()
-    assert trainer.state.log_history[0]["loss"] == pytest.approx(1, abs=1e-4)
-    assert abs(metrics["eval_rewards/margins"]) > 1e-3
-
-
 def test_precomputing_leaves_the_model_in_the_mode_it_was_in(config, tokenizer, pairs):
     for training in (True, False):
         trainer = APOTrainer(
             model=make_model(attention_dropout=0.5).train(training),
-            args=config(precompute_ref_log_probs=True, disable_dropout=False),
+            args=config(disable_dropout=False),
             train_dataset=pairs,
             processing_class=tokenizer,
         )
         assert trainer.model.training is training
         expected = by_hand(trainer.model, trainer.train_dataset[0])
-        found = trainer.train_dataset[0]["ref_chosen_logps"]
+        found = first_reference(trainer)
         assert found == pytest.approx(expected.item(), abs=1e-4), "dropout was off meanwhile"
-
-
-@pytest.fixture
-def on_disk(pairs, tmp_path):
-    """Pairs with cache files, so that a disk cache can hit."""
-    pairs.save_to_disk(tmp_path / "pairs")
-    return lambda: Dataset.load_from_disk(str(tmp_path / "pairs"))
-
-
-def test_a_sweep_over_beta_finds_the_same_reference_and_writes_no_cache(
-    config, tokenizer, on_disk, tmp_path
-):
-    before = sorted(p.name for p in (tmp_path / "pairs").iterdir())
-    columns = [
-        reference_column(
-            APOTrainer,
-            config(precompute_ref_log_probs=True, beta=beta, max_length=None),
-            tokenizer,
-            on_disk(),
-            make_model(),
-        )
-        for beta in (0.1, 0.5)
-    ]
-    assert torch.equal(*columns), "D1: nothing about beta is in the reference"
-    after = {p.name for p in (tmp_path / "pairs").iterdir()} - set(before)
-    assert not any("ref" in name for name in after)
-
-
-def test_another_max_length_never_meets_a_stale_reference(config, tokenizer, on_disk, tmp_path):
-    def column(kind, max_length):
-        options = {"precompute_ref_log_probs": True, "max_length": max_length}
-        plain = {"output_dir": str(tmp_path / "o"), "use_cpu": True, "bf16": False}
-        args = config(**options) if kind is APOTrainer else DPOConfig(**plain, **options)
-        args.truncation_mode = "keep_end"  # there, TRL's key of the cache ignores max_length
-        return reference_column(kind, args, tokenizer, on_disk(), make_model())
-
-    theirs = [column(DPOTrainer, n) for n in (None, 9)]
-    assert torch.equal(*theirs), "D2: TRL reads what it computed for another max_length"
-    whole, cut = (column(APOTrainer, n) for n in (None, 9))
-    torch.testing.assert_close(whole, theirs[0])
-    assert (cut - whole).abs().max() > 0.1
-
-
-def test_changed_weights_never_meet_a_stale_reference(config, tokenizer, on_disk):
-    args = config(precompute_ref_log_probs=True)
-    first, second = (
-        reference_column(APOTrainer, args, tokenizer, on_disk(), make_model(seed))
-        for seed in (0, 1)
-    )
-    assert (first - second).abs().max() > 0.1
-
-
-def test_pairs_in_memory_leave_no_cache_files_behind(config, tokenizer, tmp_path, monkeypatch):
-    # D4: the cache path of an in-memory data set is random, so TRL writes files it never finds
-    written = []
-    monkeypatch.setattr(
-        Dataset, "_get_cache_file_path", lambda self, key: written.append(key) or "/nowhere"
-    )
-    pairs = Dataset.from_list(make_rows(4))
-    trainer = APOTrainer(
-        model=make_model(),
-        args=config(),
-        train_dataset=pairs,
-        processing_class=tokenizer,
-    )
-    written.clear()
-    done = trainer._precompute_ref_logps(trainer.train_dataset, "train", 2)
-    assert {"ref_chosen_logps", "ref_rejected_logps"} <= set(done.column_names)
-    assert not written
 
 
 def test_the_reference_of_an_adapter_is_the_model_without_it(config, tokenizer, pairs):
     lora = LoraConfig(target_modules=["q_proj"], r=4, init_lora_weights=False)
     trainer = APOTrainer(
         model=make_model(),
-        args=config(precompute_ref_log_probs=True),
+        args=config(),
         train_dataset=pairs,
         processing_class=tokenizer,
         peft_config=lora,
     )
     expected = by_hand(make_model(), trainer.train_dataset[0])
-    assert trainer.train_dataset[0]["ref_chosen_logps"] == pytest.approx(expected.item(), abs=1e-4)
+    assert first_reference(trainer) == pytest.approx(expected.item(), abs=1e-4)
     with pytest.raises(TrainingError, match=r"step 0: a reward is .*init_lora_weights"):
         trainer.train()
 
@@ -269,3 +189,145 @@ def test_a_resumed_run_is_not_refused_with_its_own_reference_but_with_another(
     assert resumed(config, tokenizer, pairs, make_model(0)).state.global_step == 2
     with pytest.raises(TrainingError, match=r"the run began with a reference that gives"):
         resumed(config, tokenizer, pairs, make_model(1))
+
+
+@pytest.fixture
+def sft():
+    """A model with an adapter that was trained before: it is not what the model alone is."""
+    torch.manual_seed(2)
+    lora = LoraConfig(
+        target_modules=["q_proj", "v_proj"], r=4, init_lora_weights=False, task_type="CAUSAL_LM"
+    )
+    return get_peft_model(make_model(), lora)
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_trained_adapter_is_trained_on_against_a_frozen_copy_of_itself(
+    config, tokenizer, pairs, sft, cached
+):
+    before = by_hand(sft, {"prompt_ids": [6, 7], "chosen_ids": [8, 9]})
+    trainer = APOTrainer(
+        model=sft,
+        args=config(max_steps=4, precompute_ref_log_probs=cached),
+        train_dataset=pairs,
+        processing_class=tokenizer,
+    )
+    trainer.train()
+    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert (logs[0]["rewards/chosen"], logs[0]["rewards/rejected"]) == pytest.approx(
+        (0, 0), abs=1e-6
+    )
+    assert logs[-1]["rewards/margins"] > 1e-3
+    after = by_hand(trainer.model, {"prompt_ids": [6, 7], "chosen_ids": [8, 9]})
+    assert abs(after - before) > 1e-3, "the adapter was trained"
+    with use_adapter(trainer.model, "ref"):
+        kept = by_hand(trainer.model, {"prompt_ids": [6, 7], "chosen_ids": [8, 9]})
+    assert kept == pytest.approx(before.item(), abs=1e-6), "its copy was not"
+    rewards = trainer.evaluate(pairs)
+    assert rewards["eval_rewards/margins"] > 1e-3, "new data meets the copy, not the trained one"
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_base_is_the_model_without_the_adapter_it_came_with(
+    config, tokenizer, pairs, sft, cached, caplog
+):
+    trainer = APOTrainer(
+        model=sft,
+        args=config(reference="base", precompute_ref_log_probs=cached),
+        train_dataset=pairs,
+        processing_class=tokenizer,
+    )
+    expected = by_hand(make_model(), trainer.train_dataset[0]).item()
+    assert first_reference(trainer) == pytest.approx(expected, abs=1e-4)
+    with caplog.at_level(logging.WARNING, "clair_apo"):
+        trainer.train()
+    assert "another reference was passed" in caplog.text
+    assert abs(trainer.state.log_history[0]["rewards/chosen"]) > 1e-3
+
+
+def test_base_is_the_reference_of_trls_own_losses_too(config, tokenizer, pairs, sft):
+    losses = []
+    for kind, model, options in (
+        (APOTrainer, sft, {"reference": "base"}),
+        (DPOTrainer, copy.deepcopy(sft), {"ref_model": make_model()}),
+    ):
+        reference = options.pop("ref_model", None)
+        trainer = kind(
+            model=model,
+            ref_model=reference,
+            args=config(loss_type="ipo", precompute_ref_log_probs=False, **options),
+            train_dataset=pairs,
+            processing_class=tokenizer,
+        )
+        rows = trainer.data_collator([trainer.train_dataset[0]])
+        losses.append(trainer.compute_loss(trainer.model, rows).item())
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+def test_base_of_a_new_adapter_is_the_initial_policy(config, tokenizer, pairs):
+    lora = LoraConfig(target_modules=["q_proj"], r=4, task_type="CAUSAL_LM")
+    trainer = APOTrainer(
+        model=make_model(),
+        args=config(reference="base"),
+        train_dataset=pairs,
+        processing_class=tokenizer,
+        peft_config=lora,
+    )
+    assert trainer.starts_at_reference
+    trainer.train()
+
+
+def test_base_without_an_adapter_is_refused(config, tokenizer, pairs, model):
+    with pytest.raises(ConfigError, match="without its adapter, and this policy has none"):
+        APOTrainer(
+            model=model,
+            args=config(reference="base"),
+            train_dataset=pairs,
+            processing_class=tokenizer,
+        )
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_named_folder_is_the_reference_and_is_let_go_once_it_has_answered(
+    config, tokenizer, pairs, tiny_folder, cached
+):
+    trainer = APOTrainer(
+        model=make_model(1),
+        args=config(reference=str(tiny_folder), precompute_ref_log_probs=cached),
+        train_dataset=pairs,
+        processing_class=tokenizer,
+    )
+    expected = by_hand(make_model(0), trainer.train_dataset[0]).item()
+    assert first_reference(trainer) == pytest.approx(expected, abs=1e-4)
+    assert (trainer.ref_model is None) == cached
+    trainer.train()
+    assert not trainer.starts_at_reference
+
+
+def test_a_named_folder_may_hold_an_adapter(config, tokenizer, pairs, sft, tiny_folder, tmp_path):
+    sft.peft_config["default"].base_model_name_or_path = str(tiny_folder)
+    sft.save_pretrained(tmp_path / "adapter")
+    trainer = APOTrainer(
+        model=make_model(1),
+        args=config(reference=str(tmp_path / "adapter")),
+        train_dataset=pairs,
+        processing_class=tokenizer,
+    )
+    expected = by_hand(sft, trainer.train_dataset[0]).item()
+    assert first_reference(trainer) == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_reference_that_is_no_model_or_is_given_twice_is_refused(config, tokenizer, pairs, model):
+    def make(name, **options):
+        APOTrainer(
+            model=model,
+            args=config(reference=name),
+            train_dataset=pairs,
+            processing_class=tokenizer,
+            **options,
+        )
+
+    with pytest.raises(ModelNotFoundError, match="there is no such folder"):
+        make("./nowhere")
+    with pytest.raises(ConfigError, match="nowhere and a ref_model were both given"):
+        make("./nowhere", ref_model=make_model(1))

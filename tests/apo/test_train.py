@@ -1,4 +1,5 @@
 import json
+import re
 import runpy
 import shutil
 import subprocess
@@ -11,11 +12,15 @@ import yaml
 from datasets import Dataset, DatasetDict
 from tiny_apo import make_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner
 
 from clair_apo.apo.arguments import parse_arguments, resolved_yaml
+from clair_apo.apo.checkpoints import last_checkpoint
 from clair_apo.apo.data import load_pairs, split_pairs
-from clair_apo.apo.train import last_checkpoint, main, resume_point, summary, train
+from clair_apo.apo.train import main, resume_point, summary, train
+from clair_apo.cli import app, train_and_report
 from clair_apo.errors import ConfigError, ModelNotFoundError, TrainingError
+from clair_apo.records import digest
 from clair_apo.runs import RunFolder
 
 ROOT = Path(__file__).parents[2]
@@ -69,6 +74,65 @@ def test_a_run_leaves_a_model_its_card_its_settings_and_the_rewards_of_each_pair
     assert "held-out rewards" in printed
     assert printed.count(f"(n={len(split.held_out)})") == 3
     assert str(out) in printed
+
+
+def test_the_manifest_holds_objective_digests_truncation_anchors_and_alarms(run, tiny_folder):
+    main(run(loss_type=["apo_zero", "sft"], loss_weights=[1.0, 0.1], max_length=16))
+    out = run.folder / "checkpoint"
+    stage = json.loads((out / "manifest.json").read_text())["stages"]["train"]
+    assert stage["objective"] == "apo_zero + 0.1 sft"
+    assert stage["why"][0].startswith("apo_zero raises the winners")
+    assert stage["model"] == "tiny"
+    assert stage["pair_layout"] == "shared_prefix"
+    assert re.fullmatch("[0-9a-f]{32}", stage["reference_digest"])
+    template = AutoTokenizer.from_pretrained(tiny_folder).chat_template
+    assert stage["template_digest"] == digest(template)
+    assert stage["lengths"]["pairs"] == stage["trained"]
+    assert stage["lengths"]["truncated_chosen"] > 0
+    history = json.loads((out / "trainer_state.json").read_text())["log_history"]
+    trained = [entry for entry in history if "loss" in entry][-1]
+    evaluated = [entry for entry in history if "eval_loss" in entry][-1]
+    assert stage["anchors"]["rewards/chosen"] == trained["rewards/chosen"]
+    assert stage["held_out_anchors"]["kl/chosen_k3"] == evaluated["eval_kl/chosen_k3"]
+    assert stage["alarms"] == []
+    card = (out / "README.md").read_text()
+    for said in (
+        "| Objective | apo_zero + 0.1 sft |",
+        f"| Reference | the initial policy, digest {stage['reference_digest'][:12]} |",
+        f"| Chat template | digest {stage['template_digest'][:12]} |",
+        f"| Truncated | {stage['lengths']['truncated_chosen']} winners and ",
+        f"| `rewards/chosen` | {trained['rewards/chosen']:.3f} | ",
+        "## Alarms\n\nNone.",
+    ):
+        assert said in card
+
+
+def test_an_alarm_stops_a_run_with_what_to_do_and_stands_in_the_manifest_of_the_next(run):
+    collapse = {"loss_type": "apo_down", "beta": 0.05, "learning_rate": 3e-2, "max_steps": 16}
+    with pytest.raises(TrainingError) as caught:
+        main(run(**collapse, on_alarm="stop"))
+    said = str(caught.value)
+    assert said.startswith("stopped by on_alarm: winner_collapses at step ")
+    assert "--resume_from_checkpoint true" in said
+    assert last_checkpoint(run.folder / "checkpoint") is not None
+    main(run(**collapse, resume_from_checkpoint=True))
+    stage = json.loads((run.folder / "checkpoint" / "manifest.json").read_text())["stages"]["train"]
+    assert stage["alarms"][0]["name"] == "winner_collapses"
+    assert "- winner_collapses at step " in (run.folder / "checkpoint" / "README.md").read_text()
+
+
+def test_the_command_draws_the_run_and_report_draws_it_again(run, capsys):
+    train_and_report(run())
+    out = run.folder / "checkpoint"
+    assert f"training report: {out / 'training.html'}" in capsys.readouterr().out
+    page = (out / "training.html").read_text()
+    assert "apo_zero raises the winners" in page
+    assert page.count("<img ") == 3
+    drawn = {path.name for path in out.glob("*.png")}
+    assert drawn == {"rewards.png", "logps.png", "quadrants.png"}
+    (out / "training.html").unlink()
+    assert CliRunner().invoke(app, ["report", str(out)]).exit_code == 0
+    assert (out / "training.html").read_text() == page
 
 
 def test_the_written_settings_run_again_and_give_the_same_weights(run):

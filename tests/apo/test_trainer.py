@@ -56,7 +56,14 @@ def test_every_private_name_we_use_is_still_in_trl():
 
 @pytest.mark.parametrize(
     "losses",
-    [["apo_zero"], ["apo_down"], ["sigmoid"], ["apo_zero", "sigmoid"]],
+    [
+        ["apo_zero"],
+        ["apo_down"],
+        ["sigmoid"],
+        ["sft"],
+        ["apo_zero", "sigmoid"],
+        ["apo_down", "sft"],
+    ],
     ids="+".join,
 )
 def test_loss_gradient_and_rewards_equal_those_of_trl(losses, config, tokenizer, pairs):
@@ -89,6 +96,22 @@ def test_loss_gradient_and_rewards_equal_those_of_trl(losses, config, tokenizer,
     assert abs(theirs[2]["rewards/margins"]) > 0.1, "the policy differs from its reference"
 
 
+def test_length_normalised_dpo_is_what_trl_calls_sigmoid_norm(config, tokenizer, pairs):
+    theirs, ours = (
+        make_trainer(
+            kind, config(**options), tokenizer, pairs, moved(make_model()), ref_model=make_model()
+        )
+        for kind, options in (
+            (DPOTrainer, {"loss_type": "sigmoid_norm", "beta": 5.0}),
+            (APOTrainer, {"loss_type": "sigmoid", "beta": 5.0, "length_normalize": True}),
+        )
+    )
+    expected = theirs.compute_loss(theirs.model, a_batch(theirs))
+    found = ours.compute_loss(ours.model, a_batch(ours))
+    assert abs(found - expected) < SAME * expected
+    assert abs(expected - math.log(2)) > 0.01, "the policy differs from its reference"
+
+
 def test_other_losses_and_options_take_trls_own_way(config, tokenizer, pairs):
     for options in (
         {"loss_type": ["ipo"]},
@@ -98,7 +121,12 @@ def test_other_losses_and_options_take_trls_own_way(config, tokenizer, pairs):
     ):
         found = [
             make_trainer(
-                kind, config(**options), tokenizer, pairs, moved(make_model()), make_model()
+                kind,
+                config(precompute_ref_log_probs=False, **options),
+                tokenizer,
+                pairs,
+                moved(make_model()),
+                make_model(),
             )
             for kind in (DPOTrainer, APOTrainer)
         ]
@@ -137,19 +165,14 @@ def test_logs_carry_both_sides_quadrants_and_saturation_in_train_and_eval(config
     )
     trainer.train()
     names = {
-        "rewards/chosen",
-        "rewards/rejected",
-        "rewards/margins",
-        "rewards/accuracies",
-        "quadrants/winner_up_loser_down",
-        "quadrants/winner_up_loser_up",
-        "quadrants/winner_down_loser_down",
-        "quadrants/winner_down_loser_up",
-        "saturation",
-        "logps/chosen",
-        "logps/rejected",
-        "entropy",
-        "mean_token_accuracy",
+        *("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies"),
+        *("quadrants/winner_up_loser_down", "quadrants/winner_up_loser_up"),
+        *("quadrants/winner_down_loser_down", "quadrants/winner_down_loser_up"),
+        *("logps/chosen", "logps/rejected", "ref_logps/chosen", "ref_logps/rejected"),
+        *("kl/chosen_k1", "kl/rejected_k1", "kl/chosen_k3", "kl/rejected_k3"),
+        *("logratios_per_token/chosen", "logratios_per_token/rejected"),
+        *("lengths/chosen", "lengths/rejected", "first_difference"),
+        *("saturation", "entropy", "mean_token_accuracy"),
     }
     train = [e for e in trainer.state.log_history if "loss" in e]
     evaluated = [e for e in trainer.state.log_history if "eval_loss" in e]
@@ -160,6 +183,12 @@ def test_logs_carry_both_sides_quadrants_and_saturation_in_train_and_eval(config
         for entry in entries:
             shares = [v for k, v in entry.items() if k.startswith(f"{prefix}quadrants/")]
             assert sum(shares) == pytest.approx(1)
+    assert train[0]["kl/chosen_k3"] == pytest.approx(0, abs=1e-6), "the policy is its reference"
+    assert train[1]["kl/chosen_k3"] > 1e-4
+    last = evaluated[-1]
+    assert last["eval_rewards/chosen"] == pytest.approx(
+        trainer.beta * (last["eval_logps/chosen"] - last["eval_ref_logps/chosen"]), abs=1e-5
+    )
 
 
 def test_a_log_speaks_of_the_pairs_since_the_last_one(config, tokenizer, pairs):
@@ -202,14 +231,69 @@ def test_evaluation_gives_every_pair_in_order_whatever_the_batch(config, tokeniz
     for metrics, others in found[1:]:
         assert others.chosen == pytest.approx(rewards.chosen, abs=1e-5)
         assert others.rejected == pytest.approx(rewards.rejected, abs=1e-5)
-        for key in ("loss", "rewards/chosen", "entropy", "mean_token_accuracy", "saturation"):
-            assert metrics[f"eval_{key}"] == pytest.approx(alone[f"eval_{key}"], abs=1e-5), key
+        assert metrics.keys() == alone.keys()
+        for key in (key for key in alone if "runtime" not in key and "per_second" not in key):
+            assert metrics[key] == pytest.approx(alone[key], abs=1e-4), key
     assert alone["eval_rewards/chosen"] == pytest.approx(sum(rewards.chosen) / 7, abs=1e-6)
     by_hand = [
         2 - 1 / (1 + math.exp(-w)) - 1 / (1 + math.exp(v))
         for w, v in zip(rewards.chosen, rewards.rejected, strict=True)
     ]
     assert alone["eval_loss"] == pytest.approx(sum(by_hand) / 7, abs=1e-6)
+
+
+@pytest.mark.parametrize("length_normalize", [False, True], ids=["by_token", "by_answer"])
+def test_the_sft_term_is_the_same_however_the_global_batch_is_split(
+    length_normalize, config, tokenizer
+):
+    pairs = Dataset.from_list(make_rows(8))
+    steps, evaluated = [], []
+    for size, accumulated in ((8, 1), (4, 2), (1, 8)):
+        trainer = make_trainer(
+            APOTrainer,
+            config(
+                loss_type=["apo_zero", "sft"],
+                loss_weights=[1.0, 0.5],
+                length_normalize=length_normalize,
+                per_device_train_batch_size=size,
+                per_device_eval_batch_size=size,
+                gradient_accumulation_steps=accumulated,
+                max_steps=2,
+            ),
+            tokenizer,
+            pairs,
+            make_model(),
+        )
+        logs = train_logs(trainer)
+        steps.append([(e["loss"], e["grad_norm"], e["logps/chosen"]) for e in logs])
+        evaluated.append(trainer.evaluate(pairs)["eval_loss"])
+    whole, *split = torch.tensor(steps)
+    for found in split:
+        torch.testing.assert_close(found, whole, rtol=1e-4, atol=1e-4)
+    assert evaluated == pytest.approx([evaluated[0]] * 3, rel=1e-4)
+    trainer = make_trainer(APOTrainer, config(), tokenizer, pairs, make_model())
+    masks = trainer.data_collator(list(trainer.train_dataset))["completion_mask"][:8, 1:]
+    by_batch = masks.sum(1).float()
+    assert by_batch.std() > 1, "winners are of uneven length, so a mean of means would show"
+
+
+def test_every_metric_is_the_same_in_both_layouts_and_however_a_batch_is_cut(config, tokenizer):
+    pairs = Dataset.from_list(make_rows(8))
+    found = []
+    for options in (
+        config(pair_layout="padded", max_tokens_per_batch=None),
+        config(pair_layout="shared_prefix", max_tokens_per_batch=None),
+        config(pair_layout="shared_prefix", max_tokens_per_batch=40),
+    ):
+        trainer = make_trainer(APOTrainer, options, tokenizer, pairs, make_model())
+        found.append((train_logs(trainer)[-1], trainer.evaluate(pairs)))
+    for padded, *others in zip(*found, strict=True):
+        timeless = {k: v for k, v in padded.items() if "runtime" not in k and "second" not in k}
+        assert {"saturation", "eval_saturation"} & set(timeless)
+        for other in others:
+            for key, value in timeless.items():
+                if not key.endswith("num_tokens"):
+                    assert other[key] == pytest.approx(value, abs=1e-4, rel=1e-4), key
 
 
 def test_a_dict_of_evaluation_sets_keeps_their_names_apart(config, tokenizer, pairs):

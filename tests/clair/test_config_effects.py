@@ -10,7 +10,8 @@ from clair_apo.clair import GenerateConfig, generate
 from clair_apo.config import dotted_keys
 from clair_apo.errors import DataError, RequestError
 from clair_apo.llm import Meter, ModelSpec, RequestStore, StoredChat
-from clair_apo.llm.http import _Server, find_key
+from clair_apo.llm.http import _Server
+from clair_apo.llm.keys import find_key
 
 OTHER = {
     "run_dir": "elsewhere",

@@ -119,11 +119,11 @@ def test_a_contaminated_prompt_is_dropped_at_load_with_set_row_and_words(tmp_pat
     prompts = write_rows(tmp_path / "p.jsonl", [clean, CONTAMINATED[place]])
     config = PromptsConfig(path=str(prompts), contamination=(str(tests),))
     kept, dropped = load_prompts(config)
-    assert isinstance(kept, Prompt) and kept.source == f"{prompts}:1"
+    assert isinstance(kept, Prompt) and kept.source == f"{prompts.name}:1"
     assert isinstance(dropped, Dropped)
     assert (dropped.stage, dropped.reason) == (Stage.LOAD, DropReason.CONTAMINATED)
     words = " ".join(WORDS[:13])
-    assert dropped.detail == f"{prompts}:2: shares with {tests}:2: {words}"
+    assert dropped.detail == f"{prompts.name}:2: shares with {tests}:2: {words}"
     assert LONG in dropped.raw
     wider = config.model_copy(update={"ngram": 11})
     assert isinstance(next(load_prompts(wider)), Dropped), "eleven common words of the clean one"

@@ -32,7 +32,7 @@ def test_a_prompt_that_differs_only_in_how_it_is_typed_is_dropped_and_names_the_
         if again == FIRST
         else f"prompt {first.id} stood there before, and differs only in how it is typed"
     )
-    assert dropped.detail == f"{tmp_path / 'p.jsonl'}:3: {how}"
+    assert dropped.detail == f"p.jsonl:3: {how}"
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def test_every_stage_leaves_a_file_of_its_records_and_an_entry_in_the_manifest(t
     responses = list(read_jsonl(folder / "responses.jsonl", Response))
     revisions = list(read_jsonl(folder / "revisions.jsonl", Revision))
     pairs = list(read_jsonl(folder / "pairs.jsonl", PreferencePair))
-    assert [prompt.source for prompt in prompts] == [f"{three}:{line}" for line in (1, 2, 3)]
+    assert [prompt.source for prompt in prompts] == [f"{three.name}:{line}" for line in (1, 2, 3)]
     assert [r.prompt_id for r in responses] == [p.id for p in prompts]
     assert {r.model for r in responses} == {"target"}
     assert {r.completion_tokens for r in responses} == {5}

@@ -35,6 +35,11 @@ def test_code_addresses_and_formulas_are_no_prose():
     assert language_of(f"{TEXTS['de']}\n{code}\n`the_thing_of_the_thing`", 0.9) == "de"
 
 
+@pytest.mark.timeout(30)  # quadratic time would be minutes
+def test_a_text_without_blanks_is_judged_in_time():
+    assert language_of(TEXTS["de"] + "<>" * 100_000, 0.9) is None
+
+
 def test_a_text_that_may_be_one_of_several_is_none():
     mixed = "casa mesa libro carta porta banda nota plata data alta media tema problema sistema"
     assert language_of(mixed, 0.999) is None

@@ -145,6 +145,7 @@ def test_no_reply_breaks_the_parsers(reply):
 
 
 RUNS = [*" \n\t>*_`{<#-[\\", "<find>", "```\n", "</think>", "&lt;", "teacher ", "edit "]
+RUNS += ["<!--", '<edit find="a" ']
 
 
 @pytest.mark.timeout(30)  # quadratic time would be minutes
@@ -156,6 +157,12 @@ def test_a_reply_that_loops_is_read_in_time(piece):
                 parse(f"{beginning}{piece * (30_000 // len(piece))}x")
             except ParseError as error:
                 assert error.reason in (DropReason.UNPARSED, DropReason.EMPTY)
+
+
+@pytest.mark.timeout(30)  # quadratic time would be minutes
+def test_a_reply_that_loops_over_its_end_mark_is_read_in_time():
+    reply = edit_reply(("a", "b"), reasoning="one thing")
+    assert parse_edits(reply + " <|im_end|>\n" * 50_000) == parse_edits(reply)
 
 
 def test_edits_are_read_in_their_order_with_the_reasoning():

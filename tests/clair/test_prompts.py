@@ -32,7 +32,7 @@ def jsonl(tmp_path):
 def test_jsonl_lines_are_prompts_in_their_order_that_name_their_line(jsonl):
     loaded = load(jsonl)
     assert texts(loaded) == TEXTS
-    assert [p.source for p in loaded] == [f"{jsonl}:{n}" for n in range(1, 7)]
+    assert [p.source for p in loaded] == [f"{jsonl.name}:{n}" for n in range(1, 7)]
 
 
 def test_parquet_rows_are_the_same_prompts_as_jsonl_lines(tmp_path, jsonl):
@@ -40,7 +40,7 @@ def test_parquet_rows_are_the_same_prompts_as_jsonl_lines(tmp_path, jsonl):
     Dataset.from_list(ROWS).to_parquet(path)
     loaded = load(path)
     assert [p.id for p in loaded] == [p.id for p in load(jsonl)]
-    assert loaded[2].source == f"{path}: row 2"
+    assert loaded[2].source == "p.parquet: row 2"
 
 
 def test_a_folder_of_datasets_is_read_with_and_without_splits(tmp_path):
@@ -94,7 +94,7 @@ def test_a_prompt_that_stood_there_before_is_dropped_with_its_place(tmp_path):
     assert (third.stage, third.reason) == (Stage.LOAD, DropReason.DUPLICATE)
     assert third.id == first.id != second.id
     assert third.raw == "Question 0?"
-    assert third.detail.startswith(f"{path}:3: ")
+    assert third.detail.startswith(f"{path.name}:3: ")
 
 
 def test_a_prompt_may_have_exactly_the_longest_length(tmp_path):

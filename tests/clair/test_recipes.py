@@ -143,6 +143,15 @@ def test_a_judge_that_does_not_decide_drops_the_row_and_is_counted(tmp_path, two
     assert len(undecided["votes"]) == 2
 
 
+def test_equal_answers_are_no_pair_and_no_judge_is_paid_to_say_so(tmp_path, two):
+    config = make_config(tmp_path, two, recipe="on_policy_judge", judge=JUDGE, reviser=None)
+    judge = Judging(higher_sample)
+    target = Sampled(lambda question, sample: f"answer {sample if question == 'one' else 0}")
+    done = run(config, target, None, judge)
+    assert (done.pairs, done.dropped) == (1, {"no_op": 1})
+    assert len(judge.requests) == 2, "the differing answers in both orders"
+
+
 def test_scores_of_the_data_decide_and_ties_are_dropped_without_asking_anybody(tmp_path):
     rows = [
         {

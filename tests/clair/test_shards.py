@@ -111,7 +111,8 @@ def folders(made, tmp_path):
 
 def files_of(folder):
     """The rows of a run and of its data set; those of shards below it are not meant."""
-    paths = [*folder.glob("*.jsonl"), *folder.glob("dataset/*.jsonl")]
+    paths = [*folder.glob("*.jsonl"), *folder.glob("dataset/*")]
+    paths = [path for path in paths if path.suffix in (".jsonl", ".parquet")]
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
@@ -155,12 +156,13 @@ def test_a_shard_without_prompts_says_so(tmp_path):
 
 
 def test_the_merged_files_are_byte_for_byte_those_of_the_run_without_shards(tmp_path, data):
-    whole, _, _ = run(config_of(tmp_path / "whole", data))
-    folders = run_shards(tmp_path / "parts", data)
+    parquet = {"output": {"parquet": True}}
+    whole, _, _ = run(config_of(tmp_path / "whole", data, **parquet))
+    folders = run_shards(tmp_path / "parts", data, **parquet)
     merged = merge(tmp_path / "parts" / "run", folders)
     files = files_of(tmp_path / "parts" / "run")
     assert files == files_of(tmp_path / "whole" / "run")
-    assert "dataset/train.jsonl" in files
+    assert {"dataset/train.jsonl", "dataset/train.parquet"} <= files.keys()
     assert (merged.prompts, merged.pairs, merged.dropped) == (
         whole.prompts,
         whole.pairs,
@@ -183,6 +185,8 @@ def test_the_merged_manifest_names_its_parts_and_its_counts_close(tmp_path, fold
     assert stages["load"]["dropped"] == {"duplicate": 5}
     assert stages["pair"]["kept"] == merged.pairs
     assert manifest["counts"]["dropped"] == merged.dropped
+    # models in this process are free of charge
+    assert manifest["cost"] == 0.0
 
 
 def test_the_merged_run_runs_again_and_asks_nothing(tmp_path, data):

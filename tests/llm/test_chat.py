@@ -42,6 +42,12 @@ def test_whatever_can_change_an_answer_changes_the_key():
     assert len(keys) == 1 + len(CHANGES)
 
 
+def test_half_a_surrogate_pair_costs_a_character_and_not_the_answer():
+    answer = completion("two \U0001f600 and half").to_response("m")
+    answer["choices"][0]["message"]["content"] += " \ud83d."
+    assert Completion.from_response(answer).text == "two \U0001f600 and half \ufffd."
+
+
 def test_a_changed_copy_of_a_request_has_a_key_of_its_own():
     request = ask_for("q")
     before = request.key  # asked for once: a remembered key must not travel into the copy
@@ -54,6 +60,8 @@ def test_numbers_that_are_equal_make_equal_keys():
 
 OF_NO_ACCOUNT = {
     "base_url": "http://127.0.0.1:1/v1",
+    "mode": "files",
+    "price": {"input": 1, "output": 1},
     "api_key_env": "OTHER_KEY",
     "timeout_s": 1.0,
     "max_in_flight": 1,

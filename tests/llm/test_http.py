@@ -19,7 +19,8 @@ from chat_server import ChatServer, Reply
 from clair_apo.errors import RequestError
 from clair_apo.llm import ModelSpec, health
 from clair_apo.llm.health import ATTEMPTS
-from clair_apo.llm.http import HttpChat, find_key
+from clair_apo.llm.http import HttpChat
+from clair_apo.llm.keys import find_key
 
 KEY = "sk-very-secret-5f2a"
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 from llm_requests import answers_of, ask_for
 from scipy.stats import chisquare
-from tiny_chat import SPECIAL, WINDOW, WORDS, next_log_probs, save_tiny_chat
 from transformers import GenerationConfig
 
 from clair_apo.errors import ModelNotFoundError
@@ -15,6 +14,7 @@ from clair_apo.llm import Completion, ModelSpec, RequestStore, StoredChat
 from clair_apo.llm.local import LocalChat
 from clair_apo.models import find_model
 from clair_apo.records import Message
+from tiny_chat import SPECIAL, WINDOW, WORDS, next_log_probs, save_tiny_chat
 
 VOCABULARY = SPECIAL + WORDS
 

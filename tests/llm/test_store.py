@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from llm_requests import ask_for
 
 from clair_apo.errors import StoreError
 from clair_apo.llm import RequestStore, StoredAnswer, disks
@@ -337,6 +338,15 @@ def test_an_answer_that_is_no_json_is_damage(path):
         store._db.execute("UPDATE answers SET response = '{'")
         with pytest.raises(StoreError, match=r"k is no JSON.*recover"):
             store.get("k")
+
+
+def test_an_answer_that_is_no_completion_is_damage(path):
+    request = ask_for("q")
+    with RequestStore(path) as store:
+        assert store.answer(request) is None
+        put(store, request.key, {"choices": []})
+        with pytest.raises(StoreError, match=rf"{request.key}: the response holds no text"):
+            store.answer(request)
 
 
 def journal(path):

@@ -20,7 +20,7 @@ from chat_server import ChatServer, play_both_models
 KILLS = 50
 IN_FLIGHT = 8
 ANSWER_S = 0.05
-PROMPTS = 320
+PROMPTS = 800
 LONGEST_LIFE_S = 60
 
 COMMAND = (sys.executable, "-c", "from clair_apo.cli import main; main()", "generate")

@@ -1,47 +1,124 @@
-"""Where winner and loser stand against the reference: rewards apart, quadrants, saturation.
+"""Where winner and loser stand against the reference: rewards apart, quadrants, KL, lengths.
 
 A margin can grow while both answers fall; these figures show which side moved. All of them are
-computed from one table with a row for every pair, so no figure depends on how pairs were batched.
+computed from one table with a row for every pair, so no figure depends on how pairs were batched
+or spread over processes.
+
 B is the number of pairs.
 """
 
-import math
 from collections.abc import Iterable
 from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 
+from clair_apo.apo.logps import PairForward, TokenLogps
+from clair_apo.apo.objectives import Objective
+from clair_apo.apo.reference import ReferenceTokens
 from clair_apo.records import Record
 from clair_apo.stats import Interval, mean_interval
 
-SATURATED_REWARD = math.log((1 + math.sqrt(0.9)) / (1 - math.sqrt(0.9)))
-"""3.637: beyond it s(r) * (1 - s(r)), the factor of APO gradients, is under a tenth of its most."""
+MAX_K3_EXPONENT = 20.0
+"""Nats at which the exponential of one token's k3 term is cut: one token that became impossible
+would otherwise be the whole mean, or infinite."""
 
 
 class PairOutcomes(NamedTuple):
-    """What one forward says about B pairs; every field is (B,), without gradient."""
+    """What one forward says about B pairs; every field is (B,)."""
 
+    rows: Tensor
+    """The pair's place in the data set; -1 where the data is a stream."""
     losses: Tensor
+    """The anchored objectives, without the sft term."""
     chosen_rewards: Tensor
     rejected_rewards: Tensor
     chosen_logps: Tensor
+    """Summed over the tokens of the answer, as all log-probabilities here."""
     rejected_logps: Tensor
+    ref_chosen_logps: Tensor
+    ref_rejected_logps: Tensor
+    chosen_k3_sums: Tensor
+    """What `k3_sums` says of the winner."""
+    rejected_k3_sums: Tensor
     chosen_tokens: Tensor
     rejected_tokens: Tensor
+    first_differences: Tensor
+    """Tokens that both answers begin with alike."""
     entropy_sums: Tensor
-    """Entropy summed over the tokens of both answers."""
+    """Entropy of the policy, summed over the tokens of both answers."""
     top1_tokens: Tensor
     """Tokens of the winner that the policy holds for the likeliest."""
 
     def table(self) -> Tensor:
-        """One row a pair, (B, 9), in the dtype of the losses."""
+        """One row a pair, (B, fields), in the dtype of the losses, without gradient."""
         return torch.stack([column.detach().to(self.losses.dtype) for column in self], dim=1)
 
     @classmethod
     def from_tables(cls, tables: Iterable[Tensor]) -> Self:
         """The outcomes of several tables, one below the other."""
         return cls(*torch.cat(list(tables)).unbind(1))
+
+
+def k3_sums(policy: TokenLogps, reference: TokenLogps) -> Tensor:
+    """The k3 estimate of KL(policy || reference) on given tokens, summed over each answer.
+
+    Formula: sum of exp(-x) - 1 + x, where x = log pi - log pi_ref of one token; never below 0.
+    Source: http://joschu.net/blog/kl-approx.html. It is unbiased on the policy's own samples;
+    on the tokens of a data set it says how far the policy moved on exactly these.
+
+    Args:
+        policy: of every token of A answers.
+        reference: of the same tokens.
+
+    Returns:
+        One sum an answer, (A,).
+    """
+    log_ratios = policy.values - reference.values
+    # expm1: exp(-x) - 1 loses every digit where x is near 0
+    terms = torch.expm1((-log_ratios).clamp(max=MAX_K3_EXPONENT)) + log_ratios
+    return TokenLogps(terms, policy.lengths).sums()
+
+
+def pair_outcomes(
+    forward: PairForward, reference: ReferenceTokens, objective: Objective, rows: Tensor
+) -> PairOutcomes:
+    """What one forward says about its pairs.
+
+    Args:
+        forward: of B pairs through the policy; its gradient reaches `losses`.
+        reference: what the reference says of the same tokens.
+        objective: gives rewards and losses.
+        rows: each pair's place in the data set, (B,); -1 where it is not known.
+    """
+    policy_logps = forward.logps
+    ref_chosen_logps, ref_rejected_logps = reference.chosen.sums(), reference.rejected.sums()
+    chosen_logratios = objective.log_ratios(
+        policy_logps.chosen, ref_chosen_logps, forward.chosen_tokens
+    )
+    rejected_logratios = objective.log_ratios(
+        policy_logps.rejected, ref_rejected_logps, forward.rejected_tokens
+    )
+    with torch.no_grad():
+        chosen_k3_sums = k3_sums(forward.chosen, reference.chosen)
+        rejected_k3_sums = k3_sums(forward.rejected, reference.rejected)
+    return PairOutcomes(
+        rows=rows,
+        losses=objective.anchored(chosen_logratios, rejected_logratios),
+        chosen_rewards=objective.beta * chosen_logratios,
+        rejected_rewards=objective.beta * rejected_logratios,
+        chosen_logps=policy_logps.chosen,
+        rejected_logps=policy_logps.rejected,
+        ref_chosen_logps=ref_chosen_logps,
+        ref_rejected_logps=ref_rejected_logps,
+        chosen_k3_sums=chosen_k3_sums,
+        rejected_k3_sums=rejected_k3_sums,
+        chosen_tokens=forward.chosen_tokens,
+        rejected_tokens=forward.rejected_tokens,
+        first_differences=forward.first_differences,
+        entropy_sums=forward.entropy_sums,
+        top1_tokens=forward.top1_tokens,
+    )
 
 
 class RewardIntervals(Record):
@@ -95,34 +172,60 @@ def quadrant_shares(chosen_rewards: Tensor, rejected_rewards: Tensor) -> dict[st
     return {name: _mean(members) for name, members in quadrants.items()}
 
 
-def saturation_share(chosen_rewards: Tensor, rejected_rewards: Tensor) -> float:
-    """The share of answers, of both sides, whose reward is beyond `SATURATED_REWARD` either way.
+def pair_metrics(outcomes: PairOutcomes, objective: Objective) -> dict[str, float]:
+    """Everything that is logged about pairs, under TRL's names where TRL has one.
+
+    Means over pairs, except those named in `docs/metrics.md` as means over tokens.
 
     Args:
-        chosen_rewards: rewards of the winners, (B,).
-        rejected_rewards: rewards of the losers, (B,).
+        outcomes: of at least one pair.
+        objective: what the pairs were trained on; saturation depends on it.
     """
-    return _mean(torch.cat([chosen_rewards, rejected_rewards]).abs() > SATURATED_REWARD)
-
-
-def pair_metrics(outcomes: PairOutcomes) -> dict[str, float]:
-    """Everything that is logged about pairs, under TRL's names where TRL has one."""
     chosen, rejected = outcomes.chosen_rewards, outcomes.rejected_rewards
-    chosen_tokens = outcomes.chosen_tokens.sum()
-    tokens = chosen_tokens + outcomes.rejected_tokens.sum()
     return {
         "rewards/chosen": _mean(chosen),
         "rewards/rejected": _mean(rejected),
         "rewards/margins": _mean(chosen - rejected),
         "rewards/accuracies": _mean(chosen > rejected),
         **{f"quadrants/{k}": v for k, v in quadrant_shares(chosen, rejected).items()},
-        "saturation": saturation_share(chosen, rejected),
+        "saturation": objective.saturation(chosen, rejected),
         "logps/chosen": _mean(outcomes.chosen_logps),
         "logps/rejected": _mean(outcomes.rejected_logps),
-        "entropy": (outcomes.entropy_sums.sum() / tokens).item(),
-        "mean_token_accuracy": (outcomes.top1_tokens.sum() / chosen_tokens).item(),
+        "ref_logps/chosen": _mean(outcomes.ref_chosen_logps),
+        "ref_logps/rejected": _mean(outcomes.ref_rejected_logps),
+        **_token_metrics(outcomes),
+        "lengths/chosen": _mean(outcomes.chosen_tokens),
+        "lengths/rejected": _mean(outcomes.rejected_tokens),
+        "first_difference": _mean(outcomes.first_differences),
     }
+
+
+def _token_metrics(outcomes: PairOutcomes) -> dict[str, float]:
+    chosen_tokens, rejected_tokens = outcomes.chosen_tokens, outcomes.rejected_tokens
+    chosen_ratios = outcomes.chosen_logps - outcomes.ref_chosen_logps
+    rejected_ratios = outcomes.rejected_logps - outcomes.ref_rejected_logps
+    return {
+        "logratios_per_token/chosen": _mean(chosen_ratios / chosen_tokens),
+        "logratios_per_token/rejected": _mean(rejected_ratios / rejected_tokens),
+        "kl/chosen_k1": _ratio(chosen_ratios, chosen_tokens),
+        "kl/rejected_k1": _ratio(rejected_ratios, rejected_tokens),
+        "kl/chosen_k3": _ratio(outcomes.chosen_k3_sums, chosen_tokens),
+        "kl/rejected_k3": _ratio(outcomes.rejected_k3_sums, rejected_tokens),
+        "entropy": _ratio(outcomes.entropy_sums, chosen_tokens + rejected_tokens),
+        "mean_token_accuracy": _ratio(outcomes.top1_tokens, chosen_tokens),
+    }
+
+
+def mean_loss(outcomes: PairOutcomes, objective: Objective) -> float:
+    """The loss over all pairs at once, the sft term's normaliser included."""
+    tokens = outcomes.chosen_tokens.double()
+    sft = objective.sft(outcomes.chosen_logps.double(), tokens, tokens.mean())
+    return _mean(outcomes.losses) + _mean(sft)
 
 
 def _mean(values: Tensor) -> float:
     return values.double().mean().item()
+
+
+def _ratio(sums: Tensor, tokens: Tensor) -> float:
+    return (sums.double().sum() / tokens.double().sum()).item()

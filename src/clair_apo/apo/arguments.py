@@ -19,7 +19,7 @@ from clair_apo.errors import ClairApoError, ConfigError
 
 
 @dataclass
-class ScriptArguments:
+class PairArguments:
     """Which pairs are trained on, and which are held out."""
 
     dataset_name: str
@@ -43,6 +43,14 @@ class ScriptArguments:
             raise ConfigError(f"max_pairs must be at least 1, got {self.max_pairs}")
 
 
+@dataclass
+class ScriptArguments(PairArguments):
+    """The pairs, and what is done with them."""
+
+    dry_run: bool = False
+    """Look the pairs over and estimate memory and time, without loading weights or training."""
+
+
 class TrainingSetup(NamedTuple):
     """All that one run is told."""
 
@@ -57,10 +65,26 @@ def parse_arguments(argv: Sequence[str]) -> TrainingSetup:
     Raises:
         ConfigError: unreadable file, unknown key (with the nearest one), or a wrong value.
     """
-    parser = _Parser(TrainingSetup.__annotations__.values())
+    return TrainingSetup(*parse_into(argv, tuple(TrainingSetup.__annotations__.values())))
+
+
+def parse_into(argv: Sequence[str], kinds: Sequence[Any]) -> tuple[Any, ...]:
+    """Read the same form of command line into other dataclasses, TRL's `KTOConfig` for one.
+
+    Args:
+        argv: the command line.
+        kinds: dataclasses, a `ModelConfig` among them; no two have a key in common.
+
+    Returns:
+        One object of each kind, in their order.
+
+    Raises:
+        ConfigError: unreadable file, unknown key (with the nearest one), or a wrong value.
+    """
+    parser = _Parser(kinds)
     path, options = split_config_option(argv)
     values = read_yaml(path) if path else {}
-    known = {f.name for kind in parser.dataclass_types for f in dataclasses.fields(kind) if f.init}
+    known = {f.name for kind in kinds for f in dataclasses.fields(kind) if f.init}
     for key in values:
         if key not in known:
             raise ConfigError(f"{path}: {unknown_key(key, known)}")
@@ -70,14 +94,14 @@ def parse_arguments(argv: Sequence[str]) -> TrainingSetup:
             raise ConfigError(f"command line: {unknown_key(key, known)}")
     parser.set_defaults_with_config(**values)
     try:
-        setup = TrainingSetup(*parser.parse_args_into_dataclasses(options))
+        parsed: tuple[Any, ...] = parser.parse_args_into_dataclasses(options)
     except ClairApoError:
         raise
     except ValueError as error:  # what transformers and trl say of a wrong value
         raise ConfigError(f"{path or 'command line'}: {' '.join(str(error).split())}") from None
-    if setup.model.model_name_or_path is None:
+    if not any(getattr(part, "model_name_or_path", None) for part in parsed):
         raise ConfigError("model_name_or_path is missing: a folder, a hub name or smollm2-135m")
-    return setup
+    return parsed
 
 
 def resolved_yaml(setup: TrainingSetup) -> str:
@@ -94,7 +118,7 @@ def resolved_yaml(setup: TrainingSetup) -> str:
 
 
 # settings of the moment, of the process, or secret
-_NOT_AGAIN = {"resume_from_checkpoint", "local_rank", "hub_token", "push_to_hub_token"}
+_NOT_AGAIN = {"dry_run", "resume_from_checkpoint", "local_rank", "hub_token", "push_to_hub_token"}
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:

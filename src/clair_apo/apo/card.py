@@ -1,10 +1,11 @@
-"""The model card: what was trained on what, with which objective, and how far it moved."""
+"""The model card: what was trained on what, with which objective and why, and how far it moved."""
 
 from typing import Any
 
 import yaml
 
 from clair_apo.apo.anchors import PairRewards
+from clair_apo.apo.facts import RunFacts, run_facts
 from clair_apo.runs import package_versions
 
 _PAPER = "https://arxiv.org/abs/2408.06266"
@@ -18,20 +19,29 @@ def model_card(trainer: Any, name: str, tags: list[str]) -> str:
         name: of the model, for the title.
         tags: beside our own.
     """
+    found = run_facts(trainer)
     facts = {
-        "Base model": _base(trainer),
-        "Objective": _objective(trainer),
-        "beta": f"{trainer.beta:g}",
-        "Reference": "the base model" if trainer.starts_at_reference else "another, passed model",
-        "Data": trainer.data_description or f"{len(trainer.train_dataset)} pairs",
+        "Base model": found.model,
+        "Objective": found.objective,
+        "beta": f"{found.beta:g}",
+        "Reference": _with_digest(found.reference, found.reference_digest),
+        "Chat template": _with_digest("", found.template_digest) or "none",
+        "Data": trainer.data_description or _pairs(trainer.train_dataset),
+        "Truncated": _truncated(found),
+        "Pair layout": found.pair_layout,
         "Steps": f"{trainer.state.global_step}, learning rate {trainer.args.learning_rate:g}",
         "Versions": ", ".join(f"{k} {v}" for k, v in package_versions().items()),
     }
+    why = "\n".join(found.why) or "An objective of TRL's."
     rows = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
     return (
         f"---\n{_front_matter(trainer, tags)}---\n\n# {name}\n\n"
         f"Trained with [anchored preference optimization]({_PAPER}) by clair-apo.\n\n"
-        f"| | |\n|---|---|\n{rows}\n\n## Held-out rewards\n\n{_rewards(trainer.evaluation_rewards)}"
+        f"| | |\n|---|---|\n{rows}\n\n"
+        f"{why}\n\n"
+        f"## Held-out rewards\n\n{_rewards(trainer.evaluation_rewards)}\n"
+        f"## Anchors at the end\n\n{_anchors(found)}\n"
+        f"## Alarms\n\n{_alarms(found)}"
     )
 
 
@@ -44,15 +54,25 @@ def _front_matter(trainer: Any, tags: list[str]) -> str:
     return yaml.safe_dump(front, sort_keys=False)
 
 
-def _base(trainer: Any) -> str:
-    path = str(getattr(trainer.model.config, "_name_or_path", "")).rstrip("/")
-    # a folder's last part is enough: where it lay on one machine is no news to a reader
-    return (path.split("/")[-1] if path.startswith(("/", ".")) else path) or "unnamed"
+def _with_digest(what: str, digest: str | None) -> str:
+    return ", ".join(part for part in (what, digest and f"digest {digest[:12]}") if part)
 
 
-def _objective(trainer: Any) -> str:
-    weighted = zip(trainer.loss_types, trainer.loss_weights, strict=True)
-    return " + ".join(name if weight == 1 else f"{weight:g} {name}" for name, weight in weighted)
+def _pairs(dataset: Any) -> str:
+    return f"{len(dataset)} pairs" if hasattr(dataset, "__len__") else "a stream of pairs"
+
+
+def _truncated(found: RunFacts) -> str:
+    lengths = found.lengths
+    if lengths is None:
+        return "not counted"
+    answers = lengths.truncated_chosen + lengths.truncated_rejected
+    if not answers:
+        return "no answer"
+    return (
+        f"{lengths.truncated_chosen} winners and {lengths.truncated_rejected} losers of "
+        f"{lengths.pairs} pairs, {lengths.cut_tokens} tokens"
+    )
 
 
 def _rewards(rewards: PairRewards | None) -> str:
@@ -60,7 +80,26 @@ def _rewards(rewards: PairRewards | None) -> str:
         return "None measured.\n"
     found = rewards.intervals()
     return (
-        "beta times the log-ratio of policy and reference, summed over an answer; mean over pairs "
-        "with its 95 % interval.\n\n| winner | loser | margin |\n|---|---|---|\n"
+        "beta times the log-ratio of policy and reference, as the objective sees it; mean over "
+        "pairs with its 95 % interval.\n\n| winner | loser | margin |\n|---|---|---|\n"
         f"| {found.winner} | {found.loser} | {found.margin} |\n"
     )
+
+
+def _anchors(found: RunFacts) -> str:
+    names = found.anchors or found.held_out_anchors
+    if not names:
+        return "None logged.\n"
+    rows = (
+        f"| `{name}` | {_number(found.anchors, name)} | {_number(found.held_out_anchors, name)} |\n"
+        for name in names
+    )
+    return f"| | last training log | held out |\n|---|---|---|\n{''.join(rows)}"
+
+
+def _number(values: dict[str, float], name: str) -> str:
+    return f"{values[name]:.3f}" if name in values else ""
+
+
+def _alarms(found: RunFacts) -> str:
+    return "".join(f"- {alarm}\n" for alarm in found.alarms) or "None.\n"

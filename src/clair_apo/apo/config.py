@@ -9,20 +9,27 @@ from dataclasses import dataclass, field
 import torch
 from trl.trainer.dpo_config import DPOConfig
 
+from clair_apo.apo.objectives import OBJECTIVES
 from clair_apo.errors import ConfigError
+
+PAIR_LAYOUTS = ("auto", "shared_prefix", "padded")
+MAX_TOKENS_PER_BATCH = 4096
+"""Tokens of a row by default: more bring no speed on a CPU, and cost about 2 MB each."""
 
 
 @dataclass
 class APOConfig(DPOConfig):
     """`trl.DPOConfig` with the objective `apo_zero`, that also works on a machine of CPUs.
 
-    It has no field of its own. Where there is no accelerator it sets `use_cpu`; where `use_cpu`
-    holds, `bf16` is off unless it was asked for (autocast to bfloat16 is the slow path there) and
-    several processes speak over `gloo` unless another `ddp_backend` was asked for.
+    It adds `pair_layout`, `max_tokens_per_batch`, `length_normalize`, `on_alarm`, `reference` and
+    `reference_cache`. Where there is no accelerator it sets `use_cpu`; where `use_cpu` holds,
+    `bf16` is off unless it was asked for (autocast to bfloat16 is the slow path there) and several
+    processes speak over `gloo` unless another `ddp_backend` was asked for.
 
     Raises:
-        ConfigError: `apo_zero` or `apo_down` with an f-divergence other than reverse KL, or a beta
-            that is not above 0.
+        ConfigError: `apo_zero` or `apo_down` with an f-divergence other than reverse KL, a beta
+            that is not above 0, `length_normalize` beside something that TRL computes itself, or a
+            `pair_layout`, `max_tokens_per_batch` or `on_alarm` that cannot be.
     """
 
     loss_type: list[str] = field(
@@ -30,6 +37,64 @@ class APOConfig(DPOConfig):
         metadata={
             "help": "One or several of TRL's losses. `apo_zero`: the winners are better than the "
             "model's own answers. `apo_down`: the model's own answers are better. `sigmoid` is DPO."
+        },
+    )
+
+    pair_layout: str = field(
+        default="auto",
+        metadata={
+            "help": "`shared_prefix` computes what both answers of a pair begin with, their prompt "
+            "above all, once, and packs pairs without padding; it refuses models and settings that "
+            "it is not exact for. `padded` is TRL's way. `auto` takes the first where it can, and "
+            "says in one line why where it cannot.",
+            "choices": list(PAIR_LAYOUTS),
+        },
+    )
+    max_tokens_per_batch: int | None = field(
+        default=MAX_TOKENS_PER_BATCH,
+        metadata={
+            "help": "Tokens, prompts included, that go through the model at a time: a batch with "
+            "more is cut between pairs into rows, each with a forward and backward of its own. It "
+            "bounds memory and changes no result. None never cuts."
+        },
+    )
+
+    length_normalize: bool = field(
+        default=False,
+        metadata={
+            "help": "Divide every log-ratio by its answer's tokens, so that long answers weigh no "
+            "more than short ones. Rewards shrink with it: take a beta near 5."
+        },
+    )
+    on_alarm: str = field(
+        default="warn",
+        metadata={
+            "help": "What happens when the metrics contradict the objective: `warn` says so, "
+            "`stop` also saves a checkpoint and ends the run.",
+            "choices": ["warn", "stop"],
+        },
+    )
+    reference: str = field(
+        default="initial",
+        metadata={
+            "help": "The reference model. `initial`: the policy as it was passed, with the adapter "
+            "it was passed with. `base`: the policy without its adapter. Anything else is a model: "
+            "a folder, a hub name or smollm2-135m."
+        },
+    )
+    reference_cache: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder for reference log-probabilities, shared by any number of runs; by "
+            "default in the user's cache folder."
+        },
+    )
+    precompute_ref_log_probs: bool | None = field(  # type: ignore[assignment] # None: as it fits
+        default=None,
+        metadata={
+            "help": "Take reference log-probabilities from the cache, and compute what it lacks "
+            "before training. By default wherever the data has a length; a stream asks the "
+            "reference in every step."
         },
     )
 
@@ -45,11 +110,42 @@ class APOConfig(DPOConfig):
             if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # one process alone must not name one
                 self.ddp_backend = self.ddp_backend or "gloo"
         super().__post_init__()
+        self._check()
+        if self.length_normalize:
+            self._check_length_normalize()
+
+    def _check(self) -> None:
         if not self.beta > 0:
             raise ConfigError(f"beta must be above 0, got {self.beta}")
+        if self.pair_layout not in PAIR_LAYOUTS:
+            raise ConfigError(
+                f"pair_layout must be one of {', '.join(PAIR_LAYOUTS)}, got {self.pair_layout!r}"
+            )
+        if self.max_tokens_per_batch is not None and self.max_tokens_per_batch < 1:
+            raise ConfigError(
+                f"max_tokens_per_batch must be at least 1, got {self.max_tokens_per_batch}"
+            )
+        if self.on_alarm not in ("warn", "stop"):
+            raise ConfigError(f"on_alarm must be warn or stop, got {self.on_alarm!r}")
         anchored = [name for name in self.loss_type if name.startswith("apo_")]
         if anchored and self.f_divergence_type != "reverse_kl":
             raise ConfigError(
                 f"loss_type {anchored[0]} is defined for f_divergence_type reverse_kl only, got "
                 f"{self.f_divergence_type!r}"
             )
+
+    def _check_length_normalize(self) -> None:
+        """TRL computes these itself, and knows no such option."""
+        others = [name for name in self.loss_type if name not in OBJECTIVES]
+        found = {
+            f"loss_type {', '.join(others)}": others,
+            f"f_divergence_type {self.f_divergence_type}": self.f_divergence_type != "reverse_kl",
+            f"ld_alpha {self.ld_alpha}": self.ld_alpha is not None,
+            "use_weighting": self.use_weighting,
+        }
+        for setting, there in found.items():
+            if there:
+                raise ConfigError(
+                    f"length_normalize is for loss_type {', '.join(OBJECTIVES)} alone, not beside "
+                    f"{setting}; leave one of them out"
+                )

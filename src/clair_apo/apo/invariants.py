@@ -14,6 +14,7 @@ from trl.data_utils import _tokenize
 from trl.trainer.dpo_config import DPOConfig
 
 from clair_apo.apo.anchors import PairOutcomes
+from clair_apo.apo.objectives import Objective
 from clair_apo.errors import TrainingError
 
 LOGP_TOLERANCE_FP32 = 1e-3
@@ -71,22 +72,24 @@ def check_tokens(
 
 
 def check_first_step(
-    outcomes: PairOutcomes, *, beta: float, at_zero: float, weight: float, tolerance: float
+    outcomes: PairOutcomes, objective: Objective, *, weight: float, tolerance: float
 ) -> None:
     """Refuse a run whose policy does not start at its reference.
 
     Args:
         outcomes: of the first batch, before any update.
-        beta: of the objective.
-        at_zero: the objective's value where both log-ratios are 0.
+        objective: what the run minimises.
         weight: sum of the weights of the objectives; no objective is steeper than 1.
         tolerance: nats by which a log-ratio may miss 0, times the square root of its tokens.
 
     Raises:
         TrainingError: says what to check.
     """
-    chosen_limit = tolerance * beta * outcomes.chosen_tokens.sqrt()
-    rejected_limit = tolerance * beta * outcomes.rejected_tokens.sqrt()
+    chosen_limit, rejected_limit = (
+        tolerance * objective.beta * tokens.sqrt() / (tokens if objective.length_normalize else 1)
+        for tokens in (outcomes.chosen_tokens, outcomes.rejected_tokens)
+    )
+    at_zero = objective.at_zero
     rewards = torch.cat([outcomes.chosen_rewards, outcomes.rejected_rewards])
     limits = torch.cat([chosen_limit, rejected_limit])
     worst = _first_beyond(rewards, limits)

@@ -1,7 +1,7 @@
-"""What the policy says of both answers of every pair, in TRL's padded layout.
+"""What a model says of both answers of every pair, token by token, and TRL's padded way to ask it.
 
-A batch of B pairs has 2B rows of T tokens: the winners first, then the losers, padded on the
-right. `completion_mask` marks the answers; log-probabilities are summed over it.
+A padded batch of B pairs has 2B rows of T tokens: the winners first, then the losers.
+`completion_mask` marks the tokens of the answers.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-_NOT_FOR_THE_MODEL = {"completion_mask", "ref_chosen_logps", "ref_rejected_logps"}
+_NOT_FOR_THE_MODEL = {"completion_mask", "pair_weights", "rows", "tokens_per_winner"}
 
 
 class PairLogps(NamedTuple):
@@ -20,49 +20,124 @@ class PairLogps(NamedTuple):
     rejected: Tensor
 
 
-class PairForward(NamedTuple):
-    """One forward over a batch of pairs; every field is (B,), or a pair of (B,)."""
+class TokenLogps(NamedTuple):
+    """Log-probabilities of the tokens of B answers, one answer after the other, no padding."""
 
-    logps: PairLogps
-    """With gradient, in float32 or better."""
-    chosen_tokens: Tensor
-    rejected_tokens: Tensor
+    values: Tensor
+    """(N,): N tokens in all, in float32 or better."""
+    lengths: Tensor
+    """(B,), int64: how many of them each answer has."""
+
+    def sums(self) -> Tensor:
+        """Summed over each answer, (B,)."""
+        return padded(self.values, self.lengths).sum(1)
+
+    def split(self) -> tuple[Tensor, ...]:
+        """The tokens of each answer apart."""
+        return tuple(torch.split(self.values, self.lengths.tolist()))
+
+
+class PairForward(NamedTuple):
+    """One forward over B pairs, the same from either layout."""
+
+    chosen: TokenLogps
+    """Of the winners, with gradient."""
+    rejected: TokenLogps
+    first_differences: Tensor
+    """(B,), int64: tokens that both answers begin with; the first difference comes after them."""
     entropy_sums: Tensor
-    """Entropy of the policy, summed over the tokens of both answers."""
+    """(B,): entropy of the model, summed over the tokens of both answers; NaN if not asked for."""
     top1_tokens: Tensor
-    """Tokens of the winner that the policy holds for the likeliest."""
+    """(B,): tokens of the winner that the model holds for the likeliest; NaN if not asked for."""
+
+    @property
+    def logps(self) -> PairLogps:
+        """Summed over each answer, with gradient."""
+        return PairLogps(self.chosen.sums(), self.rejected.sums())
+
+    @property
+    def chosen_tokens(self) -> Tensor:
+        """(B,)."""
+        return self.chosen.lengths
+
+    @property
+    def rejected_tokens(self) -> Tensor:
+        """(B,)."""
+        return self.rejected.lengths
+
+
+def padded(values: Tensor, lengths: Tensor) -> Tensor:
+    """Ragged values (N,) as rows (B, longest), padded with zeros on the right."""
+    longest = int(lengths.max()) if len(lengths) else 0
+    mask = torch.arange(longest, device=lengths.device) < lengths[:, None]
+    return values.new_zeros(mask.shape).masked_scatter(mask, values)
+
+
+def joined(forwards: list[PairForward]) -> PairForward:
+    """Several forwards as one, in their order."""
+    if len(forwards) == 1:
+        return forwards[0]
+    return PairForward(
+        chosen=_joined_tokens([forward.chosen for forward in forwards]),
+        rejected=_joined_tokens([forward.rejected for forward in forwards]),
+        first_differences=torch.cat([forward.first_differences for forward in forwards]),
+        entropy_sums=torch.cat([forward.entropy_sums for forward in forwards]),
+        top1_tokens=torch.cat([forward.top1_tokens for forward in forwards]),
+    )
+
+
+def _joined_tokens(sides: list[TokenLogps]) -> TokenLogps:
+    return TokenLogps(
+        torch.cat([side.values for side in sides]), torch.cat([side.lengths for side in sides])
+    )
 
 
 def model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a batch that the model itself takes."""
-    return {key: value for key, value in batch.items() if key not in _NOT_FOR_THE_MODEL}
+    """The part of a padded batch that the model itself takes."""
+    return {
+        key: value
+        for key, value in batch.items()
+        if key not in _NOT_FOR_THE_MODEL and not key.startswith("ref_")
+    }
 
 
 def padded_forward(model: Any, batch: Mapping[str, Tensor]) -> PairForward:
     """Run a model with TRL's fused head over a padded batch.
 
     Args:
-        model: a causal model that `trl` gave a fused head, wrapped or not.
+        model: a causal model that `trl` gave a fused head, wrapped or not. Entropy and likeliest
+            tokens are NaN where that head was not told to compute them (TRL's reference models).
         batch: `input_ids`, `attention_mask` and `completion_mask`, each (2B, T).
     """
     labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)
     outputs = model(**model_inputs(batch), labels=labels, fused_lm_head=True, use_cache=False)
-    mask = batch["completion_mask"][:, 1:]  # position t predicts token t + 1
+    mask = batch["completion_mask"][:, 1:].bool()  # position t predicts token t + 1
     width = mask.shape[1]  # prompt-learning adapters prepend positions of their own
-    chosen_tokens, rejected_tokens = mask.sum(1).chunk(2)
-    chosen_entropy, rejected_entropy = (
-        outputs.entropy[:, -width:].detach().mul(mask).sum(1).chunk(2)
-    )
-    top1_tokens, _ = outputs.is_top1[:, -width:].mul(mask).sum(1).chunk(2)
+    logps = outputs.log_probs[:, -width:]
+    # a sum of 500 bfloat16 values is off by whole nats
+    logps = logps.to(torch.promote_types(logps.dtype, torch.float32))
+    sides = zip(logps.chunk(2), mask.chunk(2), strict=True)
+    chosen, rejected = (TokenLogps(values[seen], seen.sum(1)) for values, seen in sides)
+    chosen_entropies, rejected_entropies = _masked_sums(outputs.entropy, mask).chunk(2)
     return PairForward(
-        logps=PairLogps(*_summed(outputs.log_probs[:, -width:]).chunk(2)),
-        chosen_tokens=chosen_tokens,
-        rejected_tokens=rejected_tokens,
-        entropy_sums=chosen_entropy + rejected_entropy,
-        top1_tokens=top1_tokens,
+        chosen=chosen,
+        rejected=rejected,
+        first_differences=first_differences(batch),
+        entropy_sums=chosen_entropies + rejected_entropies,
+        top1_tokens=_masked_sums(outputs.is_top1, mask).chunk(2)[0],
     )
 
 
-def _summed(token_logps: Tensor) -> Tensor:
-    """(2B, T) to (2B,), in float32 or better: a sum of 500 bfloat16 values is off by whole nats."""
-    return token_logps.sum(1, dtype=torch.promote_types(token_logps.dtype, torch.float32))
+def first_differences(batch: Mapping[str, Tensor]) -> Tensor:
+    """How many tokens both answers of each pair begin with, (B,), from a padded batch (2B, T)."""
+    ids, seen, answers = (
+        batch[key].chunk(2) for key in ("input_ids", "attention_mask", "completion_mask")
+    )
+    same = ((ids[0] == ids[1]) & seen[0].bool() & seen[1].bool()).cumprod(1)
+    return (same[:, 1:] * answers[0][:, 1:]).sum(1)
+
+
+def _masked_sums(values: Tensor | None, mask: Tensor) -> Tensor:
+    if values is None:
+        return torch.full(mask.shape[:1], torch.nan, device=mask.device)
+    return values.detach()[:, -mask.shape[1] :].mul(mask).sum(1)

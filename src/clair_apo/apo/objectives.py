@@ -1,17 +1,19 @@
 """The objectives: what a pair of log-ratios costs, one number per pair and no reduction.
 
-A log-ratio is log pi(y|x) - log pi_ref(y|x), summed over the tokens of an answer; the reward is
-r = beta * log-ratio. Below, w is the winner (chosen), l the loser (rejected), D = r_w - r_l,
-s the logistic function and d(x) = s(x) * (1 - s(x)), which is at most 1/4.
+A log-ratio is log pi(y|x) - log pi_ref(y|x), summed over the tokens of an answer, or their mean
+where `length_normalize` holds; the reward is r = beta * log-ratio. Below, w is the winner (chosen),
+l the loser (rejected), D = r_w - r_l, s the logistic function and d(x) = s(x) * (1 - s(x)), which
+is at most 1/4.
 
 Source: D'Oosterlinck et al., "Anchored Preference Optimization and Contrastive Revisions",
 https://arxiv.org/abs/2408.06266. The paper writes APO-zero and APO-down without the constant 1.
 
-Shapes: B pairs (or B answers in the unpaired form); every function maps (B,) to (B,).
+Shapes: B pairs (or B answers in the unpaired form); every loss maps (B,) to (B,). `Objective` is
+the weighted sum of them that one run trains on.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
@@ -110,6 +112,33 @@ def apo_zero_unpaired_loss(logratios: Tensor, desirable: Tensor, *, beta: float)
     return torch.sigmoid(torch.where(desirable.bool(), -rewards, rewards))
 
 
+def sft_loss(chosen_logps: Tensor, tokens: Tensor) -> Tensor:
+    """SFT: the negative log-likelihood of the winners, for each token.
+
+    Use it beside another objective, with a weight below 1, to keep the winners likely. It knows no
+    reference.
+
+    Formula: -log pi(y_w|x) / tokens.
+    Gradient: -1 / tokens for each winner's log-probability.
+
+    Args:
+        chosen_logps: log-probabilities of the winners, summed over tokens, (B,).
+        tokens: what they are divided by: each winner's own number of tokens, (B,), for a mean over
+            answers; or the mean number over the winners of the global batch, a scalar: then the
+            mean loss of the global batch is that of its tokens, however the batch is split.
+
+    Returns:
+        The loss of each pair, (B,), in the dtype of the log-probabilities.
+    """
+    return -chosen_logps / tokens
+
+
+SATURATED_REWARD = math.log((1 + math.sqrt(0.9)) / (1 - math.sqrt(0.9)))
+"""3.637: beyond it d(r), the factor of APO gradients, is under a tenth of its most."""
+SATURATED_MARGIN = math.log(9)
+"""2.197: beyond it s(-D), the factor of DPO's gradient, is under a tenth of its most."""
+
+
 class PairLoss(Protocol):
     """The form of every paired objective."""
 
@@ -120,20 +149,124 @@ class PairLoss(Protocol):
         ...
 
 
+def _saturated_zero(chosen_rewards: Tensor, rejected_rewards: Tensor) -> Tensor:
+    """The terms s(r_w) and s(r_l) that no longer pull."""
+    return torch.stack([chosen_rewards.abs(), rejected_rewards.abs()]) > SATURATED_REWARD
+
+
+def _saturated_down(chosen_rewards: Tensor, rejected_rewards: Tensor) -> Tensor:
+    """The terms s(r_w) and s(D) that no longer pull."""
+    margins = chosen_rewards - rejected_rewards
+    return torch.stack([chosen_rewards.abs(), margins.abs()]) > SATURATED_REWARD
+
+
+def _saturated_dpo(chosen_rewards: Tensor, rejected_rewards: Tensor) -> Tensor:
+    """The term -log s(D): it saturates on one side only, badly ordered pairs pull hardest."""
+    return (chosen_rewards - rejected_rewards)[None] > SATURATED_MARGIN
+
+
 @dataclass(frozen=True)
 class PairObjective:
-    """A paired objective, and what the trainer knows about it before the first step."""
+    """A paired objective, and what is known about it before the first step."""
 
     loss: PairLoss
     at_zero: float
     """The loss of a pair whose log-ratios are 0: the first loss of every run."""
+    saturated: Callable[[Tensor, Tensor], Tensor]
+    """Maps rewards (B,) and (B,) to booleans (terms, B): where a term's gradient factor is under a
+    tenth of its most."""
 
 
 PAIR_OBJECTIVES: Mapping[str, PairObjective] = MappingProxyType(
     {
-        "apo_zero": PairObjective(apo_zero_loss, at_zero=1.0),
-        "apo_down": PairObjective(apo_down_loss, at_zero=1.0),
-        "sigmoid": PairObjective(dpo_loss, at_zero=math.log(2)),
+        "apo_zero": PairObjective(apo_zero_loss, 1.0, _saturated_zero),
+        "apo_down": PairObjective(apo_down_loss, 1.0, _saturated_down),
+        "sigmoid": PairObjective(dpo_loss, math.log(2), _saturated_dpo),
     }
 )
-"""The objectives that the trainer computes itself, under TRL's names for `loss_type`."""
+"""The anchored objectives that the trainer computes itself, under TRL's names for `loss_type`."""
+
+SFT = "sft"
+"""TRL's `loss_type` for `sft_loss`, the one objective that is no function of log-ratios."""
+
+OBJECTIVES = (*PAIR_OBJECTIVES, SFT)
+"""Every `loss_type` that the trainer computes itself."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a run minimises: objectives mixed by weight over the same log-ratios."""
+
+    weights: tuple[tuple[str, float], ...]
+    """Names out of `OBJECTIVES`, each with its weight."""
+    beta: float
+    length_normalize: bool = False
+    """Divide each log-ratio by its answer's tokens, and the sft term by each winner's own."""
+
+    @property
+    def _paired(self) -> list[tuple[PairObjective, float]]:
+        return [(PAIR_OBJECTIVES[name], weight) for name, weight in self.weights if name != SFT]
+
+    @property
+    def _sft_weight(self) -> float:
+        return sum(weight for name, weight in self.weights if name == SFT)
+
+    @property
+    def has_sft(self) -> bool:
+        """Whether `tokens_per_winner` matters."""
+        return self._sft_weight != 0 and not self.length_normalize
+
+    @property
+    def at_zero(self) -> float:
+        """The anchored loss of a pair whose log-ratios are 0."""
+        return sum(weight * objective.at_zero for objective, weight in self._paired)
+
+    def log_ratios(self, logps: Tensor, reference_logps: Tensor, tokens: Tensor) -> Tensor:
+        """What the objectives are functions of, and beta times which is the reward.
+
+        Args:
+            logps: the policy's, summed over each answer, (B,).
+            reference_logps: the reference's, (B,).
+            tokens: of each answer, (B,).
+        """
+        log_ratios = logps - reference_logps
+        return log_ratios / tokens if self.length_normalize else log_ratios
+
+    def anchored(self, chosen_logratios: Tensor, rejected_logratios: Tensor) -> Tensor:
+        """The weighted sum of the paired objectives for every pair, (B,).
+
+        Args:
+            chosen_logratios: what `log_ratios` says of the winners, (B,).
+            rejected_logratios: the same of the losers, (B,).
+        """
+        losses = torch.zeros_like(chosen_logratios)
+        for objective, weight in self._paired:
+            losses = losses + weight * objective.loss(
+                chosen_logratios, rejected_logratios, beta=self.beta
+            )
+        return losses
+
+    def sft(self, chosen_logps: Tensor, chosen_tokens: Tensor, tokens_per_winner: Tensor) -> Tensor:
+        """The weighted sft term for every pair, (B,); 0 where the objective has none.
+
+        Args:
+            chosen_logps: log-probabilities of the winners, summed over tokens, (B,).
+            chosen_tokens: of each winner, (B,).
+            tokens_per_winner: mean number of tokens over the winners of the global batch, a scalar.
+        """
+        if not self._sft_weight:
+            return torch.zeros_like(chosen_logps)
+        tokens = chosen_tokens if self.length_normalize else tokens_per_winner
+        return self._sft_weight * sft_loss(chosen_logps, tokens.to(chosen_logps))
+
+    def saturation(self, chosen_rewards: Tensor, rejected_rewards: Tensor) -> float:
+        """The share of terms, over all pairs and objectives, that hardly pull any more.
+
+        0 where there is nothing but the sft term, which never saturates.
+
+        Args:
+            chosen_rewards: rewards of the winners, (B,).
+            rejected_rewards: rewards of the losers, (B,).
+        """
+        terms = [o.saturated(chosen_rewards, rejected_rewards) for o, _ in self._paired]
+        return torch.cat(terms).double().mean().item() if terms else 0.0

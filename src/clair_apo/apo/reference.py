@@ -1,29 +1,136 @@
-"""Where reference log-probabilities come from: a frozen copy, a switched-off adapter, or memory.
+"""Where reference log-probabilities come from: the cache, a switched-off adapter, a frozen copy.
 
-The reference is always the model that was passed, never one reloaded by its name, and what is
-precomputed lives in memory with the data set, so nothing stale can be read back.
+The reference is the policy as it was passed, never one reloaded by its name. Where the data has a
+length, every pair's log-probs are known before the first step: found in the cache, or computed
+once with the policy, which still is the reference then. No second model is held. Batches carry
+them from there on, looked up by what the batch contains. B is the number of pairs.
 """
 
 # mypy: allow-untyped-calls
-# trl is typed in part only
+# trl and accelerate are typed in part only
 
+import contextlib
 import copy
-from collections.abc import Mapping
-from typing import Any
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from accelerate.utils import tqdm
-from datasets import Dataset
+from numpy.typing import NDArray
+from peft import PeftModel
 from torch import Tensor
-from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
-from trl.trainer.dpo_trainer import DPOTrainer
+from trl.models.utils import disable_gradient_checkpointing
+from trl.trainer.utils import use_adapter
 
-from clair_apo.apo.logps import PairLogps
+from clair_apo.apo.logps import PairLogps, TokenLogps
+from clair_apo.apo.reference_store import PairTokenLogps
+from clair_apo.apo.row_trainer import RowTrainer
 from clair_apo.errors import TrainingError
 
-COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")
+SUM_COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")
+"""What a batch carries for each side, (B,), summed over the answer; TRL's names."""
+TOKEN_COLUMNS = (
+    "ref_chosen_token_logps",
+    "ref_chosen_lengths",
+    "ref_rejected_token_logps",
+    "ref_rejected_lengths",
+)
+"""The same for each scored token: the fields of a `TokenLogps` for each side."""
+
+
+class ReferenceTokens(NamedTuple):
+    """What the reference says of every scored token of B pairs."""
+
+    chosen: TokenLogps
+    rejected: TokenLogps
+
+
+class KnownPairs(NamedTuple):
+    """What a data set's pairs are known by; P pairs."""
+
+    keys: list[bytes]
+    """A digest of the token ids that the model is given, and of where the answers begin."""
+    tokens: NDArray[np.int64]
+    """(P,): in both rows of a pair, prompt included."""
+
+
+def pair_keys(batch: Mapping[str, Any]) -> KnownPairs:
+    """The keys of a padded batch's pairs: token ids after truncation, and nothing else."""
+    ids, attended, answered = (
+        batch[name].cpu().numpy() for name in ("input_ids", "attention_mask", "completion_mask")
+    )
+    rows = []
+    tokens = attended.sum(1).astype(np.int64)
+    for row_ids, present, answer in zip(ids, attended.astype(bool), answered, strict=True):
+        row = hashlib.sha256(row_ids[present].astype("<i8").tobytes())
+        row.update(answer[present].astype("u1").tobytes())
+        rows.append(row.digest())
+    half = len(rows) // 2
+    keys = [hashlib.sha256(rows[i] + rows[i + half]).digest() for i in range(half)]
+    return KnownPairs(keys, tokens[:half] + tokens[half:])
+
+
+class CollateWithReference:
+    """A collator whose batches carry the reference's log-probs.
+
+    Args:
+        collate: makes the padded batches.
+        known: answers by key; may grow afterwards.
+        tail_weight: TRL's `ld_alpha`, the weight of tokens beyond the shorter answer's length.
+    """
+
+    def __init__(
+        self,
+        collate: Callable[[list[dict[str, Any]]], dict[str, Any]],
+        known: dict[bytes, PairTokenLogps],
+        tail_weight: float | None,
+    ) -> None:
+        self.collate = collate
+        self.known = known
+        self.tail_weight = tail_weight
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """Collate rows, and look each pair of them up.
+
+        Raises:
+            TrainingError: a pair whose reference is not known, or not of these tokens.
+        """
+        batch = dict(self.collate(rows))
+        pairs = [self._of(key) for key in pair_keys(batch).keys]
+        expected = batch["completion_mask"][:, 1:].sum(1).chunk(2)
+        for side in range(2):
+            answers = [pair[side] for pair in pairs]
+            lengths = torch.tensor([len(answer) for answer in answers])
+            if not torch.equal(lengths, expected[side]):
+                raise TrainingError(
+                    "the reference cache has log-probs of another number of tokens than the "
+                    "batch; look at it with: clair-apo reference verify"
+                )
+            values = torch.from_numpy(np.concatenate(answers))
+            sums = [self._sum(side, pair) for pair in pairs]
+            batch[SUM_COLUMNS[side]] = torch.tensor(sums, dtype=values.dtype)
+            batch |= zip(TOKEN_COLUMNS[2 * side : 2 * side + 2], (values, lengths), strict=True)
+        return batch
+
+    def _of(self, key: bytes) -> PairTokenLogps:
+        try:
+            return self.known[key]
+        except KeyError:
+            raise TrainingError(
+                "a batch holds a pair whose reference log-probs are not known. Under FSDP and "
+                "DeepSpeed they are found or computed when training begins: to evaluate before, "
+                "run clair-apo reference build"
+            ) from None
+
+    def _sum(self, side: int, pair: PairTokenLogps) -> float:
+        values = pair[side].astype(np.float64)
+        if self.tail_weight is None:
+            return float(values.sum())
+        shared = min(map(len, pair))
+        return float(values[:shared].sum() + self.tail_weight * values[shared:].sum())
 
 
 def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
@@ -43,44 +150,56 @@ def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
     return reference
 
 
-def reference_logps(trainer: DPOTrainer, batch: Mapping[str, Tensor]) -> PairLogps:
-    """The reference's log-probabilities for a padded batch, without gradient.
-
-    They are read from the batch where they were precomputed, else taken from the reference model,
-    else from the policy with its adapter switched off.
-    """
-    if trainer.precompute_ref_logps:
-        return PairLogps(*(batch[column] for column in COLUMNS))
-    model = trainer.model if trainer.ref_model is None else trainer.ref_model
-    return PairLogps(*trainer.compute_ref_log_probs(model, batch))
+def reference_logps(trainer: RowTrainer, batch: Mapping[str, Tensor]) -> PairLogps:
+    """The reference's log-probabilities for a padded batch, summed over each answer, (B,) each."""
+    tokens = reference_tokens(trainer, batch)
+    return PairLogps(tokens.chosen.sums(), tokens.rejected.sums())
 
 
-def with_reference_logps(
-    trainer: DPOTrainer, model: Any, dataset: Dataset, name: str, batch_size: int
-) -> Dataset:
-    """Add the columns `ref_chosen_logps` and `ref_rejected_logps`, computed now, kept in memory.
+def reference_tokens(
+    trainer: RowTrainer, batch: Mapping[str, Tensor], model: Any = None
+) -> ReferenceTokens:
+    """The reference's log-probabilities for a padded batch, of each scored token, no gradient.
+
+    They are read from the batch where it carries them, else taken from the reference model, else
+    from the policy with its adapter switched off, or with the frozen copy of it switched on.
 
     Args:
-        trainer: knows how a model is asked.
-        model: the reference, on its device.
-        dataset: tokenized pairs.
-        name: of the data set, for the progress bar.
-        batch_size: pairs for each process at a time.
+        trainer: knows the reference.
+        batch: a padded batch.
+        model: the reference as it is wrapped for this forward; by default the trainer's own.
     """
-    dataset = dataset.remove_columns([c for c in COLUMNS if c in dataset.column_names])
-    accelerator = trainer.accelerator
-    loader = accelerator.prepare(
-        DataLoader(dataset, batch_size=batch_size, collate_fn=trainer.data_collator)
-    )
-    found: list[Tensor] = []
-    was_training = model.training
-    model.eval()
-    for batch in tqdm(loader, desc=f"reference log-probs of {name}", leave=False):
-        logps = torch.stack(trainer.compute_ref_log_probs(model, batch), dim=1)
-        # gathered for metrics: without the pairs that fill the last batch of several processes
-        found.append(accelerator.gather_for_metrics(logps).cpu())
-    model.train(was_training)
-    table = torch.cat(found).tolist()
-    for position, column in enumerate(COLUMNS):
-        dataset = dataset.add_column(column, [row[position] for row in table])
-    return dataset
+    if TOKEN_COLUMNS[0] in batch:
+        chosen, chosen_lengths, rejected, rejected_lengths = (batch[c] for c in TOKEN_COLUMNS)
+        return ReferenceTokens(
+            TokenLogps(chosen, chosen_lengths), TokenLogps(rejected, rejected_lengths)
+        )
+    policy: Any = trainer.model
+    options: Any = trainer.args.gradient_checkpointing_kwargs
+    if model is None:
+        model = policy if trainer.ref_model is None else trainer.ref_model
+    with (
+        torch.no_grad(),
+        reference_adapter(trainer),
+        disable_gradient_checkpointing(policy, options),
+    ):
+        forward = trainer.forward_pairs(model, batch, statistics=False)
+    return ReferenceTokens(forward.chosen, forward.rejected)
+
+
+def reference_adapter_name(trainer: RowTrainer) -> str | None:
+    """The adapter that is the reference: `ref`, TRL's frozen copy; None where all are off."""
+    adapters = trainer.accelerator.unwrap_model(trainer.model).peft_config
+    from_base = getattr(trainer.args, "reference", "initial") == "base"
+    return "ref" if "ref" in adapters and not from_base else None
+
+
+def reference_adapter(trainer: RowTrainer) -> contextlib.AbstractContextManager[None]:
+    """While it holds, the trainer's model is its reference; nothing to do for one without adapter.
+
+    A reference model of its own, where there is one, is not touched.
+    """
+    if trainer.ref_model is not None or not isinstance(trainer.model, PeftModel):
+        return contextlib.nullcontext()
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    return use_adapter(model, reference_adapter_name(trainer))

@@ -4,8 +4,6 @@
 # trl is typed in part only
 
 import copy
-import json
-import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -20,10 +18,15 @@ from transformers.trainer_callback import ProgressCallback
 from transformers.utils import logging as transformers_logging
 from trl.trainer.utils import get_peft_config, get_quantization_config
 
+from clair_apo.apo.adapters import load_policy
 from clair_apo.apo.anchors import RewardIntervals
 from clair_apo.apo.arguments import TrainingSetup, parse_arguments, resolved_yaml
+from clair_apo.apo.checkpoints import check_resumable, last_checkpoint
 from clair_apo.apo.config import APOConfig
 from clair_apo.apo.data import PairSplit, TrainingPair, data_digest, load_pairs, split_pairs
+from clair_apo.apo.dry_run import look_over
+from clair_apo.apo.dry_run_text import dry_run_text
+from clair_apo.apo.facts import run_facts
 from clair_apo.apo.interrupt import Interrupt
 from clair_apo.apo.trainer import APOTrainer
 from clair_apo.errors import ClairApoError, TrainingError
@@ -50,17 +53,26 @@ class TrainingResult:
     """Mean rewards of the held-out pairs; None where none were held out."""
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Train as the command line says, and print what came of it.
+def main(argv: Sequence[str] | None = None) -> TrainingResult | None:
+    """Train as the command line says, or look the run over, and print what came of it.
+
+    Returns:
+        What came of it, on the process that writes; None on others and after a dry run.
 
     Raises:
         ClairApoError: whatever the user can mend.
         KeyboardInterrupt: Ctrl+C; its message says how to go on.
     """
     setup = parse_arguments(sys.argv[1:] if argv is None else argv)
+    if setup.script.dry_run:
+        with quiet(few=True):
+            print_result(dry_run_text(look_over(setup)))
+        return None
     result = train(setup)
-    if setup.args.process_index == 0:
-        print_result(summary(result))
+    if setup.args.process_index != 0:
+        return None
+    print_result(summary(result))
+    return result
 
 
 def train(setup: TrainingSetup) -> TrainingResult:
@@ -71,16 +83,16 @@ def train(setup: TrainingSetup) -> TrainingResult:
         KeyboardInterrupt: Ctrl+C; a checkpoint is saved, and the message says how to go on.
     """
     resume_from = resume_point(setup.args)
-    split = _split(setup)
+    split = load_split(setup)
     if setup.args.process_index == 0:
         CONSOLE.print(f"{len(split.train)} pairs to train on, {len(split.held_out)} held out")
-    with _quiet(len(split.train) + len(split.held_out) < _QUIET_BELOW):
+    with quiet(few=is_quickly_done(split)):
         return _run(setup, split, resume_from)
 
 
 def _run(setup: TrainingSetup, split: PairSplit, resume_from: str | None) -> TrainingResult:
     started = now()
-    trainer = _trainer(setup, split)
+    trainer = make_trainer(setup, split)
     with Interrupt(trainer) as interrupt:
         trainer.train(resume_from_checkpoint=resume_from)
     if interrupt.stopped_at is not None:
@@ -88,10 +100,17 @@ def _run(setup: TrainingSetup, split: PairSplit, resume_from: str | None) -> Tra
             f"step {interrupt.stopped_at} of {trainer.state.max_steps} is saved in "
             f"{setup.args.output_dir}; run the same command with --resume_from_checkpoint true"
         )
+    if trainer.alarms.stopped_by is not None:
+        trainer.save_state()
+        raise TrainingError(
+            f"stopped by on_alarm: {trainer.alarms.stopped_by}. Step {trainer.state.global_step} "
+            f"of {trainer.state.max_steps} is saved in {setup.args.output_dir}: go on all the same "
+            "with --resume_from_checkpoint true, or begin anew in another output_dir"
+        )
     trainer.save_model()
-    trainer.save_state()
     if split.held_out:
         trainer.evaluate()
+    trainer.save_state()  # with the metrics of the evaluation
     measured = trainer.evaluation_rewards
     result = TrainingResult(
         output_dir=Path(str(setup.args.output_dir)),
@@ -135,36 +154,28 @@ def resume_point(args: APOConfig) -> str | None:
             )
         return None
     found = last if asked.lower() == "true" else Path(asked)
-    if found is None or not _is_whole(found):
-        raise TrainingError(f"{found or folder}: there is no whole checkpoint to resume from")
+    if found is None:
+        raise TrainingError(f"{folder}: there is no whole checkpoint to resume from")
+    check_resumable(found)
     return str(found)
 
 
-def last_checkpoint(folder: Path) -> Path | None:
-    """The latest whole `checkpoint-N` in a folder; one torn by a kill does not count."""
-    found = {
-        int(match[1]): path
-        for path in folder.glob("checkpoint-*")
-        if (match := re.fullmatch(r"checkpoint-(\d+)", path.name)) and _is_whole(path)
-    }
-    return found[max(found)] if found else None
+def load_split(setup: TrainingSetup) -> PairSplit:
+    """Load the pairs that a setup names, and hold some out.
 
-
-def _is_whole(checkpoint: Path) -> bool:
-    """The trainer's state is written last: where it can be read, all else is there."""
-    try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return True
-
-
-def _split(setup: TrainingSetup) -> PairSplit:
+    Raises:
+        DataError: no pairs there, or a row that is none.
+    """
     pairs = load_pairs(setup.script.dataset_name, setup.script.dataset_train_split)
     return split_pairs(pairs, setup.script.held_out, setup.script.max_pairs)
 
 
-def _trainer(setup: TrainingSetup, split: PairSplit) -> APOTrainer:
+def make_trainer(setup: TrainingSetup, split: PairSplit) -> APOTrainer:
+    """The trainer of a setup, with its model loaded and its data tokenized.
+
+    Raises:
+        ClairApoError: whatever the user can mend.
+    """
     script, model, args = setup.script, setup.model, copy.copy(setup.args)
     model_options: Any = args.model_init_kwargs or {}
     location = find_model(str(model.model_name_or_path), say=CONSOLE.print).location
@@ -175,11 +186,15 @@ def _trainer(setup: TrainingSetup, split: PairSplit) -> APOTrainer:
         **model_options,
     }
     try:
+        policy = load_policy(location, args.model_init_kwargs)
+        if policy.model is not location:
+            args.model_init_kwargs = None  # used up
         trainer = APOTrainer(
-            model=location,
+            model=policy.model,
             args=args,
             train_dataset=_dataset(split.train),
             eval_dataset=_dataset(split.held_out) if split.held_out else None,
+            processing_class=policy.tokenizer,
             quantization_config=get_quantization_config(model),
             peft_config=get_peft_config(model),
         )
@@ -203,8 +218,13 @@ def _dataset(pairs: Sequence[TrainingPair]) -> datasets.Dataset:
     return datasets.Dataset.from_list([pair.to_trl_row() for pair in pairs])
 
 
+def is_quickly_done(split: PairSplit) -> bool:
+    """Whether the pairs are so few that a bar for each step of their preparation would flicker."""
+    return len(split.train) + len(split.held_out) < _QUIET_BELOW
+
+
 @contextmanager
-def _quiet(few: bool) -> Iterator[None]:
+def quiet(few: bool) -> Iterator[None]:
     """Without warnings nobody here can mend, and without bars where there is little to do."""
     hides = few and not datasets.are_progress_bars_disabled()
     if hides:
@@ -271,6 +291,7 @@ def _write(
             "digest_held_out": data_digest(split.held_out),
             "steps": result.steps,
             "rewards": rewards,
+            **run_facts(trainer).model_dump(mode="json"),
             "started": started,
             "ended": now(),
         },

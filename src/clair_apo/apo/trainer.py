@@ -1,65 +1,80 @@
 """`APOTrainer`: TRL's DPO trainer with objectives, reference and metrics of our own.
 
-The way of a batch: `padded_forward` -> log-ratios against `reference_logps` -> `PAIR_OBJECTIVES`
--> `PairOutcomes`, from which every metric is computed. Losses that are not ours, and options that
-change what a log-ratio is, take TRL's own way.
+The way of a batch: rows (`RowTrainer`) -> `forward_pairs` and `reference_tokens` ->
+`pair_outcomes`, which hold the losses of the `Objective` and all that metrics are computed from.
+Losses that are not ours, and options that change what a log-ratio is, take TRL's own way.
 """
 
 # mypy: allow-untyped-calls
 # trl is typed in part only
 
 import contextlib
+import functools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from accelerate.utils import is_peft_model, tqdm
+from accelerate.utils import tqdm
 from datasets import Dataset, IterableDataset, are_progress_bars_disabled
 from peft import PeftConfig
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import BitsAndBytesConfig, DataCollator, PreTrainedModel, TrainerCallback
-from transformers.integrations.fsdp import is_fsdp_enabled
 from transformers.processing_utils import ProcessorMixin
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
-from trl.models.utils import prepare_deepspeed
 from trl.trainer.dpo_config import DPOConfig
-from trl.trainer.dpo_trainer import DPOTrainer
 
-from clair_apo.apo.anchors import PairOutcomes, PairRewards, pair_metrics
+from clair_apo.apo.alarms import AlarmCallback
+from clair_apo.apo.anchors import (
+    PairRewards,
+    mean_loss,
+    pair_metrics,
+    pair_outcomes,
+)
 from clair_apo.apo.card import model_card
+from clair_apo.apo.checkpoints import CheckpointingTrainer
 from clair_apo.apo.config import APOConfig
+from clair_apo.apo.facts import measure
+from clair_apo.apo.failures import ROW, ROWS, FailureGuard, NumberedPairs, rows_of
 from clair_apo.apo.invariants import (
     LOGP_TOLERANCE_FP32,
     LOGP_TOLERANCE_HALF,
-    check_first_step,
-    check_resumed_reference,
     check_tokens,
     left_out,
 )
-from clair_apo.apo.logps import PairForward, PairLogps, model_inputs, padded_forward
-from clair_apo.apo.objectives import PAIR_OBJECTIVES
-from clair_apo.apo.reference import frozen_copy, reference_logps, with_reference_logps
-from clair_apo.errors import TrainingError
+from clair_apo.apo.lengths import PairLengths
+from clair_apo.apo.logps import model_inputs
+from clair_apo.apo.objectives import Objective
+from clair_apo.apo.outcome_log import OutcomeLog
+from clair_apo.apo.reference import TOKEN_COLUMNS, reference_tokens
+from clair_apo.apo.reference_cache import AskPolicyAtStart, ReferenceCache
+from clair_apo.apo.reference_choice import choose_reference, finish_choice
+from clair_apo.apo.reference_trainer import ReferenceTrainer
+from clair_apo.apo.row_trainer import WEIGHTS
+from clair_apo.apo.start import StartGuard
+from clair_apo.apo.support import half_precision_weights
 from clair_apo.records import atomic_writer
 
 PRIVATE_NAMES = (
-    "trl.DPOTrainer._compute_loss",
     "trl.DPOTrainer._prepare_dataset",
     "trl.DPOTrainer._precompute_ref_logps",
+    "trl.DPOTrainer._save_checkpoint",
+    "trl.DPOTrainer._set_signature_columns_if_needed",
     "trl.data_utils._tokenize",
 )
 """Every private name of TRL that we call or override; one test says which version lost one."""
 
-_PROBE = "clair_apo.reference_probe"
+TOKENS_PER_WINNER = "tokens_per_winner"
+"""The key of a batch with the mean length of the winners of its step, the same for each pair, (B,).
+"""
 
 logger = logging.getLogger(__name__)
 
 
-class APOTrainer(DPOTrainer):
+class APOTrainer(ReferenceTrainer, CheckpointingTrainer):
     """A drop-in for `trl.DPOTrainer`: same arguments, data set formats, PEFT and callbacks.
 
     What differs: the reference is the model that was passed and never one reloaded by name;
@@ -84,7 +99,11 @@ class APOTrainer(DPOTrainer):
         TrainingError: a pair that cannot be trained on.
     """
 
-    model: Any
+    objective: Objective
+    """What is minimised, where `computes_pairs`."""
+    alarms: AlarmCallback
+    """Has said what contradicts the objective so far."""
+    _signature_columns: Any
 
     def __init__(
         self,
@@ -102,32 +121,44 @@ class APOTrainer(DPOTrainer):
         peft_config: PeftConfig | None = None,
     ) -> None:
         args = args or APOConfig(f"{_name_of(model)}-APO")
-        self.starts_at_reference = ref_model is None
+        choice = choose_reference(model, ref_model, args, train_dataset, peft_config is not None)
+        self.starts_at_reference = choice.is_initial_policy
         self.evaluation_rewards: PairRewards | None = None
         self.data_description = ""
-        self._outcomes: dict[str, list[Tensor]] = {"train": [], "eval": []}
-        self._first_batch_seen = False
-        self._reference_engine: Any = None
-        adapter = peft_config is not None or (not isinstance(model, str) and is_peft_model(model))
-        # without a copy, TRL would load the reference by the model's name, whatever was passed
-        precomputes = args.precompute_ref_log_probs and not is_fsdp_enabled()
-        copies = not (ref_model or adapter or precomputes or isinstance(model, str))
+        self._guard = FailureGuard(self)
+        self._start = StartGuard(self)
+        self.reference_cache = ReferenceCache(self, choice.cache, choice.weights)
         super().__init__(
             model=model,
-            ref_model=frozen_copy(model) if copies else ref_model,
-            args=args,
+            ref_model=choice.model,
+            args=choice.args,
             data_collator=data_collator,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
             compute_metrics=compute_metrics,
-            callbacks=callbacks,
+            callbacks=[*(callbacks or []), AskPolicyAtStart(self, choice.model is None)],
             optimizers=optimizers,
             quantization_config=quantization_config,
             peft_config=peft_config,
         )
-        if copies and args.precompute_ref_log_probs:
-            self.ref_model = None  # under FSDP: it has said what it had to say
+        self.data_collator = NumberedPairs(self.data_collator)
+        finish_choice(self, choice)
+        self._kept = OutcomeLog(self.accelerator)
+        self.objective = Objective(
+            tuple(zip(self.loss_types, self.loss_weights, strict=True)),
+            beta=self.beta,
+            length_normalize=getattr(args, "length_normalize", False),
+        )
+        self.alarms = AlarmCallback(self.loss_types, getattr(args, "on_alarm", "warn"))
+        self.add_callback(self.alarms)
+        _ = self.pair_layout  # refuses, or says why it is padded, before anything is computed
+        if half := half_precision_weights(self.model):
+            logger.warning(
+                f"{len(half)} trainable weights are held in 16 bits, the first is {half[0]}: "
+                "updates under 1/256 of a weight are lost. Load the model with dtype float32; "
+                "bf16 computes in bfloat16 all the same"
+            )
 
     # --- data
 
@@ -145,7 +176,7 @@ class APOTrainer(DPOTrainer):
         def check(row: dict[str, Any], index: int) -> dict[str, Any]:
             where = f"{dataset_name} pair {row.get('id', index)}"
             check_tokens(row, where, left_out=left_out(processing_class, row), args=args)
-            return {}
+            return {ROW: index}
 
         if isinstance(prepared, IterableDataset):
             return prepared.map(check, with_indices=True)
@@ -153,88 +184,84 @@ class APOTrainer(DPOTrainer):
         bar = tqdm(prepared, desc=f"checking {dataset_name} pairs", leave=False, disable=quiet)
         for index, row in enumerate(bar):
             check(row, index)
-        return prepared
+        if ROW in prepared.column_names:  # numbered before
+            return prepared
+        return prepared.add_column(ROW, range(len(prepared)))
 
-    def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
-        """Reference log-probs from the reference at hand, held in memory; no file is read."""
-        if isinstance(dataset, IterableDataset):
-            raise TrainingError(
-                "precompute_ref_log_probs needs a data set with a length, not an IterableDataset"
-            )
-        model = self.model if self.ref_model is None else self.ref_model
-        if self.ref_model is None and self.is_deepspeed_enabled:
-            self._reference_engine = self._reference_engine or prepare_deepspeed(
-                self.model, self.accelerator
-            )
-            model = self._reference_engine
-        return with_reference_logps(self, model, dataset, name, batch_size)
+    def _set_signature_columns_if_needed(self) -> None:
+        """Keep the columns that name a pair."""
+        super()._set_signature_columns_if_needed()
+        known = self._signature_columns
+        self._signature_columns = known + [c for c in ("id", ROW) if c not in known]
 
     # --- loss
 
-    @property
-    def computes_pairs(self) -> bool:
-        """Whether objective and log-ratios are ours, not left to TRL."""
-        return (
-            all(name in PAIR_OBJECTIVES for name in self.loss_types)
-            and self.f_divergence_type == "reverse_kl"
-            and self.ld_alpha is None
-            and not self.use_weighting
-            and not self.aux_loss_enabled
-        )
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Any]:
+        """Fetch the batches of a step, and tell each what its sft term is divided by."""
+        batches, pairs = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if not (self.computes_pairs and self.objective.has_sft and batches):
+            return batches, pairs
+        lengths = [
+            b["completion_mask"][:, 1:].chunk(2)[0].sum(1).to(device, torch.float32)
+            for b in batches
+        ]
+        count = torch.stack([n @ b[WEIGHTS] for n, b in zip(lengths, batches, strict=True)]).sum()
+        per_winner = self.accelerator.reduce(count) / pairs
+        for batch in batches:
+            batch[TOKENS_PER_WINNER] = per_winner.expand(len(batch[WEIGHTS]))
+        return batches, pairs
 
-    def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """What a row adds to the loss of its step, or the mean over a batch outside of one."""
         if not self.computes_pairs:
-            return super()._compute_loss(model, inputs, return_outputs)
-        forward = padded_forward(model, inputs)
-        reference = reference_logps(self, inputs)
-        losses, outcomes = self._outcomes_of(forward, reference)
-        self._keep(outcomes)
-        if self.model.training and not self._first_batch_seen:
-            self._first_batch_seen = True
-            self._check_start(outcomes)
-        loss = losses.mean()
+            ours = (ROWS, *TOKEN_COLUMNS)
+            inputs = {key: value for key, value in inputs.items() if key not in ours}
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        forward = self.forward_pairs(model, inputs)
+        reference = reference_tokens(self, inputs)
+        outcomes = pair_outcomes(forward, reference, self.objective, rows_of(inputs))
+        self._guard.check_finite(outcomes)
+        mode: Literal["train", "eval"] = "train" if self.model.training else "eval"
+        self._kept.keep(mode, outcomes, inputs.get(WEIGHTS))
+        tokens = outcomes.chosen_tokens
+        per_winner = inputs.get(TOKENS_PER_WINNER, tokens.float().mean())
+        losses = outcomes.losses + self.objective.sft(outcomes.chosen_logps, tokens, per_winner)
+        loss = self.mean_over_step(losses, inputs, num_items_in_batch)
         if not return_outputs:
             return loss
         with torch.no_grad():  # the fused head makes no logits; compute_metrics asks for them
             return loss, model(**model_inputs(inputs))
 
-    def _outcomes_of(
-        self, forward: PairForward, reference: PairLogps
-    ) -> tuple[Tensor, PairOutcomes]:
-        """The losses with gradient, (B,), and what is kept of the batch."""
-        chosen = forward.logps.chosen - reference.chosen
-        rejected = forward.logps.rejected - reference.rejected
-        weighted = zip(self.loss_types, self.loss_weights, strict=True)
-        losses = torch.stack(
-            [w * PAIR_OBJECTIVES[n].loss(chosen, rejected, beta=self.beta) for n, w in weighted]
-        ).sum(0)
-        return losses, PairOutcomes(
-            losses=losses,
-            chosen_rewards=self.beta * chosen,
-            rejected_rewards=self.beta * rejected,
-            chosen_logps=forward.logps.chosen,
-            rejected_logps=forward.logps.rejected,
-            chosen_tokens=forward.chosen_tokens,
-            rejected_tokens=forward.rejected_tokens,
-            entropy_sums=forward.entropy_sums,
-            top1_tokens=forward.top1_tokens,
-        )
+    def training_step(
+        self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> Tensor:
+        """One forward and backward for each row; the first step of a run is looked at."""
+        with self._guard.named_memory_failure(inputs):
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        if not self._start.checked:
+            self._start.check(self._kept.seen("train"))
+        return loss
+
+    def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """One forward; a batch that does not fit into memory is named."""
+        with self._guard.named_memory_failure(inputs):
+            return super().prediction_step(model, inputs, *args, **kwargs)
 
     # --- metrics
 
-    def _keep(self, outcomes: PairOutcomes) -> None:
-        """Gather the outcomes of all processes until they are logged."""
-        if self.model.training:
-            self._outcomes["train"].append(self.accelerator.gather(outcomes.table()))
-        else:  # without the pairs that fill the last batch of several processes
-            table = self.accelerator.gather_for_metrics(outcomes.table())
-            self._outcomes["eval"].append(table)
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the means over all pairs since the last log."""
-        if self.model.training and self._outcomes["train"]:
-            logs.update(pair_metrics(PairOutcomes.from_tables(self._outcomes["train"])))
-            self._outcomes["train"].clear()
+        outcomes = self._kept.take("train") if self.model.training else None
+        if outcomes is not None:
+            logs.update(pair_metrics(outcomes, self.objective))
         super().log(logs, start_time)
 
     def evaluation_loop(
@@ -246,14 +273,16 @@ class APOTrainer(DPOTrainer):
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """Evaluate, with metrics over pairs and the rewards of each in `evaluation_rewards`."""
-        self._outcomes["eval"].clear()
+        self._kept.take("eval")  # what one that was broken off left
+        self._guard.evaluated = dataloader.dataset
         self.evaluation_rewards = None
         output = super().evaluation_loop(
             dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
         )
-        if self._outcomes["eval"]:
-            outcomes = PairOutcomes.from_tables(self._outcomes["eval"])
-            metrics = pair_metrics(outcomes) | {"loss": outcomes.losses.mean().item()}
+        outcomes = self._kept.take("eval")
+        if outcomes is not None:
+            metrics = pair_metrics(outcomes, self.objective)
+            metrics["loss"] = mean_loss(outcomes, self.objective)
             assert output.metrics is not None  # evaluate() itself adds to them
             output.metrics.update({f"{metric_key_prefix}_{k}": v for k, v in metrics.items()})
             self.evaluation_rewards = PairRewards(
@@ -262,51 +291,18 @@ class APOTrainer(DPOTrainer):
             )
         return output
 
-    # --- the start of a run
-
-    def _check_start(self, outcomes: PairOutcomes) -> None:
-        """Stop a run that does not start, or go on, against the reference it should have."""
-        gathered = PairOutcomes.from_tables([self.accelerator.gather(outcomes.table())])
-        if self.state.global_step == 0 and self.starts_at_reference:
-            at_zero = (PAIR_OBJECTIVES[name].at_zero for name in self.loss_types)
-            check_first_step(
-                gathered,
-                beta=self.beta,
-                at_zero=sum(w * v for w, v in zip(self.loss_weights, at_zero, strict=True)),
-                weight=sum(map(abs, self.loss_weights)),
-                tolerance=self._logp_tolerance(),
-            )
-        elif self.state.global_step == 0:
-            rewards = pair_metrics(gathered)
-            logger.warning(
-                "step 0: another reference was passed; mean rewards of the first batch: winner "
-                f"{rewards['rewards/chosen']:+.3f}, loser {rewards['rewards/rejected']:+.3f}"
-            )
-        self._check_probe()
-
-    def _check_probe(self) -> None:
-        """Keep what the data is, and what the reference says of it, for a run that is resumed."""
-        if not isinstance(self.train_dataset, Dataset):
-            return
-        columns = [c for c in self.train_dataset.column_names if c.endswith(("_ids", "_logps"))]
-        batch = self.data_collator([{c: self.train_dataset[0][c] for c in columns}])
-        batch = {key: value.to(self.accelerator.device) for key, value in batch.items()}
-        found = [logps.item() for logps in reference_logps(self, batch)]
-        states: dict[str, Any] = self.state.stateful_callbacks  # type: ignore[assignment] # is one
-        kept = states.setdefault(_PROBE, {"logps": found, "data": self.data_description})
-        if kept["data"] != self.data_description:
-            raise TrainingError(
-                f"the run began with other pairs ({kept['data']}) than these "
-                f"({self.data_description}): resume with the same, or start in another output_dir"
-            )
-        tokens = batch["completion_mask"].sum(1).tolist()
-        check_resumed_reference(kept["logps"], found, tokens, tolerance=self._logp_tolerance())
-
-    def _logp_tolerance(self) -> float:
+    @property
+    def logp_tolerance(self) -> float:
+        """Nats by which two log-probs of an answer may differ, times the root of its tokens."""
         half = self.accelerator.mixed_precision != "no" or self.model.dtype.itemsize < 4
         return LOGP_TOLERANCE_HALF if half else LOGP_TOLERANCE_FP32
 
     # --- the card
+
+    @functools.cached_property
+    def train_lengths(self) -> PairLengths | None:
+        """Lengths and truncation of the pairs trained on; None for a stream."""
+        return measure(self.train_dataset, self.args)
 
     def create_model_card(  # type: ignore[override] # the form that trl gave it
         self,

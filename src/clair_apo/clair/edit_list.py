@@ -9,6 +9,7 @@ from typing import Any
 from clair_apo.clair.edits import Edit
 from clair_apo.clair.reply import whole_fence
 
+# (?!<...) before a dot: where an end is missing, a search goes no further than the next beginning
 _ATTRIBUTES = r"(?:\s[^<>]*)?"
 _CDATA = re.compile(r"(?s)\A\s*<!\[CDATA\[(.*)\]\]>\s*\Z")
 _DATA = r"\s*<!\[CDATA\[.*?\]\]>\s*"
@@ -22,12 +23,15 @@ _EDIT = re.compile(
     (?:\s*</\s*edit\s*>)?"""
 )
 _WITH_ATTRIBUTES = re.compile(
-    r"""(?isx) <\s*edit \s+ find\s*=\s*(?P<q>["'])(?P<find>.*?)(?P=q)
-    \s+ replace\s*=\s*(?P<r>["'])(?P<replace>.*?)(?P=r) \s* (?: /> | >\s*</\s*edit\s*> )"""
+    r"""(?isx) <\s*edit
+    \s+ find\s*=\s*(?P<q>["'])(?P<find>(?:(?!<\s*edit\s).)*?)(?P=q)
+    \s+ replace\s*=\s*(?P<r>["'])(?P<replace>(?:(?!<\s*edit\s).)*?)(?P=r)
+    \s* (?: /> | >\s*</\s*edit\s*> )"""
 )
 # what models put between edits: comments, fences, list markers, labels such as "**Edit 2:**"
 _BETWEEN = re.compile(
-    r"""(?imsx) <!--.*?--> | ^[ \t]*(?:```+|~~~+)\w*[ \t]*$ | ^[ \t]*(?:[-*+]|\d+[.)])[ \t]*(?=$)
+    r"""(?imsx) <!--(?:(?!<!--).)*?--> | ^[ \t]*(?:```+|~~~+)\w*[ \t]*$
+    | ^[ \t]*(?:[-*+]|\d+[.)])[ \t]*(?=$)
     | ^[ \t>\#*_-]*+(?:edit|change)[ \t]*+\#?\d*+[ \t]*+[.:)]*+[*_]*+[ \t]*+$
     | ^[ \t]*[-,;][ \t]*$"""
 )

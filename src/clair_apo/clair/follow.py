@@ -5,7 +5,7 @@ from typing import NamedTuple, cast
 
 from clair_apo.clair.case import Case, Made, extended
 from clair_apo.clair.stages import VERIFY, Stages
-from clair_apo.llm import Answer, ChatRequest, Completion, Dialogue, RequestStore
+from clair_apo.llm import Answer, ChatRequest, Dialogue, RequestStore
 from clair_apo.records import PreferencePair, Prompt
 
 
@@ -57,7 +57,7 @@ def _carry(trail: Trail, name: str, dialogue: Dialogue[Made], store: RequestStor
     try:
         requests = next(dialogue)
         while True:
-            found = {r.key: answer for r in requests if (answer := _stored(r, store))}
+            found = {r.key: answer for r in requests if (answer := store.answer(r))}
             trail.answers += [Asked(name, answer) for answer in found.values()]
             unique = {r.key: r for r in requests}
             trail.missing = tuple(r for key, r in unique.items() if key not in found)
@@ -66,8 +66,3 @@ def _carry(trail: Trail, name: str, dialogue: Dialogue[Made], store: RequestStor
             requests = dialogue.send(tuple(found[r.key] for r in requests))
     except StopIteration as end:
         return cast(Made, end.value)
-
-
-def _stored(request: ChatRequest, store: RequestStore) -> Answer | None:
-    response = store.get(request.key)
-    return Answer(request, Completion.from_response(response)) if response is not None else None

@@ -17,8 +17,12 @@ def choose_by_judge(case: Case, judge: Judge) -> Dialogue[Made]:
     """Have every two answers compared in both orders; most wins is best, fewest is worst.
 
     A comparison is won where both orders agree; otherwise both sides have half of it. Where the
-    best answer won no more than the worst one, the case ends here, and its votes are kept.
+    best answer won no more than the worst one, the case ends here, and its votes are kept. Equal
+    answers are not put to the judge.
     """
+    if len({response.text for response in case.responses}) == 1:
+        detail = f"all {len(case.responses)} answers are the same"
+        return drop(case, Stage.JUDGE, DropReason.NO_OP, detail, case.responses[0].text)
     pairs = [
         (a, b) for one, other in combinations(case.responses, 2) for a, b in _orders(one, other)
     ]

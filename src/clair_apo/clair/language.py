@@ -12,7 +12,7 @@ LANGUAGE_BYTES = 60
 """Shorter texts are not judged: UTF-8 bytes of letters, 60 in Latin script, 20 in Chinese."""
 
 _NOT_PROSE = re.compile(
-    r"(?s)```.*?(?:```|\Z)|~~~.*?(?:~~~|\Z)|`[^`\n]*`|\$\$.*?\$\$|https?://\S+|\S+@\S+"
+    r"(?s)```.*?(?:```|\Z)|~~~.*?(?:~~~|\Z)|`[^`\n]*`|\$\$.*?\$\$|https?://\S+|[\w.+-]{1,64}@\S+"
 )
 
 

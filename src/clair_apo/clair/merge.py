@@ -18,6 +18,7 @@ from clair_apo.clair.config import GenerateConfig
 from clair_apo.clair.contrast import TOKENIZER
 from clair_apo.clair.generate import DROPPED, PAIRS, PROMPTS
 from clair_apo.clair.prompts import load_prompts, survey_prompts
+from clair_apo.clair.publish import write_parquet_splits
 from clair_apo.clair.shard_runs import ShardRun, read_shards
 from clair_apo.clair.shards import shard_number
 from clair_apo.clair.split import DATASET, write_splits
@@ -208,6 +209,8 @@ def _write_down(
         file.write(config.to_yaml())
     survey = survey_prompts(config.prompts)
     splits = write_splits(folder.file(PAIRS), folder.file(DATASET), config.output.test_size)
+    write_parquet_splits(folder.file(DATASET), config.output.parquet)
+    costs = [shard.manifest.get("cost") for shard in shards]
     folder.update_manifest(
         command="merge",
         run_id=run_id,
@@ -216,6 +219,7 @@ def _write_down(
         stages=_stages(folder, shards),
         contrast_tokenizer=TOKENIZER,
         counts=result.model_dump(include={"prompts", "pairs", "dropped"}),
+        cost=None if None in costs else sum(costs),
         splits=splits.model_dump(),
         shards=[
             {

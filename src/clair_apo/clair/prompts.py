@@ -3,6 +3,7 @@
 import hashlib
 import random
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from clair_apo.clair.config import PromptsConfig
@@ -37,12 +38,16 @@ def load_prompts(
     if tests is None:
         tests = ContaminationIndex(config.contamination, config.ngram)
     drawn = _drawn(config)
+    # rows name the file alone: they go to others, and every machine is to make the same ones
+    path = Path(config.path).expanduser()
+    folder = f"{path.parent}/" if path.exists() else ""
     seen = SeenPrompts()
     found = False
     for number, (where, row) in enumerate(read_rows(config.path, config.split)):
         if drawn is not None and number not in drawn:
             continue
         prompt = _checked(row, where, config)
+        prompt = prompt.model_copy(update={"source": where.removeprefix(folder)})
         # duplicates among all prompts, whatever part of them is asked for
         duplicate = seen.judge(prompt)
         if shard and not shard.holds(prompt.id):

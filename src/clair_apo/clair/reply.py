@@ -25,6 +25,7 @@ _END_MARK = re.compile(
     r"(?i)(?:<\|(?:im_end|eot_id|end|return|endoftext|end_of_text|end_of_solution)\|>"
     r"|</s>|<end_of_turn>)\Z"
 )
+_LONGEST_END_MARK = len("<|end_of_solution|>")
 _FENCE = re.compile(r"(?m)^[ \t]*(?:```+|~~~+)[\w+-]*[ \t]*$")
 # what a reply in one of the known forms must have somewhere
 _FORM = re.compile(
@@ -59,10 +60,13 @@ def whole_fence(text: str) -> str | None:
 
 
 def _without_end_marks(text: str) -> str:
-    text = text.rstrip()
-    while mark := _END_MARK.search(text):
-        text = text[: mark.start()].rstrip()
-    return text
+    # by positions: a model that loops may end with thousands of them
+    end = len(text.rstrip())
+    while mark := _END_MARK.search(text, max(0, end - _LONGEST_END_MARK), end):
+        end = mark.start()
+        while end and text[end - 1].isspace():
+            end -= 1
+    return text[:end]
 
 
 def _after_thinking(text: str) -> str:

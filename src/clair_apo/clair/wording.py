@@ -36,6 +36,12 @@ _MENTION = re.compile(
       \s+ (?: revised | corrected | edited | rewritten | improved ) \b
     | \A\W* (?: revised | corrected | edited ) \s* :"""
 )
+# one of these stands in every mention: looking for them is a hundred times as fast as the search
+_STEMS = (
+    *("student", "teacher", "corrected", "revis", "edit", "original", "previous", "initial"),
+    *("earlier", "improved", "enhanced", "refined", "rewritten", "updated", "polished", "reworded"),
+    "<",
+)
 # openings that are in place where the user asked for such a thing
 _OPENING = re.compile(
     r"""(?ix) \A\W* (?: [^\n]{0,60}? [!.:,] \s* )?
@@ -70,9 +76,11 @@ def mention_of_revision(text: str, prompt: str = "") -> str | None:
             something to be corrected, rewritten, improved.
     """
     text = _plain(text)
-    found = _MENTION.search(text)
-    if found is None and not _ASKED_FOR.search(prompt):
-        found = _OPENING.match(text)
+    lowered = text.lower()
+    found = _MENTION.search(text) if any(stem in lowered for stem in _STEMS) else None
+    if found is None:
+        opening = _OPENING.match(text)
+        found = opening if opening and not _ASKED_FOR.search(prompt) else None
     return " ".join(found[0].split()) if found else None
 
 

@@ -11,7 +11,7 @@ from clair_apo.llm import ChatRequest, Dialogue, ModelSpec, RequestStore, Stored
 from clair_apo.models import EMBEDDED, find_model
 from clair_apo.progress import CONSOLE, print_result, show_progress
 from clair_apo.records import Message, PreferencePair, read_jsonl
-from clair_apo.report import contrast_table, counts_line, write_report
+from clair_apo.report import contrast_table, counts_line, write_report, write_training_report
 
 SHOWN = 2
 """Held-out prompts whose answers are shown before and after training."""
@@ -39,7 +39,10 @@ def run_demo(args: Sequence[str] = ()) -> None:
     checkpoint, held_out = _train(config.run_dir)
     _heading("3", "two held-out prompts, before and after")
     _show_before_and_after(config, checkpoint, held_out)
-    print_result(f"report:     {report.page}\ncheckpoint: {checkpoint}")
+    training = write_training_report(checkpoint)
+    print_result(
+        f"report:     {report.page}\ntraining:   {training.page}\ncheckpoint: {checkpoint}"
+    )
 
 
 def demo_config(args: Sequence[str] = ()) -> GenerateConfig:
@@ -57,8 +60,9 @@ def demo_config(args: Sequence[str] = ()) -> GenerateConfig:
 def _train(run_dir: Path) -> tuple[Path, list[str]]:
     """Train on a run's pairs; the checkpoint's folder and the ids of the held-out pairs."""
     from clair_apo.apo.arguments import parse_arguments
+    from clair_apo.apo.checkpoints import last_checkpoint
     from clair_apo.apo.data import load_pairs, split_pairs
-    from clair_apo.apo.train import last_checkpoint, summary, train
+    from clair_apo.apo.train import summary, train
 
     checkpoint = run_dir / "checkpoint"
     setup = parse_arguments(

@@ -27,6 +27,7 @@ from clair_apo.llm.chat import (
     StreamingChat,
 )
 from clair_apo.llm.groups import groups_of
+from clair_apo.llm.keys import find_key
 from clair_apo.llm.meter import Meter
 from clair_apo.llm.store import RequestStore
 from clair_apo.llm.tables import StoredAnswer
@@ -54,8 +55,6 @@ def check_model(spec: ModelSpec) -> None:
         RequestError: no key for the server.
     """
     if spec.base_url:
-        from clair_apo.llm.http import find_key
-
         find_key(spec)
     elif spec.mode != "files" and not spec.model.startswith(RECORDED):
         find_model(spec.model, say)
@@ -243,11 +242,9 @@ class StoredChat:
     # --- both
 
     def _stored(self, request: ChatRequest) -> Answer | None:
-        response = self._store.get(request.key)
-        if response is None:
-            return None
-        self.meter.reused += 1
-        return Answer(request, Completion.from_response(response))
+        answer = self._store.answer(request)
+        self.meter.reused += answer is not None
+        return answer
 
     def _kept(self, answered: Sequence[Answered]) -> list[Answer]:
         """Store responses together, before anything else is done with them."""

@@ -14,7 +14,7 @@ from clair_apo.errors import RequestError
 from clair_apo.llm.batch_files import ENDPOINT
 from clair_apo.llm.chat import ModelSpec
 from clair_apo.llm.failures import GO_ON, FailureReader, RequestFailure
-from clair_apo.llm.http import find_key
+from clair_apo.llm.keys import find_key
 
 T = TypeVar("T")
 

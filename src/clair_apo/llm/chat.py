@@ -4,6 +4,7 @@ A response is kept as the JSON object of an OpenAI chat completion, whoever gave
 of the package needs of it is a `Completion`.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from clair_apo.records import Conversation, FinishReason, Record, Text, canonica
 RawResponse = dict[str, Any]
 T = TypeVar("T")
 
+# halves of surrogate pairs, which JSON can spell and no file can hold
+_HALVES = re.compile("[\ud800-\udfff]")
 _FINISHES = ("stop", "length", "content_filter")
 
 
@@ -73,7 +76,7 @@ class Completion(Record):
             reason = choice.get("finish_reason")
             usage = response.get("usage") or {}
             return cls(
-                text=choice["message"]["content"] or "",
+                text=_HALVES.sub("\ufffd", choice["message"]["content"] or ""),
                 finish_reason=reason if reason in _FINISHES else "other",
                 prompt_tokens=usage.get("prompt_tokens") or 0,
                 completion_tokens=usage.get("completion_tokens") or 0,
@@ -188,7 +191,7 @@ class ModelSpec(Section):
     mode: Literal["live", "batch", "files"] = "live"
     """`live`: one request at a time; `batch`: the server's Batch API, cheaper, within a day;
     `files`: files that `vllm run-batch` answers between two runs."""
-    api_key_env: str = "OPENAI_API_KEY"
+    api_key_env: str = Field("OPENAI_API_KEY", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
     """The environment variable with the server's key; servers on this machine need none."""
     max_tokens: int = Field(512, gt=0)
     """Longest answer, in tokens."""
@@ -217,6 +220,11 @@ class ModelSpec(Section):
         if url is None:
             return None
         parts = urlsplit(url)
+        if "@" in url or parts.query:  # it stands in configs, manifests and messages
+            raise ValueError(
+                "expected an address without user, password and query; a key goes into the "
+                "environment variable that api_key_env names"
+            )
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"expected an address such as http://127.0.0.1:8000/v1, got {url!r}")
         return url

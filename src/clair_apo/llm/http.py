@@ -10,13 +10,10 @@ HttpChat (the caller's thread) -> _Server (the loop) -> Gate, ServerHealth -> th
 import asyncio
 import json
 import logging
-import os
 import time
-from ipaddress import ip_address
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx2
 import openai
@@ -26,6 +23,7 @@ from clair_apo.errors import RequestError
 from clair_apo.llm.chat import Answered, ChatRequest, ModelSpec, RawResponse
 from clair_apo.llm.failures import FailureReader, RequestFailure
 from clair_apo.llm.health import Attempts, ServerHealth
+from clair_apo.llm.keys import find_key
 from clair_apo.llm.limits import Gate
 from clair_apo.llm.meter import Meter
 from clair_apo.records import Message
@@ -307,31 +305,3 @@ def _tokens_used(response: RawResponse, otherwise: float) -> float:
     usage = response.get("usage")
     total = usage.get("total_tokens") if isinstance(usage, dict) else None
     return float(total) if isinstance(total, int) else otherwise
-
-
-def find_key(spec: ModelSpec) -> str | None:
-    """The key for the server of a spec; None where it needs none.
-
-    Raises:
-        RequestError: it needs one and there is none, or what there is cannot be one.
-    """
-    key = os.environ.get(spec.api_key_env, "").strip()
-    host = urlsplit(spec.base_url or "").hostname or ""
-    if not key and not _on_this_machine(host):
-        raise RequestError(
-            f"no key for {host}: set the environment variable {spec.api_key_env}, or name another "
-            "one with api_key_env"
-        )
-    if not (key.isascii() and key.isprintable()):
-        raise RequestError(f"${spec.api_key_env} holds characters that no key has")
-    return key or None
-
-
-def _on_this_machine(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return False
-    return address.is_loopback or address.is_unspecified

@@ -11,7 +11,7 @@ import random
 from collections import deque
 from dataclasses import dataclass
 
-START = 16
+START = 32
 """Requests in flight before anything is known about the server."""
 _CLIMB = 3.0
 """Places per answer until the server first complains: four times as many each round trip."""

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, NoReturn, Self, cast
 
 from clair_apo.errors import StoreError
-from clair_apo.llm.chat import RawResponse
+from clair_apo.llm.chat import Answer, ChatRequest, Completion, RawResponse
 from clair_apo.llm.disks import file_system, free_bytes, is_network
 from clair_apo.llm.tables import SCHEMA, VERSION, Spent, StoredAnswer, StoredBatch, TakenOver
 from clair_apo.progress import say
@@ -111,6 +111,20 @@ class RequestStore:
             return cast(RawResponse, json.loads(rows[0][0]))
         except ValueError as error:
             self._refuse(f"the answer {key} is no JSON: {error}", sqlite3.SQLITE_CORRUPT)
+
+    def answer(self, request: ChatRequest) -> Answer | None:
+        """The answer to a request, None where there is none.
+
+        Raises:
+            StoreError: the file is damaged, or what it holds is no answer.
+        """
+        response = self.get(request.key)
+        if response is None:
+            return None
+        try:
+            return Answer(request, Completion.from_response(response))
+        except ValueError as error:
+            self._refuse(f"the answer {request.key}: {error}", sqlite3.SQLITE_CORRUPT)
 
     def put_many(self, answers: Sequence[StoredAnswer], run_id: str = "") -> None:
         """Keep answers for good, all of them or none; a key keeps its first answer.

@@ -1,4 +1,4 @@
-"""What a run's pairs look like: run folder in, numbers and a page out.
+"""What a run's pairs look like, and where its training went: run folder in, pages out.
 
 The data goes one way:
 
@@ -10,18 +10,29 @@ The data goes one way:
     card        the data set's README.md, with what `datasets` must know to load it
     write       a run folder -> contrast.json, report.html and the card in it
 
+    curves      a training's folder -> its metrics over the steps
+    plots       curves -> figures, as PNG and SVG
+    training    all of it -> training.html and the PNG files
+
+`html` is what both pages have in common.
+
 Knows run folders and nothing of what made them: no models, no revisions, no training.
 """
 
 from clair_apo.report.contrast import ContrastSummary, summarise
+from clair_apo.report.curves import find_training
 from clair_apo.report.terminal import contrast_table, counts_line
+from clair_apo.report.training import TrainingReport, write_training_report
 from clair_apo.report.write import ReportFiles, write_report
 
 __all__ = [
     "ContrastSummary",
     "ReportFiles",
+    "TrainingReport",
     "contrast_table",
     "counts_line",
+    "find_training",
     "summarise",
     "write_report",
+    "write_training_report",
 ]

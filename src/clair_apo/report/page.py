@@ -4,15 +4,10 @@ What models and users wrote is data on the page, never markup: every value is es
 content security policy runs the page's own script and no other.
 """
 
-import base64
-import functools
-import hashlib
 import random
 from collections.abc import Iterator
-from importlib.resources import files
 from typing import TypeVar
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from clair_apo.records import (
@@ -34,7 +29,8 @@ from clair_apo.report.contrast import (
 )
 from clair_apo.report.diff import Span, word_diff
 from clair_apo.report.figure import length_figure
-from clair_apo.report.numerals import numeral, row
+from clair_apo.report.html import asset, environment, source_hash
+from clair_apo.report.numerals import row
 from clair_apo.runs import RunFolder
 
 MAX_CARDS = 500
@@ -105,9 +101,9 @@ def render_page(run: RunFolder, summary: ContrastSummary) -> str:
     counts = summary.counts
     pairs = sorted(_sample(run, PAIRS, PreferencePair, counts.pairs), key=lambda pair: pair.id)
     dropped = sorted(_sample(run, DROPPED, Dropped, counts.dropped), key=lambda row: row.id)
-    style, script = _asset("report.css"), _asset("report.js")
+    style, script = asset("report.css"), asset("report.js")
     return (
-        _environment()
+        environment()
         .get_template("report.html.jinja")
         .render(
             summary=summary,
@@ -121,8 +117,8 @@ def render_page(run: RunFolder, summary: ContrastSummary) -> str:
             reason_sentences=REASON_SENTENCES,
             style=Markup(style),  # our own file, as it is
             script=Markup(script),
-            style_source=_source_hash(style),
-            script_source=_source_hash(script),
+            style_source=source_hash(style),
+            script_source=source_hash(script),
         )
         + "\n"
     )
@@ -153,25 +149,3 @@ def _card(pair: PreferencePair) -> PairCard:
 
 def _text(answer: Conversation) -> str:
     return "\n\n".join(turn.content for turn in answer)
-
-
-@functools.cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("clair_apo.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["numeral"] = numeral
-    return environment
-
-
-def _asset(name: str) -> str:
-    return files("clair_apo.report").joinpath("templates", name).read_text(encoding="utf-8")
-
-
-def _source_hash(text: str) -> str:
-    """The name by which a content security policy allows exactly this inline text."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -1,0 +1,54 @@
+"""A folder with a trained adapter, loaded so that the adapter can be trained on."""
+
+# mypy: allow-untyped-calls
+# peft is typed in part only
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from peft import PeftConfig, PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from clair_apo.errors import ModelNotFoundError
+from clair_apo.models import find_model
+
+ADAPTER_FILE = "adapter_config.json"
+
+
+class Policy(NamedTuple):
+    """What a trainer is given to train."""
+
+    model: Any
+    """A model, or where it is."""
+    tokenizer: Any
+    """None where it is found beside the model."""
+
+
+def load_policy(location: str, options: Mapping[str, Any] | None = None) -> Policy:
+    """A model as the trainer takes it; a folder with an adapter is loaded, ready to be trained on.
+
+    The tokenizer of an adapter is the one beside it, where there is one, else its model's.
+
+    Args:
+        location: a folder or a hub name.
+        options: how the model below an adapter is loaded; float32 by default.
+
+    Raises:
+        ModelNotFoundError: an adapter names no model, or one that is not there.
+    """
+    folder = Path(location)
+    if not (folder / ADAPTER_FILE).exists():
+        return Policy(location, None)
+    name = PeftConfig.from_pretrained(location).base_model_name_or_path
+    if not name:
+        raise ModelNotFoundError(
+            f"{folder / ADAPTER_FILE}: names no model; write its folder or hub name under "
+            "base_model_name_or_path"
+        )
+    base = find_model(name).location
+    model = AutoModelForCausalLM.from_pretrained(base, **{"dtype": "float32", **(options or {})})
+    return Policy(
+        model=PeftModel.from_pretrained(model, location, is_trainable=True),
+        tokenizer=AutoTokenizer.from_pretrained(location if any(folder.glob("tok*")) else base),
+    )

@@ -1,0 +1,125 @@
+"""Attention over packed trees: every branch sees its trunk and itself, and nothing else.
+
+A row of trees (`layout.PackedRow`) goes through the model's own code. Its mask, with four
+dimensions as transformers passes masks of one's own through untouched, says how long the parts of
+each pair are:
+
+- everywhere, `tree_attention` runs `scaled_dot_product_attention` once for each branch, under the
+  name `TREE_ATTENTION` in transformers' `AttentionInterface`;
+- on CUDA the mask is a `BlockMask`, and transformers' own `flex_attention` takes it.
+
+A model attends in this way only inside `attends_to_trees`; at all other times it is untouched.
+"""
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+from transformers import AttentionInterface, PreTrainedModel
+
+TREE_ATTENTION = "clair_apo_tree"
+"""The name of `tree_attention` in transformers. It has no mask function there on purpose: without
+one, transformers makes no mask where none is passed."""
+
+
+def tree_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention over one row of P trees, in the form that transformers calls.
+
+    Args:
+        module: the attention layer; unused.
+        query: (1, heads, N, width).
+        key: (1, key-value heads, N, width).
+        value: (1, key-value heads, N, width).
+        attention_mask: `PackedRow.lengths`, (1, 1, P, 3).
+        dropout: as the layer says.
+        scaling: of the scores; by default 1 / sqrt(width).
+        kwargs: whatever else a model passes; unused.
+
+    Returns:
+        (1, N, heads, width), and no attention weights.
+    """
+    lengths: list[list[int]] = attention_mask[0, 0].tolist()
+    # split and not sliced: its backward is one concatenation, where a slice's fills a row of zeros
+    sizes = [size for trunk, chosen, rejected in lengths for size in (trunk + chosen, rejected)]
+    states = [x.split(sizes, dim=2) for x in _in_a_fast_dtype(query, key, value)]
+    attend = functools.partial(
+        F.scaled_dot_product_attention, dropout_p=dropout, scale=scaling, enable_gqa=True
+    )
+    found = []
+    with torch.autocast(query.device.type, enabled=False):
+        for number, (trunk, chosen, rejected) in enumerate(lengths):
+            q, k, v = (pieces[2 * number] for pieces in states)
+            if trunk + chosen:
+                found.append(attend(q, k, v, is_causal=True))
+            if rejected:
+                q, *more = (pieces[2 * number + 1] for pieces in states)
+                k, v = (
+                    torch.cat([x[:, :, :trunk], y], 2) for x, y in zip((k, v), more, strict=True)
+                )
+                seen = q.new_ones(rejected, trunk + rejected, dtype=torch.bool).tril(trunk)
+                found.append(attend(q, k, v, attn_mask=seen))
+    return torch.cat(found, dim=2).transpose(1, 2).to(value.dtype), None
+
+
+def _in_a_fast_dtype(*states: Tensor) -> list[Tensor]:
+    """Equal dtypes, as the kernels want them; under autocast, rotary positions leave float32."""
+    dtype = states[-1].dtype
+    if dtype.itemsize < 4 and states[-1].device.type == "cpu":
+        dtype = torch.float32  # a CPU kernel for bfloat16 took five times as long, without AVX-512
+    return [x.to(dtype) for x in states]
+
+
+def tree_block_mask(lengths: Tensor) -> BlockMask:
+    """The mask of `flex_attention` for a row of trees.
+
+    Args:
+        lengths: `PackedRow.lengths`, (1, 1, P, 3).
+    """
+    sizes = lengths.flatten()
+    total = int(sizes.sum())
+    part = torch.repeat_interleave(torch.arange(len(sizes), device=sizes.device), sizes)
+    pair, kind = part // 3, part % 3
+
+    def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return (
+            (query >= key)
+            & (pair[query] == pair[key])
+            & ((kind[key] == 0) | (kind[key] == kind[query]))
+        )
+
+    return create_block_mask(sees, None, None, total, total, device=sizes.device)
+
+
+@contextlib.contextmanager
+def attends_to_trees(model: PreTrainedModel) -> Iterator[None]:
+    """Give a model attention over trees, and its own back at the end.
+
+    With gradient checkpointing the backward pass must be inside as well: it runs the layers again.
+
+    Args:
+        model: neither wrapped nor adapted (`shared_prefix.bare_model`).
+    """
+    own = model.config._attn_implementation
+    name = "flex_attention" if model.device.type == "cuda" else TREE_ATTENTION
+    try:
+        model.set_attn_implementation(name)
+        yield
+    finally:
+        model.set_attn_implementation(own)
+
+
+AttentionInterface.register(TREE_ATTENTION, tree_attention)

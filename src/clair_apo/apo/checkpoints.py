@@ -1,0 +1,155 @@
+"""Checkpoints that say whether they are whole, and the last one that is.
+
+A process can be killed at any moment, also while several processes write one checkpoint. So each
+checkpoint opens with a note that it is being written, and closes, when every process is done, with
+the sizes of its files; older checkpoints go only then.
+"""
+
+# mypy: allow-untyped-calls
+# trl is typed in part only
+
+import json
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+from transformers.trainer_utils import rotate_checkpoints
+from trl.trainer.dpo_trainer import DPOTrainer
+
+from clair_apo.errors import TrainingError
+from clair_apo.records import Record
+from clair_apo.runs import write_json
+
+NOTE = "checkpoint.json"
+
+logger = logging.getLogger(__name__)
+
+
+class CheckpointNote(Record):
+    """The content of `checkpoint.json`."""
+
+    complete: bool
+    """False from the first byte that is written to the last."""
+    resumable: bool = True
+    """False where the optimizer was left out (`save_only_model`)."""
+    files: dict[str, int] = Field(default_factory=dict)
+    """Bytes of every file, by its path in the checkpoint."""
+
+
+def why_torn(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint; None if it is whole.
+
+    One without a note, written by another program, counts as whole where its trainer's state, which
+    is written last, can be read.
+    """
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return "its trainer_state.json cannot be read"
+    note = _note(checkpoint)
+    if note is None:
+        return None
+    if not note.complete:
+        return "it was not written to its end"
+    for name, size in note.files.items():
+        path = checkpoint / name
+        if not path.is_file() or path.stat().st_size != size:
+            return f"its {name} is missing or of another size"
+    return None
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The latest whole `checkpoint-N` of a folder; later ones that are torn are named."""
+    steps = {
+        int(match[1]): path
+        for path in folder.glob("checkpoint-*")
+        if (match := re.fullmatch(r"checkpoint-(\d+)", path.name))
+    }
+    for step in sorted(steps, reverse=True):
+        fault = why_torn(steps[step])
+        if fault is None:
+            return steps[step]
+        logger.warning(f"{steps[step]} is passed over: {fault}")
+    return None
+
+
+def check_resumable(checkpoint: Path) -> None:
+    """Refuse a checkpoint from which a run cannot go on as if it had never stopped.
+
+    Raises:
+        TrainingError: it is torn, or was saved without the optimizer.
+    """
+    fault = why_torn(checkpoint)
+    if fault is not None:
+        raise TrainingError(f"{checkpoint}: there is no whole checkpoint to resume from: {fault}")
+    note = _note(checkpoint)
+    if note is not None and not note.resumable:
+        raise TrainingError(
+            f"{checkpoint}: was saved without the optimizer (save_only_model), so training cannot "
+            "go on from it; give it as model_name_or_path to start a new run from its weights"
+        )
+
+
+def _note(checkpoint: Path) -> CheckpointNote | None:
+    try:
+        return CheckpointNote.model_validate_json((checkpoint / NOTE).read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError):
+        return CheckpointNote(complete=False)
+
+
+class CheckpointingTrainer(DPOTrainer):
+    """TRL's trainer with checkpoints that survive a kill at any moment."""
+
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> Any:
+        """As `Trainer.train`; True goes on from the last checkpoint that is whole.
+
+        Raises:
+            TrainingError: the checkpoint is torn, or there is none.
+        """
+        if resume_from_checkpoint is True:
+            folder = Path(str(self.args.output_dir))
+            last = last_checkpoint(folder)
+            if last is None:
+                raise TrainingError(f"{folder}: there is no whole checkpoint to resume from")
+            resume_from_checkpoint = str(last)
+        if resume_from_checkpoint:
+            check_resumable(Path(resume_from_checkpoint))
+        return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        run = Path(self._get_output_dir(trial=trial))
+        checkpoint = run / f"checkpoint-{self.state.global_step}"
+        args, limit = self.args, self.args.save_total_limit
+        if args.should_save:
+            write_json(checkpoint / NOTE, CheckpointNote(complete=False).model_dump())
+        self.accelerator.wait_for_everyone()
+        args.save_total_limit = None  # nothing older goes before this one is whole
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()
+        if not args.should_save:
+            return
+        files = (path for path in checkpoint.rglob("*") if path.is_file() and path.name != NOTE)
+        note = CheckpointNote(
+            complete=True,
+            resumable=not args.save_only_model,
+            files={str(path.relative_to(checkpoint)): path.stat().st_size for path in files},
+        )
+        write_json(checkpoint / NOTE, note.model_dump())
+        rotate_checkpoints(
+            output_dir=str(run),
+            save_total_limit=limit,
+            best_model_checkpoint=self.state.best_model_checkpoint,
+            use_mtime=True,
+        )

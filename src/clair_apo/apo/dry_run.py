@@ -1,0 +1,224 @@
+"""`clair-apo train --dry_run`: what a training run would do, before anything is spent on it.
+
+Reads the pairs, tokenizes them as the trainer does, and takes the model's shapes from its config.
+It loads no weights and writes no file.
+"""
+
+# mypy: allow-untyped-calls
+# trl and transformers are typed in part only
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple, cast
+
+import datasets
+import torch
+from peft import PeftConfig, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from trl.trainer.dpo_trainer import DPOTrainer
+from trl.trainer.utils import get_peft_config
+
+from clair_apo.apo.adapters import ADAPTER_FILE
+from clair_apo.apo.arguments import TrainingSetup
+from clair_apo.apo.data import PairSplit, TrainingPair, load_pairs, split_pairs
+from clair_apo.apo.estimate import Estimate, estimate, matrix_rate
+from clair_apo.apo.invariants import check_tokens, left_out
+from clair_apo.apo.lengths import PairLengths, cut_pair, pair_lengths
+from clair_apo.apo.support import why_no_trees
+from clair_apo.errors import ClairApoError, ConfigError, TrainingError
+from clair_apo.models import find_model
+from clair_apo.records import Record
+
+
+class PairProblem(Record):
+    """What is wrong with one pair."""
+
+    id: str
+    stops: bool
+    """Whether training would refuse to start with it."""
+    what: str
+
+
+class DryRun(Record):
+    """All that is known before a run."""
+
+    pairs: int
+    """In the data."""
+    held_out: int
+    beyond_max_pairs: int
+    trained: int
+    problems: tuple[PairProblem, ...]
+    lengths: PairLengths | None
+    """Of the pairs trained on that can be; None where none can."""
+    layout: str
+    """`shared_prefix`, or `padded` with the reason."""
+    estimate: Estimate | None
+
+
+class _Tokenized(NamedTuple):
+    rows: list[Mapping[str, Any]]
+    problems: list[PairProblem]
+
+
+def look_over(setup: TrainingSetup) -> DryRun:
+    """Look a run over.
+
+    Raises:
+        ClairApoError: no pairs, no tokenizer, or a model whose config cannot be read.
+    """
+    script = setup.script
+    pairs = load_pairs(script.dataset_name, script.dataset_train_split)
+    split = split_pairs(pairs, script.held_out, script.max_pairs)
+    location = find_model(str(setup.model.model_name_or_path)).location
+    tokenizer = _loaded(AutoTokenizer, location, setup)
+    found = tokenized(split, tokenizer, setup.args)
+    model = _shapes(location, setup)
+    reason = why_no_trees(cast(Any, model).base_model.model if _adapted(model) else model)
+    asked = setup.args.pair_layout
+    padded = asked == "padded" or reason is not None
+    lengths = _lengths(found.rows, setup) if found.rows else None
+    dtype = torch.bfloat16 if setup.args.bf16 else torch.float32
+    return DryRun(
+        pairs=len(pairs),
+        held_out=len(split.held_out),
+        beyond_max_pairs=len(pairs) - len(split.held_out) - len(split.train),
+        trained=len(split.train),
+        problems=tuple(found.problems),
+        lengths=lengths,
+        layout="shared_prefix" if not padded else f"padded ({reason or 'asked for'})",
+        estimate=lengths
+        and estimate(
+            model,
+            lengths,
+            setup.args,
+            padded=padded,
+            rate=matrix_rate(setup.args.device, dtype),
+        ),
+    )
+
+
+def tokenized(split: PairSplit, tokenizer: Any, args: Any) -> _Tokenized:
+    """Tokenize pairs as the trainer would; those it would refuse are problems instead.
+
+    Args:
+        split: the pairs; those held out are looked at too, only those trained on returned.
+        tokenizer: with the chat template.
+        args: an `APOConfig`.
+    """
+    problems = []
+    good: dict[str, list[Mapping[str, Any]]] = {"train": [], "eval": []}
+    for name, part in (("train", split.train), ("eval", split.held_out)):
+        renderable = []
+        for pair in part:
+            fault = _template_fault(pair, tokenizer)
+            if fault is None:
+                renderable.append(pair)
+            else:
+                problems.append(PairProblem(id=pair.id, stops=True, what=fault))
+        for row in _tokenize(renderable, tokenizer, args, name):
+            found = list(_problems(row, tokenizer, args))
+            problems += found
+            if not any(problem.stops for problem in found):
+                good[name].append(row)
+    return _Tokenized(good["train"], problems)
+
+
+def _template_fault(pair: TrainingPair, tokenizer: Any) -> str | None:
+    """What the chat template raises for a pair; templates raise errors of many kinds."""
+    row = pair.to_trl_row()
+    if isinstance(row["prompt"], str):
+        return None
+    if tokenizer.chat_template is None:
+        raise ConfigError("the tokenizer has no chat_template, which messages need")
+    try:
+        tokenizer.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True)
+        for side in ("chosen", "rejected"):
+            tokenizer.apply_chat_template(row["prompt"] + row[side], tokenize=False)
+    except Exception as error:
+        return f"the chat template refuses it: {' '.join(str(error).split())[:200]}"
+    return None
+
+
+def _tokenize(
+    pairs: Sequence[TrainingPair], tokenizer: Any, args: Any, name: str
+) -> Sequence[Mapping[str, Any]]:
+    if not pairs:
+        return []
+    data = datasets.Dataset.from_list([pair.to_trl_row() for pair in pairs])
+    # TRL's own tokenizing, which asks its trainer for nothing but the tokenizer
+    trainer: Any = SimpleNamespace(_tokenizer=tokenizer)
+    whole: Any = SimpleNamespace(max_length=None, dataset_num_proc=args.dataset_num_proc)
+    prepared: Any = DPOTrainer._prepare_dataset(trainer, data, tokenizer, whole, name)
+    rows: list[Mapping[str, Any]] = prepared.to_list()
+    return rows
+
+
+def _problems(row: Mapping[str, Any], tokenizer: Any, args: Any) -> list[PairProblem]:
+    where = f"pair {row['id']}"
+    try:
+        check_tokens(row, where, left_out=left_out(tokenizer, row), args=args)
+    except TrainingError as error:
+        return [PairProblem(id=row["id"], stops=True, what=str(error).removeprefix(f"{where}: "))]
+    return [PairProblem(id=row["id"], stops=False, what=w) for w in _doubts(row, tokenizer, args)]
+
+
+def _doubts(row: Mapping[str, Any], tokenizer: Any, args: Any) -> list[str]:
+    """What training would accept, and a person may not have meant."""
+    found = []
+    pair = cut_pair(row, args.max_length, args.truncation_mode)
+    if row["chosen_ids"] == row["rejected_ids"]:
+        found.append("both answers are the same tokens: there is nothing to prefer")
+    elif pair.chosen == pair.rejected:
+        found.append(f"the answers differ only beyond max_length {args.max_length}")
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    for side in ("chosen", "rejected"):
+        # templates close a turn with a special token and at most a newline
+        if not special & set(row[f"{side}_ids"][-3:]):
+            found.append(f"{side!r} has no end token: the model would not learn where to stop")
+    bos = tokenizer.bos_token_id
+    if bos is not None and row["prompt_ids"][:2] == [bos, bos]:
+        found.append("the prompt begins with two begin tokens: the template adds one of its own")
+    unknown = tokenizer.unk_token_id
+    whole = [*row["prompt_ids"], *row["chosen_ids"], *row["rejected_ids"]]
+    if unknown is not None and unknown in whole:
+        found.append(f"{whole.count(unknown)} tokens are unknown to the tokenizer")
+    return found
+
+
+def _lengths(rows: Sequence[Mapping[str, Any]], setup: TrainingSetup) -> PairLengths:
+    mode: Any = setup.args.truncation_mode
+    return pair_lengths(rows, setup.args.max_length, mode)
+
+
+def _shapes(location: str, setup: TrainingSetup) -> PreTrainedModel:
+    """The model without its weights, adapted where the run trains an adapter."""
+    adapter = get_peft_config(setup.model)
+    if (Path(location) / ADAPTER_FILE).exists():
+        adapter = PeftConfig.from_pretrained(location)
+        location = find_model(str(adapter.base_model_name_or_path)).location
+    config = _loaded(AutoConfig, location, setup)
+    named = setup.model.dtype or "float32"
+    dtype = getattr(torch, named) if named != "auto" else config.dtype
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        model = get_peft_model(model, adapter) if adapter else model
+    return cast(PreTrainedModel, model)
+
+
+def _adapted(model: Any) -> bool:
+    return hasattr(model, "peft_config")
+
+
+def _loaded(kind: Any, location: str, setup: TrainingSetup) -> Any:
+    try:
+        return kind.from_pretrained(
+            location,
+            revision=setup.model.model_revision,
+            trust_remote_code=setup.args.trust_remote_code,
+        )
+    except ClairApoError:
+        raise
+    except (ValueError, OSError) as error:
+        reason = " ".join(str(error).split())[:400]
+        raise TrainingError(f"{setup.model.model_name_or_path}: {reason}") from None

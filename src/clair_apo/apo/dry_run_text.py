@@ -1,0 +1,92 @@
+"""A dry run as the command line prints it."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from rich.console import Group
+from rich.filesize import decimal
+from rich.table import Table
+
+from clair_apo.apo.dry_run import DryRun, PairProblem
+from clair_apo.apo.estimate import UTILISATION, Estimate
+from clair_apo.apo.lengths import PairLengths
+
+MOST_SHOWN = 10
+"""Pairs listed for each kind of problem at most."""
+
+
+def dry_run_text(run: DryRun) -> Group:
+    """All of it: counts that close, lengths, problems row by row, memory and time."""
+    parts: list[Table | str] = [_counts(run)]
+    if run.lengths is not None:
+        parts += [_lengths_table(run.lengths), *_lengths_lines(run.lengths)]
+    parts += [f"pair layout: {run.layout}", *_problem_lines(run.problems)]
+    if run.estimate is not None:
+        parts += _estimate_lines(run.estimate)
+    return Group(*parts)
+
+
+def _counts(run: DryRun) -> str:
+    out = [f"{run.trained} to train on", f"{run.held_out} held out"]
+    if run.beyond_max_pairs:
+        out.append(f"{run.beyond_max_pairs} beyond max_pairs")
+    return f"{run.pairs} pairs = {' + '.join(out)}"
+
+
+def _lengths_table(lengths: PairLengths) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column(f"tokens, n = {lengths.pairs:,}", no_wrap=True)
+    for name in ("least", "median", "95%", "most", "mean"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for part in ("prompt", "chosen", "rejected"):
+        found = getattr(lengths, part)
+        whole = (found.minimum, found.median, found.q95, found.maximum)
+        table.add_row(part, *(f"{value:,}" for value in whole), f"{found.mean:,.1f}")
+    return table
+
+
+def _lengths_lines(lengths: PairLengths) -> Iterator[str]:
+    truncated = lengths.truncated_chosen + lengths.truncated_rejected
+    yield (
+        f"truncated: {lengths.truncated_chosen} winners and {lengths.truncated_rejected} losers "
+        f"lose {lengths.cut_tokens:,} tokens"
+        if truncated
+        else "truncated: no answer"
+    )
+    yield (
+        f"sharing what both answers begin with: {lengths.tree_tokens:,} tokens instead of "
+        f"{lengths.separate_tokens:,}, {lengths.saved_share:.0%} saved"
+    )
+
+
+def _problem_lines(problems: tuple[PairProblem, ...]) -> Iterator[str]:
+    if not problems:
+        yield "problems: none"
+    kinds = Counter((not problem.stops, problem.what) for problem in problems)
+    for kind, count in sorted(kinds.items()):
+        goes_on, what = kind
+        ids = [p.id for p in problems if (not p.stops, p.what) == kind]
+        more = f" and {count - MOST_SHOWN} more" if count > MOST_SHOWN else ""
+        weight = "worth a look" if goes_on else "training would stop"
+        yield f"{weight}: {count} pairs: {what}\n  {', '.join(ids[:MOST_SHOWN])}{more}"
+
+
+def _estimate_lines(found: Estimate) -> Iterator[str]:
+    optimizer = "unknown" if found.optimizer is None else decimal(found.optimizer)
+    yield (
+        f"memory, estimated: {decimal(found.memory)} = weights {decimal(found.weights)} + "
+        f"gradients {decimal(found.gradients)} + optimizer {optimizer} + reference "
+        f"{decimal(found.reference)} + activations {decimal(found.activations)}"
+    )
+    yield f"  {found.parameters:,} parameters, {found.trained:,} of them trained"
+    yield (
+        f"time, estimated: {_duration(found.seconds)} for {found.steps} steps, at "
+        f"{UTILISATION:.0%} of the {found.rate / 1e9:,.0f} GFLOP/s that matrix products reach "
+        "here now"
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,197 @@
+"""Pairs as trees, many of them in one row: every shared beginning once, and no padding.
+
+Winner x and loser y of a pair, both with their prompt, are equal in their first s tokens. Their
+tree has three parts, in this order:
+
+    trunk      x[0], ..., x[s-2]
+    chosen     x[s-1], ..., x[|x|-2]
+    rejected   y[s-1], ..., y[|y|-2]
+
+The last shared token predicts two different next tokens, so it opens both branches and every
+position has one label. The last token of an answer predicts none and is left out. Positions count
+from the start of the pair, and those of a branch go on where the trunk ends.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+IGNORED = -100
+"""The label of a position that predicts no token of an answer."""
+
+
+_RAGGED = "_token_logps"
+
+
+class PairTree(NamedTuple):
+    """One pair of n input tokens; tensors are on the CPU."""
+
+    lengths: tuple[int, int, int]
+    """Tokens of trunk, chosen branch and rejected branch; n in all."""
+    ids: Tensor
+    """(n,)."""
+    positions: Tensor
+    """(n,)."""
+    labels: Tensor
+    """(n,): the next token where it belongs to an answer, else `IGNORED`."""
+    in_chosen: Tensor
+    """(n,), boolean: where the label is a token of the winner."""
+    in_rejected: Tensor
+    """(n,), boolean."""
+
+    @property
+    def size(self) -> int:
+        """Input tokens."""
+        return sum(self.lengths)
+
+
+class PackedRow(NamedTuple):
+    """The trees of P pairs, one after the other, as one row of N tokens with L labels."""
+
+    ids: Tensor
+    """(1, N)."""
+    positions: Tensor
+    """(1, N)."""
+    labels: Tensor
+    """(1, N): `IGNORED`, or the token that comes next."""
+    lengths: Tensor
+    """(1, 1, P, 3): tokens of trunk, chosen and rejected branch of each pair; a mask for
+    `attention.tree_attention`, so with four dimensions and of whole numbers."""
+    chosen: Tensor
+    """Which of the L labels, in their order, are tokens of the winners; a trunk's are of both."""
+    rejected: Tensor
+    chosen_lengths: Tensor
+    """(P,): how many of them each winner has."""
+    rejected_lengths: Tensor
+    first_differences: Tensor
+    """(P,): tokens that both answers begin with."""
+
+    def to(self, device: torch.device) -> Self:
+        """The row on another device."""
+        return type(self)(*(tensor.to(device) for tensor in self))
+
+
+def pair_trees(batch: Mapping[str, Tensor]) -> list[PairTree]:
+    """The tree of every pair of a padded batch.
+
+    Args:
+        batch: `input_ids`, `attention_mask` and `completion_mask`, each (2B, T), winners first.
+    """
+    ids, seen, answers = (
+        batch[key].cpu() for key in ("input_ids", "attention_mask", "completion_mask")
+    )
+    tokens = [row[mask] for row, mask in zip(ids, seen.bool(), strict=True)]
+    scored = [row[mask].bool() for row, mask in zip(answers, seen.bool(), strict=True)]
+    half = len(tokens) // 2
+    return [_tree(tokens[i], tokens[half + i], scored[i], scored[half + i]) for i in range(half)]
+
+
+def _tree(
+    chosen: Tensor, rejected: Tensor, chosen_scored: Tensor, rejected_scored: Tensor
+) -> PairTree:
+    """The tree of two sequences, given which of their tokens belong to an answer."""
+    trunk = max(_common_tokens(chosen, rejected) - 1, 0)
+    of_both, of_chosen = slice(0, trunk), slice(trunk, max(len(chosen) - 1, 0))
+    of_rejected = slice(trunk, max(len(rejected) - 1, 0))
+    parts = ((chosen, of_both), (chosen, of_chosen), (rejected, of_rejected))
+    next_scored_chosen, next_scored_rejected = chosen_scored[1:], rejected_scored[1:]
+    no_chosen = torch.zeros_like(next_scored_chosen[of_chosen])
+    no_rejected = torch.zeros_like(next_scored_rejected[of_rejected])
+    in_chosen = torch.cat([next_scored_chosen, no_rejected])
+    in_rejected = torch.cat(
+        [next_scored_rejected[of_both], no_chosen, next_scored_rejected[of_rejected]]
+    )
+    labels = torch.cat([tokens[1:][part] for tokens, part in parts])
+    return PairTree(
+        lengths=(trunk, of_chosen.stop - trunk, of_rejected.stop - trunk),
+        ids=torch.cat([tokens[part] for tokens, part in parts]),
+        positions=torch.cat([torch.arange(part.start, part.stop) for _, part in parts]),
+        labels=labels.masked_fill(~(in_chosen | in_rejected), IGNORED),
+        in_chosen=in_chosen,
+        in_rejected=in_rejected,
+    )
+
+
+def _common_tokens(one: Tensor, other: Tensor) -> int:
+    length = min(len(one), len(other))
+    return int((one[:length] == other[:length]).cumprod(0).sum())
+
+
+def packed_row(trees: Sequence[PairTree]) -> PackedRow:
+    """One row of at least one tree, on the CPU."""
+    labels = torch.cat([tree.labels for tree in trees])
+    labelled = labels != IGNORED
+    in_chosen, in_rejected = (
+        torch.cat([getattr(tree, side) for tree in trees])[labelled]
+        for side in ("in_chosen", "in_rejected")
+    )
+    return PackedRow(
+        ids=torch.cat([tree.ids for tree in trees])[None],
+        positions=torch.cat([tree.positions for tree in trees])[None],
+        labels=labels[None],
+        lengths=torch.tensor([[[tree.lengths for tree in trees]]]),
+        chosen=in_chosen.nonzero()[:, 0],
+        rejected=in_rejected.nonzero()[:, 0],
+        chosen_lengths=torch.stack([tree.in_chosen.sum() for tree in trees]),
+        rejected_lengths=torch.stack([tree.in_rejected.sum() for tree in trees]),
+        first_differences=torch.stack([tree.in_chosen[: tree.lengths[0]].sum() for tree in trees]),
+    )
+
+
+def cut(sizes: Sequence[int], limit: int | None) -> list[range]:
+    """Cut items into runs of at most `limit` tokens: as few as possible, and then as even.
+
+    Args:
+        sizes: tokens of each item, in order.
+        limit: an item larger than it makes a run of its own; None makes one run of all.
+
+    Returns:
+        The positions of each run, in order.
+    """
+    if limit is None:
+        return [range(len(sizes))]
+    fewest = len(_filled(sizes, limit))
+    low, high = sum(sizes) // fewest, limit  # the lowest limit that needs no more runs
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if len(_filled(sizes, middle)) <= fewest else (middle + 1, high)
+    return _filled(sizes, high)
+
+
+def _filled(sizes: Sequence[int], limit: int) -> list[range]:
+    """Runs that are each filled up to the limit before the next begins."""
+    starts, tokens = [0], 0
+    for position, size in enumerate(sizes):
+        if tokens + size > limit and position > starts[-1]:
+            starts.append(position)
+            tokens = 0
+        tokens += size
+    return [range(*ends) for ends in zip(starts, [*starts[1:], len(sizes)], strict=True)]
+
+
+def take_pairs(batch: Mapping[str, Any], pairs: Sequence[int]) -> dict[str, Any]:
+    """The given pairs of a padded batch, without the columns that are padding for all of them.
+
+    Args:
+        batch: tensors of 2B rows, winners first, or of B rows, one for each pair. Values of tokens
+            end to end, `*_token_logps`, have their number for each of the rows in `*_lengths`.
+        pairs: positions, from 0 to B - 1.
+    """
+    half = len(batch["input_ids"]) // 2
+    one = torch.as_tensor(pairs, device=batch["input_ids"].device)
+    both = torch.cat([one, one + half])
+    taken = {}
+    for key, rows in batch.items():
+        if key.endswith(_RAGGED):
+            lengths = batch[key.removesuffix(_RAGGED) + "_lengths"]
+            answers = rows.split(lengths.tolist())
+            wanted = one if len(lengths) == half else both
+            taken[key] = torch.cat([answers[position] for position in wanted.tolist()])
+        else:
+            taken[key] = rows[one if len(rows) == half else both]
+    used = int(taken["attention_mask"].any(0).nonzero()[-1]) + 1
+    for key in ("input_ids", "attention_mask", "completion_mask"):
+        taken[key] = taken[key][:, :used]
+    return taken

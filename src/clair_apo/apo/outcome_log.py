@@ -1,0 +1,56 @@
+"""Keeps what the forwards said of their pairs, over all processes, until it is logged."""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from clair_apo.apo.anchors import PairOutcomes
+
+Mode = Literal["train", "eval"]
+
+
+class OutcomeLog:
+    """The outcomes of pairs since they were taken last, for training and evaluation apart.
+
+    Args:
+        accelerator: gathers them from all processes.
+    """
+
+    def __init__(self, accelerator: Any) -> None:
+        self._accelerator = accelerator
+        self._tables: dict[Mode, list[Tensor]] = {"train": [], "eval": []}
+
+    def keep(self, mode: Mode, outcomes: PairOutcomes, weights: Tensor | None) -> None:
+        """Keep the outcomes of the pairs that count.
+
+        Args:
+            mode: in an evaluation the pairs that fill the last batch of several processes are left
+                out here, and all processes must call it.
+            outcomes: of one row of this process.
+            weights: of its pairs in training, (B,): those with 0 are left out; None keeps all.
+        """
+        table = outcomes.table()
+        if mode == "eval":
+            table = self._accelerator.gather_for_metrics(table)
+        elif weights is not None:
+            table = table[weights > 0]
+        self._tables[mode].append(table)
+
+    def seen(self, mode: Mode) -> PairOutcomes | None:
+        """All that was kept since it was taken last, by all processes; None if there is nothing."""
+        if not self._tables[mode]:
+            return None
+        table = torch.cat(self._tables[mode])
+        if mode == "train":
+            # processes may have seen different numbers of pairs: fill up, leave out what fills
+            table = self._accelerator.pad_across_processes(table, pad_index=torch.nan)
+            table = self._accelerator.gather(table)
+            table = table[~table.isnan().all(1)]
+        return PairOutcomes.from_tables([table])
+
+    def take(self, mode: Mode) -> PairOutcomes | None:
+        """The same, and begin anew."""
+        found = self.seen(mode)
+        self._tables[mode].clear()
+        return found

@@ -1,0 +1,312 @@
+"""The reference of all pairs of a run: found in the cache, or computed once and kept there.
+
+What is missing is computed with the policy before its first optimizer step, when it still is the
+reference, or with the reference model where there is one. Every process takes part.
+"""
+
+# mypy: allow-untyped-calls
+# trl and accelerate are typed in part only
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from accelerate.utils import tqdm
+from datasets import Dataset
+from numpy.typing import NDArray
+from peft import PeftModel
+from torch.utils.data import DataLoader
+from transformers import TrainerCallback
+from trl.models.utils import prepare_deepspeed
+
+from clair_apo.apo.logps import TokenLogps, padded
+from clair_apo.apo.reference import (
+    CollateWithReference,
+    KnownPairs,
+    pair_keys,
+    reference_adapter_name,
+    reference_tokens,
+)
+from clair_apo.apo.reference_identity import agreed_identity, weights_digest
+from clair_apo.apo.reference_store import PairTokenLogps, ReferenceStore
+from clair_apo.apo.row_trainer import RowTrainer
+from clair_apo.errors import TrainingError
+
+FLUSH_SECONDS = 60.0
+"""A computation that is killed loses no more than this."""
+_KEYING_BATCH = 64
+
+
+class _Request(NamedTuple):
+    """A data set whose reference is asked for."""
+
+    dataset: Dataset
+    name: str
+    batch_size: int
+
+
+class Difference(NamedTuple):
+    """How far the reference's answer of now is from the one in the cache, for one answer."""
+
+    pair: str
+    """Its id, or its row."""
+    nats: float
+    tokens: int
+
+
+class ReferenceCache:
+    """Reference log-probs for one trainer.
+
+    Args:
+        trainer: with model, reference and tokenizer in place.
+        root: the cache's folder.
+        weights: digest of the reference model, where there is one: taken before it was spread
+            over processes.
+    """
+
+    def __init__(self, trainer: RowTrainer, root: Path, weights: str | None) -> None:
+        self.root = root
+        self.known: dict[bytes, PairTokenLogps] = {}
+        """Answers by key, of all pairs seen so far."""
+        self.computed: set[bytes] = set()
+        """Keys of the pairs that no cache had, and that were computed here."""
+        self._trainer = trainer
+        self._weights = weights
+        self._waiting: list[_Request] = []
+        self._policy_is_wrapped = False
+        self._store: ReferenceStore | None = None
+
+    @property
+    def store(self) -> ReferenceStore:
+        """The folder of this reference; first asked for while the policy still is the reference."""
+        if self._store is None:
+            trainer = self._trainer
+            model: Any = trainer.ref_model or trainer.model
+            adapter = reference_adapter_name(trainer) if isinstance(model, PeftModel) else None
+            identity = agreed_identity(
+                weights=self._weights or weights_digest(model, adapter),
+                processing_class=trainer.processing_class,
+                dtype=model.dtype,
+                mixed_precision=trainer.accelerator.mixed_precision,
+                spread=_uses_fsdp(trainer),
+            )
+            name = str(getattr(model.config, "_name_or_path", "")) or type(model).__name__
+            # a folder's last part is enough: where it lay on one machine is no news to a reader
+            name = Path(name).name if name.startswith(("/", ".")) else name
+            self._store = ReferenceStore(self.root, identity, name)
+        return self._store
+
+    @property
+    def digest(self) -> str | None:
+        """Of the reference, where it has been asked for; None where the cache is not used."""
+        return self._store.folder.name if self._store else None
+
+    def add(self, dataset: Dataset, name: str, batch_size: int) -> None:
+        """Know the reference's answer to every pair of a data set.
+
+        Where FSDP or DeepSpeed will spread the policy, what is missing waits for `complete`.
+
+        Args:
+            dataset: tokenized pairs.
+            name: of the data set, for the progress bar and errors.
+            batch_size: pairs for each process at a time.
+
+        Raises:
+            TrainingError: a stream; or pairs are missing, and the policy is its reference no more.
+        """
+        if not isinstance(dataset, Dataset):
+            raise TrainingError(
+                f"{name}: precompute_ref_log_probs needs a data set with a length, not a stream; "
+                "set it to false"
+            )
+        self._add(_Request(dataset, name, batch_size))
+
+    def complete(self) -> None:
+        """Compute what waited, now that the policy is wrapped for training.
+
+        Raises:
+            TrainingError: training goes on from a checkpoint, so the policy is not the reference.
+        """
+        self._policy_is_wrapped = True
+        while self._waiting:
+            self._add(self._waiting.pop())
+
+    def build(self) -> None:
+        """Compute what waited, for a trainer that will not train."""
+        trainer: Any = self._trainer
+        if not self._waiting:
+            return
+        if trainer.is_deepspeed_enabled:
+            trainer.model_wrapped = prepare_deepspeed(trainer.model, trainer.accelerator)
+        else:  # FSDP: accelerate shards no model without an optimizer; this one has no state
+            unused = torch.optim.SGD(trainer.model.parameters())
+            trainer.model, _ = trainer.accelerator.prepare(trainer.model, unused)
+            trainer.model_wrapped = trainer.model
+        self.complete()
+
+    def differences(self, dataset: Dataset, count: int, batch_size: int) -> list[Difference]:
+        """Ask the reference again about some pairs that the cache had before this run.
+
+        Args:
+            dataset: tokenized pairs that were added.
+            count: pairs to ask about, at even distances.
+            batch_size: pairs for each process at a time.
+        """
+        keys = self._pairs(dataset).keys
+        known = [row for row, key in enumerate(keys) if key not in self.computed]
+        rows = known[:: max(1, len(known) // count)][:count]
+        again = self._answers(_Request(dataset, "pairs to verify", batch_size), rows)
+        return [
+            Difference(
+                pair=str(dataset[row].get("id", row)),
+                nats=float(abs(new.sum(dtype=np.float64) - old.sum(dtype=np.float64))),
+                tokens=len(old),
+            )
+            for row, answer in zip(rows, again, strict=True)
+            for new, old in zip(answer, self.known[keys[row]], strict=True)
+        ]
+
+    def collate(self, inner: Any) -> CollateWithReference:
+        """A collator whose batches carry what is known here."""
+        return CollateWithReference(inner, self.known, self._trainer.ld_alpha)
+
+    def _add(self, request: _Request) -> None:
+        trainer = self._trainer
+        with torch.random.fork_rng(devices=[]):  # loaders draw seeds; a full cache changes nothing
+            pairs = self._pairs(request.dataset)
+            missing = self._missing(pairs)
+            if not missing:
+                return
+            of_policy = trainer.ref_model is None
+            spread = _uses_fsdp(trainer) or trainer.is_deepspeed_enabled
+            if (
+                of_policy
+                and trainer.state.global_step > 0
+                and not isinstance(trainer.model, PeftModel)
+            ):
+                raise TrainingError(
+                    f"{request.name}: the reference cache {self.store.folder} lacks {len(missing)} "
+                    f"of {len(set(pairs.keys))} pairs, and the policy has been trained, so it "
+                    "cannot be asked. Run clair-apo reference build with these pairs, pass them "
+                    "as eval_dataset when the trainer is made, or name the reference "
+                    "(reference: PATH)"
+                )
+            if of_policy and spread and not self._policy_is_wrapped:
+                self._waiting.append(request)
+                return
+            self._compute(request, pairs.keys, missing)
+
+    def _pairs(self, dataset: Dataset) -> KnownPairs:
+        collate = self._inner_collator()
+        found = list(
+            DataLoader(
+                dataset,
+                batch_size=_KEYING_BATCH,
+                collate_fn=lambda rows: pair_keys(collate(rows)),
+            )
+        )
+        return KnownPairs(
+            keys=[key for pairs in found for key in pairs.keys],
+            tokens=np.concatenate([np.zeros(0, np.int64), *(pairs.tokens for pairs in found)]),
+        )
+
+    def _missing(self, pairs: KnownPairs) -> list[int]:
+        """Rows to compute, one for each key that some process does not know; longest first."""
+        self.known |= self.store.find(set(pairs.keys) - set(self.known))
+        first = {key: row for row, key in reversed(list(enumerate(pairs.keys)))}
+        rows = np.array(sorted(first.values()), np.int64)
+        unknown = torch.tensor([pairs.keys[row] not in self.known for row in rows])
+        accelerator = self._trainer.accelerator
+        anywhere = accelerator.reduce(unknown.to(accelerator.device, torch.int32), "sum")
+        missing = rows[anywhere.cpu().numpy() > 0].tolist()
+        return sorted(missing, key=lambda row: -pairs.tokens[row])
+
+    def _compute(self, request: _Request, keys: list[bytes], rows: list[int]) -> None:
+        fresh: dict[bytes, PairTokenLogps] = {}
+        flushed_at = time.monotonic()
+        keeps = self._trainer.accelerator.is_local_main_process
+        waiting = iter(rows)
+        try:
+            for answer in self._answers(request, rows):
+                row = next(waiting)
+                if not all(np.isfinite(side).all() for side in answer):
+                    raise TrainingError(
+                        f"{request.name}: the reference gives NaN or infinity to pair "
+                        f"{request.dataset[row].get('id', row)}; try another dtype"
+                    )
+                fresh[keys[row]] = answer
+                self.computed.add(keys[row])
+                if keeps and time.monotonic() - flushed_at > FLUSH_SECONDS:
+                    self.store.add(fresh)
+                    self.known |= fresh
+                    fresh, flushed_at = {}, time.monotonic()
+        finally:
+            self.known |= fresh
+            if keeps:
+                self.store.add(fresh)
+
+    def _answers(self, request: _Request, rows: list[int]) -> Iterator[PairTokenLogps]:
+        """The reference's answers to some rows of a data set, in their order, on every process."""
+        trainer, accelerator = self._trainer, self._trainer.accelerator
+        loader = accelerator.prepare(
+            DataLoader(
+                request.dataset.select(rows),
+                batch_size=request.batch_size,
+                collate_fn=self._inner_collator(),
+            )
+        )
+        model = trainer.model_wrapped if trainer.ref_model is None else trainer.ref_model
+        was_training = model.training
+        model.eval()
+        try:
+            for batch in tqdm(loader, desc=f"reference log-probs of {request.name}", leave=False):
+                sides = reference_tokens(trainer, batch, model)
+                yield from map(PairTokenLogps, *(self._gathered(side) for side in sides))
+        finally:
+            model.train(was_training)
+
+    def _gathered(self, side: TokenLogps) -> list[NDArray[np.floating]]:
+        """One answer for every pair of all processes, in the order of the data set."""
+        accelerator = self._trainer.accelerator
+        rows = accelerator.pad_across_processes(padded(side.values, side.lengths), dim=1)
+        # for metrics: without the pairs that fill the last batch of several processes
+        rows, lengths = accelerator.gather_for_metrics((rows, side.lengths))
+        return [
+            row[:length].copy()
+            for row, length in zip(rows.cpu().numpy(), lengths.tolist(), strict=True)
+        ]
+
+    def _inner_collator(self) -> Any:
+        collate = self._trainer.data_collator
+        return collate.collate if isinstance(collate, CollateWithReference) else collate
+
+
+class AskPolicyAtStart(TrainerCallback):
+    """Under FSDP and DeepSpeed the policy answers as its own reference when it has been spread.
+
+    Args:
+        trainer: an `APOTrainer`.
+        of_policy: whether there is no other reference model.
+    """
+
+    def __init__(self, trainer: Any, of_policy: bool) -> None:
+        self._trainer = trainer
+        self._of_policy = of_policy
+
+    def on_init_end(self, *event: Any, **more: Any) -> None:
+        """Keep TRL from loading a second model by name, as it does under FSDP alone."""
+        if self._trainer.args.precompute_ref_log_probs and self._of_policy:
+            self._trainer.is_fsdp_enabled = False
+
+    def on_train_begin(self, *event: Any, **more: Any) -> None:
+        """Compute what no cache had."""
+        if self._trainer.precompute_ref_logps:
+            self._trainer.reference_cache.complete()
+
+
+def _uses_fsdp(trainer: RowTrainer) -> bool:
+    # not is_fsdp_enabled, which is hidden from TRL while the trainer is made
+    return getattr(trainer.accelerator.state, "fsdp_plugin", None) is not None

@@ -1,0 +1,135 @@
+"""Which reference a run has: `initial`, `base`, a path, or the model that was passed as one.
+
+Knows which models there are and which must be loaded; not what they say.
+"""
+
+# mypy: allow-untyped-calls
+# trl and accelerate are typed in part only
+
+import copy
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+from trl.trainer.dpo_config import DPOConfig
+
+from clair_apo.apo.reference import frozen_copy
+from clair_apo.apo.reference_identity import weights_digest
+from clair_apo.apo.reference_store import cache_path
+from clair_apo.errors import ConfigError
+from clair_apo.models import find_model
+
+INITIAL, BASE = "initial", "base"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class ReferenceChoice:
+    """Where the reference is, before the trainer is made."""
+
+    args: DPOConfig
+    """With `precompute_ref_log_probs` decided."""
+    model: Any
+    """A model of its own; None where the reference is the policy, with or without its adapter."""
+    is_initial_policy: bool
+    """Whether all rewards must be 0 before the first step."""
+    cache: Path
+    """Its folder."""
+    weights: str | None
+    """Digest of `model`, taken while it is whole; None where it is not needed."""
+    loaded: bool
+    """Whether `model` was loaded for this run alone, and may go once it has answered."""
+
+
+def choose_reference(
+    model: Any, ref_model: Any, args: DPOConfig, train_dataset: Any, new_adapter: bool
+) -> ReferenceChoice:
+    """Decide what the reference is, and load or copy it where it cannot be the policy itself.
+
+    Args:
+        model: the policy, or its name.
+        ref_model: a reference that was passed.
+        args: `reference` and `precompute_ref_log_probs`.
+        train_dataset: decides whether the reference can be computed beforehand.
+        new_adapter: whether the policy gets an adapter that it has not yet.
+
+    Raises:
+        ConfigError: `reference` contradicts what was passed.
+        ModelNotFoundError: `reference` names no model.
+    """
+    name = getattr(args, "reference", INITIAL)
+    trained_adapter = not isinstance(model, str) and isinstance(model, PeftModel)
+    if name == BASE and not (new_adapter or trained_adapter):
+        raise ConfigError(
+            "reference: base is the model without its adapter, and this policy has none; use "
+            "initial, or name a folder"
+        )
+    if name != INITIAL and ref_model is not None:
+        raise ConfigError(f"reference: {name} and a ref_model were both given; take one")
+    args = _with_precompute_decided(args, train_dataset)
+    loaded = name not in (INITIAL, BASE)
+    if loaded:
+        ref_model = _load(name, model, args)
+    passed = ref_model is not None
+    adapter = new_adapter or trained_adapter
+    # without a copy, TRL would load the reference by the model's name, whatever was passed
+    if not (passed or adapter or args.precompute_ref_log_probs or isinstance(model, str)):
+        logger.info("a frozen copy of the policy is held as its reference")
+        ref_model = frozen_copy(model)
+    return ReferenceChoice(
+        args=args,
+        model=ref_model,
+        is_initial_policy=not passed and (name == INITIAL or not trained_adapter),
+        cache=cache_path(getattr(args, "reference_cache", None)),
+        weights=_digest(ref_model) if passed and args.precompute_ref_log_probs else None,
+        loaded=loaded,
+    )
+
+
+def _with_precompute_decided(args: DPOConfig, train_dataset: Any) -> DPOConfig:
+    if args.precompute_ref_log_probs is not None:
+        return args
+    has_length = isinstance(train_dataset, Dataset)
+    images = has_length and {"image", "images"} & set(train_dataset.column_names)
+    args = copy.copy(args)  # the same settings may serve a stream next
+    args.precompute_ref_log_probs = has_length and not images and not args.sync_ref_model
+    return args
+
+
+def _load(name: str, model: Any, args: DPOConfig) -> Any:
+    """A model by name, in the dtype of the policy."""
+    location = find_model(name).location
+    given: Any = args.model_init_kwargs or {}
+    options = {"dtype": "float32", **given}
+    options.pop("revision", None)  # of the policy's name
+    if not isinstance(model, str):
+        options |= {"dtype": model.dtype, "attn_implementation": model.config._attn_implementation}
+    try:
+        found = AutoModelForCausalLM.from_pretrained(location, **options)
+    except (ValueError, OSError) as error:
+        reason = " ".join(str(error).split())[:400]
+        raise ConfigError(f"reference: {name} cannot be loaded ({reason})") from None
+    return found.requires_grad_(False).eval()
+
+
+def _digest(model: Any) -> str:
+    adapters = getattr(model, "active_adapters", ()) if getattr(model, "peft_config", None) else ()
+    adapters = adapters() if callable(adapters) else adapters  # a method where peft wraps nothing
+    return weights_digest(model, adapters[0] if adapters else None)
+
+
+def finish_choice(trainer: Any, choice: ReferenceChoice) -> None:
+    """Give batches their reference, and let go of what is not needed, once the trainer is made."""
+    from_base = getattr(trainer.args, "reference", INITIAL) == BASE
+    if from_base and "ref" in trainer.model.peft_config:
+        trainer.model.delete_adapter("ref")  # TRL would take it for the reference
+    fsdp = getattr(trainer.accelerator.state, "fsdp_plugin", None)
+    trainer.is_fsdp_enabled = fsdp is not None  # was hidden from TRL, see AskPolicyAtStart
+    if trainer.precompute_ref_logps:
+        trainer.data_collator = trainer.reference_cache.collate(trainer.data_collator)
+        trainer.ref_model = None if choice.loaded else trainer.ref_model

@@ -1,0 +1,44 @@
+"""Between the trainer of rows and ours: the reference of every pair is known before it is met."""
+
+# mypy: allow-untyped-calls
+# trl is typed in part only
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from datasets import Dataset, IterableDataset
+from transformers.trainer import Trainer
+
+from clair_apo.apo.reference_cache import ReferenceCache
+from clair_apo.apo.row_trainer import RowTrainer
+
+
+class ReferenceTrainer(RowTrainer):
+    """Takes the reference from a cache where the data has a length."""
+
+    reference_cache: ReferenceCache
+
+    def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
+        """Know the reference of every pair; batches look it up, the data set stays as it is."""
+        self.reference_cache.add(dataset, name, batch_size)
+        return dataset
+
+    def evaluate(
+        self,
+        eval_dataset: Dataset | IterableDataset | Mapping[str, Any] | str | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """As TRL's, but new data can be evaluated after training where the cache knows it."""
+        if not self.precompute_ref_logps or isinstance(eval_dataset, str | None):
+            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        if isinstance(eval_dataset, Mapping):
+            metrics: dict[str, float] = {}
+            for name, part in eval_dataset.items():
+                metrics |= self.evaluate(part, ignore_keys, f"{metric_key_prefix}_{name}")
+            return metrics
+        args, tokenizer = self.args, cast(Any, self.processing_class)
+        ready = self._prepare_dataset(eval_dataset, tokenizer, args, "eval")
+        size = args.precompute_ref_batch_size or args.per_device_eval_batch_size
+        ready = self._precompute_ref_logps(ready, "eval", size)
+        return Trainer.evaluate(self, ready, ignore_keys, metric_key_prefix)

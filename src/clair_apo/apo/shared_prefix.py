@@ -1,0 +1,101 @@
+"""One forward over pairs that share their beginning: trees in, log-probs of every token out.
+
+It goes through the wrapped model's own forward, where DDP, FSDP and PEFT have their hooks. Where
+TRL's fused head scores labelled positions only, it is used; elsewhere `head.score_labels` is.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from accelerate.utils import extract_model_from_parallel, is_peft_model
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.utils.import_utils import is_triton_available
+
+from clair_apo.apo.attention import attends_to_trees, tree_block_mask
+from clair_apo.apo.head import LabelScores, score_labels
+from clair_apo.apo.layout import IGNORED, PackedRow, packed_row, pair_trees
+from clair_apo.apo.logps import PairForward, TokenLogps
+
+
+def shared_prefix_forward(
+    model: Any, batch: Mapping[str, Tensor], *, statistics: bool
+) -> PairForward:
+    """Run a model over a padded batch, as one packed row without the padding.
+
+    Args:
+        model: a causal model that `support.why_padded` has no objection to, wrapped or not.
+        batch: `input_ids`, `attention_mask` and `completion_mask`, each (2B, T).
+        statistics: whether entropies and likeliest tokens are wanted.
+    """
+    bare = bare_model(model)
+    row = packed_row(pair_trees(batch)).to(bare.device)
+    inputs = {"input_ids": row.ids, "position_ids": row.positions, "use_cache": False}
+    with attends_to_trees(bare):
+        if bare.device.type in ("cuda", "xpu") and is_triton_available():
+            scores = _with_trls_head(model, inputs, row)
+        else:
+            with _scores_labels(bare, statistics):
+                scores = model(**inputs, attention_mask=row.lengths, labels=row.labels)
+    return _of_pairs(scores, row)
+
+
+def bare_model(model: Any) -> PreTrainedModel:
+    """The transformers model inside of DDP, FSDP, an engine or an adapter."""
+    inner = extract_model_from_parallel(model)
+    bare: PreTrainedModel = inner.get_base_model() if is_peft_model(inner) else inner
+    return bare
+
+
+def _with_trls_head(model: Any, inputs: Mapping[str, Any], row: PackedRow) -> LabelScores:
+    mask = tree_block_mask(row.lengths)
+    outputs = model(**inputs, attention_mask=mask, shift_labels=row.labels, fused_lm_head=True)
+    labelled = row.labels != IGNORED
+    logps = outputs.log_probs[labelled]
+    nothing = torch.full_like(logps, torch.nan)
+    known = (outputs.entropy, outputs.is_top1)
+    return LabelScores(
+        logps.to(torch.promote_types(logps.dtype, torch.float32)),
+        *(nothing if x is None else x.detach()[labelled].to(nothing.dtype) for x in known),
+    )
+
+
+@contextlib.contextmanager
+def _scores_labels(model: PreTrainedModel, statistics: bool) -> Iterator[None]:
+    """Let a model return `LabelScores` of its labels; its head runs inside its own forward."""
+
+    def forward(*args: Any, labels: Tensor, **kwargs: Any) -> LabelScores:
+        hidden = model.base_model(*args, **kwargs).last_hidden_state
+        head = model.get_output_embeddings()
+        labelled = labels != IGNORED
+        return score_labels(
+            hidden[labelled], head.weight, head.bias, labels[labelled], statistics=statistics
+        )
+
+    own = model.__dict__.get("forward")
+    model.forward = forward
+    try:
+        yield
+    finally:
+        del model.forward
+        if own is not None:
+            model.forward = own
+
+
+def _of_pairs(scores: LabelScores, row: PackedRow) -> PairForward:
+    chosen, rejected = (
+        LabelScores(*(values[labels] for values in scores)) for labels in (row.chosen, row.rejected)
+    )
+    chosen_entropies, rejected_entropies = (
+        TokenLogps(side.entropies, lengths).sums()
+        for side, lengths in ((chosen, row.chosen_lengths), (rejected, row.rejected_lengths))
+    )
+    return PairForward(
+        chosen=TokenLogps(chosen.logps, row.chosen_lengths),
+        rejected=TokenLogps(rejected.logps, row.rejected_lengths),
+        first_differences=row.first_differences,
+        entropy_sums=chosen_entropies + rejected_entropies,
+        top1_tokens=TokenLogps(chosen.is_top1, row.chosen_lengths).sums(),
+    )

@@ -1,0 +1,148 @@
+"""What a run must be for its pairs to share their beginning: the reasons against it, one by one.
+
+`pair_layout: auto` takes TRL's padded layout for the first of them and says which; `shared_prefix`
+by name refuses.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from accelerate.utils import is_peft_model
+from transformers import PreTrainedModel
+
+from clair_apo.apo.objectives import OBJECTIVES
+from clair_apo.apo.shared_prefix import bare_model
+
+
+def computes_pairs(trainer: Any) -> bool:
+    """Whether objective and log-ratios are ours, not left to TRL.
+
+    Args:
+        trainer: a `DPOTrainer` of any kind.
+    """
+    return _loss_of_trls_alone(trainer) is None
+
+
+def why_padded(trainer: Any) -> str | None:
+    """Why the pairs of a run cannot share their beginning; None if they can.
+
+    Args:
+        trainer: an `APOTrainer`.
+    """
+    return _loss_of_trls_alone(trainer) or _run(trainer) or why_no_trees(bare_model(trainer.model))
+
+
+def _loss_of_trls_alone(trainer: Any) -> str | None:
+    foreign = [name for name in trainer.loss_types if name not in OBJECTIVES]
+    if foreign:
+        return f"loss_type {foreign[0]} is computed by TRL"
+    options = {
+        "f_divergence_type": trainer.f_divergence_type != "reverse_kl",
+        "ld_alpha": trainer.ld_alpha is not None,
+        "use_weighting": trainer.use_weighting,
+    }
+    for name, is_set in options.items():
+        if is_set:
+            return f"{name} {getattr(trainer, name)} is TRL's alone"
+    if trainer.aux_loss_enabled:
+        return (
+            "the mixture-of-experts auxiliary loss is TRL's alone; router_aux_loss_coef 0 omits it"
+        )
+    return None
+
+
+def _run(trainer: Any) -> str | None:
+    """What settings and adapters stand against it."""
+    args, parallel = trainer.args, trainer.accelerator.parallelism_config
+    if trainer._is_vlm:
+        return "the model sees images"
+    if args.pad_to_multiple_of is not None:
+        return f"pad_to_multiple_of {args.pad_to_multiple_of} asks for padding"
+    if args.torch_compile:
+        return "torch_compile would compile every row anew"
+    if parallel is not None and parallel.non_data_parallel_size > 1:
+        return "sequences or weights are split over processes, which is untested with it"
+    if is_peft_model(trainer.model) and trainer.model.active_peft_config.is_prompt_learning:
+        return "the adapter learns a prompt, which every sequence begins with"
+    return None
+
+
+def half_precision_weights(model: torch.nn.Module) -> list[str]:
+    """The names of trainable weights that are held in 16 bits.
+
+    Args:
+        model: adapted or not. Adapters of a quantized model do not count: 16 bits are their rule.
+    """
+    quantized = getattr(model, "is_loaded_in_4bit", False) or getattr(
+        model, "is_loaded_in_8bit", False
+    )
+    named = [] if quantized else model.named_parameters()
+    return [name for name, weight in named if weight.requires_grad and weight.dtype.itemsize < 4]
+
+
+def why_no_trees(model: PreTrainedModel) -> str | None:
+    """Why a model cannot attend over trees exactly; None if it can.
+
+    Args:
+        model: neither wrapped nor adapted.
+    """
+    config: Any = model.config.get_text_config()
+    return next((reason for wrong, reason in _OBSTACLES if wrong(model, config)), None)
+
+
+def _has(name: str, *neutral: Any) -> Callable[[Any, Any], bool]:
+    return lambda _, config: getattr(config, name, None) not in (None, False, *neutral)
+
+
+def _rope_follows_length(_: Any, config: Any) -> bool:
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [rope, *(part for part in rope.values() if isinstance(part, Mapping))]
+    return any(kind.get("rope_type") in ("dynamic", "longrope") for kind in kinds)
+
+
+def _slides(_: Any, config: Any) -> bool:
+    kinds = getattr(config, "layer_types", None)
+    if kinds is None:
+        return getattr(config, "sliding_window", None) is not None
+    return any(kind != "full_attention" for kind in kinds)
+
+
+def _takes_positions(model: Any, _: Any) -> bool:
+    return "position_ids" in inspect.signature(type(model.base_model).forward).parameters
+
+
+def _head_is_plain(model: Any, _: Any) -> bool:
+    head = model.get_output_embeddings()
+    return head is not None and bool(head.weight.is_floating_point())
+
+
+_OBSTACLES: tuple[tuple[Callable[[Any, Any], bool], str], ...] = (
+    (lambda model, config: bool(config.is_encoder_decoder), "the model has an encoder"),
+    (
+        lambda model, config: bool(getattr(model, "_is_stateful", False)),
+        "the model carries a state from token to token",
+    ),
+    (_slides, "not all layers attend to the whole sequence (a sliding window, or another kind)"),
+    (_has("attention_chunk_size"), "the model attends in chunks"),
+    (_has("attn_logit_softcapping"), "the model caps its attention scores"),
+    (_has("final_logit_softcapping"), "the model caps its logits"),
+    (_has("logit_scale", 1), "the model scales its logits"),
+    (_has("logits_scaling", 1), "the model scales its logits"),
+    (_has("lm_head_multiplier", 1), "the model scales its logits"),
+    (_has("output_multiplier", 1), "the model scales its logits"),
+    (_has("alibi"), "positions enter the model as distances in the row (ALiBi)"),
+    (_rope_follows_length, "rotary positions change with the longest sequence of a batch"),
+    (lambda model, config: not getattr(config, "is_causal", True), "attention is not causal"),
+    (
+        lambda model, config: not model._supports_attention_backend,
+        "its attention is not replaceable through transformers",
+    ),
+    (lambda model, config: config is not model.config, "the model has parts beside its text part"),
+    (lambda model, config: not _head_is_plain(model, config), "its head is quantized or missing"),
+    (
+        lambda model, config: not _takes_positions(model, config),
+        "the model takes no position_ids",
+    ),
+)

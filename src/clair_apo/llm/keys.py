@@ -1,0 +1,36 @@
+"""The key of a server: from the environment, and nowhere else. Loads no HTTP client."""
+
+import os
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+from clair_apo.errors import RequestError
+from clair_apo.llm.chat import ModelSpec
+
+
+def find_key(spec: ModelSpec) -> str | None:
+    """The key for the server of a spec; None where it needs none.
+
+    Raises:
+        RequestError: it needs one and there is none, or what there is cannot be one.
+    """
+    key = os.environ.get(spec.api_key_env, "").strip()
+    host = urlsplit(spec.base_url or "").hostname or ""
+    if not key and not _on_this_machine(host):
+        raise RequestError(
+            f"no key for {host}: set the environment variable {spec.api_key_env}, or name another "
+            "one with api_key_env"
+        )
+    if not (key.isascii() and key.isprintable()):
+        raise RequestError(f"${spec.api_key_env} holds characters that no key has")
+    return key or None
+
+
+def _on_this_machine(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return False
+    return address.is_loopback or address.is_unspecified

@@ -1,0 +1,143 @@
+"""The figures of a training run: rewards, log-probs, quadrants over its steps."""
+
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from clair_apo.records import Record
+from clair_apo.report.curves import TrainingRun
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WINNER, LOSER, MARGIN = "#1f6fb2", "#c2601f", "#6b6b6b"
+"""As on the pages: blue for chosen, orange for rejected; told apart by colour-blind readers."""
+QUADRANTS = {
+    "winner_up_loser_down": ("winner up, loser down", "#1f6fb2"),
+    "winner_up_loser_up": ("both up", "#9cc7e8"),
+    "winner_down_loser_down": ("both down", "#f0c5a2"),
+    "winner_down_loser_up": ("winner down, loser up", "#c2601f"),
+}
+SIZE = (7.2, 3.4)
+"""Inches."""
+DOTS = 150
+"""For each inch of a PNG."""
+
+
+class Plot(Record):
+    """One figure, in both forms."""
+
+    name: Literal["rewards", "logps", "quadrants"]
+    caption: str
+    png: bytes
+    svg: bytes
+
+    def write(self, folder: Path) -> Path:
+        """Write `<name>.png` into a folder."""
+        path = folder / f"{self.name}.png"
+        path.write_bytes(self.png)
+        return path
+
+
+def training_plots(run: TrainingRun) -> tuple[Plot, ...]:
+    """Draw what was logged; a figure without a single point is left out.
+
+    Lines are training logs, points are evaluations of held-out pairs.
+    """
+    drawn = (
+        (
+            "rewards",
+            "Rewards of winners and losers: beta times the log-ratio of policy and reference.",
+            _lines(run, "reward", _REWARDS),
+        ),
+        (
+            "logps",
+            "Log-probabilities of the answers: the policy's, and dashed the reference's on the "
+            "same pairs.",
+            _lines(run, "log-probability (nats)", _LOGPS),
+        ),
+        ("quadrants", "Where the pairs of each log stand: shares of four directions.", _quad(run)),
+    )
+    return tuple(
+        Plot(name=name, caption=caption, png=_saved(figure, "png"), svg=_saved(figure, "svg"))
+        for name, caption, figure in drawn
+        if figure is not None
+    )
+
+
+_REWARDS: Mapping[str, tuple[str, str, str]] = {
+    "rewards/chosen": ("winner", WINNER, "-"),
+    "rewards/rejected": ("loser", LOSER, "-"),
+    "rewards/margins": ("margin", MARGIN, ":"),
+}
+_LOGPS: Mapping[str, tuple[str, str, str]] = {
+    "logps/chosen": ("winner", WINNER, "-"),
+    "ref_logps/chosen": ("winner, reference", WINNER, "--"),
+    "logps/rejected": ("loser", LOSER, "-"),
+    "ref_logps/rejected": ("loser, reference", LOSER, "--"),
+}
+
+
+def _lines(
+    run: TrainingRun, label: str, metrics: Mapping[str, tuple[str, str, str]]
+) -> "Figure | None":
+    figure, axes = _axes(label)
+    for metric, (name, color, style) in metrics.items():
+        steps, values = run.curve(metric)
+        if steps:
+            axes.plot(steps, values, style, color=color, label=name, linewidth=1.6)
+        held_out = run.curve(f"eval_{metric}")
+        if held_out.steps and style != "--":
+            axes.plot(*held_out, "o", color=color, label=f"{name}, held out", markersize=5)
+    if not axes.lines:
+        return None
+    if label == "reward":
+        axes.axhline(0, color="black", linewidth=0.6)
+    return _with_legend(figure, axes)
+
+
+def _quad(run: TrainingRun) -> "Figure | None":
+    curves = {name: run.curve(f"quadrants/{name}") for name in QUADRANTS}
+    steps = curves["winner_up_loser_down"].steps
+    if not steps or any(curve.steps != steps for curve in curves.values()):
+        return None
+    figure, axes = _axes("share of pairs")
+    axes.stackplot(
+        steps,
+        *(curve.values for curve in curves.values()),
+        labels=[label for label, _ in QUADRANTS.values()],
+        colors=[color for _, color in QUADRANTS.values()],
+    )
+    axes.set_ylim(0, 1)
+    return _with_legend(figure, axes)
+
+
+def _axes(label: str) -> "tuple[Figure, Axes]":
+    from matplotlib.figure import Figure  # half a second: only where something is drawn
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=SIZE, layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_xlabel("step")
+    axes.set_ylabel(label)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure, axes
+
+
+def _with_legend(figure: "Figure", axes: "Axes") -> "Figure":
+    axes.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def _saved(figure: "Figure", kind: Literal["png", "svg"]) -> bytes:
+    import matplotlib
+
+    # no date, and names made of the content: the same run gives the same bytes
+    metadata: dict[str, Any] = {"Date": None} if kind == "svg" else {"Software": None}
+    file = BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "clair-apo", "svg.fonttype": "none"}):
+        figure.savefig(file, format=kind, dpi=DOTS, metadata=metadata)
+    return file.getvalue()

@@ -1,0 +1,131 @@
+"""The page of a training run: where winner and loser went, what was said, what it ended with."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from clair_apo.records import Record, atomic_writer
+from clair_apo.report.curves import TrainingRun, read_training
+from clair_apo.report.html import asset, environment, image_source, source_hash
+from clair_apo.report.numerals import NONE, numeral
+from clair_apo.report.plots import Plot, training_plots
+
+PAGE = "training.html"
+
+SHOWN_FACTS = {
+    "objective": "Objective",
+    "beta": "beta",
+    "model": "Model",
+    "dataset": "Data",
+    "trained": "Pairs trained on",
+    "held_out": "Pairs held out",
+    "steps": "Steps",
+    "pair_layout": "Pair layout",
+    "reference": "Reference",
+    "reference_digest": "Reference digest",
+    "template_digest": "Template digest",
+}
+
+
+class Anchor(Record):
+    """One metric at the end of a run, as it is written."""
+
+    name: str
+    trained: str
+    """In the last training log."""
+    held_out: str
+    """In the last evaluation."""
+
+
+class TrainingReport(Record):
+    """What `write_training_report` wrote."""
+
+    page: Path
+    plots: tuple[Path, ...]
+
+
+def write_training_report(folder: Path) -> TrainingReport:
+    """Draw a training run into `training.html` and PNG files beside its `trainer_state.json`.
+
+    The same run gives the same bytes.
+
+    Args:
+        folder: the output folder of a training, or a run folder with a `checkpoint` in it.
+
+    Raises:
+        RunError: there is no training in it, or its state cannot be read.
+    """
+    run = read_training(folder)
+    plots = training_plots(run)
+    page = training_page(run, plots)
+    with atomic_writer(run.folder / PAGE) as file:
+        file.write(page)
+    return TrainingReport(
+        page=run.folder / PAGE, plots=tuple(plot.write(run.folder) for plot in plots)
+    )
+
+
+def training_page(run: TrainingRun, plots: Sequence[Plot]) -> str:
+    """The page as HTML; what models and users wrote is text on it, never markup."""
+    style = asset("report.css")
+    return (
+        environment()
+        .get_template("training.html.jinja")
+        .render(
+            name=run.name,
+            facts=_facts(run.facts),
+            why=_texts(run.facts.get("why")),
+            alarms=_alarms(run.facts.get("alarms")),
+            anchors=_anchors(run),
+            figures=[(plot.name, plot.caption, image_source(plot.svg)) for plot in plots],
+            style=Markup(style),  # our own file, as it is
+            style_source=source_hash(style),
+        )
+        + "\n"
+    )
+
+
+def _facts(stage: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(name, str(stage[key])) for key, name in SHOWN_FACTS.items() if stage.get(key)]
+
+
+def _texts(value: Any) -> list[str]:
+    return [str(part) for part in value] if isinstance(value, list) else []
+
+
+def _alarms(value: Any) -> list[tuple[str, str]]:
+    """Each alarm as a heading and a sentence."""
+    found = value if isinstance(value, list) else []
+    return [
+        (
+            f"{alarm.get('name')} at step {alarm.get('step')}",
+            f"{alarm.get('what')}. {alarm.get('advice')}",
+        )
+        for alarm in found
+        if isinstance(alarm, dict)
+    ]
+
+
+def _anchors(run: TrainingRun) -> list[Anchor]:
+    """Every metric of the last training log that is a mean over pairs or tokens."""
+    nothing: Mapping[str, Any] = {}
+    last = next((log for log in reversed(run.logs) if "rewards/chosen" in log), nothing)
+    names = [name for name in last if "/" in name or f"eval_{name}" in _evaluated(run)]
+    return [
+        Anchor(
+            name=name,
+            trained=_written(run.last(name)),
+            held_out=_written(run.last(f"eval_{name}")),
+        )
+        for name in names
+    ]
+
+
+def _evaluated(run: TrainingRun) -> Mapping[str, Any]:
+    return next((log for log in reversed(run.logs) if "eval_loss" in log), {})
+
+
+def _written(value: float | None) -> str:
+    return NONE if value is None else numeral(value, 3)

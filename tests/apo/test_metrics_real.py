@@ -1,0 +1,87 @@
+"""Metrics and failures with two processes on CPU."""
+
+import json
+import re
+import subprocess
+
+import pytest
+import yaml
+from launch_apo import ENVIRONMENT, command
+from safetensors.torch import load_file, save_file
+from tiny_apo import make_rows, make_tokenizer
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture
+def launched(tiny_folder, tmp_path):
+    """Trains the tiny model on 15 pairs in so many processes; returns what ran and its logs."""
+
+    def run(name, processes, **options):
+        rows = make_rows(15)
+        data = tmp_path / "pairs.jsonl"
+        data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        values = {
+            "model_name_or_path": str(tiny_folder),
+            "dataset_name": str(data),
+            "output_dir": str(tmp_path / name),
+            "reference_cache": str(tmp_path / f"cache-{name}"),
+            "loss_type": ["apo_zero", "sft"],
+            "loss_weights": [1.0, 0.2],
+            "train_sampling_strategy": "sequential",
+            "held_out": 0.4,
+            "num_train_epochs": 2,
+            "per_device_train_batch_size": 4 // processes,
+            "per_device_eval_batch_size": 2,
+            "learning_rate": 1e-2,
+            "gradient_checkpointing": False,
+            "save_strategy": "no",
+            "logging_steps": 1,
+        }
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(values | options))
+        done = subprocess.run(
+            command(path, processes),
+            env=ENVIRONMENT,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        state = tmp_path / name / "trainer_state.json"
+        logs = json.loads(state.read_text())["log_history"] if state.exists() else None
+        return done, logs
+
+    return run
+
+
+def test_two_processes_log_what_one_logs_on_uneven_batches(launched, tmp_path):
+    """30 seconds beside other busy processes, two starts of three processes in all."""
+    (alone, one), (both, two) = launched("one", 1), launched("two", 2)
+    assert alone.returncode == both.returncode == 0, alone.stderr + both.stderr
+    # an epoch's last step has fewer pairs than the others, and fewer than the processes ask for
+    trained = json.loads((tmp_path / "one" / "manifest.json").read_text())["stages"]["train"]
+    assert trained["trained"] % 4
+    assert trained["trained"] % 2 or trained["held_out"] % 4
+    assert len(one) == len(two)
+    for mine, other in zip(one, two, strict=True):
+        assert mine.keys() == other.keys()
+        for key in mine:
+            if not key.endswith(("runtime", "per_second", "num_tokens", "flos")):
+                assert other[key] == pytest.approx(mine[key], rel=1e-3, abs=2e-4), key
+    assert (tmp_path / "two" / "training.html").read_text().count("<img ") == 3
+
+
+def test_a_nan_on_one_process_ends_both_and_names_its_pair(launched, tiny_folder):
+    """15 seconds beside other busy processes, one start of two."""
+    weights = load_file(tiny_folder / "model.safetensors")
+    winner = make_rows(15)[6]["chosen"][0]["content"].split()[0]
+    row = make_tokenizer().convert_tokens_to_ids(winner)
+    weights["model.embed_tokens.weight"][row] = float("nan")
+    save_file(weights, tiny_folder / "model.safetensors", metadata={"format": "pt"})
+    done, logs = launched("nan", 2, held_out=0.0, precompute_ref_log_probs=False)
+    assert done.returncode != 0
+    said = [line for line in done.stderr.splitlines() if line.startswith("clair-apo: error: ")]
+    assert said, done.stderr
+    assert re.search(r"after step \d: the loss of .* is not finite: pairs? [0-9a-f]{16}", said[0])
+    assert logs is None

@@ -1,0 +1,113 @@
+"""Pair layout across processes: gloo ranks on CPUs against one process."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+pytestmark = pytest.mark.real
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+# One thread for each process: sums are then taken in one order, and two share two cores in peace.
+ENVIRONMENT = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
+TRAIN = """
+import sys, torch
+sys.path.insert(0, {here!r})
+from datasets import Dataset
+from tiny_apo import make_model, make_rows, make_tokenizer
+from clair_apo.apo.config import APOConfig
+from clair_apo.apo.trainer import APOTrainer
+
+args = APOConfig(
+    output_dir={out!r}, num_train_epochs=2, learning_rate=1e-2, save_strategy="no",
+    gradient_checkpointing={checkpointing}, disable_tqdm=True, logging_steps=1, bf16=False,
+    per_device_train_batch_size={size}, gradient_accumulation_steps=2, max_grad_norm=0.0,
+    max_tokens_per_batch={limit}, precompute_ref_log_probs={precompute},
+)
+trainer = APOTrainer(
+    model=make_model(), args=args, train_dataset=Dataset.from_list(make_rows(13)),
+    processing_class=make_tokenizer(), ref_model=None,
+)
+assert trainer.pair_layout == "shared_prefix"
+trainer.train()
+state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+if trainer.is_world_process_zero():
+    weights = torch.cat([state[name].flatten().float() for name in sorted(state)])
+    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+    kinds = {{type(weight).__name__ for weight in trainer.model_wrapped.parameters()}}
+    torch.save({{"weights": weights, "logs": logs, "kinds": kinds}}, {out!r} + ".pt")
+"""
+FSDP2 = {
+    "compute_environment": "LOCAL_MACHINE",
+    "distributed_type": "FSDP",
+    "fsdp_config": {
+        "fsdp_version": 2,
+        "fsdp_auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+        "fsdp_transformer_layer_cls_to_wrap": "LlamaDecoderLayer",
+        "fsdp_reshard_after_forward": True,
+        "fsdp_state_dict_type": "FULL_STATE_DICT",
+    },
+    "mixed_precision": "no",
+    "num_machines": 1,
+    "num_processes": 2,
+    "use_cpu": True,
+}
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Trains in one process, or in two as an accelerate config says; returns weights and logs."""
+
+    def train(name, launch=None, **options):
+        script = tmp_path / f"{name}.py"
+        values = {"limit": 60, "checkpointing": False, "precompute": False} | options
+        script.write_text(TRAIN.format(here=str(HERE), out=str(tmp_path / name), **values))
+        command = [sys.executable, str(script)]
+        if launch is not None:
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                port = str(free.getsockname()[1])
+            command[1:1] = [
+                *("-m", "accelerate.commands.launch", "--main_process_port", port),
+                *("--config_file", str(launch)),
+            ]
+        done = subprocess.run(
+            command, env=ENVIRONMENT, capture_output=True, text=True, timeout=240, check=False
+        )
+        assert done.returncode == 0, done.stderr[-4000:]
+        return torch.load(tmp_path / f"{name}.pt")
+
+    return train
+
+
+def test_two_processes_train_the_weights_of_one_though_pairs_fill_up_their_last_batch(run):
+    """13 pairs in global batches of 8: the last 5 are filled with 3 repeats, which must not count.
+
+    The processes cut their batches into different numbers of rows.
+    """
+    one = run("one", size=4, limit=None)
+    two = run("two", ROOT / "configs" / "accelerate" / "cpu.yaml", size=2)
+    torch.testing.assert_close(two["weights"], one["weights"], atol=1e-5, rtol=0)
+    assert len(one["logs"]) == len(two["logs"]) == 4
+    for mine, theirs in zip(two["logs"], one["logs"], strict=True):
+        for key in ("loss", "rewards/chosen", "rewards/rejected", "logps/chosen", "entropy"):
+            assert mine[key] == pytest.approx(theirs[key], abs=1e-4), key
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_fsdp2_trains_the_weights_of_one_process(run, tmp_path, checkpointing):
+    """Weights spread over two processes, the reference computed before."""
+    config = tmp_path / "fsdp2.yaml"
+    config.write_text(yaml.safe_dump(FSDP2))
+    one = run("one", size=4, limit=None, precompute=True)
+    two = run("two", config, size=2, checkpointing=checkpointing, precompute=True)
+    assert one["kinds"] == {"Parameter"}
+    assert two["kinds"] == {"DTensor"}
+    torch.testing.assert_close(two["weights"], one["weights"], atol=1e-5, rtol=0)

@@ -1,0 +1,83 @@
+"""The cache with several processes: filled by two for one to read, and by a sharded policy."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from launch_apo import ENVIRONMENT, ROOT, command, launch
+from tiny_apo import make_rows
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture
+def write(tiny_folder, tmp_path):
+    """Writes a config for the tiny model on 20 pairs, named after its output folder."""
+    rows = "".join(json.dumps(row) + "\n" for row in make_rows(20))
+    (tmp_path / "pairs.jsonl").write_text(rows)
+
+    def write_config(name: str, **options) -> Path:
+        values = {
+            "model_name_or_path": str(tiny_folder),
+            "dataset_name": str(tmp_path / "pairs.jsonl"),
+            "output_dir": str(tmp_path / name),
+            "reference_cache": str(tmp_path / f"cache-{name}"),
+            "held_out": 0.3,
+            "num_train_epochs": 2,
+            "per_device_train_batch_size": 3,
+            "per_device_eval_batch_size": 2,
+            "learning_rate": 1e-2,
+            "gradient_checkpointing": False,
+            "save_strategy": "no",
+            "logging_steps": 1,
+        }
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(values | options))
+        return path
+
+    return write_config
+
+
+def output_of(*run: str) -> str:
+    done = subprocess.run(
+        run, env=ENVIRONMENT, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_two_processes_fill_the_cache_that_one_reads(write):
+    """75 seconds beside other busy processes, two starts."""
+    config, build = write("run"), "scripts/build_reference.py"
+    assert "20 pairs: 0 were in the cache, 20 computed now" in output_of(*command(config, 2, build))
+    assert "20 pairs: 20 were in the cache, 0 computed now" in output_of(*command(config, 1, build))
+
+
+def test_a_sharded_policy_is_its_own_reference_and_has_the_digest_of_the_whole(write, tmp_path):
+    """166 seconds beside other busy processes, three starts of two processes."""
+    shard = yaml.safe_load((ROOT / "configs" / "accelerate" / "fsdp2.yaml").read_text())
+    shard |= {"num_processes": 2, "mixed_precision": "no"}
+    (tmp_path / "fsdp2.yaml").write_text(yaml.safe_dump(shard))
+
+    def sharded(config: Path, script: str) -> list[str]:
+        disguised = [str(ROOT / "tests" / "apo" / "fsdp_on_cpu.py"), str(ROOT / script)]
+        return launch(tmp_path / "fsdp2.yaml", [*disguised, "--config", str(config)])
+
+    output_of(*command(write("whole"), 2))
+    output_of(*sharded(write("sharded"), "scripts/train.py"))
+    rewards = [
+        json.loads((tmp_path / name / "evaluation.json").read_text())
+        for name in ("whole", "sharded")
+    ]
+    for side in ("chosen", "rejected"):
+        assert rewards[1][side] == pytest.approx(rewards[0][side], abs=1e-5)
+    assert max(map(abs, rewards[0]["chosen"])) > 0.1
+    digests = [
+        [path.name for path in (tmp_path / f"cache-{name}").iterdir()]
+        for name in ("whole", "sharded")
+    ]
+    assert digests[0] == digests[1]
+    built = output_of(*sharded(write("built"), "scripts/build_reference.py"))
+    assert "20 pairs: 0 were in the cache, 20 computed now" in built

@@ -1,0 +1,91 @@
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from datasets import Dataset
+from tiny_apo import make_rows
+from trl import KTOConfig, ModelConfig
+from trl.data_utils import unpair_preference_dataset
+
+from clair_apo.apo.arguments import PairArguments, parse_into
+from clair_apo.apo.data import load_pairs, pair_from_row
+from clair_apo.apo.unpaired import unpaired_rows
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted((ROOT / "configs" / "unpaired").glob("*.yaml"))
+
+
+def pairs(count=8):
+    return [pair_from_row(row, "a test") for row in make_rows(count)]
+
+
+def key(row):
+    return json.dumps([row["prompt"], row["completion"], row["label"]], sort_keys=True)
+
+
+def test_the_rows_are_those_that_trl_makes_in_another_order():
+    rows = unpaired_rows(pairs())
+    columns = ["prompt", "chosen", "rejected"]
+    paired = Dataset.from_list([pair.to_trl_row() for pair in pairs()]).select_columns(columns)
+    theirs = unpair_preference_dataset(paired).to_list()
+    assert sorted(map(key, rows)) == sorted(map(key, theirs))
+    assert len(rows) == 2 * len(pairs())
+
+
+@pytest.mark.parametrize("count", [4, 7, 8])
+def test_winners_and_losers_alternate_and_a_prompt_is_never_next_to_itself(count):
+    rows = unpaired_rows(pairs(count))
+    assert [row["label"] for row in rows] == [True, False] * count
+    places = {}
+    for place, row in enumerate(rows):
+        places.setdefault(row["id"], []).append(place)
+    apart = [abs(a - b) for a, b in places.values()]
+    assert min(apart) >= count - 2
+    assert max(apart) <= 2 * count - (count - 2)
+
+
+def test_a_single_pair_gives_its_two_rows():
+    assert [row["label"] for row in unpaired_rows(pairs(1))] == [True, False]
+
+
+def test_both_unpaired_configs_are_here_and_load_with_exactly_their_values():
+    assert [path.stem for path in CONFIGS] == ["apo_zero_unpaired", "kto"]
+    for path in CONFIGS:
+        text = path.read_text(encoding="utf-8")
+        assert all(part in text for part in ("# Purpose: ", "# Command: ", "# Expect: "))
+        parsed = parse_into(["--config", str(path)], (PairArguments, KTOConfig, ModelConfig))
+        for name, value in yaml.safe_load(text).items():
+            found = next(getattr(part, name) for part in parsed if hasattr(part, name))
+            assert found == ([] if name == "report_to" else value), name
+        assert parsed[1].loss_type == path.stem
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_the_script_trains_and_prints_held_out_rewards(
+    path, tiny_folder, tmp_path, monkeypatch, capsys
+):
+    data = tmp_path / "pairs.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in make_rows(24)))
+    options = {
+        "model_name_or_path": tiny_folder,
+        "dataset_name": data,
+        "output_dir": tmp_path / "out",
+        "held_out": 0.3,
+        "max_steps": 4,
+        "learning_rate": 1e-2,
+        "gradient_accumulation_steps": 1,
+        "logging_steps": 1,
+        "disable_tqdm": True,
+        "save_strategy": "no",
+    }
+    argv = [str(part) for name, value in options.items() for part in (f"--{name}", value)]
+    monkeypatch.setattr(sys, "argv", ["train_unpaired.py", "--config", str(path), *argv])
+    runpy.run_path(str(ROOT / "scripts" / "train_unpaired.py"), run_name="__main__")
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+    printed = capsys.readouterr().out
+    assert "'loss': '0.5" in printed, "the first loss is that of log-ratios of 0"
+    assert "eval_rewards/margins" in printed
+    assert len(load_pairs(str(data))) == 24
