@@ -44,8 +44,11 @@ class Run:
         data.write_text(
             "".join(json.dumps({"prompt": f"Question {n}"}) + "\n" for n in range(PROMPTS))
         )
+        # a busy machine must not make a request time out, and be asked again
+        patient = ("--target.timeout_s", "900", "--reviser.timeout_s", "900")
         self.args = (
             *COMMAND,
+            *patient,
             *("--run_dir", str(self.folder), "--prompts.path", str(data)),
             *("--target.model", "target", "--target.base_url", url),
             *("--target.max_in_flight", str(IN_FLIGHT)),
@@ -60,7 +63,7 @@ class Run:
 
     def finish(self) -> None:
         process = self.start()
-        _, err = process.communicate(timeout=300)
+        _, err = process.communicate(timeout=900)
         assert process.returncode == 0, err
 
     def committed(self) -> set[str]:
@@ -158,7 +161,7 @@ def test_a_second_process_on_the_same_run_folder_is_refused_by_name(tmp_path):
                 run.args, capture_output=True, text=True, timeout=120, env=os.environ
             )
             release.set()
-            _, err = first.communicate(timeout=200)
+            _, err = first.communicate(timeout=250)
         finally:
             first.kill()
         assert second.returncode == 2
