@@ -43,7 +43,7 @@ from clair_apo.apo.logps import PairForward, PairLogps, model_inputs
 from clair_apo.apo.objectives import PAIR_OBJECTIVES
 from clair_apo.apo.reference import frozen_copy, reference_logps, with_reference_logps
 from clair_apo.apo.row_trainer import WEIGHTS, RowTrainer
-from clair_apo.apo.support import half_precision_weights
+from clair_apo.apo.support import half_precision_warning
 from clair_apo.errors import TrainingError
 from clair_apo.records import atomic_writer
 
@@ -127,12 +127,8 @@ class APOTrainer(RowTrainer):
         if copies and args.precompute_ref_log_probs:
             self.ref_model = None  # under FSDP: it has said what it had to say
         _ = self.pair_layout  # refuses, or says why it is padded, before anything is computed
-        if half := half_precision_weights(self.model):
-            logger.warning(
-                f"{len(half)} trainable weights are held in 16 bits, the first is {half[0]}: "
-                "updates under 1/256 of a weight are lost. Load the model with dtype float32; "
-                "bf16 computes in bfloat16 all the same"
-            )
+        if warning := half_precision_warning(self.model):
+            logger.warning(warning)
 
     # --- data
 
@@ -245,9 +241,8 @@ class APOTrainer(RowTrainer):
             return table
         # processes may have seen different numbers of pairs: fill up, and leave out what fills
         table = self.accelerator.pad_across_processes(table, pad_index=torch.nan)
-        table = self.accelerator.gather(table)
-        gathered: Tensor = table[~table.isnan().all(1)]
-        return gathered
+        gathered: Tensor = self.accelerator.gather(table)
+        return gathered[~gathered.isnan().all(1)]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the means over all pairs since the last log."""
