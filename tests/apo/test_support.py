@@ -6,7 +6,7 @@ import transformers as hf
 from tiny_pairs import GROUPED, SIZES, edge_pairs, padded_batch, separate_logps, sharp_model
 
 from clair_apo.apo.shared_prefix import shared_prefix_forward
-from clair_apo.apo.support import half_precision_weights, why_no_trees
+from clair_apo.apo.support import half_precision_warning, why_no_trees
 
 DYNAMIC = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
 AGAINST = {
@@ -98,9 +98,12 @@ def gpt2():
     )
 
 
-def test_frozen_weights_in_16_bits_are_no_half_precision_weights():
+def test_trainable_weights_in_16_bits_are_counted_and_frozen_ones_are_not():
     model = sharp_model("llama", torch.bfloat16)
-    assert len(half_precision_weights(model)) == len(list(model.parameters()))
+    count = len(list(model.parameters()))
+    assert half_precision_warning(model).startswith(f"{count} trainable weights")
+    model.lm_head.requires_grad_(False)
+    assert half_precision_warning(model).startswith(f"{count - 1} trainable weights")
     model.requires_grad_(False)
-    assert half_precision_weights(model) == []
-    assert half_precision_weights(sharp_model("llama", torch.float32)) == []
+    assert half_precision_warning(model) is None
+    assert half_precision_warning(sharp_model("llama", torch.float32)) is None

@@ -5,7 +5,11 @@ The data goes one way through this room:
     adapters     a trained adapter from a folder, as the policy
     data         pairs from a file, a folder or the hub, split into trained and held out
     trainer      tokens in padded batches; `config` holds its settings
-    logps        what the policy says of both answers of a pair
+    row_trainer  a batch cut into rows, and a mean over the pairs of a step
+    support      whether pairs may share their beginning
+    layout       pairs as trees, packed into a row
+    attention    what a token of a tree sees; `head`: logits in tiles, where there is a label
+    shared_prefix, logps   what the policy says of both answers of a pair, in either layout
     reference    what the reference says of them: `reference_choice` (which one it is),
                  `reference_cache` (found or computed), `reference_store` (on disk, by content),
                  `reference_identity` (digests), `reference_files` (info, verify),

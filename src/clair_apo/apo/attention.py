@@ -6,7 +6,7 @@ each pair are:
 
 - everywhere, `tree_attention` runs `scaled_dot_product_attention` once for each branch, under the
   name `TREE_ATTENTION` in transformers' `AttentionInterface`;
-- on CUDA the mask is a `BlockMask`, and transformers' own `flex_attention` takes it.
+- on CUDA the mask becomes a `BlockMask`, which transformers' own `flex_attention` takes.
 
 A model attends in this way only inside `attends_to_trees`; at all other times it is untouched.
 """
@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from transformers import AttentionInterface, PreTrainedModel
+from transformers.utils.import_utils import is_triton_available
 
 TREE_ATTENTION = "clair_apo_tree"
 """The name of `tree_attention` in transformers. It has no mask function there on purpose: without
@@ -83,6 +84,19 @@ def _in_a_fast_dtype(*states: Tensor) -> list[Tensor]:
     return [x.to(dtype) for x in states]
 
 
+def tree_mask(lengths: Tensor) -> Tensor | BlockMask:
+    """What a model inside `attends_to_trees` takes for `attention_mask`.
+
+    Args:
+        lengths: `PackedRow.lengths`, (1, 1, P, 3), on the model's device.
+    """
+    return tree_block_mask(lengths) if _flexes(lengths.device) else lengths
+
+
+def _flexes(device: torch.device) -> bool:
+    return device.type == "cuda" and is_triton_available()
+
+
 def tree_block_mask(lengths: Tensor) -> BlockMask:
     """The mask of `flex_attention` for a row of trees.
 
@@ -114,7 +128,7 @@ def attends_to_trees(model: PreTrainedModel) -> Iterator[None]:
         model: neither wrapped nor adapted (`shared_prefix.bare_model`).
     """
     own = model.config._attn_implementation
-    name = "flex_attention" if model.device.type == "cuda" else TREE_ATTENTION
+    name = "flex_attention" if _flexes(model.device) else TREE_ATTENTION
     try:
         model.set_attn_implementation(name)
         yield

@@ -14,7 +14,7 @@ from clair_apo.errors import ConfigError
 
 PAIR_LAYOUTS = ("auto", "shared_prefix", "padded")
 MAX_TOKENS_PER_BATCH = 4096
-"""Tokens of a row by default: more bring no speed on a CPU, and cost about 2 MB each."""
+"""Tokens of a row by default; what a row keeps for its backward pass grows with them."""
 
 
 @dataclass

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils.import_utils import is_triton_available
 
-from clair_apo.apo.attention import attends_to_trees, tree_block_mask
+from clair_apo.apo.attention import attends_to_trees, tree_mask
 from clair_apo.apo.head import LabelScores, score_labels
 from clair_apo.apo.layout import IGNORED, PackedRow, packed_row, pair_trees
 from clair_apo.apo.logps import PairForward, TokenLogps
@@ -32,13 +32,18 @@ def shared_prefix_forward(
     """
     bare = bare_model(model)
     row = packed_row(pair_trees(batch)).to(bare.device)
-    inputs = {"input_ids": row.ids, "position_ids": row.positions, "use_cache": False}
+    inputs = {
+        "input_ids": row.ids,
+        "position_ids": row.positions,
+        "attention_mask": tree_mask(row.lengths),
+        "use_cache": False,
+    }
     with attends_to_trees(bare):
         if bare.device.type in ("cuda", "xpu") and is_triton_available():
             scores = _with_trls_head(model, inputs, row)
         else:
             with _scores_labels(bare, statistics):
-                scores = model(**inputs, attention_mask=row.lengths, labels=row.labels)
+                scores = model(**inputs, labels=row.labels)
     return _of_pairs(scores, row)
 
 
@@ -50,8 +55,7 @@ def bare_model(model: Any) -> PreTrainedModel:
 
 
 def _with_trls_head(model: Any, inputs: Mapping[str, Any], row: PackedRow) -> LabelScores:
-    mask = tree_block_mask(row.lengths)
-    outputs = model(**inputs, attention_mask=mask, shift_labels=row.labels, fused_lm_head=True)
+    outputs = model(**inputs, shift_labels=row.labels, fused_lm_head=True)
     labelled = row.labels != IGNORED
     logps = outputs.log_probs[labelled]
     nothing = torch.full_like(logps, torch.nan)

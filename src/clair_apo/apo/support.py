@@ -69,17 +69,23 @@ def _run(trainer: Any) -> str | None:
     return None
 
 
-def half_precision_weights(model: torch.nn.Module) -> list[str]:
-    """The names of trainable weights that are held in 16 bits.
+def half_precision_warning(model: torch.nn.Module) -> str | None:
+    """What to say of trainable weights that are held in 16 bits; None if there are none.
 
     Args:
         model: adapted or not. Adapters of a quantized model do not count: 16 bits are their rule.
     """
-    quantized = getattr(model, "is_loaded_in_4bit", False) or getattr(
-        model, "is_loaded_in_8bit", False
+    if getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False):
+        return None
+    trained = ((name, weight) for name, weight in model.named_parameters() if weight.requires_grad)
+    half = [name for name, weight in trained if weight.dtype.itemsize < 4]
+    if not half:
+        return None
+    return (
+        f"{len(half)} trainable weights are held in 16 bits, the first is {half[0]}: updates under "
+        "1/256 of a weight are lost. Load the model with dtype float32; bf16 computes in bfloat16 "
+        "all the same"
     )
-    named = [] if quantized else model.named_parameters()
-    return [name for name, weight in named if weight.requires_grad and weight.dtype.itemsize < 4]
 
 
 def why_no_trees(model: PreTrainedModel) -> str | None:

@@ -55,7 +55,7 @@ from clair_apo.apo.reference_choice import choose_reference, finish_choice
 from clair_apo.apo.reference_trainer import ReferenceTrainer
 from clair_apo.apo.row_trainer import WEIGHTS
 from clair_apo.apo.start import StartGuard
-from clair_apo.apo.support import half_precision_weights
+from clair_apo.apo.support import half_precision_warning
 from clair_apo.files import atomic_writer
 
 PRIVATE_NAMES = (
@@ -153,12 +153,8 @@ class APOTrainer(ReferenceTrainer, CheckpointingTrainer):
         self.alarms = AlarmCallback(self.loss_types, getattr(args, "on_alarm", "warn"))
         self.add_callback(self.alarms)
         _ = self.pair_layout  # refuses, or says why it is padded, before anything is computed
-        if half := half_precision_weights(self.model):
-            logger.warning(
-                f"{len(half)} trainable weights are held in 16 bits, the first is {half[0]}: "
-                "updates under 1/256 of a weight are lost. Load the model with dtype float32; "
-                "bf16 computes in bfloat16 all the same"
-            )
+        if warning := half_precision_warning(self.model):
+            logger.warning(warning)
 
     # --- data
 
