@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from safetensors import SafetensorError
 
-from clair_apo.errors import StoreError
+from clair_apo.errors import StoreError, WriteError
 from clair_apo.files import atomic_writer
 from clair_apo.models import cache_folder
 from clair_apo.records import Record, digest
@@ -176,9 +176,10 @@ class ReferenceStore:
             _write_whole(
                 self.folder / f"{hashlib.sha256(content).hexdigest()}.safetensors", content
             )
-        except OSError as error:
+        except (OSError, WriteError) as error:
+            reason = getattr(error, "strerror", None) or error
             raise StoreError(
-                f"{self.folder}: the reference cache cannot be written ({error.strerror}); free "
+                f"{self.folder}: the reference cache cannot be written ({reason}); free "
                 "space, or name another folder with reference_cache"
             ) from None
 
