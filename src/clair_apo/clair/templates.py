@@ -8,16 +8,12 @@ from functools import cached_property
 from importlib import resources
 from pathlib import Path
 
-from jinja2 import StrictUndefined, Template
+from jinja2 import Template
 from jinja2.meta import find_undeclared_variables
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from clair_apo.errors import ConfigError
+from clair_apo.llm.sandbox import SANDBOX
 from clair_apo.records import Conversation, Direction, Message, RevisionFormat, digest
-
-_ENVIRONMENT = ImmutableSandboxedEnvironment(
-    undefined=StrictUndefined, autoescape=False, trim_blocks=True, keep_trailing_newline=False
-)
 
 
 @dataclass(frozen=True)
@@ -49,7 +45,7 @@ class RevisionTemplate:
 
     @cached_property
     def _compiled(self) -> Template:
-        return _ENVIRONMENT.from_string(self.source)
+        return SANDBOX.from_string(self.source)
 
     def render(self, conversation: Conversation, answer: str) -> Conversation:
         """The messages that ask for a revision of `answer`: one user turn.
@@ -106,7 +102,7 @@ def load_template(
     )
     # a faulty template is found here, before the target model is paid for its answers
     loaded.render((Message(role="user", content="prompt"),), "answer")
-    used = find_undeclared_variables(_ENVIRONMENT.parse(source))
+    used = find_undeclared_variables(SANDBOX.parse(source))
     wanted = {
         "answer": True,
         "rubric": bool(loaded.rubric),

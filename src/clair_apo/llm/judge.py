@@ -10,16 +10,13 @@ from functools import cache, cached_property
 from importlib import resources
 from typing import Literal
 
-from jinja2 import StrictUndefined, Template
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2 import Template
 
 from clair_apo.llm.ask import StoredChat
 from clair_apo.llm.chat import Answer, ChatRequest
+from clair_apo.llm.sandbox import SANDBOX
 from clair_apo.records import Conversation, Message, digest
 
-_ENVIRONMENT = ImmutableSandboxedEnvironment(
-    undefined=StrictUndefined, autoescape=False, trim_blocks=True, keep_trailing_newline=False
-)
 _VERDICT = re.compile(r"(?is)<verdict>\W*(?:answer[\s_]*)?(1|2|tie|yes|no)\W*</verdict>")
 _THINKING = re.compile(r"(?is)<think>.*?(?:</think>|\Z)")
 
@@ -88,4 +85,4 @@ def _source(name: str) -> str:
 
 @cache
 def _template(name: str) -> Template:
-    return _ENVIRONMENT.from_string(_source(name))
+    return SANDBOX.from_string(_source(name))
