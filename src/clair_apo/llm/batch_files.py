@@ -92,14 +92,7 @@ def read_results(path: Path) -> Iterator[BatchResult]:
 
 
 def _line(key: str, request: ChatRequest, model: str) -> str:
-    sampling = request.sampling
-    body = {
-        "model": model,
-        "messages": [message.model_dump() for message in request.messages],
-        "max_tokens": sampling.max_tokens,
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-    }
+    body = request.body(model)
     line = {"custom_id": key, "method": "POST", "url": ENDPOINT, "body": body}
     return canonical_json(line) + "\n"
 

@@ -49,6 +49,20 @@ class ChatRequest(Record):
         """SHA-256 over all that can change the answer, and nothing that cannot."""
         return digest(self.model_dump())
 
+    def body(self, model: str) -> dict[str, Any]:
+        """The JSON body that asks an OpenAI-compatible server, live or from a batch file.
+
+        Args:
+            model: the name that the server knows.
+        """
+        return {
+            "model": model,
+            "messages": [{"role": m.role, "content": m.content} for m in self.messages],
+            "max_tokens": self.sampling.max_tokens,
+            "temperature": self.sampling.temperature,
+            "top_p": self.sampling.top_p,
+        }
+
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A copy, which does not remember the key of the original."""
         copied = super().model_copy(update=update, deep=deep)

@@ -229,19 +229,14 @@ class _Server:
         Raises:
             RequestFailure: it brought no answer.
         """
-        sampling, task = request.sampling, asyncio.current_task()
-        body = {
-            "model": self._spec.model,
-            "messages": [{"role": m.role, "content": m.content} for m in request.messages],
-            "max_tokens": sampling.max_tokens,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-        }
+        task = asyncio.current_task()
         self._sending.add(task)
         try:
             async with asyncio.timeout(self._spec.timeout_s):  # also ends a reply that trickles
                 reply = await self._client.post(
-                    "/chat/completions", cast_to=httpx2.Response, body=body
+                    "/chat/completions",
+                    cast_to=httpx2.Response,
+                    body=request.body(self._spec.model),
                 )
         except (TimeoutError, openai.OpenAIError) as error:
             raise self._failures.read(error) from None
