@@ -143,6 +143,12 @@ class Contrast(Record):
     rejected_characters: int
     chosen_characters: int
 
+    @property
+    def levenshtein_share(self) -> float:
+        """The Levenshtein distance as a share of the longer text: 0.0 equal, 1.0 all changed."""
+        longer = max(self.rejected_characters, self.chosen_characters)
+        return self.levenshtein / longer if longer else 0.0
+
 
 class Origin(Record):
     """Where one side of a pair is from, and what it took."""

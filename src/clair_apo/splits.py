@@ -1,4 +1,10 @@
-"""Which prompts are held out: the one rule, for written splits and for training alike."""
+"""Which prompts are held out, and what the splits of a run's data set are called."""
+
+DATASET = "dataset"
+"""The folder in a run's folder that is its data set."""
+SPLITS = ("train", "test")
+SUFFIXES = (".parquet", ".jsonl")
+"""Of a split that lies there twice the first is loaded."""
 
 
 def is_held_out(prompt_id: str, fraction: float) -> bool:

@@ -19,7 +19,7 @@ from clair_apo.clair.gate import Gate
 from clair_apo.clair.judge import comparison_numbers
 from clair_apo.clair.prompts import load_prompts, survey_prompts
 from clair_apo.clair.publish import write_parquet_splits
-from clair_apo.clair.split import DATASET, write_splits
+from clair_apo.clair.split import write_splits
 from clair_apo.clair.stages import VERIFY, Stages, revision_template
 from clair_apo.clair.templates import load_rubric
 from clair_apo.clair.verify import verification_numbers
@@ -29,6 +29,7 @@ from clair_apo.llm import ChatModel, Dialogue, RequestStore
 from clair_apo.progress import Usage, say, show_progress
 from clair_apo.records import Dropped, Judgement, PreferencePair, Prompt, Record, Verification
 from clair_apo.runs import RunFolder
+from clair_apo.splits import DATASET
 
 PROMPTS, PAIRS, DROPPED = "prompts.jsonl", "pairs.jsonl", "dropped.jsonl"
 CANDIDATES, VERIFICATIONS = "candidates.jsonl", "verifications.jsonl"

@@ -21,12 +21,13 @@ from clair_apo.clair.prompts import load_prompts, survey_prompts
 from clair_apo.clair.publish import write_parquet_splits
 from clair_apo.clair.shard_runs import ShardRun, read_shards
 from clair_apo.clair.shards import shard_number
-from clair_apo.clair.split import DATASET, write_splits
+from clair_apo.clair.split import write_splits
 from clair_apo.errors import RunError
 from clair_apo.files import atomic_writer
 from clair_apo.llm import RequestStore
 from clair_apo.records import Prompt, Record
 from clair_apo.runs import RunFolder, file_digest
+from clair_apo.splits import DATASET
 
 
 class Merged(Record):

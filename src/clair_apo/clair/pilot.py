@@ -17,7 +17,7 @@ from clair_apo.clair.stages import ROLES, Stages, open_stages
 from clair_apo.errors import ConfigError
 from clair_apo.files import read_jsonl
 from clair_apo.llm import ChatModel, Completion, RequestStore, StoredChat
-from clair_apo.records import Contrast, PreferencePair, Prompt, Record
+from clair_apo.records import PreferencePair, Prompt, Record
 from clair_apo.runs import RunFolder, write_json
 from clair_apo.stats import Interval, Share, mean_interval, share_interval
 
@@ -158,7 +158,7 @@ def _project(
 ) -> Pilot:
     n = generated.prompts
     kept = share_interval(generated.pairs, n)
-    edits = [_edit_ratio(pair.contrast) for pair in read_jsonl(run / PAIRS, PreferencePair)]
+    edits = [pair.contrast.levenshtein_share for pair in read_jsonl(run / PAIRS, PreferencePair)]
     costs = [use.costs() for use in uses]
     known = [cost for cost in costs if cost is not None]
     # of each prompt, over all models
@@ -187,8 +187,3 @@ def _parsed(run: Path) -> Share | None:
     if entry is None:
         return None
     return share_interval(entry["kept"], entry["kept"] + sum(entry["dropped"].values()))
-
-
-def _edit_ratio(contrast: Contrast) -> float:
-    longer = max(contrast.rejected_characters, contrast.chosen_characters)
-    return contrast.levenshtein / longer if longer else 0.0

@@ -12,17 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_
 
 from pydantic import BaseModel
 
-from clair_apo.clair.split import DATASET
 from clair_apo.errors import RunError
 from clair_apo.files import read_jsonl
 from clair_apo.records import PreferencePair, Record
+from clair_apo.splits import DATASET, SPLITS, SUFFIXES
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 ROWS_AT_ONCE = 1_000
 """Rows of one Parquet row group: what is held in memory."""
-SPLITS = ("train", "test")
 MESSAGE = "Preference pairs made by clair-apo"
 """Of the commit on the hub."""
 
@@ -98,7 +97,7 @@ def _dataset_files(run: Path) -> dict[str, Path]:
     folder = run / DATASET
     files = {}
     for split in SPLITS:
-        both = (folder / f"{split}.parquet", folder / f"{split}.jsonl")
+        both = (folder / f"{split}{suffix}" for suffix in SUFFIXES)
         if file := next((file for file in both if file.exists()), None):
             files[file.name] = file
     card = folder / "README.md"

@@ -10,10 +10,7 @@ from pathlib import Path
 
 from clair_apo.files import atomic_writer, read_jsonl
 from clair_apo.records import PreferencePair, Record
-from clair_apo.splits import is_held_out
-
-DATASET = "dataset"
-"""Name of the folder in the run's folder."""
+from clair_apo.splits import SPLITS, is_held_out
 
 
 class SplitCounts(Record):
@@ -36,7 +33,7 @@ def write_splits(pairs: Path, folder: Path, test_size: float) -> SplitCounts:
     Raises:
         DataError: `pairs` has a line that is no pair.
     """
-    counts = {"train": 0, "test": 0}
+    counts = dict.fromkeys(SPLITS, 0)
     files = {split: folder / f"{split}.jsonl" for split in counts}
     with ExitStack() as stack:
         out = {split: stack.enter_context(atomic_writer(file)) for split, file in files.items()}

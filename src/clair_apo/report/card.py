@@ -24,13 +24,9 @@ from clair_apo.report.contrast import PAIRS, ContrastSummary
 from clair_apo.report.numerals import numeral, row
 from clair_apo.report.page import REASON_SENTENCES, STAGE_NAMES
 from clair_apo.runs import RunFolder
+from clair_apo.splits import DATASET, SPLITS, SUFFIXES
 
-FOLDER = "dataset"
-"""The folder in the run's folder that is the data set."""
 CARD = "README.md"
-SPLITS = ("train", "test")
-SUFFIXES = (".parquet", ".jsonl")
-"""Of a split that lies there twice the first is loaded."""
 TAGS = ("clair-apo", "clair", "preference", "dpo", "apo", "trl", "synthetic")
 ROLES = ("target", "reviser", "judge")
 RECIPE_SIDES = {
@@ -76,7 +72,7 @@ def render_card(run: RunFolder, summary: ContrastSummary) -> str | None:
         run: the folder that `summary` was made of.
         summary: what `summarise` returned for it.
     """
-    splits = list(_splits(run.file(FOLDER)))
+    splits = list(_splits(run.file(DATASET)))
     if not splits:
         return None
     manifest, sources = run.manifest(), list(_sources(run))

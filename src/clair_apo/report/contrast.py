@@ -94,12 +94,6 @@ class ContrastSummary(Record):
     lengths: LengthHistogram
 
 
-def levenshtein_share(contrast: Contrast) -> float:
-    """The Levenshtein distance as a share of the longer text: 0.0 equal, 1.0 all changed."""
-    longer = max(contrast.rejected_characters, contrast.chosen_characters)
-    return contrast.levenshtein / longer if longer else 0.0
-
-
 def length_change(contrast: Contrast) -> int:
     """Characters that the chosen answer has more than the rejected one."""
     return contrast.chosen_characters - contrast.rejected_characters
@@ -133,7 +127,7 @@ MEASURES = (
         label="Levenshtein share",
         meaning="the distance over the length of the longer side",
         unit="ratio",
-        of=levenshtein_share,
+        of=lambda c: c.levenshtein_share,
     ),
     _Measure(
         key="rejected_characters",

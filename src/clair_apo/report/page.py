@@ -25,7 +25,6 @@ from clair_apo.report.contrast import (
     PAIRS,
     ContrastSummary,
     length_change,
-    levenshtein_share,
 )
 from clair_apo.report.diff import Span, word_diff
 from clair_apo.report.figure import length_figure
@@ -142,7 +141,7 @@ def _card(pair: PreferencePair) -> PairCard:
         chosen=diff.chosen,
         rationale=pair.rationale,
         contrast=pair.contrast,
-        share=levenshtein_share(pair.contrast),
+        share=pair.contrast.levenshtein_share,
         change=length_change(pair.contrast),
     )
 

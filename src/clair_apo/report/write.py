@@ -4,10 +4,11 @@ from pathlib import Path
 
 from clair_apo.files import atomic_writer
 from clair_apo.records import Record
-from clair_apo.report.card import CARD, FOLDER, render_card
+from clair_apo.report.card import CARD, render_card
 from clair_apo.report.contrast import ContrastSummary, summarise
 from clair_apo.report.page import render_page
 from clair_apo.runs import RunFolder, write_json
+from clair_apo.splits import DATASET
 
 CONTRAST = "contrast.json"
 PAGE = "report.html"
@@ -39,7 +40,7 @@ def write_report(run: Path) -> ReportFiles:
     report = ReportFiles(
         contrast=folder.file(CONTRAST),
         page=folder.file(PAGE),
-        card=folder.file(FOLDER) / CARD if card else None,
+        card=folder.file(DATASET) / CARD if card else None,
         summary=summary,
     )
     write_json(report.contrast, summary.model_dump(mode="json"))
