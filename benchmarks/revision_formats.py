@@ -45,7 +45,7 @@ class Side(Record):
 ROWS: tuple[tuple[str, Callable[[Measured], float], int], ...] = (
     ("Jaccard similarity", lambda m: m.contrast.jaccard, 3),
     ("Levenshtein distance, characters", lambda m: m.contrast.levenshtein, 0),
-    ("... as a share of the longer text", lambda m: _share(m.contrast), 3),
+    ("... as a share of the longer text", lambda m: m.contrast.levenshtein_share, 3),
     ("length of the revision, characters", lambda m: m.contrast.chosen_characters, 0),
     ("output tokens", lambda m: m.tokens, 0),
 )
@@ -108,10 +108,6 @@ def table(first: Side, second: Side) -> str:
 
 def _measured(answer: str, revision: str, tokens: int) -> Measured:
     return Measured(contrast=measure_contrast(chosen=revision, rejected=answer), tokens=tokens)
-
-
-def _share(contrast: Contrast) -> float:
-    return contrast.levenshtein / max(contrast.chosen_characters, contrast.rejected_characters, 1)
 
 
 def _cell(values: Sequence[float], digits: int, sign: str = "") -> str:

@@ -12,8 +12,9 @@ import clair_apo
 ROOT = Path(clair_apo.__file__).parent
 
 # A room and all that it may import, besides itself. Everything points down.
-GROUND = {"errors", "records", "files", "rows", "config", "progress", "splits", "stats"}
+GROUND = {"columns", "errors", "records", "files", "rows", "config", "progress", "splits", "stats"}
 MAY_IMPORT = {
+    "columns": set(),
     "errors": set(),
     "records": set(),
     "files": {"errors", "records"},

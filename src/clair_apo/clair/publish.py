@@ -3,15 +3,14 @@
 The hub is tried against a local server that speaks its API; a real push was never made.
 """
 
-import types
 from collections.abc import Iterator, Mapping
-from enum import StrEnum
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
+from clair_apo.columns import Columns, ColumnType, ListOf, columns_of
 from clair_apo.errors import RunError
 from clair_apo.files import read_jsonl
 from clair_apo.records import PreferencePair, Record
@@ -110,28 +109,17 @@ def arrow_schema(kind: type[BaseModel]) -> Any:
     """The Arrow schema of a record: decided by its fields, not by the rows at hand."""
     import pyarrow
 
-    return pyarrow.schema([(n, _arrow_type(f.annotation)) for n, f in kind.model_fields.items()])
+    return pyarrow.schema(_arrow_type(columns_of(kind)))
 
 
-def _arrow_type(annotation: Any) -> Any:
+def _arrow_type(column: ColumnType) -> Any:
     import pyarrow
 
-    plain = {str: pyarrow.string(), int: pyarrow.int64(), float: pyarrow.float64()}
-    plain[bool] = pyarrow.bool_()
-    origin, args = get_origin(annotation), get_args(annotation)
-    if annotation in plain:
-        return plain[annotation]
-    if origin is Annotated:
-        return _arrow_type(args[0])
-    if origin in (Union, types.UnionType):
-        return _arrow_type(next(a for a in args if a is not types.NoneType))
-    if origin is tuple:
-        return pyarrow.list_(_arrow_type(args[0]))
-    if origin is Literal or (isinstance(annotation, type) and issubclass(annotation, StrEnum)):
-        return pyarrow.string()
-    assert isinstance(annotation, type) and issubclass(annotation, BaseModel), annotation
-    fields = [(n, _arrow_type(f.annotation)) for n, f in annotation.model_fields.items()]
-    return pyarrow.struct(fields)
+    if isinstance(column, ListOf):
+        return pyarrow.list_(_arrow_type(column.item))
+    if isinstance(column, Columns):
+        return pyarrow.struct([(name, _arrow_type(field)) for name, field in column.fields])
+    return getattr(pyarrow, "bool_" if column == "bool" else column)()
 
 
 def _batches(records: Iterator[Record]) -> Iterator[list[dict[str, Any]]]:

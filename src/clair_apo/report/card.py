@@ -6,18 +6,17 @@ guess, it stops where the first megabytes of a column are empty lists and a late
 
 import functools
 import re
-import types
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from enum import StrEnum
 from pathlib import Path, PurePath
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from pydantic import BaseModel
 
+from clair_apo.columns import Columns, ColumnType, ListOf, columns_of
 from clair_apo.files import read_jsonl
 from clair_apo.records import DropReason, Origin, PreferencePair, Record
 from clair_apo.report.contrast import PAIRS, ContrastSummary
@@ -121,24 +120,18 @@ def _front_matter(summary: ContrastSummary, splits: Sequence[Split]) -> str:
 
 def features_of(record: type[BaseModel]) -> Features:
     """The columns of a record's rows, as `datasets` writes types into a card."""
-    return [{"name": k, **_typed(v.annotation)} for k, v in record.model_fields.items()]
+    return _features(columns_of(record))
 
 
-def _typed(annotation: Any) -> dict[str, Any]:
-    arguments = [part for part in get_args(annotation) if part is not types.NoneType]
-    origin = get_origin(annotation)
-    if origin in (Union, types.UnionType) and len(arguments) == 1:
-        return _typed(arguments[0])
-    if origin is tuple:
-        inner = _typed(arguments[0])
+def _features(columns: Columns) -> Features:
+    return [{"name": name, **_typed(column)} for name, column in columns.fields]
+
+
+def _typed(column: ColumnType) -> dict[str, Any]:
+    if isinstance(column, ListOf):
+        inner = _typed(column.item)
         return {"list": inner.get("struct") or inner.get("dtype") or inner}
-    if origin is Literal:
-        return _typed(type(arguments[0]))
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return {"struct": features_of(annotation)}
-    if isinstance(annotation, type) and issubclass(annotation, StrEnum):
-        return {"dtype": "string"}
-    return {"dtype": {str: "string", int: "int64", float: "float64", bool: "bool"}[annotation]}
+    return {"struct": _features(column)} if isinstance(column, Columns) else {"dtype": column}
 
 
 def _splits(folder: Path) -> Iterator[Split]:
