@@ -8,16 +8,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from clair_apo.clair.chats import Chats
 from clair_apo.clair.config import GenerateConfig
 from clair_apo.clair.contrast import TOKENIZER
 from clair_apo.clair.gate import GATE_VERSION
 from clair_apo.clair.parse import PARSER_VERSION
 from clair_apo.clair.prompts import PromptSurvey
-from clair_apo.clair.templates import RevisionTemplate
+from clair_apo.clair.stages import Stages
 from clair_apo.errors import RunError
 from clair_apo.files import atomic_writer, first_fault
-from clair_apo.llm.judge import Judge
 from clair_apo.progress import say
 from clair_apo.records import Record
 from clair_apo.runs import RunFolder, file_digest, now
@@ -38,42 +36,32 @@ class Books:
     Args:
         config: what the run is to do.
         folder: where it does.
-        template: how the reviser is asked; None where it is not.
-        rubric: what the judge goes by.
         survey: of the prompts.
     """
 
-    def __init__(
-        self,
-        config: GenerateConfig,
-        folder: RunFolder,
-        template: RevisionTemplate | None,
-        rubric: str,
-        survey: PromptSurvey,
-    ) -> None:
+    def __init__(self, config: GenerateConfig, folder: RunFolder, survey: PromptSurvey) -> None:
         self.config, self.folder, self.survey = config, folder, survey
-        self.template, self.rubric = template, rubric
         self._before = folder.manifest()
         self.run_id = str(self._before.get("run_id") or uuid.uuid4().hex)
 
-    def begin(self, chats: Chats) -> None:
+    def begin(self, stages: Stages) -> None:
         """Refuse a folder of another run; else write down what this one is to be.
 
         Raises:
             RunError: the folder was begun with other prompts, another recipe or target.
         """
-        settings = self._settings(chats)
-        before, stages = self._before.get("settings", {}), self._before.get("stages", {})
-        if "respond" in stages:  # else the folder holds nothing but the prompts
+        settings = self._settings(stages)
+        before, entries = self._before.get("settings", {}), self._before.get("stages", {})
+        if "respond" in entries:  # else the folder holds nothing but the prompts
             self._refuse_another_run(before, settings)
-        for stage in _changed_stages(before, settings, tuple(stages)):
-            stages.pop(stage, None)  # its file is of the old settings until it is made again
+        for stage in _changed_stages(before, settings, tuple(entries)):
+            entries.pop(stage, None)  # its file is of the old settings until it is made again
         self.folder.update_manifest(
             command="generate",
             run_id=self.run_id,
             config=self.config.model_dump(mode="json"),
             settings=settings,
-            stages=stages,
+            stages=entries,
             contrast_tokenizer=TOKENIZER,
         )
         with atomic_writer(self.folder.file("config.yaml")) as file:
@@ -103,9 +91,9 @@ class Books:
         """Write down what the run came to."""
         self.folder.update_manifest(**totals)
 
-    def _settings(self, chats: Chats) -> dict[str, Any]:
+    def _settings(self, stages: Stages) -> dict[str, Any]:
         """What decides the rows of each stage; compared when a run folder is used again."""
-        config = self.config
+        config, chats = self.config, stages.chats
         settings: dict[str, Any] = {
             "recipe": config.recipe,
             "prompts": self.survey.digest,
@@ -125,12 +113,12 @@ class Books:
         if chats.reviser:
             spec = chats.reviser.spec
             settings["reviser"] = {"model": chats.reviser.identity, **spec.sampling.model_dump()}
-        if self.template:
-            settings["template"] = self.template.digest
+        if stages.template:
+            settings["template"] = stages.template.digest
         if chats.judge:
             settings["judge"] = {
                 "model": chats.judge.identity,
-                "template": Judge(chats.judge, self.rubric).digest,
+                "template": stages.judge.digest,
                 **chats.judge.spec.sampling.model_dump(),
             }
         return settings

@@ -87,7 +87,7 @@ def generate(
     folder = RunFolder(config.folder)
     folder.prepare()
     with folder.locked(), RequestStore(config.store_path) as store:
-        books = Books(config, folder, template, rubric, survey)
+        books = Books(config, folder, survey)
         chats = open_chats(config, survey, store, given, books.run_id)
         stages = Stages(config, chats, template, rubric, gate)
         return _Walk(stages, folder, books).through_all_stages()
@@ -104,7 +104,7 @@ class _Walk:
 
     def through_all_stages(self) -> Generated:
         """Load, the recipe's stages, pair, verify; then close the books."""
-        self.books.begin(self.chats)
+        self.books.begin(self.stages)
         with atomic_writer(self.folder.file(DROPPED)) as self.drops:
             waiting = self._load()
             done: tuple[str, ...] = ()
