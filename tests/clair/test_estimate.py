@@ -6,6 +6,7 @@ from scripted_roles import asked_of, config_for, models, server_model
 from clair_apo.clair import estimate as estimating
 from clair_apo.clair import generate
 from clair_apo.clair.estimate import ANSWER, REPLY, TOKENIZER, VERDICT, Span, estimate
+from clair_apo.clair.prompts import survey_prompts
 from clair_apo.clair.recipes import RECIPES
 from clair_apo.llm import ModelSpec, RequestStore
 from clair_apo.llm.prices import Price
@@ -68,7 +69,7 @@ def words_of(config, prompt, *answers):
     from clair_apo.clair.stages import open_stages
 
     with RequestStore(":memory:") as store:
-        template = open_stages(config, store).template
+        template = open_stages(config, store, survey_prompts(config.prompts)).template
     return len(template.render((), "")[0].content.split()) + len(prompt.split())
 
 
@@ -98,7 +99,12 @@ def test_answers_that_are_known_are_counted_as_they_are(tmp_path):
     from clair_apo.clair.stages import open_stages
 
     with RequestStore(":memory:") as store:
-        shell = open_stages(config, store).judge.compare((), "", "").messages[0].content
+        shell = (
+            open_stages(config, store, survey_prompts(config.prompts))
+            .judge.compare((), "", "")
+            .messages[0]
+            .content
+        )
     each = len(shell.split()) + AROUND_MESSAGE
     # the template names the role of each turn, in brackets
     each += len(["[user]", "Question", "number", "0?"])

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from clair_apo.clair.config import GenerateConfig
 from clair_apo.clair.follow import Trail, follow
-from clair_apo.clair.prompts import load_prompts
+from clair_apo.clair.prompts import load_prompts, survey_prompts
 from clair_apo.clair.stages import ROLES, VERIFY, Stages, open_stages
 from clair_apo.llm import RequestStore, StoredChat
 from clair_apo.llm.prices import Price, find_price
@@ -106,8 +106,10 @@ def estimate(config: GenerateConfig, tokenizer: str = STAND_IN) -> Estimate:
     path = config.store_path
     prompts = 0
     with RequestStore(path if path.exists() else ":memory:") as store:
-        counting = _Counting(open_stages(config, store), store, TokenCounter(tokenizer))
-        for prompt in load_prompts(config.prompts, config.prompt_shard):
+        survey = survey_prompts(config.prompts, config.prompt_shard)
+        stages = open_stages(config, store, survey)
+        counting = _Counting(stages, store, TokenCounter(tokenizer))
+        for prompt in load_prompts(config.prompts, config.prompt_shard, survey.tests):
             if isinstance(prompt, Prompt):
                 counting.add(prompt)
                 prompts += 1

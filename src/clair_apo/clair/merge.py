@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from clair_apo.clair.config import GenerateConfig
 from clair_apo.clair.contrast import TOKENIZER
 from clair_apo.clair.generate import DROPPED, PAIRS, PROMPTS
-from clair_apo.clair.prompts import load_prompts, survey_prompts
+from clair_apo.clair.prompts import PromptSurvey, load_prompts, survey_prompts
 from clair_apo.clair.publish import write_parquet_splits
 from clair_apo.clair.shard_runs import ShardRun, read_shards
 from clair_apo.clair.shards import shard_number
@@ -77,7 +77,8 @@ def merge(out: Path, runs: Sequence[Path]) -> Merged:
     with folder.locked():
         before = folder.manifest()
         _refuse_another_run(folder, before, shards)
-        order = _order(config)
+        survey = survey_prompts(config.prompts)
+        order = _order(config, survey)
         for name in _row_files(shards):
             _weave(folder.file(name), shards, name, order)
         _weave_drops(folder.file(DROPPED), shards, order)
@@ -87,7 +88,7 @@ def merge(out: Path, runs: Sequence[Path]) -> Merged:
         result = Merged(**counts, shards=len(shards), answers=answers, conflicts=conflicts)
         assert result.prompts == len(order.ids), "a row was lost"
         assert result.prompts == result.pairs + sum(result.dropped.values()), "a row was lost"
-        _write_down(folder, config, shards, result, run_id)
+        _write_down(folder, config, shards, result, run_id, survey.digest)
     return result
 
 
@@ -102,9 +103,9 @@ def _refuse_another_run(
         )
 
 
-def _order(config: GenerateConfig) -> _Order:
+def _order(config: GenerateConfig, survey: PromptSurvey) -> _Order:
     order = _Order(array("Q"), bytearray())
-    for row in load_prompts(config.prompts):
+    for row in load_prompts(config.prompts, tests=survey.tests):
         order.ids.append(int(row.id, 16))
         order.kept.append(isinstance(row, Prompt))
     return order
@@ -206,10 +207,10 @@ def _write_down(
     shards: Sequence[ShardRun],
     result: Merged,
     run_id: str,
+    prompts: str,
 ) -> None:
     with atomic_writer(folder.file("config.yaml")) as file:
         file.write(config.to_yaml())
-    survey = survey_prompts(config.prompts)
     splits = write_splits(folder.file(PAIRS), folder.file(DATASET), config.output.test_size)
     write_parquet_splits(folder.file(DATASET), config.output.parquet)
     costs = [shard.manifest.get("cost") for shard in shards]
@@ -217,7 +218,7 @@ def _write_down(
         command="merge",
         run_id=run_id,
         config=config.model_dump(mode="json"),
-        settings=shards[0].manifest["settings"] | {"prompts": survey.digest},
+        settings=shards[0].manifest["settings"] | {"prompts": prompts},
         stages=_stages(folder, shards),
         contrast_tokenizer=TOKENIZER,
         counts=result.model_dump(include={"prompts", "pairs", "dropped"}),

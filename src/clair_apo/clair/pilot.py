@@ -101,7 +101,7 @@ def pilot(config: GenerateConfig, prompts: int, **models: ChatModel | None) -> P
     generated = generate(small, **models)
     seconds = None if generated.reused else time.monotonic() - started
     with RequestStore(small.store_path) as store:
-        stages = open_stages(small, store)
+        stages = open_stages(small, store, survey_prompts(small.prompts))
         rows = read_jsonl(small.run_dir / PROMPTS, Prompt)
         answers = [follow(prompt, stages, store).answers for prompt in rows]
     uses = [use for role in dict.fromkeys(ROLES.values()) if (use := _use(role, stages, answers))]

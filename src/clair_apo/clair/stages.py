@@ -9,7 +9,7 @@ from clair_apo.clair.config import GenerateConfig
 from clair_apo.clair.gate import Gate
 from clair_apo.clair.judge import choose_by_judge, choose_by_score
 from clair_apo.clair.pairs import make_pair
-from clair_apo.clair.prompts import survey_prompts
+from clair_apo.clair.prompts import PromptSurvey
 from clair_apo.clair.respond import given_answers, respond, strengthen
 from clair_apo.clair.revise import revise
 from clair_apo.clair.templates import RevisionTemplate, load_rubric, load_template
@@ -125,15 +125,18 @@ class Stages:
         return Judge(self.chats.judge, self.rubric)
 
 
-def open_stages(config: GenerateConfig, store: RequestStore) -> Stages:
+def open_stages(config: GenerateConfig, store: RequestStore, survey: PromptSurvey) -> Stages:
     """The stages of a run, for one who looks at what its store holds and asks nothing.
 
+    Args:
+        config: of the run.
+        store: what it holds decides what would be asked.
+        survey: of the prompts.
+
     Raises:
-        DataError: unusable prompts.
         ConfigError: an unusable template or rubric.
     """
     looking = config.model_copy(update={"offline": True, "max_cost": None})
-    survey = survey_prompts(config.prompts, config.prompt_shard)
     return Stages(
         looking,
         open_chats(looking, survey, store, {}, ""),
