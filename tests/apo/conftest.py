@@ -6,8 +6,11 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 import gc
+import json
+from pathlib import Path
 
 import pytest
+import yaml
 from datasets import Dataset
 from tiny_apo import make_model, make_rows, make_tokenizer
 
@@ -47,6 +50,31 @@ def tiny_folder(tmp_path):
     make_model().save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def write_config(tiny_folder, tmp_path):
+    """Writes pairs and a YAML that trains the tiny model on them, named after its output folder."""
+
+    def write(name: str, pairs: int, **options) -> Path:
+        data = tmp_path / "pairs.jsonl"
+        data.write_text("".join(json.dumps(row) + "\n" for row in make_rows(pairs)))
+        values = {
+            "model_name_or_path": str(tiny_folder),
+            "dataset_name": str(data),
+            "output_dir": str(tmp_path / name),
+            "reference_cache": str(tmp_path / f"cache-{name}"),
+            "num_train_epochs": 2,
+            "learning_rate": 1e-2,
+            "gradient_checkpointing": False,
+            "save_strategy": "no",
+            "logging_steps": 1,
+        }
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(values | options))
+        return path
+
+    return write
 
 
 @pytest.fixture

@@ -8,11 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from datasets import Dataset
 from launch_apo import ENVIRONMENT, ROOT, command
 from safetensors.torch import load_file
-from tiny_apo import make_rows
 
 from clair_apo.apo.arguments import parse_arguments
 from clair_apo.apo.config import APOConfig
@@ -37,28 +35,18 @@ ROWS = [
 
 
 @pytest.fixture
-def files(tmp_path, tiny_folder):
+def files(write_config):
     """Writes a config for the tiny model on 40 pairs; returns its path."""
-    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in make_rows(40)))
 
     def write(name: str, **options) -> Path:
         values = {
-            "model_name_or_path": str(tiny_folder),
-            "dataset_name": str(tmp_path / "pairs.jsonl"),
-            "output_dir": str(tmp_path / name),
             "held_out": 0.3,
             "max_pairs": 16,
             "num_train_epochs": 3,
             "per_device_train_batch_size": 8,
             "per_device_eval_batch_size": 2,
-            "learning_rate": 1e-2,
-            "gradient_checkpointing": False,
-            "save_strategy": "no",
-            "logging_steps": 1,
         }
-        path = tmp_path / f"{name}.yaml"
-        path.write_text(yaml.safe_dump(values | options))
-        return path
+        return write_config(name, 40, **(values | options))
 
     return write
 

@@ -6,45 +6,32 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from launch_apo import ENVIRONMENT, ROOT, command
 from safetensors.torch import load_file
-from tiny_apo import make_rows
 
 pytestmark = pytest.mark.real
 
 
 @pytest.fixture
-def write(tiny_folder, tmp_path):
+def write(write_config, tmp_path):
     """Writes a config of 8 steps, 4 in an epoch, each of them saved; named after its output."""
-    rows = "".join(json.dumps(row) + "\n" for row in make_rows(16))
-    (tmp_path / "pairs.jsonl").write_text(rows)
 
-    def write_config(name: str, **options) -> Path:
+    def write(name: str, **options) -> Path:
         values = {
-            "model_name_or_path": str(tiny_folder),
-            "dataset_name": str(tmp_path / "pairs.jsonl"),
-            "output_dir": str(tmp_path / name),
             "reference_cache": str(tmp_path / "cache"),
             "held_out": 0.0,
-            "num_train_epochs": 2,
-            "learning_rate": 1e-2,
-            "gradient_checkpointing": False,
             "save_strategy": "steps",
             "save_steps": 1,
             "save_total_limit": 1,
-            "logging_steps": 1,
             "use_peft": True,
             "lora_r": 4,
             "lora_target_modules": ["q_proj", "v_proj"],
             "lora_dropout": 0.2,
             "disable_dropout": False,
         }
-        path = tmp_path / f"{name}.yaml"
-        path.write_text(yaml.safe_dump(values | options))
-        return path
+        return write_config(name, 16, **(values | options))
 
-    return write_config
+    return write
 
 
 def run(*parts: str) -> subprocess.CompletedProcess[str]:

@@ -5,7 +5,6 @@ import re
 import subprocess
 
 import pytest
-import yaml
 from launch_apo import ENVIRONMENT, command
 from safetensors.torch import load_file, save_file
 from tiny_apo import make_rows, make_tokenizer
@@ -14,32 +13,19 @@ pytestmark = pytest.mark.real
 
 
 @pytest.fixture
-def launched(tiny_folder, tmp_path):
+def launched(write_config, tmp_path):
     """Trains the tiny model on 15 pairs in so many processes; returns what ran and its logs."""
 
     def run(name, processes, **options):
-        rows = make_rows(15)
-        data = tmp_path / "pairs.jsonl"
-        data.write_text("".join(json.dumps(row) + "\n" for row in rows))
         values = {
-            "model_name_or_path": str(tiny_folder),
-            "dataset_name": str(data),
-            "output_dir": str(tmp_path / name),
-            "reference_cache": str(tmp_path / f"cache-{name}"),
             "loss_type": ["apo_zero", "sft"],
             "loss_weights": [1.0, 0.2],
             "train_sampling_strategy": "sequential",
             "held_out": 0.4,
-            "num_train_epochs": 2,
             "per_device_train_batch_size": 4 // processes,
             "per_device_eval_batch_size": 2,
-            "learning_rate": 1e-2,
-            "gradient_checkpointing": False,
-            "save_strategy": "no",
-            "logging_steps": 1,
         }
-        path = tmp_path / f"{name}.yaml"
-        path.write_text(yaml.safe_dump(values | options))
+        path = write_config(name, 15, **(values | options))
         done = subprocess.run(
             command(path, processes),
             env=ENVIRONMENT,

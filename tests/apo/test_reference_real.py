@@ -7,37 +7,23 @@ from pathlib import Path
 import pytest
 import yaml
 from launch_apo import ENVIRONMENT, ROOT, command, launch
-from tiny_apo import make_rows
 
 pytestmark = pytest.mark.real
 
 
 @pytest.fixture
-def write(tiny_folder, tmp_path):
+def write(write_config):
     """Writes a config for the tiny model on 20 pairs, named after its output folder."""
-    rows = "".join(json.dumps(row) + "\n" for row in make_rows(20))
-    (tmp_path / "pairs.jsonl").write_text(rows)
 
-    def write_config(name: str, **options) -> Path:
+    def write(name: str, **options) -> Path:
         values = {
-            "model_name_or_path": str(tiny_folder),
-            "dataset_name": str(tmp_path / "pairs.jsonl"),
-            "output_dir": str(tmp_path / name),
-            "reference_cache": str(tmp_path / f"cache-{name}"),
             "held_out": 0.3,
-            "num_train_epochs": 2,
             "per_device_train_batch_size": 3,
             "per_device_eval_batch_size": 2,
-            "learning_rate": 1e-2,
-            "gradient_checkpointing": False,
-            "save_strategy": "no",
-            "logging_steps": 1,
         }
-        path = tmp_path / f"{name}.yaml"
-        path.write_text(yaml.safe_dump(values | options))
-        return path
+        return write_config(name, 20, **(values | options))
 
-    return write_config
+    return write
 
 
 def output_of(*run: str) -> str:
