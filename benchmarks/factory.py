@@ -1,13 +1,14 @@
 """What the pair factory takes: time, memory, and share of what a server can give.
 
     python benchmarks/factory.py rate       256 in flight against answers that take 2 s
-    python benchmarks/factory.py memory     whole runs up to 32,000 rows: peak, store's share
+    python benchmarks/factory.py memory     whole runs up to 32,000 rows: their peak
+    python benchmarks/factory.py store      the request store alone: one look and one answer a row
     python benchmarks/factory.py restart    a whole run of 10,000 rows, and the same again
     python benchmarks/factory.py overtake --base_url URL --model NAME
                                             a real server: tokens/s beside a bare asynchronous loop
 
-Each prints its figure with n, the command and the hardware; sizes are options. The server of the
-first three runs in a process of its own.
+Each prints its figure with n, the command and the hardware; sizes are options. The server of
+`rate`, `memory` and `restart` runs in a process of its own.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import clair_apo.llm.http  # noqa: F401 (a second to load: part of a start, not of a rate)
-from clair_apo.llm import Answer, ChatRequest, Dialogue, ModelSpec, RequestStore, StoredChat
+from clair_apo.llm import Answer, ChatRequest, Dialogue, ModelSpec, RequestStore, StoredAnswer, StoredChat
 from clair_apo.records import Message
 
 SERVER = Path(__file__).parents[1] / "tests" / "chat_server.py"
@@ -127,13 +128,13 @@ def measure_rate(args: argparse.Namespace) -> None:
 def _store_share(store: TimedStore, rows: int) -> str:
     return (
         f"the store: {1000 * store.cpu_seconds / rows:.2f} ms CPU and "
-        f"{1000 * store.seconds / rows:.2f} ms in all per request, {rows / store.commits:.1f} "
+        f"{1000 * store.seconds / rows:.2f} ms in all per row, {rows / store.commits:.1f} "
         "answers per commit"
     )
 
 
 def measure_memory(args: argparse.Namespace) -> None:
-    """Peak memory of whole runs of several sizes, and the store's share of a request's time."""
+    """Peak memory of whole runs of several sizes."""
     with tempfile.TemporaryDirectory() as folder:
         for rows in (args.rows // 8, args.rows):
             with serving(0.0) as url:
@@ -142,15 +143,24 @@ def measure_memory(args: argparse.Namespace) -> None:
                 f"memory: {found['peak_mb']:.0f} MB at most in a run of {rows} rows "
                 f"({found['pairs']} pairs, {found['asked']} requests, {found['seconds']:.0f} s)"
             )
+
+
+def measure_store(args: argparse.Namespace) -> None:
+    """What a row costs in the store: a look that finds nothing, and its answer put on the disk."""
+    response = {
+        "choices": [{"message": {"role": "assistant", "content": QUESTION * 16}}],
+        "usage": {"prompt_tokens": 500, "completion_tokens": 300},
+    }
+    for per_commit in (1, 5, 50):
         with (
-            serving(0.0) as url,
-            TimedStore(Path(folder) / "store.sqlite") as store,
+            tempfile.TemporaryDirectory() as folder,
+            TimedStore(Path(folder) / "requests.sqlite") as store,
         ):
-            chat = StoredChat(ModelSpec(model="target", base_url=url), store)
-            rows = sum(1 for _ in chat.converse(questions(chat, args.rows // 8)))
-            print(
-                f"store: {rows} requests as fast as the server answers; {_store_share(store, rows)}"
-            )
+            for first in range(0, args.rows, per_commit):
+                keys = [f"{number:064d}" for number in range(first, first + per_commit)]
+                assert not any(store.get(key) for key in keys)
+                store.put_many([StoredAnswer(key, "target", response) for key in keys])
+            print(f"store: {args.rows} rows, {_store_share(store, args.rows)}")
 
 
 def measure_restart(args: argparse.Namespace) -> None:
@@ -281,6 +291,9 @@ def main() -> None:
     memory = commands.add_parser("memory")
     memory.add_argument("--rows", type=int, default=32_000)
     memory.set_defaults(measure=measure_memory)
+    store = commands.add_parser("store")
+    store.add_argument("--rows", type=int, default=8000)
+    store.set_defaults(measure=measure_store)
     restart = commands.add_parser("restart")
     restart.add_argument("--rows", type=int, default=10_000)
     restart.set_defaults(measure=measure_restart)
