@@ -13,6 +13,7 @@ from clair_apo.progress import show_progress
 
 def usage(**changes):
     nothing = {
+        "asked": 0,
         "prompt_tokens": 0,
         "completion_tokens": 0,
         "in_flight": 0,
@@ -56,6 +57,12 @@ def test_without_a_terminal_lines_come_though_no_row_ends(screen, monkeypatch):
     lines = screen.getvalue().splitlines()
     assert len(lines) > 2
     assert set(lines) == {"revise: 0 of 10 rows; 7 in flight of 16 at most"}
+
+
+def test_answers_are_told_though_the_first_row_keeps_the_others_waiting(screen):
+    with show_progress("revise", 1000, usage(asked=1234, in_flight=7, limit=16)):
+        pass
+    assert "revise: 0 of 1,000 rows; 1,234 answers; 7 in flight of 16" in screen.getvalue()
 
 
 def test_tokens_are_told_in_short(screen):

@@ -43,6 +43,7 @@ def say(sentence: str) -> None:
 class Usage(Protocol):
     """What asking a model has come to so far; see `clair_apo.llm.meter.Meter`."""
 
+    asked: int
     prompt_tokens: int
     completion_tokens: int
     in_flight: int
@@ -132,6 +133,8 @@ class _Rows:
         usage = self._usage
         if usage is None:
             return
+        if usage.asked:  # rows come in their order, so the first may keep all others waiting
+            yield f"{usage.asked:,} answers"
         if usage.limit:
             yield f"{usage.in_flight} in flight of {usage.limit} at most"
         if usage.completion_tokens:
