@@ -28,7 +28,15 @@ from pathlib import Path
 from typing import Any
 
 import clair_apo.llm.http  # noqa: F401 (a second to load: part of a start, not of a rate)
-from clair_apo.llm import Answer, ChatRequest, Dialogue, ModelSpec, RequestStore, StoredAnswer, StoredChat
+from clair_apo.llm import (
+    Answer,
+    ChatRequest,
+    Dialogue,
+    ModelSpec,
+    RequestStore,
+    StoredAnswer,
+    StoredChat,
+)
 from clair_apo.records import Message
 
 SERVER = Path(__file__).parents[1] / "tests" / "chat_server.py"

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_pairs import Pair, edge_pairs, padded_batch
 
-from clair_apo.apo.layout import IGNORED, cut, packed_row, pair_trees, take_pairs
+from clair_apo.apo.layout import IGNORED, cut, packed_row, pair_trees, take_pairs, tree_sizes
 
 _ = IGNORED
 # prompt 10 11, both answers begin with 20, then differ
@@ -46,6 +46,11 @@ def test_every_answer_token_is_a_label_once_for_its_side(pair):
     assert labels[row.chosen].tolist() == pair.chosen
     assert labels[row.rejected].tolist() == pair.rejected
     assert sum(tree.lengths) == len(tree.ids) == row.ids.shape[1]
+
+
+def test_sizes_are_those_of_the_trees():
+    batch = padded_batch([PAIR, *edge_pairs(), Pair([10], [50] * 9, [60])])
+    assert tree_sizes(batch) == [tree.size for tree in pair_trees(batch)]
 
 
 def test_padding_on_the_left_gives_the_same_tree():

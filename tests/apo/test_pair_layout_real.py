@@ -1,5 +1,6 @@
 """Pair layout across processes: gloo ranks on CPUs against one process."""
 
+import functools
 import os
 import socket
 import subprocess
@@ -8,6 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_pairs import Pair, padded_batch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl.trainer.utils import add_fused_lm_head
+
+from clair_apo.apo.logps import padded_forward
+from clair_apo.apo.shared_prefix import shared_prefix_forward
+from clair_apo.models import find_model
 
 pytestmark = pytest.mark.real
 
@@ -139,3 +147,37 @@ def test_weights_that_fsdp2_spreads_over_two_processes_get_the_gradients_of_one(
         check=False,
     )
     assert done.stdout.count("same gradients") == 2, done.stderr[-4000:]
+
+
+def test_on_the_embedded_model_both_layouts_agree_in_float32():
+    """Summed log-probs to 1e-5 relative, and the gradient's direction to a cosine of 0.999999."""
+    folder = find_model("smollm2-135m").location
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    add_fused_lm_head(model, outputs=("log_probs", "entropy", "is_top1"))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+
+    def ids(text: str) -> list[int]:
+        return tokenizer(text)["input_ids"]
+
+    pairs = [
+        Pair(ids("Name a fruit that keeps."), ids(" An apple."), ids(" Certainly! A strawberry.")),
+        Pair(
+            ids("How long does tea steep?"),
+            ids(" Green tea steeps for two minutes, black tea for four."),
+            ids(" Green tea steeps for two minutes, and black tea steeps for a whole hour."),
+        ),
+    ]
+    found = {}
+    for forward in (
+        padded_forward,
+        functools.partial(shared_prefix_forward, statistics=True),
+    ):
+        model.zero_grad()
+        logps = forward(model, padded_batch(pairs)).logps
+        (logps.chosen - 0.5 * logps.rejected).sum().backward()
+        gradient = torch.cat([weight.grad.flatten() for weight in model.parameters()])
+        found[forward] = torch.cat(logps).detach(), gradient.double()
+    (theirs, their_gradient), (mine, my_gradient) = found.values()
+    torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=0)
+    assert torch.cosine_similarity(my_gradient, their_gradient, dim=0) > 0.999999
+    assert my_gradient.norm().item() == pytest.approx(their_gradient.norm().item(), rel=1e-4)

@@ -114,6 +114,20 @@ def _tree(
     )
 
 
+def tree_sizes(batch: Mapping[str, Tensor]) -> list[int]:
+    """Input tokens of the tree of every pair, without making the trees.
+
+    Args:
+        batch: `input_ids` and `attention_mask`, each (2B, T), winners first, padded on the right.
+    """
+    (chosen, rejected), seen = batch["input_ids"].chunk(2), batch["attention_mask"].bool()
+    same = (chosen == rejected) & seen.chunk(2)[0] & seen.chunk(2)[1]
+    shared = (same.cumprod(1).sum(1) - 1).clamp(min=0)
+    inputs = (seen.sum(1) - 1).clamp(min=0).chunk(2)
+    sizes: list[int] = (inputs[0] + inputs[1] - shared).tolist()
+    return sizes
+
+
 def _common_tokens(one: Tensor, other: Tensor) -> int:
     length = min(len(one), len(other))
     return int((one[:length] == other[:length]).cumprod(0).sum())

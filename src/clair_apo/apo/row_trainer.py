@@ -20,7 +20,7 @@ from trl.trainer.dpo_trainer import DPOTrainer
 
 from clair_apo.apo.attention import attends_to_trees
 from clair_apo.apo.config import MAX_TOKENS_PER_BATCH
-from clair_apo.apo.layout import cut, pair_trees, take_pairs
+from clair_apo.apo.layout import cut, take_pairs, tree_sizes
 from clair_apo.apo.logps import PairForward, joined, padded_forward
 from clair_apo.apo.shared_prefix import bare_model, shared_prefix_forward
 from clair_apo.apo.support import computes_pairs, why_padded
@@ -91,6 +91,8 @@ class RowTrainer(DPOTrainer):
             batch: `input_ids`, `attention_mask` and `completion_mask`, each (2B, T).
             statistics: whether entropies and likeliest tokens are wanted.
         """
+        if WEIGHTS in batch:  # a row of a step
+            return self._forward_row(model, batch, statistics)
         rows = self._rows(batch)
         found = [self._forward_row(model, take_pairs(batch, row), statistics) for row in rows.all]
         return joined(found[: len(rows.own)])
@@ -110,7 +112,7 @@ class RowTrainer(DPOTrainer):
             lengths = batch["attention_mask"].sum(1).chunk(2)
             sizes = (2 * torch.maximum(*lengths)).tolist()
         else:
-            sizes = [tree.size for tree in pair_trees(batch)]
+            sizes = tree_sizes(batch)
         own = cut(sizes, limit)
         most = len(own)
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
