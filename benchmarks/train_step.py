@@ -4,7 +4,8 @@
     python benchmarks/train_step.py --dtype bf16         (TRL at the faster of bf16 and fp32)
     python benchmarks/train_step.py --trl defaults       (reference on the fly, checkpointing)
     python benchmarks/train_step.py --pairs 32 --only clair_apo
-    python benchmarks/train_step.py --sweep              (cost of a token, by pairs and by length)
+    python benchmarks/train_step.py --sweep              (cost of a token, by pairs and by length,
+                                                          attention aside)
     python benchmarks/train_step.py --profile            (where the time of a step goes)
 
 The model is the embedded SmolLM2-135M, the pairs are as long as real ones (`pair_lengths.py`), all
@@ -95,6 +96,7 @@ def run_here(kind: str, spec: dict[str, Any]) -> dict[str, Any]:
     """Train in this process, and say what it took."""
     import torch
     from datasets import Dataset
+    from torch.profiler import ProfilerActivity, profile
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from trl import DPOConfig, DPOTrainer
 
@@ -102,15 +104,18 @@ def run_here(kind: str, spec: dict[str, Any]) -> dict[str, Any]:
     from clair_apo.models import find_model
 
     class Clock(TrainerCallback):
-        """Seconds of each step, with and without the optimizer."""
+        """Seconds of each step, with and without the optimizer; a profile of those that count."""
 
         steps: list[float]
         passes: list[float]
+        profiler = profile(activities=[ProfilerActivity.CPU]) if spec["profile"] else None
 
         def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
             self.steps, self.passes = [], []
 
         def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+            if self.profiler and len(self.steps) == 1:
+                self.profiler.start()
             self.start = time.perf_counter()
 
         def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -118,6 +123,10 @@ def run_here(kind: str, spec: dict[str, Any]) -> dict[str, Any]:
 
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
             self.steps.append(time.perf_counter() - self.start)
+
+        def on_train_end(self, *args: Any, **kwargs: Any) -> None:
+            if self.profiler:
+                self.profiler.stop()
 
     folder, clock, lengths = find_model("smollm2-135m").location, Clock(), lengths_of(spec)
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -133,8 +142,6 @@ def run_here(kind: str, spec: dict[str, Any]) -> dict[str, Any]:
             callbacks=[clock],
         )
         rates = [matmul_rate(spec["dtype"])]
-        if spec["profile"]:
-            return {"profile": profiled(trainer)}
         trainer.train()
         rates.append(matmul_rate(spec["dtype"]))
     passes = statistics.median(clock.passes[1:])
@@ -146,29 +153,25 @@ def run_here(kind: str, spec: dict[str, Any]) -> dict[str, Any]:
         "real_tokens": sum(length.tree for length in lengths),
         "matmul_gflops": statistics.mean(rates) / 1e9,
         "utilisation": work(lengths, trainer.model) / passes / statistics.mean(rates),
+        "seconds_by_kind": by_kind(clock.profiler, spec["steps"]) if clock.profiler else None,
     }
 
 
-def profiled(trainer: Any) -> dict[str, float]:
-    """Shares of the CPU time of the second step, by kind of operator."""
-    from torch.profiler import ProfilerActivity, profile
-
+def by_kind(profiler: Any, steps: int) -> dict[str, float]:
+    """Seconds of one step by kind of operator, the optimizer's included."""
     groups = {
         "matrix products": ("mm", "addmm", "bmm"),
         "attention": ("attention",),
         "optimizer": ("adam", "Optimizer"),
         "exponentials": ("exp", "silu", "log", "sigmoid"),
+        "products and sums": ("mul", "add", "pow", "sum", "mean", "sub", "div", "neg"),
         "copies and casts": ("copy_", "cat", "fill_", "zero_", "index", "embedding"),
     }
-    trainer.train()
-    with profile(activities=[ProfilerActivity.CPU]) as found:
-        trainer.train()
     seconds = dict.fromkeys([*groups, "everything else"], 0.0)
-    for event in found.key_averages():
+    for event in profiler.key_averages():
         named = (name for name, parts in groups.items() if any(part in event.key for part in parts))
-        seconds[next(named, "everything else")] += event.self_cpu_time_total / 1e6
-    whole = sum(seconds.values())
-    return {name: value / whole for name, value in seconds.items()}
+        seconds[next(named, "everything else")] += event.self_cpu_time_total / 1e6 / steps
+    return seconds
 
 
 def run_apart(kind: str, spec: dict[str, Any]) -> dict[str, Any]:
@@ -222,6 +225,40 @@ def report(found: list[dict[str, Any]]) -> None:
                 print(f"{name} / clair_apo, {column}: {_spread(ratios)} (n={len(ratios)})")
 
 
+def report_kinds(found: list[dict[str, Any]]) -> None:
+    """Where the time of a step goes: medians over runs, of the sum of all kinds."""
+    for name in found[0]["seconds_by_kind"]:
+        shares = [
+            run["seconds_by_kind"][name] / sum(run["seconds_by_kind"].values()) for run in found
+        ]
+        print(f"{name}: {_spread([100 * share for share in shares])} %")
+
+
+def report_sweep(found: list[dict[str, Any]]) -> None:
+    """Cost of a real token without attention: in time, and in what the machine could multiply.
+
+    The second one is fair to settings that ran while the machine was slow.
+    """
+    for axis in ("pairs", "tokens a pair"):
+        costs = {}
+        for name in dict.fromkeys(run["setting"] for run in found if run["setting"].endswith(axis)):
+            runs = [run for run in found if run["setting"] == name]
+            cost = [
+                (run["pass_seconds"] - run["seconds_by_kind"]["attention"]) / run["real_tokens"]
+                for run in runs
+            ]
+            mflop = [
+                1e3 * each * run["matmul_gflops"] for each, run in zip(cost, runs, strict=True)
+            ]
+            costs[name] = statistics.median(mflop)
+            print(
+                f"{name}: {_spread([1e3 * each for each in cost])} ms a real token, "
+                f"the time of {_spread(mflop)} MFLOP (n={len(runs)})"
+            )
+        apart = max(costs.values()) / min(costs.values())
+        print(f"by {axis}, dearest over cheapest token in MFLOP: {apart:.3g}")
+
+
 def _spread(values: list[float]) -> str:
     return f"{statistics.median(values):.3g} ({min(values):.3g} to {max(values):.3g})"
 
@@ -235,7 +272,7 @@ def settings(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
         "tokens": args.tokens,
         "max_tokens": args.max_tokens,
         "trl_defaults": args.trl == "defaults",
-        "profile": args.profile,
+        "profile": args.profile or args.sweep,
     }
     found = {"clair_apo": base, f"trl {args.dtype}": base}
     if args.dtype == "bf16":
@@ -279,10 +316,10 @@ def main() -> None:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(found, indent=1))
     if args.sweep:
-        for run in found:
-            cost = 1e3 * run["pass_seconds"] / run["real_tokens"]
-            print(f"{run['setting']}: {cost:.3g} ms a real token")
-    elif not args.profile:
+        report_sweep(found)
+    elif args.profile:
+        report_kinds(found)
+    else:
         report(found)
 
 

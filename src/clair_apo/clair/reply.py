@@ -5,22 +5,8 @@ Nothing here knows what a revision is; `sections` finds it in what is left.
 
 import re
 
-# How models open and close their thinking; (?i) throughout.
-_THINKING = tuple(
-    (re.compile(rf"\s*{opening}", re.I), re.compile(closing, re.I))
-    for opening, closing in (
-        (r"<think(?:ing)?>", r"</think(?:ing)?>"),
-        (r"<thoughts?>", r"</thoughts?>"),
-        (r"<scratchpad>", r"</scratchpad>"),
-        (r"<seed:think>", r"</seed:think>"),
-        (r"\[think\]", r"\[/think\]"),
-        (r"\u25c1think\u25b7", r"\u25c1/think\u25b7"),
-        (r"<\|start_thinking\|>", r"<\|end_thinking\|>"),
-        (r"<\|begin_of_thought\|>", r"<\|end_of_thought\|>"),
-        (r"<unused94>", r"<unused95>"),
-        (r"<\|channel\|>analysis<\|message\|>", r"<\|channel\|>final<\|message\|>"),
-    )
-)
+from clair_apo.llm.thinking import THINKING, after_thinking
+
 _END_MARK = re.compile(
     r"(?i)(?:<\|(?:im_end|eot_id|end|return|endoftext|end_of_text|end_of_solution)\|>"
     r"|</s>|<end_of_turn>)\Z"
@@ -43,7 +29,7 @@ def reply_proper(text: str) -> str:
     server let through; and a code fence around the whole, with whatever follows it.
     """
     text = text.replace("\r\n", "\n").replace("\r", "\n").lstrip("\ufeff")
-    text = _after_lone_end(_after_thinking(_without_end_marks(text)))
+    text = _after_lone_end(after_thinking(_without_end_marks(text)))
     return _without_outer_fence(text)
 
 
@@ -69,18 +55,9 @@ def _without_end_marks(text: str) -> str:
     return text[:end]
 
 
-def _after_thinking(text: str) -> str:
-    for opening, closing in _THINKING:
-        begun = opening.match(text)
-        if begun:
-            ended = closing.search(text, begun.end())
-            return text[ended.end() :] if ended else ""  # never closed: all was thinking
-    return text
-
-
 def _after_lone_end(text: str) -> str:
     """Drop thinking that the chat template opened: only its end stands in the reply."""
-    for _, closing in _THINKING:
+    for _, closing in THINKING:
         ends = list(closing.finditer(text))
         if not ends:
             continue

@@ -15,10 +15,10 @@ from jinja2 import Template
 from clair_apo.llm.ask import StoredChat
 from clair_apo.llm.chat import Answer, ChatRequest
 from clair_apo.llm.sandbox import SANDBOX
+from clair_apo.llm.thinking import after_thinking
 from clair_apo.records import Conversation, Message, digest
 
 _VERDICT = re.compile(r"(?is)<verdict>\W*(?:answer[\s_]*)?(1|2|tie|yes|no)\W*</verdict>")
-_THINKING = re.compile(r"(?is)<think>.*?(?:</think>|\Z)")
 
 Verdict = Literal["first", "second", "tie"]
 _OF_COMPARISON: dict[str, Verdict] = {"1": "first", "2": "second", "tie": "tie"}
@@ -75,7 +75,7 @@ def read_confirmation(answer: Answer) -> bool | None:
 def _last_verdict(answer: Answer) -> str:
     if answer.completion is None or answer.completion.finish_reason == "length":
         return ""
-    found = _VERDICT.findall(_THINKING.sub("", answer.completion.text))
+    found = _VERDICT.findall(after_thinking(answer.completion.text))
     return str(found[-1]).lower() if found else ""
 
 
