@@ -88,7 +88,7 @@ class Response(Record):
 
 
 class Vote(Record):
-    """One question put to a judge."""
+    """One question put to a judge; a tie of two equal answers is put to nobody."""
 
     first: int
     """The sample that stood first."""
@@ -105,7 +105,7 @@ class Judgement(Record):
     """The sample that is better; None for a tie or an inconsistent judge."""
     worse: int | None
     votes: tuple[Vote, ...]
-    """Every question put to the judge with its verdict; empty where scores decided."""
+    """Every two answers in both orders, with the verdict; empty where scores decided."""
     model: str
     """The judge's identity; `scores` where the data's scores decided."""
     prompt_tokens: int = 0

@@ -17,8 +17,8 @@ def choose_by_judge(case: Case, judge: Judge) -> Dialogue[Made]:
     """Have every two answers compared in both orders; most wins is best, fewest is worst.
 
     A comparison is won where both orders agree; otherwise both sides have half of it. Where the
-    best answer won no more than the worst one, the case ends here, and its votes are kept. Equal
-    answers are not put to the judge.
+    best answer won no more than the worst one, the case ends here, and its votes are kept. Two
+    equal answers are not put to the judge: they count as a tie in both orders.
     """
     if len({response.text for response in case.responses}) == 1:
         detail = f"all {len(case.responses)} answers are the same"
@@ -27,14 +27,21 @@ def choose_by_judge(case: Case, judge: Judge) -> Dialogue[Made]:
         (a, b) for one, other in combinations(case.responses, 2) for a, b in _orders(one, other)
     ]
     answers = yield tuple(
-        judge.compare(case.prompt.messages, first.text, second.text) for first, second in pairs
+        judge.compare(case.prompt.messages, first.text, second.text)
+        for first, second in pairs
+        if first.text != second.text
     )
     failed = next((answer for answer in answers if answer.completion is None), None)
     if failed:
         return drop(case, Stage.JUDGE, DropReason.REQUEST_FAILED, failed.failure, "")
+    verdicts = map(read_comparison, answers)
     votes = tuple(
-        Vote(first=first.sample, second=second.sample, verdict=read_comparison(answer))
-        for (first, second), answer in zip(pairs, answers, strict=True)
+        Vote(
+            first=first.sample,
+            second=second.sample,
+            verdict="tie" if first.text == second.text else next(verdicts),
+        )
+        for first, second in pairs
     )
     wins = _wins(votes)
     best, worst = max(wins, key=wins.__getitem__), min(wins, key=wins.__getitem__)
@@ -86,8 +93,8 @@ def comparison_numbers(judgements: Iterable[Judgement]) -> dict[str, int]:
     """What a judge's votes came to, comparison by comparison (both orders are one).
 
     Returns:
-        `comparisons`; of these `consistent` (both orders agree on a winner), `ties` (both say so),
-        `unreadable` (a reply without verdict) and `inconsistent` (the rest); `votes` and of these
+        `comparisons`; of these `consistent` (both orders agree on a winner), `ties` (both say so,
+        or the answers are equal and nobody was asked), `unreadable` (a reply without verdict) and `inconsistent` (the rest); `votes` and of these
         `for_first`, whose share would be a half for a judge without a liking for what stands first.
     """
     numbers = Counter(
