@@ -244,7 +244,8 @@ class DropReason(StrEnum):
     OVER_EDITED = "over_edited"
     """The revision changes more than the gate allows."""
     IDENTICAL_AFTER_TRUNCATION = "identical_after_truncation"
-    """Both sides are the same tokens within the training length."""
+    """Both sides are the same tokens within the training length, or have none: the training
+    tokenizer's chat template takes no such conversation."""
     LENGTH_RATIO = "length_ratio"
     """The chosen side is too short or too long beside the rejected one."""
     LANGUAGE_CHANGED = "language_changed"

@@ -94,8 +94,9 @@ def comparison_numbers(judgements: Iterable[Judgement]) -> dict[str, int]:
 
     Returns:
         `comparisons`; of these `consistent` (both orders agree on a winner), `ties` (both say so,
-        or the answers are equal and nobody was asked), `unreadable` (a reply without verdict) and `inconsistent` (the rest); `votes` and of these
-        `for_first`, whose share would be a half for a judge without a liking for what stands first.
+        or the answers are equal and nobody was asked), `unreadable` (a reply without verdict) and
+        `inconsistent` (the rest); `votes` and of these `for_first`, whose share would be a half
+        for a judge without a liking for what stands first.
     """
     numbers = Counter(
         comparisons=0, consistent=0, ties=0, inconsistent=0, unreadable=0, votes=0, for_first=0
