@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 FinishReason = Literal["stop", "length", "content_filter", "given", "other"]
 RevisionFormat = Literal["full", "edits"]
 Direction = Literal["improve", "worsen"]
+TokenLimitField = Literal["max_tokens", "max_completion_tokens"]
 
 
 def _writable(text: str) -> str:
@@ -43,6 +44,27 @@ class Message(Record):
 
 
 Conversation = tuple[Message, ...]
+
+
+class Sampling(Record):
+    """The settings of a request that can change its answer."""
+
+    max_tokens: int = Field(gt=0)
+    temperature: float | None = Field(ge=0, allow_inf_nan=False)
+    """None, as with `top_p`: a server was told none; in this process 1."""
+    top_p: float | None = Field(gt=0, le=1)
+    token_limit_field: TokenLimitField = "max_tokens"
+    """The name under which a server is told `max_tokens`."""
+    extra_body: Text = ""
+    """What a server was sent beside, as JSON; empty where that is nothing."""
+
+    def in_key(self) -> dict[str, Any]:
+        """What a request's key is made of: later settings only where they are set.
+
+        So a setting that is added to this record leaves the keys of all earlier answers as they
+        are.
+        """
+        return self.model_dump(exclude_defaults=True)
 
 
 class GivenAnswer(Record):

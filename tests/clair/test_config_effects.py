@@ -59,6 +59,10 @@ CONNECTION = {
 # their effects are seen in the tests of recipes, of verification, of contamination, of money, of
 # Parquet and of answers that come later
 ELSEWHERE = {"samples", "revision.direction", "verify", "controls.share", "controls.seed"}
+# ... and of requests
+ELSEWHERE |= {
+    f"{who}.{name}" for who in ("target", "reviser") for name in ("token_limit_field", "extra_body")
+}
 ELSEWHERE |= {"prompts.ngram", "max_cost", "target.mode", "reviser.mode", "output.parquet"}
 # ... of the gate
 ELSEWHERE |= {

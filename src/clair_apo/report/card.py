@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from clair_apo.columns import Columns, ColumnType, ListOf, columns_of
 from clair_apo.files import read_jsonl
-from clair_apo.records import DropReason, Origin, PreferencePair, Record
+from clair_apo.records import DropReason, Origin, PreferencePair, Record, canonical_json
 from clair_apo.report.contrast import PAIRS, ContrastSummary
 from clair_apo.report.numerals import numeral, row
 from clair_apo.report.page import REASON_SENTENCES, STAGE_NAMES
@@ -198,7 +198,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"numeral": numeral, "public": _public}
+    environment.filters |= {"numeral": numeral, "public": _public, "json": canonical_json}
     return environment
 
 
