@@ -40,6 +40,7 @@ OTHER = {
         for who in ("target", "reviser")
         for name, value in {
             "model": "another",
+            "revision": "second-training",
             "max_tokens": 77,
             "temperature": 0.11,
             "top_p": 0.9,
@@ -155,7 +156,7 @@ def _connection(monkeypatch, spec):
     monkeypatch.setattr(
         "clair_apo.llm.local.LocalChat", lambda source, **kwargs: handed.append(kwargs)
     )
-    monkeypatch.setattr("clair_apo.llm.ask.find_model", lambda name, say: name)
+    monkeypatch.setattr("clair_apo.llm.ask.find_model", lambda name, say, revision: name)
     with RequestStore(":memory:") as store:
         _ = StoredChat(spec.model_copy(update={"base_url": None}), store)._model
     return handed

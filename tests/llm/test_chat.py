@@ -73,6 +73,7 @@ OF_NO_ACCOUNT = {
 }
 OF_ACCOUNT = {
     "model": "recorded:other",
+    "revision": "2026-11",
     "max_tokens": 1,
     "temperature": 0.0,
     "top_p": 0.5,

@@ -212,6 +212,9 @@ class ModelSpec(Section):
 
     model: str
     """`smollm2-135m`, a folder or a hub name; with `base_url`, the name that the server knows."""
+    revision: str | None = Field(None, min_length=1)
+    """Which weights: of a hub name the commit or tag that is loaded; of a server, which tells only
+    a name, any word of yours that changes when they do. Answers of another are not reused."""
     base_url: str | None = None
     """An OpenAI-compatible server, such as `http://127.0.0.1:8000/v1`; none: in this process."""
     mode: Literal["live", "batch", "files"] = "live"
@@ -291,6 +294,11 @@ class ModelSpec(Section):
         if self.mode == "batch" and self.base_url is None:
             raise ValueError("mode 'batch' needs a server: set base_url")
         return self
+
+    @property
+    def served_identity(self) -> str:
+        """What stands in request keys for a model that is not loaded here."""
+        return self.model if self.revision is None else f"{self.model}@{self.revision}"
 
     @property
     def sampling(self) -> Sampling:
