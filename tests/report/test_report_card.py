@@ -154,6 +154,16 @@ def test_models_settings_template_and_gate_are_named_and_what_is_private_is_not(
         assert private not in card
 
 
+def test_settings_that_were_left_to_the_server_and_what_was_sent_beside_are_told(tmp_path):
+    reviser = MODEL | {"temperature": None, "top_p": None, "extra_body": {"effort": "low"}}
+    card = make_card(tmp_path, [make_pair("a")], config={"reviser": reviser})
+    facts = {line[0]: line[1].replace("\\", "") for line in rows_after(card, "How it was made")}
+    assert facts["Reviser"] == (
+        "m; temperature left to the server, top-p left to the server, "
+        'sent beside: {"effort":"low"}, at most 64 tokens'
+    )
+
+
 def test_a_target_that_was_not_asked_is_not_named(tmp_path):
     pair = with_origins(make_pair("a"), revised(), GIVEN)
     card = make_card(tmp_path, [pair], config={"target": MODEL, "reviser": MODEL})
@@ -196,7 +206,7 @@ def test_what_a_judge_said_is_told_in_numbers(tmp_path):
         tmp_path / "verified", [make_pair("a")], stages={"verify": {"verification": verified}}
     )
     assert "Nobody checked" not in card
-    assert "confirmed 7 of 9 claims" in card and "rejected 2 of 3 claims" in card
+    assert "confirmed 7 of 9 claims" in card and "rejected 2 of 3 that were" in card
     numbers = {"comparisons": 8, "consistent": 5, "ties": 1, "inconsistent": 2, "unreadable": 0}
     card = make_card(
         tmp_path / "judged", [make_pair("a")], stages={"judge": {"comparisons": numbers}}

@@ -151,7 +151,9 @@ class _Walk:
         files: Files = {PreferencePair: PAIRS, Verification: VERIFICATIONS}
         kept = self._write(VERIFY, (CANDIDATES,), files, made, total, chat.meter)
         numbers = verification_numbers(read_jsonl(self.folder.file(VERIFICATIONS), Verification))
-        self.books.note(VERIFY, verification=numbers)
+        self.books.note(VERIFY, verification=numbers.model_dump())
+        if numbers.warning:
+            say(numbers.warning)
         return kept
 
     def _write(

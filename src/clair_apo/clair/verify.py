@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from clair_apo.clair.case import Made
+from clair_apo.controls import Controls
 from clair_apo.llm import Dialogue
 from clair_apo.llm.judge import Judge, read_confirmation
 from clair_apo.records import (
@@ -53,15 +54,15 @@ def verify(pair: PreferencePair, judge: Judge, control: bool) -> Dialogue[Made]:
     return Made((verification,), _dropped(pair, DropReason.JUDGE_REJECTED, fault, raw))
 
 
-def verification_numbers(verifications: Iterable[Verification]) -> dict[str, int]:
-    """What a judge said: `claims`, `confirmed`; `controls`, `controls_rejected` as they should."""
+def verification_numbers(verifications: Iterable[Verification]) -> Controls:
+    """What a judge said, over all pairs."""
     numbers = Counter(claims=0, confirmed=0, controls=0, controls_rejected=0)
     for verification in verifications:
         numbers["claims"] += 1
         numbers["confirmed"] += verification.confirmed is True
         numbers["controls"] += verification.control
         numbers["controls_rejected"] += verification.control_confirmed is False
-    return dict(numbers)
+    return Controls(**numbers)
 
 
 def _fault(verification: Verification) -> str | None:

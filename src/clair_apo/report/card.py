@@ -98,7 +98,7 @@ def render_card(run: RunFolder, summary: ContrastSummary) -> str | None:
             contaminated=_count(summary, DropReason.CONTAMINATED),
             duplicates=_count(summary, DropReason.DUPLICATE),
             comparisons=stages.get("judge", {}).get("comparisons"),
-            verification=stages.get("verify", {}).get("verification"),
+            verification=summary.verification,
         )
     )
     return f"---\n{_front_matter(summary, splits)}\n---\n\n{body}\n"
