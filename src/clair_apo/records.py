@@ -105,6 +105,8 @@ class Response(Record):
     """The same."""
     request_keys: tuple[str, ...] = ()
     """Keys in the request store, in the order of asking; empty where the data brought it."""
+    sampling: Sampling | None = None
+    """Settings of the request that it answers; None where the data brought it."""
     score: float | None = Field(None, allow_inf_nan=False)
     """What the data says the answer is worth, where it says so."""
 
@@ -153,6 +155,8 @@ class Revision(Record):
     """The same."""
     request_keys: tuple[str, ...]
     """Keys in the request store, in the order of asking."""
+    sampling: Sampling | None = None
+    """Settings of the last of these requests, whose reply it is."""
 
 
 class Contrast(Record):
@@ -183,6 +187,9 @@ class Origin(Record):
     completion_tokens: int = 0
     cost: float | None = Field(None, allow_inf_nan=False)
     """US dollars at the run's prices; None where there is no price."""
+    sampling: Sampling | None = None
+    """Settings of the request that it answers; None where the data brought it, and in rows of
+    before these were written down."""
 
 
 class Provenance(Record):
@@ -194,6 +201,21 @@ class Provenance(Record):
     judged_by: str | None = None
     """Identity of the judge that chose among answers; `scores` where the data's scores did."""
     judge_keys: tuple[str, ...] = ()
+    judge_cost: float | None = Field(None, allow_inf_nan=False)
+    """US dollars of these requests; None where there are none, or no price."""
+    verified_by: str | None = None
+    """Identity of the judge that confirmed the pair."""
+    verify_keys: tuple[str, ...] = ()
+    verify_cost: float | None = Field(None, allow_inf_nan=False)
+    """US dollars of these requests; None where there are none, or no price."""
+    judge_digest: str | None = None
+    """Of the judge's templates and rubric, where a judge chose or confirmed; 16 hex digits."""
+    judge_sampling: Sampling | None = None
+    """The judge's settings, likewise."""
+    cost: float | None = Field(None, allow_inf_nan=False)
+    """US dollars of all that was asked for this pair: its sides, the answers that were not chosen,
+    judging and verification; None where a price is missing. Answers of a run that could not be
+    used, because they were cut or empty, are not in it."""
     format: RevisionFormat | None = None
     """None, with the next two, where no side is a revision."""
     direction: Direction | None = None
@@ -230,6 +252,8 @@ class Verification(Record):
     control_confirmed: bool | None
     """A judge that looks says False; None for a reply without verdict, or without a control."""
     model: str
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
     request_keys: tuple[str, ...]
 
 

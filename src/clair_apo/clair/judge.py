@@ -53,7 +53,7 @@ def choose_by_judge(case: Case, judge: Judge) -> Dialogue[Made]:
         votes=votes,
         model=judge.chat.identity,
         request_keys=tuple(answer.request.key for answer in answers),
-        **_tokens(answers),
+        **tokens_of(answers),
     )
     if decided:
         return Made((judgement,))
@@ -143,7 +143,8 @@ def _spelled(votes: Sequence[Vote]) -> Iterator[str]:
         yield f"{vote.first} before {vote.second}: {vote.verdict or 'no verdict'}"
 
 
-def _tokens(answers: Sequence[Answer]) -> dict[str, int]:
+def tokens_of(answers: Sequence[Answer]) -> dict[str, int]:
+    """The tokens of a judge's answers, by the names that its records have for them."""
     done = [answer.completion for answer in answers if answer.completion]
     return {
         "prompt_tokens": sum(completion.prompt_tokens for completion in done),
