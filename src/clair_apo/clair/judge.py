@@ -43,6 +43,8 @@ def choose_by_judge(case: Case, judge: Judge) -> Dialogue[Made]:
         )
         for first, second in pairs
     )
+    # beside two equal answers a third one is compared twice in the same words: asked, and paid, once
+    paid = {answer.request.key: answer for answer in answers}
     wins = _wins(votes)
     best, worst = max(wins, key=wins.__getitem__), min(wins, key=wins.__getitem__)
     decided = wins[best] > wins[worst]
@@ -52,8 +54,8 @@ def choose_by_judge(case: Case, judge: Judge) -> Dialogue[Made]:
         worse=worst if decided else None,
         votes=votes,
         model=judge.chat.identity,
-        request_keys=tuple(answer.request.key for answer in answers),
-        **tokens_of(answers),
+        request_keys=tuple(paid),
+        **tokens_of(paid.values()),
     )
     if decided:
         return Made((judgement,))
@@ -143,7 +145,7 @@ def _spelled(votes: Sequence[Vote]) -> Iterator[str]:
         yield f"{vote.first} before {vote.second}: {vote.verdict or 'no verdict'}"
 
 
-def tokens_of(answers: Sequence[Answer]) -> dict[str, int]:
+def tokens_of(answers: Iterable[Answer]) -> dict[str, int]:
     """The tokens of a judge's answers, by the names that its records have for them."""
     done = [answer.completion for answer in answers if answer.completion]
     return {
