@@ -43,7 +43,7 @@ def choose_by_judge(case: Case, judge: Judge) -> Dialogue[Made]:
         )
         for first, second in pairs
     )
-    # beside two equal answers a third one is compared twice in the same words: asked, and paid, once
+    # two equal answers are compared with a third one in the same words: asked, and paid, once
     paid = {answer.request.key: answer for answer in answers}
     wins = _wins(votes)
     best, worst = max(wins, key=wins.__getitem__), min(wins, key=wins.__getitem__)
