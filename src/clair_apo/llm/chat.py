@@ -35,8 +35,10 @@ T = TypeVar("T")
 _HALVES = re.compile("[\ud800-\udfff]")
 _FINISHES = ("stop", "length", "content_filter")
 # what `extra_body` may not hold: settings with a place of their own, or that part an answer
-_NOT_EXTRA = ("model", "messages", "max_tokens", "max_completion_tokens", "temperature", "top_p")
-_NOT_EXTRA += ("n", "stream")
+_NOT_EXTRA = {
+    *("model", "messages", "max_tokens", "max_completion_tokens", "temperature", "top_p"),
+    *("n", "stream"),
+}
 _SECRET = re.compile(
     r"(?i)(api|access|auth|private)[-_]?(key|token)|secret|passw|credential|authorization|bearer|cookie"
     r"|^(key|token)$"
@@ -72,8 +74,8 @@ class ChatRequest(Record):
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
         }
-        sent = {name: value for name, value in body.items() if value is not None}
-        return sent | json.loads(sampling.extra_body or "{}")
+        extra: dict[str, Any] = json.loads(sampling.extra_body or "{}")
+        return {name: value for name, value in body.items() if value is not None} | extra
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A copy, which does not remember the key of the original."""
