@@ -113,6 +113,32 @@ def test_a_template_that_takes_no_conversation_stops_a_run_before_it_asks(
     assert target.requests == []
 
 
+@pytest.mark.parametrize(
+    ("changes", "loaded"),
+    [
+        ({}, ("org/model", "v2")),
+        ({"tokenizer": "org/other"}, ("org/other", "main")),
+    ],
+)
+def test_the_targets_tokenizer_is_that_of_the_targets_revision(
+    folder, tmp_path, monkeypatch, changes, loaded
+):
+    from transformers import AutoTokenizer
+
+    known, found = AutoTokenizer.from_pretrained(folder), []
+
+    def load(location, revision="main"):
+        found.append((location, revision))
+        return known
+
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", load)
+    data = write_rows(tmp_path / "data.jsonl", [{"prompt": "w1"}])
+    target = {"model": "org/model", "revision": "v2"}
+    config = make_config(tmp_path, data, target=target, gate={"max_length": 50} | changes)
+    run(config, Replying([("", REJECTED)]), Replying([("", edit_reply(("w8", "w6")))]))
+    assert set(found) == {loaded}
+
+
 def test_a_tokenizer_that_cannot_be_used_is_named(tmp_path):
     with pytest.raises(ModelNotFoundError, match="no such folder"):
         TrainingTokens(str(tmp_path / "gone"), 9).left_of(PROMPT, CHOSEN, REJECTED)

@@ -165,6 +165,11 @@ class GenerateConfig(Config):
         return self.gate.tokenizer or local
 
     @property
+    def training_revision(self) -> str | None:
+        """The target's revision where its tokenizer is loaded here; of a server it is a word."""
+        return self.target.revision if self.target.mode == "live" else None
+
+    @property
     def prompt_shard(self) -> PromptShard | None:
         """The part of the prompts that this run takes; None for all."""
         return PromptShard.parse(self.shard) if self.shard else None

@@ -159,12 +159,15 @@ class Gate:
     Args:
         config: the thresholds.
         tokenizer: used where the config names none; give the target's name if it is local.
+        revision: of that tokenizer, where it is a hub name.
 
     Raises:
         ConfigError: `max_length` without any tokenizer.
     """
 
-    def __init__(self, config: GateConfig, tokenizer: str | None = None) -> None:
+    def __init__(
+        self, config: GateConfig, tokenizer: str | None = None, revision: str | None = None
+    ) -> None:
         self.config = config
         name = config.tokenizer or tokenizer
         if config.max_length is not None and name is None:
@@ -173,7 +176,9 @@ class Gate:
                 "gate.max_length to null"
             )
         self._tokens = (
-            TrainingTokens(name, config.max_length) if name and config.max_length else None
+            TrainingTokens(name, config.max_length, None if config.tokenizer else revision)
+            if name and config.max_length
+            else None
         )
 
     def check(self) -> None:

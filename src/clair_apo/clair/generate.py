@@ -79,7 +79,7 @@ def generate(
     """
     given = {"target": target_model, "reviser": reviser_model, "judge": judge_model}
     template = revision_template(config)
-    gate = Gate(config.gate, config.training_tokenizer)
+    gate = Gate(config.gate, config.training_tokenizer, config.training_revision)
     gate.check()
     rubric = load_rubric(config.revision.rubric)
     survey = survey_prompts(config.prompts, config.prompt_shard)

@@ -146,5 +146,5 @@ def open_stages(config: GenerateConfig, store: RequestStore, survey: PromptSurve
         open_chats(looking, survey, store, {}, ""),
         revision_template(config),
         load_rubric(config.revision.rubric),
-        Gate(config.gate, config.training_tokenizer),
+        Gate(config.gate, config.training_tokenizer, config.training_revision),
     )

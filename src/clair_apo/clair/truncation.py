@@ -30,10 +30,11 @@ class TrainingTokens:
     Args:
         tokenizer: a folder, a hub name or the embedded model; loaded when first used.
         max_length: tokens of prompt and answer together.
+        revision: a commit or tag, where the tokenizer is a hub name.
     """
 
-    def __init__(self, tokenizer: str, max_length: int) -> None:
-        self.name, self.max_length = tokenizer, max_length
+    def __init__(self, tokenizer: str, max_length: int, revision: str | None = None) -> None:
+        self.name, self.max_length, self.revision = tokenizer, max_length, revision
 
     def left_of(self, prompt: Conversation, chosen: str, rejected: str) -> TrainedTokens:
         """The token ids that each of two answers to a prompt trains on.
@@ -71,9 +72,10 @@ class TrainingTokens:
     def _tokenizer(self) -> Any:
         from transformers import AutoTokenizer
 
-        source = find_model(self.name)
+        source = find_model(self.name, revision=self.revision)
+        at = {"revision": source.revision} if source.revision else {}
         try:
-            tokenizer = AutoTokenizer.from_pretrained(source.location)
+            tokenizer = AutoTokenizer.from_pretrained(source.location, **at)
         except Exception as error:  # transformers raises errors of many kinds
             reason = str(error).strip().split("\n")[0]
             raise ConfigError(
