@@ -99,7 +99,7 @@ class Books:
             "prompts": self.survey.digest,
             "target": {
                 "model": chats.target.identity if chats.asks_target else config.target.model,
-                **config.target.sampling.model_dump(),
+                **config.target.sampling.in_key(),
             },
             "parser": PARSER_VERSION,
             "gate": {
@@ -112,14 +112,14 @@ class Books:
         }
         if chats.reviser:
             spec = chats.reviser.spec
-            settings["reviser"] = {"model": chats.reviser.identity, **spec.sampling.model_dump()}
+            settings["reviser"] = {"model": chats.reviser.identity, **spec.sampling.in_key()}
         if stages.template:
             settings["template"] = stages.template.digest
         if chats.judge:
             settings["judge"] = {
                 "model": chats.judge.identity,
                 "template": stages.judge.digest,
-                **chats.judge.spec.sampling.model_dump(),
+                **chats.judge.spec.sampling.in_key(),
             }
         return settings
 

@@ -79,7 +79,7 @@ def generate(
     """
     given = {"target": target_model, "reviser": reviser_model, "judge": judge_model}
     template = revision_template(config)
-    gate = Gate(config.gate, config.training_tokenizer)
+    gate = Gate(config.gate, config.training_tokenizer, config.training_revision)
     gate.check()
     rubric = load_rubric(config.revision.rubric)
     survey = survey_prompts(config.prompts, config.prompt_shard)
@@ -151,7 +151,9 @@ class _Walk:
         files: Files = {PreferencePair: PAIRS, Verification: VERIFICATIONS}
         kept = self._write(VERIFY, (CANDIDATES,), files, made, total, chat.meter)
         numbers = verification_numbers(read_jsonl(self.folder.file(VERIFICATIONS), Verification))
-        self.books.note(VERIFY, verification=numbers)
+        self.books.note(VERIFY, verification=numbers.model_dump())
+        if numbers.warning:
+            say(numbers.warning)
         return kept
 
     def _write(

@@ -57,7 +57,7 @@ def check_model(spec: ModelSpec) -> None:
     if spec.base_url:
         find_key(spec)
     elif spec.mode != "files" and not spec.model.startswith(RECORDED):
-        find_model(spec.model, say)
+        find_model(spec.model, say, spec.revision)
 
 
 class StoredChat:
@@ -102,7 +102,9 @@ class StoredChat:
         remote = (
             self.spec.base_url or self.spec.model.startswith(RECORDED) or self._given is not None
         )
-        return self.spec.model if remote else f"{self._source.identity}/{self.spec.dtype}"
+        if remote:
+            return self.spec.served_identity
+        return f"{self._source.identity}/{self.spec.dtype}"
 
     def request(
         self, messages: Conversation, sample: int = 0, max_tokens: int | None = None
@@ -302,7 +304,7 @@ class StoredChat:
 
     @cached_property
     def _source(self) -> ModelSource:
-        return find_model(self.spec.model, say)
+        return find_model(self.spec.model, say, self.spec.revision)
 
 
 class _Talk(Generic[T]):
