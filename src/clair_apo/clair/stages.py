@@ -143,7 +143,7 @@ def open_stages(config: GenerateConfig, store: RequestStore, survey: PromptSurve
     looking = config.model_copy(update={"offline": True, "max_cost": None})
     return Stages(
         looking,
-        open_chats(looking, survey, store, {}, ""),
+        open_chats(looking, survey, store, {}, "", {}),
         revision_template(config),
         load_rubric(config.revision.rubric),
         Gate(config.gate, config.training_tokenizer, config.training_revision),
