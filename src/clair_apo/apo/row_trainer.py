@@ -20,8 +20,10 @@ from trl.trainer.dpo_trainer import DPOTrainer
 
 from clair_apo.apo.attention import attends_to_trees
 from clair_apo.apo.config import MAX_TOKENS_PER_BATCH
+from clair_apo.apo.failures import rows_of
 from clair_apo.apo.layout import cut, take_pairs, tree_sizes
 from clair_apo.apo.logps import PairForward, joined, padded_forward
+from clair_apo.apo.repeats import pair_weights
 from clair_apo.apo.shared_prefix import bare_model, shared_prefix_forward
 from clair_apo.apo.support import computes_pairs, why_padded
 from clair_apo.errors import ConfigError
@@ -130,14 +132,14 @@ class RowTrainer(DPOTrainer):
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not self.computes_pairs or not batches:
             return batches, items
-        for batch in batches:
-            batch[WEIGHTS] = torch.ones(len(batch["input_ids"]) // 2, device=device)
-        state, processes = self.accelerator.gradient_state, self.accelerator.num_processes
-        if processes > 1 and state.end_of_dataloader and state.remainder > 0:
-            # accelerate fills the last batch of all processes, in their order, with other pairs
-            weights = batches[-1][WEIGHTS]
-            first = self.accelerator.process_index * len(weights)
-            weights[max(state.remainder - first, 0) :] = 0
+        at_end = self.accelerator.gradient_state.end_of_dataloader
+        for number, batch in enumerate(batches, 1):
+            batch[WEIGHTS] = pair_weights(
+                rows_of(batch).to(device),
+                self.accelerator,
+                self.callback_handler.train_dataloader,
+                last=at_end and number == len(batches),
+            )
         count = torch.stack([batch[WEIGHTS].sum() for batch in batches]).sum()
         return batches, self.accelerator.reduce(count)
 
