@@ -25,8 +25,7 @@ from clair_apo.apo.layout import cut, take_pairs, tree_sizes
 from clair_apo.apo.logps import PairForward, joined, padded_forward
 from clair_apo.apo.repeats import pair_weights
 from clair_apo.apo.shared_prefix import bare_model, shared_prefix_forward
-from clair_apo.apo.support import computes_pairs, why_padded
-from clair_apo.errors import ConfigError
+from clair_apo.apo.support import choose_layout, computes_pairs
 
 WEIGHTS = "pair_weights"
 """The key of a batch with the weight of each pair, (B,): 0 where it only fills up, else 1."""
@@ -57,7 +56,7 @@ class RowTrainer(DPOTrainer):
     @property
     def computes_pairs(self) -> bool:
         """Whether objective and log-ratios are ours, not left to TRL."""
-        return computes_pairs(self)
+        return computes_pairs(self.args, self.model)
 
     @property
     def loss_is_scaled_for_ga(self) -> bool:  # type: ignore[override] # a constant in trl
@@ -72,13 +71,15 @@ class RowTrainer(DPOTrainer):
             ConfigError: `shared_prefix` was asked for by name, and does not go.
         """
         if self._layout is None:
-            asked = getattr(self.args, "pair_layout", "auto")
-            reason = None if asked == "padded" else why_padded(self)
-            if reason and asked == "shared_prefix":
-                raise ConfigError(f"pair_layout shared_prefix: {reason}; set pair_layout to auto")
-            if reason:
-                logger.warning(f"pair_layout auto: padded, because {reason}")
-            self._layout = "padded" if reason or asked == "padded" else "shared_prefix"
+            choice = choose_layout(
+                self.args,
+                self.model,
+                sees_images=self._is_vlm,
+                parallel=self.accelerator.parallelism_config,
+            )
+            if choice.reason:
+                logger.warning(f"pair_layout auto: padded, because {choice.reason}")
+            self._layout = choice.layout
         return self._layout
 
     # --- forward
@@ -110,12 +111,13 @@ class RowTrainer(DPOTrainer):
     def _rows(self, batch: Mapping[str, Any]) -> _Rows:
         """Where to cut a batch; as many rows on every process where a forward needs all of them."""
         limit = getattr(self.args, "max_tokens_per_batch", MAX_TOKENS_PER_BATCH)
-        if self.pair_layout == "padded":
+        padded = self.pair_layout == "padded"
+        if padded:
             lengths = batch["attention_mask"].sum(1).chunk(2)
             sizes = (2 * torch.maximum(*lengths)).tolist()
         else:
             sizes = tree_sizes(batch)
-        own = cut(sizes, limit)
+        own = cut(sizes, limit, padded=padded)
         most = len(own)
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             count = torch.tensor([most], device=self.accelerator.device)
