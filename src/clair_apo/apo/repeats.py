@@ -43,10 +43,11 @@ def _beyond_full_batches(loader: Any) -> int:
     sampler = loader.batch_sampler
     if not isinstance(sampler, BatchSamplerShard) or sampler.drop_last or not sampler.even_batches:
         return 0
-    size = sampler.batch_size
-    if size is None:
+    if sampler.batch_size is None:
         return 0
-    return len(loader.dataset) % (size * (1 if sampler.split_batches else sampler.num_processes))
+    together = 1 if sampler.split_batches else sampler.num_processes
+    beyond: int = len(loader.dataset) % (sampler.batch_size * together)
+    return beyond
 
 
 def fills_a_stream(loader: Any) -> bool:
