@@ -5,7 +5,7 @@ import torch
 import yaml
 from peft import LoraConfig, get_peft_model
 from tiny_apo import make_model, make_rows
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from clair_apo.apo import estimate as estimating
 from clair_apo.apo.arguments import parse_arguments
@@ -163,7 +163,42 @@ def test_a_model_that_cannot_share_prefixes_is_padded_with_the_reason(run, tiny_
     }
     (tiny_folder / "config.json").write_text(json.dumps(config))
     assert look_over(parse_arguments(run())).layout.startswith("padded (not all layers attend")
-    assert look_over(parse_arguments(run(pair_layout="padded"))).layout.startswith("padded (")
+    assert look_over(parse_arguments(run(pair_layout="padded"))).layout == "padded (asked for)"
+    with pytest.raises(ConfigError, match="pair_layout shared_prefix: not all layers attend"):
+        look_over(parse_arguments(run(pair_layout="shared_prefix")))
+
+
+@pytest.mark.parametrize(
+    "options, reason",
+    [
+        ({"loss_type": "ipo"}, "loss_type ipo is computed by TRL"),
+        ({"ld_alpha": 0.5}, "ld_alpha 0.5 is TRL's alone"),
+        ({"use_weighting": True}, "use_weighting True is TRL's alone"),
+        ({"pad_to_multiple_of": 8}, "pad_to_multiple_of 8 asks for padding"),
+        ({"torch_compile": True}, "torch_compile would compile every row anew"),
+    ],
+    ids=str,
+)
+def test_settings_that_pad_a_training_pad_its_dry_run(run, options, reason):
+    found = look_over(parse_arguments(run(**options)))
+    assert found.layout == f"padded ({reason})"
+    assert found.estimate.operations > estimated(run).operations
+    with pytest.raises(ConfigError, match=f"pair_layout shared_prefix: {reason}"):
+        look_over(parse_arguments(run(pair_layout="shared_prefix", **options)))
+
+
+def test_an_adapter_without_a_tokenizer_has_that_of_its_model(run, tiny_folder, tmp_path):
+    lora = LoraConfig(target_modules=["q_proj"], r=4, task_type="CAUSAL_LM")
+    adapter = tmp_path / "adapter"
+    get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_folder), lora).save_pretrained(adapter)
+    assert not list(adapter.glob("tok*"))
+    found = look_over(parse_arguments(run(model_name_or_path=str(adapter))))
+    assert found.lengths == look_over(parse_arguments(run())).lengths
+    other = AutoTokenizer.from_pretrained(tiny_folder)
+    other.chat_template = "w1 " + other.chat_template
+    other.save_pretrained(adapter)
+    beside = look_over(parse_arguments(run(model_name_or_path=str(adapter))))
+    assert beside.lengths.prompt.minimum == found.lengths.prompt.minimum + 1
 
 
 def estimated(run, **options):

@@ -78,9 +78,24 @@ def test_a_cut_keeps_order_fits_where_it_can_and_needs_the_fewest_runs(sizes, li
     assert len(runs) == fewest
 
 
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=20), st.integers(1, 120))
+def test_a_cut_of_padded_items_counts_the_padding(sizes, limit):
+    runs = cut(sizes, limit, padded=True)
+    assert [position for run in runs for position in run] == list(range(len(sizes)))
+    tokens = [len(run) * max(sizes[position] for position in run) for run in runs]
+    assert all(n <= limit or len(run) == 1 for n, run in zip(tokens, runs, strict=True))
+    fewest, held = 1, []
+    for size in sizes:  # filling each run to its limit needs the fewest
+        held.append(size)
+        if len(held) > 1 and len(held) * max(held) > limit:
+            fewest, held = fewest + 1, [size]
+    assert len(runs) == fewest
+
+
 def test_a_cut_is_even():
     assert cut([10] * 6, 50) == [range(0, 3), range(3, 6)], "and not 5 and 1"
     assert cut([10] * 6, None) == [range(0, 6)]
+    assert cut([10] * 6, 50, padded=True) == [range(0, 3), range(3, 6)]
     assert cut([99, 10], 50) == [range(0, 1), range(1, 2)], "an item over the limit runs alone"
 
 

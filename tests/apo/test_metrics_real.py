@@ -3,9 +3,10 @@
 import json
 import re
 import subprocess
+import sys
 
 import pytest
-from launch_apo import ENVIRONMENT, command
+from launch_apo import ENVIRONMENT, ROOT, command, launch
 from safetensors.torch import load_file, save_file
 from tiny_apo import make_rows, make_tokenizer
 
@@ -56,6 +57,34 @@ def test_two_processes_log_what_one_logs_on_uneven_batches(launched, tmp_path):
             if not key.endswith(("runtime", "per_second", "num_tokens", "flos")):
                 assert other[key] == pytest.approx(mine[key], rel=1e-3, abs=2e-4), key
     assert (tmp_path / "two" / "training.html").read_text().count("<img ") == 3
+
+
+def test_two_processes_count_each_pair_of_a_stream_once(tmp_path):
+    """30 seconds beside other busy processes, two starts of three processes in all."""
+    script, found = str(ROOT / "tests" / "apo" / "stream_run.py"), []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        run = [script, str(tmp_path / name)]
+        cpu = ROOT / "configs" / "accelerate" / "cpu.yaml"
+        done = subprocess.run(
+            launch(cpu, run) if name == "two" else [sys.executable, *run],
+            env=ENVIRONMENT,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        found.append(json.loads((tmp_path / name / "logs.json").read_text()))
+    one, two = found
+    assert len(one["rewards"]["chosen"]) == len(two["rewards"]["chosen"]) == 7
+    for side in ("chosen", "rejected"):
+        assert two["rewards"][side] == pytest.approx(one["rewards"][side], abs=1e-4)
+    for mine, other in zip(one["history"], two["history"], strict=True):
+        for key in mine.keys() & other.keys():
+            if not key.endswith(("runtime", "per_second", "num_tokens", "flos", "epoch")):
+                assert other[key] == pytest.approx(mine[key], rel=1e-3, abs=2e-4), key
+    assert {"loss", "rewards/chosen"} <= one["history"][1].keys() & two["history"][1].keys()
 
 
 def test_a_nan_on_one_process_ends_both_and_names_its_pair(launched, tiny_folder):

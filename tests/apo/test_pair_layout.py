@@ -10,6 +10,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 from tiny_apo import make_model, make_rows
+from tiny_pairs import separate_logps
 from transformers import AutoModelForCausalLM, TrainingArguments
 from trl import DPOConfig
 
@@ -155,6 +156,25 @@ def test_a_batch_is_cut_into_rows_that_hold_what_was_allowed(trainer, monkeypatc
     assert sum(reference) == 7, "each once, before training; the cache knows them from then on"
 
 
+def test_padded_rows_hold_what_was_allowed_with_their_padding(trainer, monkeypatch):
+    rows = []
+    real = row_trainer.padded_forward
+
+    def watched(model, row):
+        rows.append(row["input_ids"].shape)
+        return real(model, row)
+
+    monkeypatch.setattr(row_trainer, "padded_forward", watched)
+    mine = trainer(pair_layout="padded", max_tokens_per_batch=80, model=make_model())
+    seen = batch(mine)["attention_mask"]
+    assert seen.numel() > seen.sum() > 2 * 80, "it is padded, and must be cut"
+    rows.clear()  # those of the reference
+    mine.forward_pairs(mine.model, batch(mine))
+    assert sum(answers for answers, _ in rows) == len(seen)
+    assert max(answers for answers, _ in rows) > 2, "several pairs in a row"
+    assert all(answers * longest <= 80 for answers, longest in rows)
+
+
 def test_evaluation_does_not_depend_on_layout_or_rows(trainer):
     found = []
     for options in ({"pair_layout": "padded"}, {}, {"max_tokens_per_batch": 30}):
@@ -289,3 +309,87 @@ def test_a_field_is_honoured_in_trees_or_pads_as_the_table_says(field, trainer):
     mine.ref_model.float()
     mine.train()
     assert mine.state.global_step == 2
+
+
+# --- and what the fields do, where trees could lose it
+
+
+def outcomes_of(mine):
+    """Loss, and metrics of one batch of seven pairs."""
+    mine.model.train()
+    loss = mine.compute_loss(mine.model, batch(mine)).item()
+    logs = {}
+    mine.log(logs)
+    return {"loss": loss, **logs}
+
+
+def test_beta_and_loss_weights_scale_rewards_and_loss(trainer):
+    once, twice = (outcomes_of(trainer(beta=beta)) for beta in (0.1, 0.2))
+    log_ratio = once["logps/chosen"] - once["ref_logps/chosen"]
+    assert once["rewards/chosen"] == pytest.approx(0.1 * log_ratio)
+    assert twice["rewards/chosen"] == pytest.approx(0.2 * log_ratio)
+    assert abs(log_ratio) > 0.1
+    half = outcomes_of(trainer(loss_weights=[0.5]))
+    assert half["loss"] == pytest.approx(once["loss"] / 2)
+
+
+def test_dropout_acts_in_trees_where_it_is_not_disabled(trainer):
+    lora = LoraConfig(target_modules=["q_proj"], r=4, lora_dropout=0.5, init_lora_weights=False)
+    different = []
+    for disabled in (True, False):
+        mine = trainer(model=make_model(), peft_config=lora, disable_dropout=disabled)
+        different.append(len({outcomes_of(mine)["loss"] for _ in range(2)}))
+    assert different == [1, 2]
+
+
+@pytest.mark.parametrize("mode", ["keep_start", "keep_end"])
+def test_what_max_length_cuts_is_not_seen(trainer, mode):
+    mine = trainer(max_length=14, truncation_mode=mode)
+    found = outcomes_of(mine)
+    logps, tokens = [], []
+    for row in mine.train_dataset:
+        prompt, answer = row["prompt_ids"], row["chosen_ids"]
+        over = max(len(prompt) + len(answer) - 14, 0)
+        if mode == "keep_start":
+            answer = answer[: len(answer) - over]
+        else:
+            prompt = prompt[over:]
+        assert prompt and answer, "as the rows are made"
+        logps.append(separate_logps(mine.model, prompt, answer).sum().item())
+        tokens.append(len(answer))
+    whole = sum(len(row["chosen_ids"]) for row in mine.train_dataset)
+    assert (sum(tokens) < whole) is (mode == "keep_start")
+    assert found["lengths/chosen"] == pytest.approx(sum(tokens) / 7)
+    assert found["logps/chosen"] == pytest.approx(sum(logps) / 7, rel=1e-7)
+
+
+def test_a_reference_that_follows_is_mixed_after_each_step(trainer):
+    mine = trainer(
+        sync_ref_model=True, ref_model_sync_steps=1, ref_model_mixup_alpha=0.3, max_steps=1
+    )
+    before = [weight.clone() for weight in mine.ref_model.parameters()]
+    mine.train()
+    pairs = zip(mine.model.parameters(), mine.ref_model.parameters(), before, strict=True)
+    for policy, reference, first in pairs:
+        torch.testing.assert_close(reference, 0.3 * policy + 0.7 * first)
+        assert not torch.equal(reference, first)
+
+
+def test_the_batch_of_the_reference_changes_its_forwards_and_no_weight(
+    trainer, monkeypatch, tmp_path
+):
+    seen = []
+    real = row_trainer.shared_prefix_forward
+
+    def watched(model, row, **options):
+        if not torch.is_grad_enabled():
+            seen.append(len(row["input_ids"]) // 2)
+        return real(model, row, **options)
+
+    monkeypatch.setattr(row_trainer, "shared_prefix_forward", watched)
+    found = [
+        trained(trainer(precompute_ref_batch_size=size, reference_cache=str(tmp_path / str(size))))
+        for size in (1, 7)
+    ]
+    assert seen == [1] * 7 + [7]
+    assert (found[0] - found[1]).abs().max() < 1e-9

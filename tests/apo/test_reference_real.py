@@ -1,12 +1,15 @@
 """The cache with several processes: filled by two for one to read, and by a sharded policy."""
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from launch_apo import ENVIRONMENT, ROOT, command, launch
+from safetensors.torch import load_file
 
 pytestmark = pytest.mark.real
 
@@ -41,8 +44,11 @@ def test_two_processes_fill_the_cache_that_one_reads(write):
     assert "20 pairs: 20 were in the cache, 0 computed now" in output_of(*command(config, 1, build))
 
 
-def test_a_sharded_policy_is_its_own_reference_and_has_the_digest_of_the_whole(write, tmp_path):
-    """166 seconds beside other busy processes, three starts of two processes."""
+def test_a_sharded_policy_trains_as_one_process_and_is_its_own_reference(write, tmp_path):
+    """166 seconds beside other busy processes, a start of one process and two of two.
+
+    Rows are so short that the processes need different numbers of them for their three pairs.
+    """
     shard = yaml.safe_load((ROOT / "configs" / "accelerate" / "fsdp2.yaml").read_text())
     shard |= {"num_processes": 2, "mixed_precision": "no"}
     (tmp_path / "fsdp2.yaml").write_text(yaml.safe_dump(shard))
@@ -51,15 +57,26 @@ def test_a_sharded_policy_is_its_own_reference_and_has_the_digest_of_the_whole(w
         disguised = [str(ROOT / "tests" / "apo" / "fsdp_on_cpu.py"), str(ROOT / script)]
         return launch(tmp_path / "fsdp2.yaml", [*disguised, "--config", str(config)])
 
-    output_of(*command(write("whole"), 2))
-    output_of(*sharded(write("sharded"), "scripts/train.py"))
+    output_of(*command(write("whole", per_device_train_batch_size=6), 1))
+    said = output_of(*sharded(write("sharded", max_tokens_per_batch=44), "scripts/train.py"))
+    added = [int(rows) for rows in re.findall(r"empty rows: (\d+)", said)]
+    assert len(added) == 2
+    assert min(added) > 0, "each process has fewer rows than the other in some step"
     rewards = [
         json.loads((tmp_path / name / "evaluation.json").read_text())
         for name in ("whole", "sharded")
     ]
     for side in ("chosen", "rejected"):
-        assert rewards[1][side] == pytest.approx(rewards[0][side], abs=1e-5)
+        assert rewards[1][side] == pytest.approx(rewards[0][side], abs=1e-4)
     assert max(map(abs, rewards[0]["chosen"])) > 0.1
+    whole, spread, start = (
+        load_file(folder / "model.safetensors")
+        for folder in (tmp_path / "whole", tmp_path / "sharded", tmp_path / "tiny")
+    )
+    assert spread.keys() == whole.keys()
+    for name, weight in whole.items():
+        torch.testing.assert_close(spread[name], weight, atol=1e-5, rtol=0)
+        assert (weight - start[name]).abs().max() > 1e-3
     digests = [
         [path.name for path in (tmp_path / f"cache-{name}").iterdir()]
         for name in ("whole", "sharded")

@@ -3,10 +3,17 @@
 import pytest
 import torch
 import transformers as hf
+from peft import PromptTuningConfig, get_peft_model
 from tiny_pairs import GROUPED, SIZES, edge_pairs, padded_batch, separate_logps, sharp_model
 
 from clair_apo.apo.shared_prefix import shared_prefix_forward
-from clair_apo.apo.support import half_precision_warning, why_no_trees
+from clair_apo.apo.support import (
+    choose_layout,
+    computes_pairs,
+    half_precision_warning,
+    why_no_trees,
+)
+from clair_apo.apo.trainer import APOTrainer
 
 DYNAMIC = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
 AGAINST = {
@@ -89,6 +96,24 @@ def test_a_model_without_a_reason_against_it_is_exact(make):
         for pair, logps in zip(pairs, getattr(found, side).split(), strict=True):
             wanted = separate_logps(model, pair.prompt, getattr(pair, side))
             assert (logps - wanted).abs().max() < 1e-10
+
+
+@pytest.mark.parametrize("weight", [None, 0.0, 0.01])
+def test_an_auxiliary_loss_is_known_before_there_is_a_trainer(weight, config, tokenizer, pairs):
+    model, args = mixtral(), config(router_aux_loss_coef=weight)
+    choice = choose_layout(args, model)
+    trainer = APOTrainer(model=model, args=args, train_dataset=pairs, processing_class=tokenizer)
+    assert computes_pairs(args, model) is not trainer.aux_loss_enabled
+    assert choice.layout == trainer.pair_layout
+    assert ("router_aux_loss_coef 0 omits it" in str(choice.reason)) is (weight != 0)
+
+
+def test_a_prompt_that_is_learned_and_images_stand_against_trees(config):
+    prompt = PromptTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM")
+    learned = get_peft_model(sharp_model("llama"), prompt)
+    assert choose_layout(config(), learned).reason.startswith("the adapter learns a prompt")
+    seeing = choose_layout(config(), sharp_model("llama"), sees_images=True)
+    assert seeing.reason == "the model sees images"
 
 
 def gpt2():

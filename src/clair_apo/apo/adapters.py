@@ -25,10 +25,36 @@ class Policy(NamedTuple):
     """None where it is found beside the model."""
 
 
+class AdapterFolder(NamedTuple):
+    """Where the parts of a policy are whose adapter was saved alone."""
+
+    model: str
+    """The model below the adapter: a folder or a hub name."""
+    tokenizer: str
+    """The adapter's own folder where it holds a tokenizer, else the model's."""
+
+
+def adapter_folder(location: str) -> AdapterFolder | None:
+    """Where model and tokenizer of an adapter are; None for a folder or name without an adapter.
+
+    Raises:
+        ModelNotFoundError: the adapter names no model, or one that is not there.
+    """
+    folder = Path(location)
+    if not (folder / ADAPTER_FILE).exists():
+        return None
+    name = PeftConfig.from_pretrained(location).base_model_name_or_path
+    if not name:
+        raise ModelNotFoundError(
+            f"{folder / ADAPTER_FILE}: names no model; write its folder or hub name under "
+            "base_model_name_or_path"
+        )
+    base = find_model(name).location
+    return AdapterFolder(base, location if any(folder.glob("tok*")) else base)
+
+
 def load_policy(location: str, options: Mapping[str, Any] | None = None) -> Policy:
     """A model as the trainer takes it; a folder with an adapter is loaded, ready to be trained on.
-
-    The tokenizer of an adapter is the one beside it, where there is one, else its model's.
 
     Args:
         location: a folder or a hub name.
@@ -37,18 +63,12 @@ def load_policy(location: str, options: Mapping[str, Any] | None = None) -> Poli
     Raises:
         ModelNotFoundError: an adapter names no model, or one that is not there.
     """
-    folder = Path(location)
-    if not (folder / ADAPTER_FILE).exists():
+    parts = adapter_folder(location)
+    if parts is None:
         return Policy(location, None)
-    name = PeftConfig.from_pretrained(location).base_model_name_or_path
-    if not name:
-        raise ModelNotFoundError(
-            f"{folder / ADAPTER_FILE}: names no model; write its folder or hub name under "
-            "base_model_name_or_path"
-        )
-    base = find_model(name).location
-    model = AutoModelForCausalLM.from_pretrained(base, **{"dtype": "float32", **(options or {})})
+    options = {"dtype": "float32", **(options or {})}
+    model = AutoModelForCausalLM.from_pretrained(parts.model, **options)
     return Policy(
         model=PeftModel.from_pretrained(model, location, is_trainable=True),
-        tokenizer=AutoTokenizer.from_pretrained(location if any(folder.glob("tok*")) else base),
+        tokenizer=AutoTokenizer.from_pretrained(parts.tokenizer),
     )

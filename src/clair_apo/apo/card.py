@@ -5,7 +5,7 @@ from typing import Any
 import yaml
 
 from clair_apo.apo.anchors import PairRewards
-from clair_apo.apo.facts import RunFacts, run_facts
+from clair_apo.apo.facts import RunFacts, describe_data, run_facts
 from clair_apo.runs import package_versions
 
 _PAPER = "https://arxiv.org/abs/2408.06266"
@@ -26,7 +26,7 @@ def model_card(trainer: Any, name: str, tags: list[str]) -> str:
         "beta": f"{found.beta:g}",
         "Reference": _with_digest(found.reference, found.reference_digest),
         "Chat template": _with_digest("", found.template_digest) or "none",
-        "Data": trainer.data_description or _pairs(trainer.train_dataset),
+        "Data": describe_data(trainer),
         "Truncated": _truncated(found),
         "Pair layout": found.pair_layout,
         "Steps": f"{trainer.state.global_step}, learning rate {trainer.args.learning_rate:g}",
@@ -56,10 +56,6 @@ def _front_matter(trainer: Any, tags: list[str]) -> str:
 
 def _with_digest(what: str, digest: str | None) -> str:
     return ", ".join(part for part in (what, digest and f"digest {digest[:12]}") if part)
-
-
-def _pairs(dataset: Any) -> str:
-    return f"{len(dataset)} pairs" if hasattr(dataset, "__len__") else "a stream of pairs"
 
 
 def _truncated(found: RunFacts) -> str:

@@ -8,7 +8,6 @@ It loads no weights and writes no file.
 # trl and transformers are typed in part only
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
@@ -19,13 +18,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from trl.trainer.dpo_trainer import DPOTrainer
 from trl.trainer.utils import get_peft_config
 
-from clair_apo.apo.adapters import ADAPTER_FILE
+from clair_apo.apo.adapters import adapter_folder
 from clair_apo.apo.arguments import TrainingSetup
 from clair_apo.apo.data import PairSplit, TrainingPair, load_pairs, split_pairs
 from clair_apo.apo.estimate import Estimate, estimate, matrix_rate
 from clair_apo.apo.invariants import check_tokens, left_out
 from clair_apo.apo.lengths import PairLengths, cut_pair, pair_lengths
-from clair_apo.apo.support import why_no_trees
+from clair_apo.apo.support import choose_layout
 from clair_apo.errors import ClairApoError, ConfigError, TrainingError
 from clair_apo.models import find_model
 from clair_apo.records import Record
@@ -65,18 +64,19 @@ def look_over(setup: TrainingSetup) -> DryRun:
     """Look a run over.
 
     Raises:
-        ClairApoError: no pairs, no tokenizer, or a model whose config cannot be read.
+        ClairApoError: no pairs, no tokenizer, a model whose config cannot be read, or a
+            `pair_layout` that training would refuse.
     """
     script = setup.script
     pairs = load_pairs(script.dataset_name, script.dataset_train_split)
     split = split_pairs(pairs, script.held_out, script.max_pairs)
     location = find_model(str(setup.model.model_name_or_path)).location
-    tokenizer = _loaded(AutoTokenizer, location, setup)
+    adapter = adapter_folder(location)
+    tokenizer = _loaded(AutoTokenizer, adapter.tokenizer if adapter else location, setup)
     found = tokenized(split, tokenizer, setup.args)
     model = _shapes(location, setup)
-    reason = why_no_trees(cast(Any, model).base_model.model if _adapted(model) else model)
-    asked = setup.args.pair_layout
-    padded = asked == "padded" or reason is not None
+    choice = choose_layout(setup.args, model, parallel=setup.args.parallelism_config)
+    padded = choice.layout == "padded"
     lengths = _lengths(found.rows, setup) if found.rows else None
     dtype = torch.bfloat16 if setup.args.bf16 else torch.float32
     return DryRun(
@@ -86,7 +86,7 @@ def look_over(setup: TrainingSetup) -> DryRun:
         trained=len(split.train),
         problems=tuple(found.problems),
         lengths=lengths,
-        layout="shared_prefix" if not padded else f"padded ({reason or 'asked for'})",
+        layout=f"padded ({choice.reason or 'asked for'})" if padded else choice.layout,
         estimate=lengths
         and estimate(
             model,
@@ -194,9 +194,9 @@ def _lengths(rows: Sequence[Mapping[str, Any]], setup: TrainingSetup) -> PairLen
 def _shapes(location: str, setup: TrainingSetup) -> PreTrainedModel:
     """The model without its weights, adapted where the run trains an adapter."""
     adapter = get_peft_config(setup.model)
-    if (Path(location) / ADAPTER_FILE).exists():
-        adapter = PeftConfig.from_pretrained(location)
-        location = find_model(str(adapter.base_model_name_or_path)).location
+    trained = adapter_folder(location)
+    if trained is not None:
+        adapter, location = PeftConfig.from_pretrained(location), trained.model
     config = _loaded(AutoConfig, location, setup)
     named = setup.model.dtype or "float32"
     dtype = getattr(torch, named) if named != "auto" else config.dtype
@@ -204,10 +204,6 @@ def _shapes(location: str, setup: TrainingSetup) -> PreTrainedModel:
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
         model = get_peft_model(model, adapter) if adapter else model
     return cast(PreTrainedModel, model)
-
-
-def _adapted(model: Any) -> bool:
-    return hasattr(model, "peft_config")
 
 
 def _loaded(kind: Any, location: str, setup: TrainingSetup) -> Any:

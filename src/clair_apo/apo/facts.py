@@ -1,12 +1,19 @@
 """What a run was, in facts: for its model card, its manifest and the report that is drawn of it."""
 
+# mypy: allow-untyped-calls
+# datasets is typed in part only
+
+import hashlib
 from typing import Any
 
+import pyarrow.compute as pc
 from datasets import Dataset
 
 from clair_apo.apo.alarms import Alarm
 from clair_apo.apo.lengths import PairLengths, pair_lengths
 from clair_apo.apo.objectives import SFT
+from clair_apo.apo.reference_choice import BASE, INITIAL
+from clair_apo.apo.shared_prefix import bare_model
 from clair_apo.records import Record, digest
 
 WHY = {
@@ -20,6 +27,9 @@ WHY = {
 """Each objective in a sentence, and what it is for."""
 
 
+_TOKENS = ["prompt_ids", "chosen_ids", "rejected_ids"]
+
+
 class RunFacts(Record):
     """A training run as far as its trainer knows it."""
 
@@ -31,6 +41,8 @@ class RunFacts(Record):
     model: str
     pair_layout: str
     reference: str
+    """`the initial policy`, `the model without its adapter`, the model that `reference` names, or
+    the `ref_model` that was passed."""
     reference_digest: str | None
     """Of weights, tokenizer and dtype; None where log-probs were not taken from the cache."""
     template_digest: str | None
@@ -56,9 +68,9 @@ def run_facts(trainer: Any) -> RunFacts:
         objective=_objective(trainer),
         why=tuple(WHY[name] for name in trainer.loss_types if name in WHY),
         beta=trainer.beta,
-        model=_base(trainer),
+        model=_name_of(trainer.model),
         pair_layout=trainer.pair_layout,
-        reference="the initial policy" if trainer.starts_at_reference else "another model",
+        reference=_reference(trainer),
         reference_digest=trainer.reference_cache.digest,
         template_digest=digest(template) if template else None,
         lengths=trainer.train_lengths,
@@ -68,6 +80,37 @@ def run_facts(trainer: Any) -> RunFacts:
     )
 
 
+def describe_data(trainer: Any) -> str:
+    """Which pairs a trainer has: what it was told of them, else their number and digest.
+
+    Args:
+        trainer: an `APOTrainer`; `data_description` comes first where it is not empty.
+    """
+    if trainer.data_description:
+        return str(trainer.data_description)
+    pairs = trainer.train_dataset
+    if not isinstance(pairs, Dataset):
+        return "a stream of pairs"
+    if not set(_TOKENS) <= set(pairs.column_names):  # images, which TRL prepares batch by batch
+        return f"{len(pairs)} pairs"
+    return f"{len(pairs)} pairs, digest {tokens_digest(pairs)[:12]}"
+
+
+def tokens_digest(pairs: Dataset) -> str:
+    """SHA-256 over the token ids of prepared pairs, in their order.
+
+    Args:
+        pairs: with `prompt_ids`, `chosen_ids` and `rejected_ids`.
+    """
+    found = hashlib.sha256()
+    for table in pairs.select_columns(_TOKENS).with_format("arrow").iter(batch_size=1000):
+        for name in _TOKENS:
+            lists = table[name]
+            for part in (pc.list_value_length(lists), pc.list_flatten(lists)):
+                found.update(part.to_numpy().astype("<i8").tobytes())
+    return found.hexdigest()
+
+
 def measure(dataset: Any, args: Any) -> PairLengths | None:
     """The lengths of a prepared data set; None for a stream, or for data that TRL prepares later.
 
@@ -75,10 +118,9 @@ def measure(dataset: Any, args: Any) -> PairLengths | None:
         dataset: as the trainer holds it.
         args: how prompt and answer are cut.
     """
-    columns = ["prompt_ids", "chosen_ids", "rejected_ids"]
-    if not isinstance(dataset, Dataset) or not set(columns) <= set(dataset.column_names):
+    if not isinstance(dataset, Dataset) or not set(_TOKENS) <= set(dataset.column_names):
         return None
-    return pair_lengths(dataset.select_columns(columns), args.max_length, args.truncation_mode)
+    return pair_lengths(dataset.select_columns(_TOKENS), args.max_length, args.truncation_mode)
 
 
 def _objective(trainer: Any) -> str:
@@ -88,10 +130,23 @@ def _objective(trainer: Any) -> str:
     return " + ".join(parts) + normalised
 
 
-def _base(trainer: Any) -> str:
-    path = str(getattr(trainer.model.config, "_name_or_path", "")).rstrip("/")
-    # a folder's last part is enough: where it lay on one machine is no news to a reader
-    return (path.split("/")[-1] if path.startswith(("/", ".")) else path) or "unnamed"
+def _reference(trainer: Any) -> str:
+    asked = getattr(trainer.args, "reference", INITIAL)
+    if asked == BASE:
+        return "the model without its adapter"
+    if trainer.starts_at_reference:
+        return "the initial policy"
+    return _short(asked) if asked != INITIAL else f"ref_model ({_name_of(trainer.ref_model)})"
+
+
+def _name_of(model: Any) -> str:
+    return _short(str(getattr(bare_model(model).config, "_name_or_path", ""))) or "unnamed"
+
+
+def _short(path: str) -> str:
+    """A folder's last part is enough: where it lay on one machine is no news to a reader."""
+    path = path.rstrip("/")
+    return path.split("/")[-1] if path.startswith(("/", ".", "~")) else path
 
 
 def _last(history: list[dict[str, Any]], key: str, prefix: str) -> dict[str, float]:

@@ -154,34 +154,37 @@ def packed_row(trees: Sequence[PairTree]) -> PackedRow:
     )
 
 
-def cut(sizes: Sequence[int], limit: int | None) -> list[range]:
+def cut(sizes: Sequence[int], limit: int | None, *, padded: bool = False) -> list[range]:
     """Cut items into runs of at most `limit` tokens: as few as possible, and then as even.
 
     Args:
         sizes: tokens of each item, in order.
         limit: an item larger than it makes a run of its own; None makes one run of all.
+        padded: whether every item of a run takes as many tokens as its largest.
 
     Returns:
         The positions of each run, in order.
     """
     if limit is None:
         return [range(len(sizes))]
-    fewest = len(_filled(sizes, limit))
+    fewest = len(_filled(sizes, limit, padded))
     low, high = sum(sizes) // fewest, limit  # the lowest limit that needs no more runs
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if len(_filled(sizes, middle)) <= fewest else (middle + 1, high)
-    return _filled(sizes, high)
+        enough = len(_filled(sizes, middle, padded)) <= fewest
+        low, high = (low, middle) if enough else (middle + 1, high)
+    return _filled(sizes, high, padded)
 
 
-def _filled(sizes: Sequence[int], limit: int) -> list[range]:
+def _filled(sizes: Sequence[int], limit: int, padded: bool) -> list[range]:
     """Runs that are each filled up to the limit before the next begins."""
-    starts, tokens = [0], 0
+    starts, tokens, largest = [0], 0, 0
     for position, size in enumerate(sizes):
-        if tokens + size > limit and position > starts[-1]:
+        tokens, largest = tokens + size, max(largest, size)
+        taken = largest * (position + 1 - starts[-1]) if padded else tokens
+        if taken > limit and position > starts[-1]:
             starts.append(position)
-            tokens = 0
-        tokens += size
+            tokens = largest = size
     return [range(*ends) for ends in zip(starts, [*starts[1:], len(sizes)], strict=True)]
 
 

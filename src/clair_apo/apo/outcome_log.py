@@ -7,6 +7,7 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from clair_apo.apo.anchors import PairOutcomes
+from clair_apo.apo.repeats import fills_a_stream, given_by_stream
 
 Mode = Literal["train", "eval"]
 
@@ -38,6 +39,8 @@ class OutcomeLog(TrainerCallback):
         table = outcomes.table()
         if mode == "eval":
             table = self._accelerator.gather_for_metrics(table)
+            if fills_a_stream(self._accelerator.gradient_state.active_dataloader):
+                table = table[given_by_stream(PairOutcomes.from_tables([table]).rows)]
         elif weights is not None:
             table = table[weights > 0]
         self._tables[mode].append(table)

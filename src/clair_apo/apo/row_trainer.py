@@ -20,11 +20,12 @@ from trl.trainer.dpo_trainer import DPOTrainer
 
 from clair_apo.apo.attention import attends_to_trees
 from clair_apo.apo.config import MAX_TOKENS_PER_BATCH
+from clair_apo.apo.failures import rows_of
 from clair_apo.apo.layout import cut, take_pairs, tree_sizes
 from clair_apo.apo.logps import PairForward, joined, padded_forward
+from clair_apo.apo.repeats import pair_weights
 from clair_apo.apo.shared_prefix import bare_model, shared_prefix_forward
-from clair_apo.apo.support import computes_pairs, why_padded
-from clair_apo.errors import ConfigError
+from clair_apo.apo.support import choose_layout, computes_pairs
 
 WEIGHTS = "pair_weights"
 """The key of a batch with the weight of each pair, (B,): 0 where it only fills up, else 1."""
@@ -55,7 +56,7 @@ class RowTrainer(DPOTrainer):
     @property
     def computes_pairs(self) -> bool:
         """Whether objective and log-ratios are ours, not left to TRL."""
-        return computes_pairs(self)
+        return computes_pairs(self.args, self.model)
 
     @property
     def loss_is_scaled_for_ga(self) -> bool:  # type: ignore[override] # a constant in trl
@@ -70,13 +71,15 @@ class RowTrainer(DPOTrainer):
             ConfigError: `shared_prefix` was asked for by name, and does not go.
         """
         if self._layout is None:
-            asked = getattr(self.args, "pair_layout", "auto")
-            reason = None if asked == "padded" else why_padded(self)
-            if reason and asked == "shared_prefix":
-                raise ConfigError(f"pair_layout shared_prefix: {reason}; set pair_layout to auto")
-            if reason:
-                logger.warning(f"pair_layout auto: padded, because {reason}")
-            self._layout = "padded" if reason or asked == "padded" else "shared_prefix"
+            choice = choose_layout(
+                self.args,
+                self.model,
+                sees_images=self._is_vlm,
+                parallel=self.accelerator.parallelism_config,
+            )
+            if choice.reason:
+                logger.warning(f"pair_layout auto: padded, because {choice.reason}")
+            self._layout = choice.layout
         return self._layout
 
     # --- forward
@@ -108,12 +111,13 @@ class RowTrainer(DPOTrainer):
     def _rows(self, batch: Mapping[str, Any]) -> _Rows:
         """Where to cut a batch; as many rows on every process where a forward needs all of them."""
         limit = getattr(self.args, "max_tokens_per_batch", MAX_TOKENS_PER_BATCH)
-        if self.pair_layout == "padded":
+        padded = self.pair_layout == "padded"
+        if padded:
             lengths = batch["attention_mask"].sum(1).chunk(2)
             sizes = (2 * torch.maximum(*lengths)).tolist()
         else:
             sizes = tree_sizes(batch)
-        own = cut(sizes, limit)
+        own = cut(sizes, limit, padded=padded)
         most = len(own)
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             count = torch.tensor([most], device=self.accelerator.device)
@@ -130,14 +134,14 @@ class RowTrainer(DPOTrainer):
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not self.computes_pairs or not batches:
             return batches, items
-        for batch in batches:
-            batch[WEIGHTS] = torch.ones(len(batch["input_ids"]) // 2, device=device)
-        state, processes = self.accelerator.gradient_state, self.accelerator.num_processes
-        if processes > 1 and state.end_of_dataloader and state.remainder > 0:
-            # accelerate fills the last batch of all processes, in their order, with other pairs
-            weights = batches[-1][WEIGHTS]
-            first = self.accelerator.process_index * len(weights)
-            weights[max(state.remainder - first, 0) :] = 0
+        at_end = self.accelerator.gradient_state.end_of_dataloader
+        for number, batch in enumerate(batches, 1):
+            batch[WEIGHTS] = pair_weights(
+                rows_of(batch).to(device),
+                self.accelerator,
+                self.callback_handler.train_dataloader,
+                last=at_end and number == len(batches),
+            )
         count = torch.stack([batch[WEIGHTS].sum() for batch in batches]).sum()
         return batches, self.accelerator.reduce(count)
 

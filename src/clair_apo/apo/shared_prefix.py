@@ -26,7 +26,7 @@ def shared_prefix_forward(
     """Run a model over a padded batch, as one packed row without the padding.
 
     Args:
-        model: a causal model that `support.why_padded` has no objection to, wrapped or not.
+        model: a causal model that `support.choose_layout` has no objection to, wrapped or not.
         batch: `input_ids`, `attention_mask` and `completion_mask`, each (2B, T).
         statistics: whether entropies and likeliest tokens are wanted.
     """

@@ -6,6 +6,7 @@ from typing import Any
 from datasets import Dataset
 
 from clair_apo.apo.anchors import PairOutcomes, pair_metrics
+from clair_apo.apo.facts import describe_data
 from clair_apo.apo.invariants import check_first_step, check_resumed_reference
 from clair_apo.apo.reference import reference_logps
 from clair_apo.errors import TrainingError
@@ -65,7 +66,7 @@ class StartGuard:
         batch = trainer.data_collator([{c: pairs[0][c] for c in columns}])
         batch = {key: value.to(trainer.accelerator.device) for key, value in batch.items()}
         found = [logps.item() for logps in reference_logps(trainer, batch)]
-        described = trainer.data_description
+        described = describe_data(trainer)
         kept = trainer.state.stateful_callbacks.setdefault(
             _PROBE, {"logps": found, "data": described}
         )

@@ -6,65 +6,106 @@ by name refuses.
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate.utils import is_peft_model
 from transformers import PreTrainedModel
+from trl.trainer.dpo_config import DPOConfig
 
 from clair_apo.apo.objectives import OBJECTIVES
 from clair_apo.apo.shared_prefix import bare_model
+from clair_apo.errors import ConfigError
 
 
-def computes_pairs(trainer: Any) -> bool:
+class LayoutChoice(NamedTuple):
+    """How a run lays out its pairs."""
+
+    layout: str
+    """`shared_prefix` or `padded`."""
+    reason: str | None
+    """Why it is padded, where that was not asked for."""
+
+
+def choose_layout(
+    args: DPOConfig, model: Any, *, sees_images: bool = False, parallel: Any = None
+) -> LayoutChoice:
+    """Decide it from settings and model alone, before or after a trainer is made.
+
+    Args:
+        args: `pair_layout`, `auto` where a `DPOConfig` has none, and all that stands against trees.
+        model: adapted or not, with weights or on the meta device.
+        sees_images: whether it is given images.
+        parallel: accelerate's `ParallelismConfig`, where there is one.
+
+    Raises:
+        ConfigError: `shared_prefix` was asked for by name, and does not go.
+    """
+    asked = getattr(args, "pair_layout", "auto")
+    if asked == "padded":
+        return LayoutChoice("padded", None)
+    reason = (
+        _loss_of_trls_alone(args, model)
+        or ("the model sees images" if sees_images else None)
+        or _settings(args, parallel)
+        or _adapter(model)
+        or why_no_trees(bare_model(model))
+    )
+    if reason and asked == "shared_prefix":
+        raise ConfigError(f"pair_layout shared_prefix: {reason}; set pair_layout to auto")
+    return LayoutChoice("padded" if reason else "shared_prefix", reason)
+
+
+def computes_pairs(args: DPOConfig, model: Any) -> bool:
     """Whether objective and log-ratios are ours, not left to TRL.
 
     Args:
-        trainer: a `DPOTrainer` of any kind.
+        args: of the run.
+        model: adapted or not.
     """
-    return _loss_of_trls_alone(trainer) is None
+    return _loss_of_trls_alone(args, model) is None
 
 
-def why_padded(trainer: Any) -> str | None:
-    """Why the pairs of a run cannot share their beginning; None if they can.
-
-    Args:
-        trainer: an `APOTrainer`.
-    """
-    return _loss_of_trls_alone(trainer) or _run(trainer) or why_no_trees(bare_model(trainer.model))
-
-
-def _loss_of_trls_alone(trainer: Any) -> str | None:
-    foreign = [name for name in trainer.loss_types if name not in OBJECTIVES]
+def _loss_of_trls_alone(args: DPOConfig, model: Any) -> str | None:
+    foreign = [name for name in args.loss_type if name not in OBJECTIVES]
     if foreign:
         return f"loss_type {foreign[0]} is computed by TRL"
     options = {
-        "f_divergence_type": trainer.f_divergence_type != "reverse_kl",
-        "ld_alpha": trainer.ld_alpha is not None,
-        "use_weighting": trainer.use_weighting,
+        "f_divergence_type": args.f_divergence_type != "reverse_kl",
+        "ld_alpha": args.ld_alpha is not None,
+        "use_weighting": args.use_weighting,
     }
     for name, is_set in options.items():
         if is_set:
-            return f"{name} {getattr(trainer, name)} is TRL's alone"
-    if trainer.aux_loss_enabled:
+            return f"{name} {getattr(args, name)} is TRL's alone"
+    if _has_auxiliary_loss(args, model):
         return (
             "the mixture-of-experts auxiliary loss is TRL's alone; router_aux_loss_coef 0 omits it"
         )
     return None
 
 
-def _run(trainer: Any) -> str | None:
-    """What settings and adapters stand against it."""
-    args, parallel = trainer.args, trainer.accelerator.parallelism_config
-    if trainer._is_vlm:
-        return "the model sees images"
+def _has_auxiliary_loss(args: DPOConfig, model: Any) -> bool:
+    """What TRL's `aux_loss_enabled` says once there is a trainer."""
+    config = model.config.get_text_config()
+    weight = args.router_aux_loss_coef
+    if weight is None:
+        weight = getattr(config, "router_aux_loss_coef", 0.0)
+    return hasattr(config, "output_router_logits") and weight != 0
+
+
+def _settings(args: DPOConfig, parallel: Any) -> str | None:
     if args.pad_to_multiple_of is not None:
         return f"pad_to_multiple_of {args.pad_to_multiple_of} asks for padding"
     if args.torch_compile:
         return "torch_compile would compile every row anew"
     if parallel is not None and parallel.non_data_parallel_size > 1:
         return "sequences or weights are split over processes, which is untested with it"
-    if is_peft_model(trainer.model) and trainer.model.active_peft_config.is_prompt_learning:
+    return None
+
+
+def _adapter(model: Any) -> str | None:
+    if is_peft_model(model) and model.active_peft_config.is_prompt_learning:
         return "the adapter learns a prompt, which every sequence begins with"
     return None
 
