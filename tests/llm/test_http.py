@@ -225,8 +225,10 @@ def test_settings_that_the_server_always_rejects_end_the_run(server, spec):
     assert len(server.asked) < 5
 
 
-@pytest.mark.parametrize("body", ["<html>a web page</html>", "{not json", "[1, 2]", '"text"', ""])
-def test_a_reply_that_is_no_json_object_asks_whether_the_address_is_right(server, spec, body):
+@pytest.mark.parametrize(
+    "body", ["<html>a web page</html>", "{not json", "[1, 2]", '"text"', "", '{"hello": "world"}']
+)
+def test_a_reply_that_is_no_completion_asks_whether_the_address_is_right(server, spec, body):
     server.reply = lambda _: Reply(body=body)
     message = failure(spec, "q")
     assert f"is base_url '{spec.base_url}' right?" in message

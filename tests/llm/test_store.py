@@ -340,13 +340,22 @@ def test_an_answer_that_is_no_json_is_damage(path):
             store.get("k")
 
 
-def test_an_answer_that_is_no_completion_is_damage(path):
+def test_an_answer_that_is_json_but_no_object_is_damage(path):
+    with RequestStore(path) as store:
+        put(store, "k", ANSWER)
+        store._db.execute("UPDATE answers SET response = '[]'")
+        with pytest.raises(StoreError, match=r"k is no JSON object.*recover"):
+            store.get("k")
+
+
+def test_a_response_without_an_answer_is_a_failed_answer_and_no_damage(path):
     request = ask_for("q")
     with RequestStore(path) as store:
         assert store.answer(request) is None
         put(store, request.key, {"choices": []})
-        with pytest.raises(StoreError, match=rf"{request.key}: the response holds no text"):
-            store.answer(request)
+        answer = store.answer(request)
+    assert answer.completion is None
+    assert "no answer in choices[0]" in answer.failure
 
 
 def journal(path):

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import openai
 
 from clair_apo.llm.chat import ModelSpec
+from clair_apo.llm.responses import is_error
 
 GO_ON = "what was answered is kept: run the same command again to go on"
 
@@ -121,21 +122,21 @@ class FailureReader:
 
     def of_body(self, response: dict[str, Any]) -> RequestFailure | None:
         """The failure that some servers put into a reply of status 200; None where it is none."""
-        error = response.get("error")
-        if not error or response.get("choices"):
+        if not is_error(response):
             return None
+        error = response["error"]
         code = error.get("code") if isinstance(error, dict) else None
         status = code if isinstance(code, int) and 400 <= code < 600 else 500
         return self._of_status(status, json.dumps(response), None)
 
-    def of_no_json(self, text: str, answered_before: bool) -> RequestFailure:
-        """A reply of status 200 that is no JSON object: a proxy's page, or no such server at all.
+    def of_something_else(self, text: str, answered_before: bool) -> RequestFailure:
+        """A reply of status 200 that is no completion: a proxy's page, or no such server at all.
 
         Args:
             text: the reply.
             answered_before: the server has answered something else as it should.
         """
-        told = f"{self._where} replied with something else than a JSON object, beginning "
+        told = f"{self._where} replied with something else than a chat completion, beginning "
         told += repr(self._clean(text[:60]))
         if answered_before:
             return RequestFailure("passing", told)

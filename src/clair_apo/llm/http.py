@@ -26,6 +26,7 @@ from clair_apo.llm.health import Attempts, ServerHealth
 from clair_apo.llm.keys import find_key
 from clair_apo.llm.limits import Gate
 from clair_apo.llm.meter import Meter
+from clair_apo.llm.responses import is_completion
 from clair_apo.records import Message
 
 # retries show where logging is set up; without that they would stand bare on standard error
@@ -243,10 +244,10 @@ class _Server:
         finally:
             self._sending.discard(task)
         response = _json_object(reply.content)
-        if response is None:
-            raise self._failures.of_no_json(reply.text, self._health.ever_answered)
-        if failure := self._failures.of_body(response):
+        if response is not None and (failure := self._failures.of_body(response)):
             raise failure
+        if response is None or not is_completion(response):
+            raise self._failures.of_something_else(reply.text, self._health.ever_answered)
         return response
 
     async def _probe(self) -> RequestFailure | None:

@@ -13,11 +13,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn, Self, cast
+from typing import Any, NoReturn, Self
 
 from clair_apo.errors import StoreError
-from clair_apo.llm.chat import Answer, ChatRequest, Completion, RawResponse
+from clair_apo.llm.chat import Answer, ChatRequest, RawResponse
 from clair_apo.llm.disks import file_system, free_bytes, is_network
+from clair_apo.llm.responses import usage_of
 from clair_apo.llm.tables import SCHEMA, VERSION, Spent, StoredAnswer, StoredBatch, TakenOver
 from clair_apo.progress import say
 
@@ -108,23 +109,23 @@ class RequestStore:
         if not rows:
             return None
         try:
-            return cast(RawResponse, json.loads(rows[0][0]))
+            response = json.loads(rows[0][0])
         except ValueError as error:
             self._refuse(f"the answer {key} is no JSON: {error}", sqlite3.SQLITE_CORRUPT)
+        if not isinstance(response, dict):
+            self._refuse(f"the answer {key} is no JSON object", sqlite3.SQLITE_CORRUPT)
+        return response
 
     def answer(self, request: ChatRequest) -> Answer | None:
         """The answer to a request, None where there is none.
 
+        A response that was paid for and cannot be read is an answer without a completion.
+
         Raises:
-            StoreError: the file is damaged, or what it holds is no answer.
+            StoreError: the file is damaged.
         """
         response = self.get(request.key)
-        if response is None:
-            return None
-        try:
-            return Answer(request, Completion.from_response(response))
-        except ValueError as error:
-            self._refuse(f"the answer {request.key}: {error}", sqlite3.SQLITE_CORRUPT)
+        return None if response is None else Answer.of_response(request, response)
 
     def put_many(self, answers: Sequence[StoredAnswer], run_id: str = "") -> None:
         """Keep answers for good, all of them or none; a key keeps its first answer.
@@ -140,7 +141,7 @@ class RequestStore:
         """
         when = time.time()
         rows = [
-            (a.key, a.model, run_id, *_usage(a.response), when, _compact(a.response))
+            (a.key, a.model, run_id, *usage_of(a.response), when, _compact(a.response))
             for a in answers
         ]
         with self._explained(), self._db:
@@ -330,14 +331,3 @@ def _compact(response: RawResponse) -> str:
     except UnicodeEncodeError:  # a response may spell half a surrogate pair
         return json.dumps(response, separators=(",", ":"))
     return text
-
-
-def _usage(response: RawResponse) -> tuple[int, int]:
-    usage = response.get("usage")
-    counts = usage if isinstance(usage, dict) else {}
-    prompt, completion = (counts.get(f"{side}_tokens") for side in ("prompt", "completion"))
-    return _count(prompt), _count(completion)
-
-
-def _count(value: Any) -> int:
-    return value if isinstance(value, int) and 0 <= value < 2**53 else 0
