@@ -1,4 +1,4 @@
-"""The one door: answers in order, nothing asked twice, failures not kept."""
+"""The one door: answers in order, nothing asked twice, failures asked again."""
 
 import subprocess
 import sys
@@ -155,7 +155,7 @@ def test_what_the_store_knows_is_not_asked_again(store):
     assert (chat.meter.asked, chat.meter.reused) == (1, 1)
 
 
-def test_a_failure_is_told_is_not_kept_and_is_asked_again_next_time(store):
+def test_a_failure_is_told_is_no_answer_and_is_asked_again_next_time(store):
     failing = StoredChat(SPEC, store, Backwards(fails=("b",)))
     a, b, c = _ask(failing, "a", "b", "c")
     assert (a.completion.text, c.completion.text) == ("A", "C")
@@ -163,6 +163,41 @@ def test_a_failure_is_told_is_not_kept_and_is_asked_again_next_time(store):
     assert b.failure == "no answer to b"
     assert len(store) == 2
     assert _ask(StoredChat(SPEC, store, Backwards()), "b")[0].completion.text == "B"
+
+
+def offline(store):
+    return StoredChat(SPEC, store, Backwards(), offline=True)
+
+
+def test_offline_a_request_that_failed_fails_again_in_the_same_words(store):
+    model = Backwards(fails=("b",), forgets=("c",))
+    before = _ask(StoredChat(SPEC, store, model), "a", "b", "c")
+    assert [a.failure for a in before] == ["", "no answer to b", "the model gave no answer"]
+    assert _ask(offline(store), "a", "b", "c") == before
+    with pytest.raises(RequestError, match="offline"):
+        _ask(offline(store), "a", "b", "d")
+
+
+def test_an_answer_takes_the_place_of_a_failure_and_a_later_failure_that_of_an_earlier(store):
+    class FailsOtherwise(ChatModel):
+        def answer(self, requests):
+            yield [Answered(request, None, "another \ud83d reason") for request in requests]
+
+    _ask(StoredChat(SPEC, store, Backwards(fails=("a", "b"))), "a", "b")
+    _ask(StoredChat(SPEC, store, FailsOtherwise()), "b")
+    _ask(StoredChat(SPEC, store, Backwards()), "a")
+    a, b = _ask(offline(store), "a", "b")
+    assert a.completion.text == "A"
+    assert b.failure == "another \ufffd reason"  # as a file can hold it
+
+
+def test_offline_a_row_that_a_server_rejected_fails_again(store):
+    rejected = Reply(status=400, body={"error": {"message": "too long"}})
+    with ChatServer(lambda asked: rejected if asked.text == "b" else Reply()) as server:
+        spec = ModelSpec(model="m", base_url=server.url)
+        before = _ask(StoredChat(spec, store), "a", "b")
+    assert "too long" in before[1].failure
+    assert _ask(StoredChat(spec, store, offline=True), "a", "b") == before
 
 
 def test_a_request_that_a_model_forgets_is_a_failure_of_that_request(store):

@@ -30,7 +30,7 @@ from clair_apo.llm.chat import (
 from clair_apo.llm.groups import groups_of
 from clair_apo.llm.keys import find_key
 from clair_apo.llm.meter import Meter
-from clair_apo.llm.responses import is_completion
+from clair_apo.llm.responses import is_completion, writable
 from clair_apo.llm.store import RequestStore
 from clair_apo.llm.tables import StoredAnswer
 from clair_apo.llm.talk import Talk
@@ -73,7 +73,8 @@ class StoredChat:
         store: where answers are kept.
         model: asked in place of what `spec` names; for tests and models of one's own.
         meter: what is counted, for the progress display and the manifest.
-        offline: fail at the first request that the store cannot answer.
+        offline: ask nothing. A request that failed when it was last asked fails again; at the
+            first of which the store knows nothing, the run ends.
         run_id: stands in the store beside what this run paid for.
         budget: the money of the run, shared by its models; by default without a limit.
     """
@@ -167,8 +168,11 @@ class StoredChat:
                     for request in paid:  # one that had no answer at all costs nothing
                         self._account.settle(request, None)
                     missing = missing[len(paid) :]
-        gave_none = "the model gave no answer"
-        return {k: answers.get(k) or Answer(r, None, gave_none) for k, r in requests.items()}
+            silent = [request for key, request in requests.items() if key not in answers]
+            failed = [Answer(request, None, "the model gave no answer") for request in silent]
+            self._store.put_failures(failed)
+            answers |= {answer.request.key: answer for answer in failed}
+        return answers
 
     # --- servers
 
@@ -247,6 +251,8 @@ class StoredChat:
     def _stored(self, request: ChatRequest) -> Answer | None:
         answer = self._store.answer(request)
         self.meter.reused += answer is not None
+        if answer is None and self._offline:
+            answer = self._store.failed_answer(request)
         return answer
 
     def _kept(self, answered: Sequence[Answered]) -> list[Answer]:
@@ -260,6 +266,7 @@ class StoredChat:
             run_id=self._run_id,
         )
         answers = [_read(one) for one in answered]
+        self._store.put_failures([answer for answer in answers if answer.completion is None])
         for one, answer in zip(answered, answers, strict=True):
             paid = answer.completion
             if paid is None and (response := _paid_for(one)) is not None:
@@ -314,7 +321,7 @@ class StoredChat:
 def _read(answered: Answered) -> Answer:
     """What a response says, or why it says nothing."""
     if answered.response is None:
-        return Answer(answered.request, None, answered.failure)
+        return Answer(answered.request, None, writable(answered.failure))
     return Answer.of_response(answered.request, answered.response)
 
 

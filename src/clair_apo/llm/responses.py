@@ -43,20 +43,24 @@ def first_choice(response: Mapping[str, Any]) -> dict[str, Any]:
     choices = response.get("choices")
     if isinstance(choices, list) and choices and isinstance(choices[0], dict):
         return choices[0]
-    shown = canonical_json(response)[:200]
-    raise ValueError(f"the response holds no answer in choices[0]: {_HALVES.sub('?', shown)}")
+    shown = writable(canonical_json(response)[:200])
+    raise ValueError(f"the response holds no answer in choices[0]: {shown}")
 
 
 def text_of(choice: Mapping[str, Any]) -> str:
     """The text of a choice: empty where there is none, joined where it comes in typed chunks.
 
-    Chunks of other types, such as a model's thinking, are left out. Half a surrogate pair becomes
-    a replacement character.
+    Chunks of other types, such as a model's thinking, are left out.
     """
     message = choice.get("message")
     content = message.get("content") if isinstance(message, dict) else None
     chunks = content if isinstance(content, list) else [content]
-    return _HALVES.sub("\ufffd", "".join(_chunk(chunk) for chunk in chunks))
+    return writable("".join(_chunk(chunk) for chunk in chunks))
+
+
+def writable(text: str) -> str:
+    """The text as a file can hold it: half a surrogate pair becomes a replacement character."""
+    return _HALVES.sub("\ufffd", text)
 
 
 def _chunk(chunk: Any) -> str:
