@@ -19,6 +19,7 @@ from clair_apo.llm.meter import Meter
 from clair_apo.llm.scripted import ScriptedChat
 from clair_apo.llm.store import RequestStore
 from clair_apo.llm.tables import Spent, StoredAnswer
+from clair_apo.llm.talk import told_of_errors
 
 __all__ = [
     "Answer",
@@ -37,4 +38,5 @@ __all__ = [
     "StoredAnswer",
     "StoredChat",
     "check_model",
+    "told_of_errors",
 ]

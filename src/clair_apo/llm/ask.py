@@ -194,7 +194,9 @@ class StoredChat:
                     self._collect(waiting)
                 else:
                     return
-        except StoreError:
+        except RequestError:
+            raise  # all that was under way has been collected
+        except Exception:  # not Ctrl+C, which ends at once
             self._keep_what_is_under_way(waiting)
             raise
         finally:
@@ -239,8 +241,12 @@ class StoredChat:
                     self._ask_for(talk, waiting)
 
     def _keep_what_is_under_way(self, waiting: dict[str, list[Talk[T]]]) -> None:
-        """Once the disk has little room left, nothing more is asked; what is asked is paid for."""
+        """When a run has to end, nothing more is asked, and what is asked is paid for."""
+        if len(waiting) == len(self._unpaid):
+            return
+        say(f"stopping; waiting for {self.meter.in_flight} requests under way: they are paid for")
         with suppress(StoreError, RequestError):
+            self._server.stop()
             while waiting and (answered := self._server.collect()):
                 for answer in self._kept(answered):
                     waiting.pop(answer.request.key, None)

@@ -192,6 +192,10 @@ class StreamingChat(Protocol):
         """Say that so many answers are stored: their places are free for other requests."""
         ...
 
+    def stop(self) -> None:
+        """Send nothing more; what is under way is still collected, and then `collect` raises."""
+        ...
+
     def close(self) -> None:
         """Send nothing more and wait for nothing."""
         ...

@@ -91,6 +91,10 @@ class HttpChat:
         """Say that so many of the collected are stored: their places are free for others."""
         self._loop.call_soon_threadsafe(self._server.settle, count)
 
+    def stop(self) -> None:
+        """Send nothing more; what is under way is still collected, and then `collect` raises."""
+        self._loop.call_soon_threadsafe(self._server.stop, RequestError("stopped"))
+
     def close(self) -> None:
         """Send nothing more and wait for nothing."""
         if self._thread.is_alive():
@@ -153,11 +157,11 @@ class _Server:
             while result is None and self._end is None:
                 result = await self._with_attempts(request)
         except RequestError as error:
-            self._stop(error)
+            self.stop(error)
         if result is not None:
             self._results.put(result)
 
-    def _stop(self, error: Exception) -> None:
+    def stop(self, error: Exception) -> None:
         """Send nothing more; what is under way goes on."""
         if self._end is None:
             self._end = error
@@ -168,7 +172,7 @@ class _Server:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
         if isinstance(error, Exception):
-            self._stop(error)  # a mistake of ours: it comes out where the answers come out
+            self.stop(error)  # a mistake of ours: it comes out where the answers come out
         if self._end and not self._tasks:
             self._results.put(self._end)  # all that was under way has been handed out
 
@@ -215,7 +219,7 @@ class _Server:
     async def _after(self, failure: RequestFailure) -> None:
         """What a failed attempt means for all the others; returns when there may be another."""
         if failure.fault == "run":
-            self._stop(RequestError(failure.sentence))  # before its place is given away
+            self.stop(RequestError(failure.sentence))  # before its place is given away
         if failure.retry_after_s:
             self._gate.pause(failure.retry_after_s)
             self._meter.waits_until = time.time() + failure.retry_after_s

@@ -1,10 +1,26 @@
-"""A dialogue under way: what it waits for, and what it has been told."""
+"""A dialogue under way: what it waits for, what it has been told, and who takes its result."""
 
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 from clair_apo.llm.chat import Answer, ChatRequest, Dialogue
 
 T = TypeVar("T")
+
+
+@contextmanager
+def told_of_errors(results: Iterable[T]) -> Iterator[None]:
+    """A block that takes the results of `converse`; an error in it is raised there as well.
+
+    So the answers that are under way when a row cannot be written are waited for and kept.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(results, Generator):
+            results.throw(error)
+        raise
 
 
 class Talk(Generic[T]):
