@@ -198,7 +198,8 @@ def alternate(specs: dict[str, dict[str, Any]], runs: int) -> list[dict[str, Any
     for seed in range(runs):
         for name, spec in specs.items():
             kind = "clair_apo" if name.startswith("clair_apo") else "trl"
-            found.append({"setting": name, **run_apart(kind, spec | {"seed": seed})})
+            result = run_apart(kind, spec | {"seed": seed})
+            found.append({"setting": name, "seed": seed, **result})
             print(json.dumps(found[-1]), flush=True)
     return found
 
@@ -217,12 +218,12 @@ def report(found: list[dict[str, Any]]) -> None:
         print(f"| {name} | {len(runs)} | {' | '.join(cells)} |")
         if killed:
             print(f"{name}: {killed} of {len(by_setting[name])} runs were killed")
-    ours = whole.get("clair_apo", [])
+    ours = {run["seed"]: run for run in whole.pop("clair_apo", [])}
     for name, runs in whole.items():
-        if name != "clair_apo" and len(runs) == len(ours):
-            for column in ("step_seconds", "peak_gib"):
-                ratios = [r[column] / o[column] for r, o in zip(runs, ours, strict=True)]
-                print(f"{name} / clair_apo, {column}: {_spread(ratios)} (n={len(ratios)})")
+        both = [(run, ours[run["seed"]]) for run in runs if run["seed"] in ours]
+        for column in ("step_seconds", "peak_gib") if both else ():
+            ratios = [theirs[column] / own[column] for theirs, own in both]
+            print(f"{name} / clair_apo, {column}, same pairs: {_spread(ratios)} (n={len(ratios)})")
 
 
 def report_kinds(found: list[dict[str, Any]]) -> None:
