@@ -38,7 +38,7 @@ def _reason(verdict):
         ("An answer.", "given", 0, None),
         ("An answer.", "other", 5, None),
         (" \n\t", "stop", 1, DropReason.EMPTY),
-        ("", "length", 100, DropReason.EMPTY),
+        ("", "length", 100, DropReason.CUT),
         ("It goes", "length", 50, DropReason.CUT),
         ("It goes", "stop", 100, DropReason.CUT),
         ("It goes", "content_filter", 5, DropReason.CUT),

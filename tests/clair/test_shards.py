@@ -194,16 +194,17 @@ def test_the_merged_manifest_names_its_parts_and_its_counts_close(tmp_path, fold
     assert manifest["costs"].keys() == parts[0].keys() != set()
 
 
-def test_the_merged_run_runs_again_and_asks_nothing(tmp_path, data):
-    # of a request that failed there is no answer: it would be asked again
-    answered = [QUESTIONS[n] for n in range(24) if n != 11]
-    data = write_rows(data, [{"prompt": question} for question in answered])
+def test_the_merged_run_runs_again_and_asks_only_what_failed_and_offline_nothing(tmp_path, folders):
     out = tmp_path / "run"
-    merge(out, run_shards(tmp_path, data))
+    merge(out, folders)
     before = files_of(out)
-    config = GenerateConfig(**yaml.safe_load((out / "config.yaml").read_text("utf-8")))
-    result, target, reviser = run(config)
+    assert b'"request_failed"' in before["dropped.jsonl"]
+    settings = yaml.safe_load((out / "config.yaml").read_text("utf-8"))
+    result, target, reviser = run(GenerateConfig(**settings | {"offline": True}))
     assert (target.requests, reviser.requests, result.asked) == ([], [], 0)
+    assert files_of(out) == before
+    result, target, reviser = run(GenerateConfig(**settings))
+    assert (target.requests, len(reviser.requests), result.asked) == ([], 1, 1)
     assert files_of(out) == before
 
 

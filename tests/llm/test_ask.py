@@ -1,14 +1,15 @@
-"""The one door: answers in order, nothing asked twice, failures not kept."""
+"""The one door: answers in order, nothing asked twice, failures asked again."""
 
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 from llm_requests import answers_of, completion, says
 
 from chat_server import ChatServer, Reply
-from clair_apo.errors import ModelNotFoundError, RequestError, StoreError
+from clair_apo.errors import ConfigError, ModelNotFoundError, RequestError, StoreError
 from clair_apo.llm import (
     Answered,
     ChatModel,
@@ -18,8 +19,10 @@ from clair_apo.llm import (
     StoredAnswer,
     StoredChat,
     check_model,
+    told_of_errors,
 )
 from clair_apo.llm import store as store_module
+from clair_apo.llm.http import HttpChat
 from clair_apo.records import Message
 
 SPEC = ModelSpec(model="m")
@@ -155,7 +158,7 @@ def test_what_the_store_knows_is_not_asked_again(store):
     assert (chat.meter.asked, chat.meter.reused) == (1, 1)
 
 
-def test_a_failure_is_told_is_not_kept_and_is_asked_again_next_time(store):
+def test_a_failure_is_told_is_no_answer_and_is_asked_again_next_time(store):
     failing = StoredChat(SPEC, store, Backwards(fails=("b",)))
     a, b, c = _ask(failing, "a", "b", "c")
     assert (a.completion.text, c.completion.text) == ("A", "C")
@@ -163,6 +166,41 @@ def test_a_failure_is_told_is_not_kept_and_is_asked_again_next_time(store):
     assert b.failure == "no answer to b"
     assert len(store) == 2
     assert _ask(StoredChat(SPEC, store, Backwards()), "b")[0].completion.text == "B"
+
+
+def offline(store):
+    return StoredChat(SPEC, store, Backwards(), offline=True)
+
+
+def test_offline_a_request_that_failed_fails_again_in_the_same_words(store):
+    model = Backwards(fails=("b",), forgets=("c",))
+    before = _ask(StoredChat(SPEC, store, model), "a", "b", "c")
+    assert [a.failure for a in before] == ["", "no answer to b", "the model gave no answer"]
+    assert _ask(offline(store), "a", "b", "c") == before
+    with pytest.raises(RequestError, match="offline"):
+        _ask(offline(store), "a", "b", "d")
+
+
+def test_an_answer_takes_the_place_of_a_failure_and_a_later_failure_that_of_an_earlier(store):
+    class FailsOtherwise(ChatModel):
+        def answer(self, requests):
+            yield [Answered(request, None, "another \ud83d reason") for request in requests]
+
+    _ask(StoredChat(SPEC, store, Backwards(fails=("a", "b"))), "a", "b")
+    _ask(StoredChat(SPEC, store, FailsOtherwise()), "b")
+    _ask(StoredChat(SPEC, store, Backwards()), "a")
+    a, b = _ask(offline(store), "a", "b")
+    assert a.completion.text == "A"
+    assert b.failure == "another \ufffd reason"  # as a file can hold it
+
+
+def test_offline_a_row_that_a_server_rejected_fails_again(store):
+    rejected = Reply(status=400, body={"error": {"message": "too long"}})
+    with ChatServer(lambda asked: rejected if asked.text == "b" else Reply()) as server:
+        spec = ModelSpec(model="m", base_url=server.url)
+        before = _ask(StoredChat(spec, store), "a", "b")
+    assert "too long" in before[1].failure
+    assert _ask(StoredChat(spec, store, offline=True), "a", "b") == before
 
 
 def test_a_request_that_a_model_forgets_is_a_failure_of_that_request(store):
@@ -262,16 +300,89 @@ def test_a_row_that_takes_long_holds_up_few_others_and_results_keep_their_order(
         assert [a.completion.text for a in _ask(chat, *texts)] == texts
 
 
+@pytest.fixture
+def stopping(monkeypatch):
+    """Is set when the client has been told to send nothing more: only then a server replies."""
+    event, stop = threading.Event(), HttpChat.stop
+
+    def stop_and_tell(self):
+        stop(self)
+        event.set()
+
+    monkeypatch.setattr(HttpChat, "stop", stop_and_tell)
+    return event
+
+
+def wait_for(server, count):
+    """Return once so many requests are under way."""
+    give_up = time.monotonic() + 20
+    while server.under_way < count and time.monotonic() < give_up:
+        time.sleep(0.01)
+    return server.under_way == count
+
+
 def test_when_the_disk_is_nearly_full_what_is_under_way_is_kept_and_no_more_is_asked(
-    store, monkeypatch
+    store, stopping, monkeypatch
 ):
     free = iter([2**30] * 5)
-    monkeypatch.setattr(store_module, "free_bytes", lambda _: next(free, 2**20))
-    with ChatServer(lambda _: Reply(delay_s=0.1)) as server:
+
+    def free_bytes(_):
+        return next(free, None) or (wait_for(server, 5) and 2**20)
+
+    monkeypatch.setattr(store_module, "free_bytes", free_bytes)
+    with ChatServer(lambda _: Reply(until=stopping)) as server:
         chat = StoredChat(ModelSpec(model="m", base_url=server.url, max_in_flight=20), store)
         with pytest.raises(StoreError, match="only 1 MB are free"):
             _ask(chat, *(f"q{n}" for n in range(30)))
         assert len(server.asked) == len(store) == 5
+
+
+def test_an_error_of_one_row_costs_no_answer_that_is_under_way(store, stopping, capsys):
+    def rows():
+        yield from (says(_request(chat, f"q{n}")) for n in range(8))
+        wait_for(server, 4)
+        raise ConfigError("this row cannot be rendered")
+
+    with ChatServer(lambda _: Reply(until=stopping)) as server:
+        chat = StoredChat(ModelSpec(model="m", base_url=server.url, max_in_flight=4), store)
+        with pytest.raises(ConfigError, match="cannot be rendered"):
+            list(chat.converse(rows()))
+        assert len(server.asked) == len(store) == 4, "what waited for its turn is not sent"
+    assert "waiting for 4 requests under way" in capsys.readouterr().err
+
+
+def test_an_error_of_the_one_who_takes_the_results_costs_no_answer_either(store, stopping):
+    def reply(asked):
+        return Reply(until=None if asked.text == "q0" else stopping)
+
+    with ChatServer(reply) as server:
+        chat = StoredChat(ModelSpec(model="m", base_url=server.url, max_in_flight=4), store)
+        results = chat.converse(says(_request(chat, f"q{n}")) for n in range(4))
+        with pytest.raises(OSError, match="no room"), told_of_errors(results):
+            next(results)
+            wait_for(server, 3)
+            raise OSError("no room")
+        assert len(server.asked) == len(store) == 4
+
+
+def test_ctrl_c_does_not_wait_for_what_is_under_way(store, stopping):
+    with ChatServer(lambda asked: Reply(until=None if asked.text == "q0" else stopping)) as server:
+        chat = StoredChat(ModelSpec(model="m", base_url=server.url, max_in_flight=4), store)
+        results = chat.converse(says(_request(chat, f"q{n}")) for n in range(4))
+        with pytest.raises(KeyboardInterrupt), told_of_errors(results):
+            next(results)
+            raise KeyboardInterrupt
+        results.close()
+        assert not stopping.is_set()
+        assert len(store) == 1
+
+
+def test_an_error_before_anything_was_asked_is_only_raised():
+    results = (text for text in "ab")
+    with pytest.raises(ValueError, match="early"), told_of_errors(results):
+        raise ValueError("early")
+    with pytest.raises(ValueError, match="early"), told_of_errors(["a list"]):
+        raise ValueError("early")
 
 
 def test_a_wave_is_not_begun_on_a_disk_that_is_nearly_full(store, monkeypatch):

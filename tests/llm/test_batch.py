@@ -321,6 +321,14 @@ def test_answers_of_an_old_batch_that_nobody_wants_any_more_are_kept_too(server,
     assert_all_answered(store, questions(3))
 
 
+def test_an_answer_of_an_old_batch_that_nobody_can_read_is_kept_as_it_was_paid_for(server, store):
+    unreadable = {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2}}
+    server.outcomes = [Outcome(line=lambda line: answered(line, lambda _: unreadable))]
+    leave_batch(server, store, questions(2))
+    ask(server, store, questions(1))
+    assert store.get(questions(2)[1].key) == unreadable
+
+
 def test_a_batch_that_was_created_but_not_noted_is_found_by_its_name(server, store, monkeypatch):
     requests = questions(3)
     other = questions(2, first=10)

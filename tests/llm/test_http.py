@@ -152,12 +152,19 @@ def test_a_refused_connection_says_where_and_how_to_go_on(no_server):
     assert "run the same command again to go on" in message
 
 
-@pytest.mark.parametrize("status", [401, 403])
-def test_a_refused_key_is_named_by_its_variable_and_is_not_tried_again(server, spec, status):
-    server.reply = lambda _: error(status, f"wrong key {KEY}")
+def test_a_refused_key_is_named_by_its_variable_and_is_not_tried_again(server, spec):
+    server.reply = lambda _: error(401, f"wrong key {KEY}")
     message = failure(spec, "q")
     assert "$TEST_KEY" in message
     assert len(server.asked) == 1
+
+
+def test_a_server_that_refuses_all_with_403_ends_the_run_and_names_the_key(server, spec):
+    server.reply = lambda _: error(403, f"wrong key {KEY}")
+    message = failure(spec, "q")
+    assert "refused the key in $TEST_KEY" in message
+    assert "run the same command again to go on" in message
+    assert len(server.asked) == 2  # and a short question, which is refused too
 
 
 def test_an_unknown_model_is_named(server, spec):
@@ -222,13 +229,34 @@ def test_a_rejected_request_fails_alone(server, spec, status):
     assert server.texts.count("bad") == 1
 
 
-def test_a_flagged_prompt_fails_alone_although_the_status_is_403(server, spec):
-    body = {"error": {"code": 403, "message": "flagged", "metadata": {"flagged_input": "bad"}}}
-    flagged = Reply(status=403, body=body)
-    server.reply = lambda asked: flagged if asked.text == "bad" else Reply()
-    found = answers(spec, "bad", "good")
+@pytest.mark.parametrize("status", [403, 406, 451])
+@pytest.mark.parametrize("texts", [("bad", "good", "fine"), ("good", "bad", "fine")])
+def test_a_refused_prompt_fails_alone_whatever_the_status(server, spec, status, texts):
+    refused = error(status, "this prompt is blocked")
+    server.reply = lambda asked: refused if asked.text == "bad" else Reply()
+    found = answers(spec, *texts)
     assert found["good"].response is not None
-    assert "flagged" in found["bad"].failure
+    assert found["fine"].response is not None
+    assert "this prompt is blocked" in found["bad"].failure
+    assert "key" not in found["bad"].failure
+    assert server.texts.count("bad") == 1
+
+
+@pytest.mark.parametrize("status", [406, 451])
+def test_a_server_that_refuses_even_a_short_question_ends_the_run(server, spec, status):
+    server.reply = lambda _: error(status, "not in your country")
+    message = failure(spec, *(f"q{n}" for n in range(50)))
+    assert "not in your country; it says so even to a short question" in message
+    assert "run the same command again to go on" in message
+    assert len(server.asked) < 5
+
+
+def test_a_key_that_is_refused_midway_ends_the_run_even_while_a_prompt_is_blocked(server, spec):
+    texts = ["good", "bad", "worse"]
+    replies = {"bad": error(403, "blocked"), "worse": error(401, "revoked")}
+    server.reply = lambda asked: replies.get(asked.text, Reply())
+    assert "$TEST_KEY" in failure(spec, *texts)
+    assert server.texts == texts
 
 
 def test_a_prompt_of_more_tokens_than_a_minute_has_fails_alone(server, spec):
@@ -247,8 +275,10 @@ def test_settings_that_the_server_always_rejects_end_the_run(server, spec):
     assert len(server.asked) < 5
 
 
-@pytest.mark.parametrize("body", ["<html>a web page</html>", "{not json", "[1, 2]", '"text"', ""])
-def test_a_reply_that_is_no_json_object_asks_whether_the_address_is_right(server, spec, body):
+@pytest.mark.parametrize(
+    "body", ["<html>a web page</html>", "{not json", "[1, 2]", '"text"', "", '{"hello": "world"}']
+)
+def test_a_reply_that_is_no_completion_asks_whether_the_address_is_right(server, spec, body):
     server.reply = lambda _: Reply(body=body)
     message = failure(spec, "q")
     assert f"is base_url '{spec.base_url}' right?" in message

@@ -18,7 +18,7 @@ from chat_server import ChatServer, Reply
 from clair_apo.errors import RequestError
 from clair_apo.llm import health
 from clair_apo.llm.failures import RequestFailure, retry_after_s
-from clair_apo.llm.health import ATTEMPTS, RATE_LIMITS, TIME_OUTS, Attempts
+from clair_apo.llm.health import ATTEMPTS, MOST_FAILURES, RATE_LIMITS, TIME_OUTS, Attempts
 from clair_apo.llm.http import HttpChat
 from clair_apo.llm.limits import START, Gate
 from clair_apo.llm.meter import Meter
@@ -270,6 +270,40 @@ def test_rows_that_all_fail_end_the_run_although_short_questions_are_answered(se
     with pytest.raises(RequestError, match="20 requests failed one after the other") as caught:
         answers(spec_for(server.url, max_in_flight=8), *questions(100))
     assert "run the same command again to go on" in str(caught.value)
+
+
+@pytest.mark.parametrize("status", [400, 403, 413, 422])
+def test_a_server_that_begins_to_reject_everything_ends_the_run(server, status):
+    server.reply = lambda asked: Reply() if asked.number < 5 else error(status, "not any more")
+    with closing(HttpChat(spec_for(server.url))) as chat:
+        for text in questions(100):
+            chat.submit(ask_for(text))
+        found = []
+        with pytest.raises(RequestError, match=r"not any more.*even to a short") as caught:
+            while len(found) < 100:
+                found += (answered := chat.collect())
+                chat.settle(len(answered))
+    assert "run the same command again to go on" in str(caught.value)
+    assert [one.response is not None for one in found] == [True] * 5 + [False] * (MOST_FAILURES - 1)
+    assert len(server.asked) <= 5 + MOST_FAILURES + 2  # the short question, and one beside it
+
+
+def test_rows_that_are_all_rejected_fail_alone_while_short_questions_are_answered(server):
+    count = 2 * MOST_FAILURES + 5
+    server.reply = lambda asked: error(400) if asked.text.startswith("q") else Reply()
+    found = answers(spec_for(server.url), *questions(count))
+    assert len(found) == count
+    assert not any(one.response for one in found.values())
+    # one at the very start, and then one each time that so many were rejected
+    assert len(server.asked) - count == 1 + (count - 1) // MOST_FAILURES
+
+
+def test_rejected_rows_amid_answers_are_not_counted_together(server):
+    server.reply = lambda asked: error(400) if asked.number % 10 else Reply()
+    count = 3 * MOST_FAILURES
+    found = answers(spec_for(server.url), *questions(count))
+    assert sum(one.response is None for one in found.values()) > MOST_FAILURES
+    assert len(server.asked) == count
 
 
 def test_an_account_shared_with_others_who_use_it_up_costs_no_row(server, no_waits):

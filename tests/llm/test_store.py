@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from llm_requests import ask_for
 
 from clair_apo.errors import StoreError
-from clair_apo.llm import RequestStore, StoredAnswer, disks
+from clair_apo.llm import Answer, RequestStore, StoredAnswer, disks
 from clair_apo.llm import store as store_module
 from clair_apo.llm.tables import Spent, StoredBatch
 
@@ -340,13 +340,22 @@ def test_an_answer_that_is_no_json_is_damage(path):
             store.get("k")
 
 
-def test_an_answer_that_is_no_completion_is_damage(path):
+def test_an_answer_that_is_json_but_no_object_is_damage(path):
+    with RequestStore(path) as store:
+        put(store, "k", ANSWER)
+        store._db.execute("UPDATE answers SET response = '[]'")
+        with pytest.raises(StoreError, match=r"k is no JSON object.*recover"):
+            store.get("k")
+
+
+def test_a_response_without_an_answer_is_a_failed_answer_and_no_damage(path):
     request = ask_for("q")
     with RequestStore(path) as store:
         assert store.answer(request) is None
         put(store, request.key, {"choices": []})
-        with pytest.raises(StoreError, match=rf"{request.key}: the response holds no text"):
-            store.answer(request)
+        answer = store.answer(request)
+    assert answer.completion is None
+    assert "no answer in choices[0]" in answer.failure
 
 
 def journal(path):
@@ -410,6 +419,57 @@ def test_a_store_takes_over_the_answers_and_batches_of_another(tmp_path):
         again = store.take_over(theirs, "part", "whole")
         assert (again.answers, again.conflicts) == (0, 1)
     assert theirs.read_bytes() == before
+
+
+def failed(text, reason):
+    return Answer(ask_for(text), None, reason)
+
+
+def test_failures_are_kept_with_their_last_reason_and_are_no_answers(path):
+    with RequestStore(path) as store:
+        store.put_failures([failed("a", "first"), failed("b", "other")])
+        store.put_failures([failed("a", "last")])
+        store.put_failures([])
+    with RequestStore(path) as store:
+        assert store.failed_answer(ask_for("a")) == failed("a", "last")
+        assert store.failed_answer(ask_for("b")) == failed("b", "other")
+        assert store.failed_answer(ask_for("c")) is None
+        assert store.answer(ask_for("a")) is None
+        assert len(store) == 0
+
+
+def make_older(path):
+    """A store as it was before failures had a table."""
+    with RequestStore(path) as store:
+        put(store, "k", ANSWER, run_id="part")
+        store.add_batch(BATCH)
+        store._db.execute("DROP TABLE failures")
+
+
+def test_a_store_from_before_failures_were_kept_opens_with_all_that_it_holds(path):
+    make_older(path)
+    with RequestStore(path) as store:
+        assert store.get("k") == ANSWER
+        assert store.batches() == [BATCH]
+        store.put_failures([failed("a", "no")])
+        assert store.failed_answer(ask_for("a")) == failed("a", "no")
+
+
+def test_a_store_takes_over_failures_and_the_later_reason_stays(tmp_path):
+    theirs, mine = tmp_path / "theirs.sqlite", tmp_path / "mine.sqlite"
+    with RequestStore(mine) as store:
+        store.put_failures([failed("a", "mine, earlier")])
+    with RequestStore(theirs) as store:
+        store.put_failures([failed(text, "theirs") for text in "abc"])
+    with RequestStore(mine) as store:
+        store.put_failures([failed("c", "mine, later")])
+    make_older(older := tmp_path / "older.sqlite")
+    with RequestStore(mine) as store:
+        for other in (theirs, older):
+            store.take_over(other, "part", "whole")
+        reasons = [store.failed_answer(ask_for(text)).failure for text in "abc"]
+        assert reasons == ["theirs", "theirs", "mine, later"]
+        assert store.get("k") == ANSWER
 
 
 def test_a_store_that_is_not_there_or_is_none_is_not_taken_over(tmp_path):

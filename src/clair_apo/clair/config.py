@@ -100,7 +100,8 @@ class GenerateConfig(Config):
     """Stop before the run has cost more USD than this, over all its invocations; run again with
     more to go on."""
     offline: bool = False
-    """Ask nothing: fail where the store does not have an answer."""
+    """Ask nothing: a request that failed fails again, and where the store knows nothing the run
+    ends."""
     shard: str | None = None
     """`i/n`: only the i-th of n parts of the prompts, from 1; in a folder below `run_dir`, and
     with a store, of its own. `clair-apo merge` joins the parts."""

@@ -17,7 +17,7 @@ from clair_apo.config import Section
 from clair_apo.errors import ConfigError
 from clair_apo.records import Conversation, DropReason, FinishReason, Message
 
-GATE_VERSION = 2
+GATE_VERSION = 3
 """Goes up whenever the same rows may be judged differently; runs rebuild their pairs then."""
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -123,13 +123,14 @@ def judge_answer(
         tokens: length of the answer; some servers say `stop` although the limit was reached.
         max_tokens: the limit; None where there was none.
     """
-    if not text.strip():
-        return Verdict(DropReason.EMPTY, "the answer has no text")
-    # its end is the choice of a filter or of the limit, not the model's
-    if finish_reason == "content_filter":
-        return Verdict(DropReason.CUT, "a content filter broke the answer off")
+    # its end is the choice of the limit or of a filter, not the model's; a model that thinks may
+    # run into the limit before it has said anything
     if finish_reason == "length" or (max_tokens is not None and tokens >= max_tokens):
         return Verdict(DropReason.CUT, f"the answer ran into the limit of {max_tokens} tokens")
+    if not text.strip():
+        return Verdict(DropReason.EMPTY, "the answer has no text")
+    if finish_reason == "content_filter":
+        return Verdict(DropReason.CUT, "a content filter broke the answer off")
     return None
 
 

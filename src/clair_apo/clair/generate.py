@@ -25,7 +25,7 @@ from clair_apo.clair.templates import load_rubric
 from clair_apo.clair.verify import verification_numbers
 from clair_apo.errors import DataError
 from clair_apo.files import atomic_writer, read_jsonl
-from clair_apo.llm import ChatModel, Dialogue, RequestStore
+from clair_apo.llm import ChatModel, Dialogue, RequestStore, told_of_errors
 from clair_apo.progress import Usage, say, show_progress
 from clair_apo.records import Dropped, Judgement, PreferencePair, Prompt, Record, Verification
 from clair_apo.runs import RunFolder
@@ -174,6 +174,7 @@ class _Walk:
                 for kind, file in files.items()
             }
             tell = stack.enter_context(show_progress(name, total, usage, self._money))
+            stack.enter_context(told_of_errors(results))
             for made in results:
                 for row in made.rows:
                     writers[type(row)].write(row.model_dump_json() + "\n")

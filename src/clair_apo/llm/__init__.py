@@ -18,6 +18,7 @@ from clair_apo.llm.meter import Meter
 from clair_apo.llm.scripted import ScriptedChat
 from clair_apo.llm.store import RequestStore
 from clair_apo.llm.tables import Spent, StoredAnswer
+from clair_apo.llm.talk import told_of_errors
 from clair_apo.records import Sampling
 
 __all__ = [
@@ -37,4 +38,5 @@ __all__ = [
     "StoredAnswer",
     "StoredChat",
     "check_model",
+    "told_of_errors",
 ]

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from clair_apo.errors import RequestError, StoreError
 from clair_apo.llm.budget import Account, Budget
@@ -23,13 +23,16 @@ from clair_apo.llm.chat import (
     Completion,
     Dialogue,
     ModelSpec,
+    RawResponse,
     StreamingChat,
 )
 from clair_apo.llm.groups import groups_of
 from clair_apo.llm.keys import find_key
 from clair_apo.llm.meter import Meter
+from clair_apo.llm.responses import is_completion, writable
 from clair_apo.llm.store import RequestStore
 from clair_apo.llm.tables import StoredAnswer
+from clair_apo.llm.talk import Talk
 from clair_apo.models import ModelSource, find_model
 from clair_apo.progress import say
 from clair_apo.records import Conversation
@@ -69,7 +72,8 @@ class StoredChat:
         store: where answers are kept.
         model: asked in place of what `spec` names; for tests and models of one's own.
         meter: what is counted, for the progress display and the manifest.
-        offline: fail at the first request that the store cannot answer.
+        offline: ask nothing. A request that failed when it was last asked fails again; at the
+            first of which the store knows nothing, the run ends.
         run_id: stands in the store beside what this run paid for.
         budget: the money of the run, shared by its models; by default without a limit.
     """
@@ -140,7 +144,7 @@ class StoredChat:
     def _in_waves(self, dialogues: Iterable[Dialogue[T]]) -> Iterator[T]:
         """Waves are counted from the first row, so that a resumed run plans the same groups."""
         for rows in groups_of(self._wave, dialogues):
-            talks = [_Talk(row) for row in rows]
+            talks = [Talk(row) for row in rows]
             while waiting := [talk for talk in talks if talk.requests]:
                 answers = self._answers({r.key: r for talk in waiting for r in talk.requests})
                 for talk in waiting:
@@ -164,14 +168,17 @@ class StoredChat:
                         self._account.settle(request, None)
                     answers |= self._brought_along(missing[len(paid) :])
                     missing = [r for r in missing[len(paid) :] if r.key not in answers]
-        gave_none = "the model gave no answer"
-        return {k: answers.get(k) or Answer(r, None, gave_none) for k, r in requests.items()}
+            silent = [request for key, request in requests.items() if key not in answers]
+            failed = [Answer(request, None, "the model gave no answer") for request in silent]
+            self._store.put_failures(failed)
+            answers |= {answer.request.key: answer for answer in failed}
+        return answers
 
     def _brought_along(self, requests: Sequence[ChatRequest]) -> dict[str, Answer]:
         """What a batch from before answered beside what was asked now; the run pays for it too."""
         found = {r.key: answer for r in requests if (answer := self._store.answer(r))}
         for answer in found.values():
-            self.meter.count(answer.completion)
+            self.meter.count(answer.completion, failed=answer.completion is None)
             self._account.settle(answer.request, answer.completion)
         return found
 
@@ -179,8 +186,8 @@ class StoredChat:
 
     def _in_a_stream(self, dialogues: Iterable[Dialogue[T]]) -> Iterator[T]:
         """Rows side by side, each of which goes on as soon as its own answers are there."""
-        rows, held = iter(dialogues), deque[_Talk[T]]()
-        waiting: dict[str, list[_Talk[T]]] = {}
+        rows, held = iter(dialogues), deque[Talk[T]]()
+        waiting: dict[str, list[Talk[T]]] = {}
         most_waiting = self.spec.max_in_flight * REQUESTS_AHEAD
         most_held = self.spec.max_in_flight * ROWS_HELD
         try:
@@ -189,13 +196,15 @@ class StoredChat:
                     yield held.popleft().result
                 has_room = len(waiting) < most_waiting and len(held) < most_held
                 if has_room and (row := next(rows, None)) is not None:
-                    held.append(_Talk(row))
+                    held.append(Talk(row))
                     self._ask_for(held[-1], waiting)
                 elif waiting:
                     self._collect(waiting)
                 else:
                     return
-        except StoreError:
+        except RequestError:
+            raise  # all that was under way has been collected
+        except Exception:  # not Ctrl+C, which ends at once
             self._keep_what_is_under_way(waiting)
             raise
         finally:
@@ -203,7 +212,7 @@ class StoredChat:
                 self._server.close()
                 del self._model
 
-    def _ask_for(self, talk: "_Talk[T]", waiting: dict[str, list["_Talk[T]"]]) -> None:
+    def _ask_for(self, talk: Talk[T], waiting: dict[str, list[Talk[T]]]) -> None:
         """Let a row go on with what the store knows, and ask the server for the rest."""
         while talk.requests:
             for request in talk.missing():
@@ -225,7 +234,7 @@ class StoredChat:
         while self._unpaid and self._account.reserve(self._unpaid[0]):
             self._server.submit(self._unpaid.popleft())
 
-    def _collect(self, waiting: dict[str, list["_Talk[T]"]]) -> None:
+    def _collect(self, waiting: dict[str, list[Talk[T]]]) -> None:
         if len(self._unpaid) == len(waiting):  # nothing is under way that could settle for less
             raise self._account.exhausted(self._unpaid[0])
         answered = self._server.collect()
@@ -239,9 +248,13 @@ class StoredChat:
                     talk.go_on()
                     self._ask_for(talk, waiting)
 
-    def _keep_what_is_under_way(self, waiting: dict[str, list["_Talk[T]"]]) -> None:
-        """Once the disk has little room left, nothing more is asked; what is asked is paid for."""
+    def _keep_what_is_under_way(self, waiting: dict[str, list[Talk[T]]]) -> None:
+        """When a run has to end, nothing more is asked, and what is asked is paid for."""
+        if len(waiting) == len(self._unpaid):
+            return
+        say(f"stopping; waiting for {self.meter.in_flight} requests under way: they are paid for")
         with suppress(StoreError, RequestError):
+            self._server.stop()
             while waiting and (answered := self._server.collect()):
                 for answer in self._kept(answered):
                     waiting.pop(answer.request.key, None)
@@ -252,22 +265,28 @@ class StoredChat:
     def _stored(self, request: ChatRequest) -> Answer | None:
         answer = self._store.answer(request)
         self.meter.reused += answer is not None
+        if answer is None and self._offline:
+            answer = self._store.failed_answer(request)
         return answer
 
     def _kept(self, answered: Sequence[Answered]) -> list[Answer]:
-        """Store responses together, before anything else is done with them."""
-        answers = [_read(one) for one in answered]
+        """Store responses together, before anything else is done with them, readable or not."""
         self._store.put_many(
             [
-                StoredAnswer(key=a.request.key, model=a.request.model, response=one.response)
-                for a, one in zip(answers, answered, strict=True)
-                if a.completion is not None and one.response is not None
+                StoredAnswer(key=one.request.key, model=one.request.model, response=response)
+                for one in answered
+                if (response := _paid_for(one)) is not None
             ],
             run_id=self._run_id,
         )
-        for answer in answers:
-            self.meter.count(answer.completion)
-            self._account.settle(answer.request, answer.completion)
+        answers = [_read(one) for one in answered]
+        self._store.put_failures([answer for answer in answers if answer.completion is None])
+        for one, answer in zip(answered, answers, strict=True):
+            paid = answer.completion
+            if paid is None and (response := _paid_for(one)) is not None:
+                paid = Completion.of_no_answer(response)
+            self.meter.count(paid, failed=answer.completion is None)
+            self._account.settle(one.request, paid)
         return answers
 
     @property
@@ -313,40 +332,13 @@ class StoredChat:
         return find_model(self.spec.model, say, self.spec.revision)
 
 
-class _Talk(Generic[T]):
-    """A dialogue under way."""
-
-    requests: tuple[ChatRequest, ...]
-    """What it waits for; empty once it has ended with a `result`."""
-    result: T
-
-    def __init__(self, dialogue: Dialogue[T]) -> None:
-        self._dialogue = dialogue
-        self.answers: dict[str, Answer] = {}
-        self._advance(None)
-
-    def missing(self) -> list[ChatRequest]:
-        unique = {request.key: request for request in self.requests}
-        return [request for key, request in unique.items() if key not in self.answers]
-
-    def go_on(self) -> None:
-        self._advance(tuple(self.answers[request.key] for request in self.requests))
-
-    def _advance(self, answers: tuple[Answer, ...] | None) -> None:
-        self.answers = {}
-        try:
-            self.requests = (
-                next(self._dialogue) if answers is None else self._dialogue.send(answers)
-            )
-        except StopIteration as end:
-            self.requests, self.result = (), end.value
-
-
 def _read(answered: Answered) -> Answer:
     """What a response says, or why it says nothing."""
     if answered.response is None:
-        return Answer(answered.request, None, answered.failure)
-    try:
-        return Answer(answered.request, Completion.from_response(answered.response))
-    except ValueError as error:
-        return Answer(answered.request, None, str(error))
+        return Answer(answered.request, None, writable(answered.failure))
+    return Answer.of_response(answered.request, answered.response)
+
+
+def _paid_for(answered: Answered) -> RawResponse | None:
+    response = answered.response
+    return response if response is not None and is_completion(response) else None

@@ -9,7 +9,8 @@ from openai.types import Batch
 
 from clair_apo.llm.batch_files import BatchResult, read_results
 from clair_apo.llm.batch_server import BatchServer
-from clair_apo.llm.chat import Answered, ChatRequest, Completion
+from clair_apo.llm.chat import Answered, ChatRequest
+from clair_apo.llm.responses import is_completion
 from clair_apo.llm.store import RequestStore
 from clair_apo.llm.tables import StoredAnswer, StoredBatch
 
@@ -66,15 +67,7 @@ class BatchResults:
             self.unanswered.pop(result.key, None)
             if request := self._wanted.get(result.key):
                 mine.append(Answered(request, result.response, result.failure))
-            elif result.response is not None and _holds_an_answer(result):
+            elif result.response is not None and is_completion(result.response):
                 others.append(StoredAnswer(result.key, self._batch.model, result.response))
         self._store.put_many(others, self._batch.run_id)
         return mine
-
-
-def _holds_an_answer(result: BatchResult) -> bool:
-    try:
-        Completion.from_response(result.response or {})
-    except ValueError:
-        return False
-    return True

@@ -160,7 +160,7 @@ class BatchServer:
                     return self._once(call, missing)
         except RequestFailure as failure:
             told = failure.sentence
-            raise RequestError(told if GO_ON in told else f"{told}; {GO_ON}") from None
+            raise RequestError(told if GO_ON in told else f"{told}; {failure.advice}") from None
         raise AssertionError("a loop of attempts ends with a result or an error")
 
     def _once(self, call: Callable[[], T], missing: str) -> T:

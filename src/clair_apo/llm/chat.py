@@ -17,6 +17,7 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 
 from clair_apo.config import Section
 from clair_apo.llm.prices import Price
+from clair_apo.llm.responses import first_choice, text_of, usage_of
 from clair_apo.records import (
     Conversation,
     FinishReason,
@@ -31,8 +32,6 @@ from clair_apo.records import (
 RawResponse = dict[str, Any]
 T = TypeVar("T")
 
-# halves of surrogate pairs, which JSON can spell and no file can hold
-_HALVES = re.compile("[\ud800-\udfff]")
 _FINISHES = ("stop", "length", "content_filter")
 # what `extra_body` may not hold: settings with a place of their own, or that part an answer
 _NOT_EXTRA = {
@@ -99,22 +98,18 @@ class Completion(Record):
         Raises:
             ValueError: it holds no answer.
         """
-        try:
-            choice = response["choices"][0]
-            reason = choice.get("finish_reason")
-            usage = response.get("usage") or {}
-            return cls(
-                text=_HALVES.sub("\ufffd", choice["message"]["content"] or ""),
-                finish_reason=reason if reason in _FINISHES else "other",
-                prompt_tokens=usage.get("prompt_tokens") or 0,
-                completion_tokens=usage.get("completion_tokens") or 0,
-            )
-        except (LookupError, TypeError, AttributeError, ValueError):
-            # some servers say 200 and put what went wrong in the body
-            raise ValueError(
-                "the response holds no text in choices[0].message.content: "
-                + canonical_json(response)[:200]
-            ) from None
+        choice = first_choice(response)
+        reason = choice.get("finish_reason")
+        return cls(
+            text=text_of(choice),
+            finish_reason=reason if reason in _FINISHES else "other",
+            **usage_of(response)._asdict(),
+        )
+
+    @classmethod
+    def of_no_answer(cls, response: RawResponse) -> "Completion":
+        """What a response cost that holds no answer, as an answer without text."""
+        return cls(text="", finish_reason="other", **usage_of(response)._asdict())
 
     def to_response(self, model: str) -> RawResponse:
         """The same as an OpenAI chat completion, for models that are not behind a server."""
@@ -147,6 +142,14 @@ class Answer:
     request: ChatRequest
     completion: Completion | None
     failure: str = ""
+
+    @classmethod
+    def of_response(cls, request: ChatRequest, response: RawResponse) -> "Answer":
+        """What a response says, or why it says nothing."""
+        try:
+            return cls(request, Completion.from_response(response))
+        except ValueError as error:
+            return cls(request, None, str(error))
 
 
 Dialogue = Generator[tuple[ChatRequest, ...], tuple[Answer, ...], T]
@@ -202,6 +205,10 @@ class StreamingChat(Protocol):
 
     def settle(self, count: int) -> None:
         """Say that so many answers are stored: their places are free for other requests."""
+        ...
+
+    def stop(self) -> None:
+        """Send nothing more; what is under way is still collected, and then `collect` raises."""
         ...
 
     def close(self) -> None:

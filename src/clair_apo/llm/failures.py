@@ -1,8 +1,9 @@
 """What went wrong with a request, read from what the HTTP client raised: whose fault, what to do.
 
 - `passing`: no connection, time-out, 408, 409, 429, 5xx: worth another attempt;
-- `row`: 400, 413, 422, a flagged prompt, one that no minute has tokens for: this request alone
-  has no answer;
+- `row`: 400, 413, 422, a prompt that no minute has tokens for: this request alone has no answer;
+- `refusal`: 403, 451 and every other 4xx: some servers refuse a prompt so, some a key; it is the
+  request's fault where the server answers anything else, otherwise the run's;
 - `run`: wrong key, address or model, no money left: no request will be answered.
 """
 
@@ -18,10 +19,11 @@ from urllib.parse import urlsplit
 import openai
 
 from clair_apo.llm.chat import ModelSpec
+from clair_apo.llm.responses import is_error
 
 GO_ON = "what was answered is kept: run the same command again to go on"
 
-Fault = Literal["passing", "row", "run"]
+Fault = Literal["passing", "row", "refusal", "run"]
 
 _PASSING = (408, 409, 425, 429)
 _ROW = (400, 413, 422)
@@ -50,6 +52,7 @@ class RequestFailure(Exception):
     Attributes:
         fault: whose it is; see the module.
         sentence: what happened, for people, without the key.
+        advice: what to look at where the run ends by it.
         overloaded: the server has too much to do.
         timed_out: it did not answer in time.
         limited: it is there, and limits the rate.
@@ -63,6 +66,7 @@ class RequestFailure(Exception):
         fault: Fault,
         sentence: str,
         *,
+        advice: str = GO_ON,
         overloaded: bool = False,
         timed_out: bool = False,
         limited: bool = False,
@@ -71,6 +75,7 @@ class RequestFailure(Exception):
         super().__init__(sentence)
         self.fault = fault
         self.sentence = sentence
+        self.advice = advice
         self.overloaded = overloaded
         self.timed_out = timed_out
         self.limited = limited
@@ -121,21 +126,21 @@ class FailureReader:
 
     def of_body(self, response: dict[str, Any]) -> RequestFailure | None:
         """The failure that some servers put into a reply of status 200; None where it is none."""
-        error = response.get("error")
-        if not error or response.get("choices"):
+        if not is_error(response):
             return None
+        error = response["error"]
         code = error.get("code") if isinstance(error, dict) else None
         status = code if isinstance(code, int) and 400 <= code < 600 else 500
         return self._of_status(status, json.dumps(response), None)
 
-    def of_no_json(self, text: str, answered_before: bool) -> RequestFailure:
-        """A reply of status 200 that is no JSON object: a proxy's page, or no such server at all.
+    def of_something_else(self, text: str, answered_before: bool) -> RequestFailure:
+        """A reply of status 200 that is no completion: a proxy's page, or no such server at all.
 
         Args:
             text: the reply.
             answered_before: the server has answered something else as it should.
         """
-        told = f"{self._where} replied with something else than a JSON object, beginning "
+        told = f"{self._where} replied with something else than a chat completion, beginning "
         told += repr(self._clean(text[:60]))
         if answered_before:
             return RequestFailure("passing", told)
@@ -149,7 +154,7 @@ class FailureReader:
             return RequestFailure(
                 "run", f"{told}; the account has nothing left to spend: top it up; {GO_ON}"
             )
-        if status in _ROW or _is_too_much_for_one(status, error, body):
+        if status in _ROW or _is_too_much_for_one(status, error):
             return RequestFailure("row", told)
         if status in _PASSING or status >= 500:
             return RequestFailure(
@@ -159,14 +164,16 @@ class FailureReader:
                 limited=status == 429,
                 retry_after_s=retry_after_s,
             )
-        return RequestFailure("run", self._refusal(status, told))
-
-    def _refusal(self, status: int, told: str) -> str:
-        if status in (401, 403):
-            return f"{told}; it refused the key in ${self._spec.api_key_env}"
+        key = f"it refused the key in ${self._spec.api_key_env}"
+        if status == 401:
+            return RequestFailure("run", f"{told}; {key}")
         if status == 404:
-            return f"{told}; it knows no model {self._spec.model!r}, or base_url is wrong"
-        return f"{told}; {GO_ON}"
+            model = f"it knows no model {self._spec.model!r}, or base_url is wrong"
+            return RequestFailure("run", f"{told}; {model}")
+        if 400 <= status < 500:
+            advice = f"{key}; {GO_ON}" if status == 403 else GO_ON
+            return RequestFailure("refusal", told, advice=advice)
+        return RequestFailure("run", f"{told}; {GO_ON}")
 
     def _clean(self, text: str) -> str:
         shown = text.replace(self._key, "***") if self._key else text
@@ -200,11 +207,8 @@ def _message(error: dict[str, Any]) -> str:
     return str(error.get("message") or error.get("detail") or "")
 
 
-def _is_too_much_for_one(status: int, error: dict[str, Any], body: str) -> bool:
-    """Statuses that mostly concern all requests, where they concern this one alone."""
-    if status == 403:
-        return "flagged_input" in body  # moderation
-    # of more tokens than a minute has
+def _is_too_much_for_one(status: int, error: dict[str, Any]) -> bool:
+    """Whether this one has more tokens than a minute."""
     return status == 429 and _message(error).lower().startswith("request too large")
 
 

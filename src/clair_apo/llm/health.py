@@ -31,7 +31,8 @@ FIRST_PATIENCE_S = 10.0
 ATTEMPTS_IN_VAIN = 16
 """So many attempts may fail one after the other before the server is taken to be down."""
 MOST_FAILURES = 20
-"""So many requests may fail for good one after the other, with no answer between them."""
+"""So many requests may fail for good one after the other, with no answer between them: then a
+server that merely rejects them is asked a short question, and any other ends the run."""
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0
 
 
@@ -75,6 +76,7 @@ class ServerHealth:
         self._back_at = -math.inf
         self._attempts_in_vain = 0
         self._failures = 0
+        self._rejections = 0
         self._judging = asyncio.Lock()
 
     @property
@@ -85,7 +87,7 @@ class ServerHealth:
     def answered(self) -> None:
         """A request was answered."""
         self._answered_at = time.monotonic()
-        self._attempts_in_vain = self._failures = 0
+        self._attempts_in_vain = self._failures = self._rejections = 0
 
     async def attempt_failed(self, failure: RequestFailure) -> None:
         """An attempt failed that may be repeated; returns when that makes sense.
@@ -109,7 +111,7 @@ class ServerHealth:
             RequestError: the server is down for good, or answers nothing of what it is asked.
         """
         async with self._judging:
-            if failure.fault == "row":
+            if failure.fault in ("row", "refusal"):
                 await self._check_that_anything_works()
                 return True
             if self._back_at > failure.sent_at:
@@ -126,14 +128,21 @@ class ServerHealth:
             return True
 
     async def _check_that_anything_works(self) -> None:
-        """Where the very first requests are rejected, it may be the settings that are wrong."""
-        if self.ever_answered:
+        """Where the very first requests are rejected, it may be the settings that are wrong.
+
+        And where one after the other is, the server may have changed its mind about all of them.
+        """
+        self._rejections += 1
+        if self.ever_answered and self._rejections < MOST_FAILURES:
             return
         failure = await self._probe()
         if failure is None:
             self._answered_at = time.monotonic()
+            self._rejections = 0
         elif failure.fault != "passing":
-            raise RequestError(f"{failure.told}; it says so even to a short question; {GO_ON}")
+            raise RequestError(
+                f"{failure.told}; it says so even to a short question; {failure.advice}"
+            )
 
     async def _outlast(self, failure: RequestFailure) -> bool:
         """Ask short questions until one is answered: True when it was the first."""
@@ -163,6 +172,8 @@ class ServerHealth:
         failure = await self._probe()
         if failure is None or failure.fault == "row":
             return False
+        if failure.fault == "refusal":
+            raise RequestError(f"{failure.told}; {failure.advice}")
         if failure.fault == "run":
             raise RequestError(failure.told)
         self._gate.pause(failure.retry_after_s or 0.0)

@@ -26,6 +26,7 @@ from clair_apo.llm.health import Attempts, ServerHealth
 from clair_apo.llm.keys import find_key
 from clair_apo.llm.limits import Gate
 from clair_apo.llm.meter import Meter
+from clair_apo.llm.responses import is_completion
 from clair_apo.records import Message
 
 # retries show where logging is set up; without that they would stand bare on standard error
@@ -90,6 +91,10 @@ class HttpChat:
         """Say that so many of the collected are stored: their places are free for others."""
         self._loop.call_soon_threadsafe(self._server.settle, count)
 
+    def stop(self) -> None:
+        """Send nothing more; what is under way is still collected, and then `collect` raises."""
+        self._loop.call_soon_threadsafe(self._server.stop, RequestError("stopped"))
+
     def close(self) -> None:
         """Send nothing more and wait for nothing."""
         if self._thread.is_alive():
@@ -152,11 +157,11 @@ class _Server:
             while result is None and self._end is None:
                 result = await self._with_attempts(request)
         except RequestError as error:
-            self._stop(error)
+            self.stop(error)
         if result is not None:
             self._results.put(result)
 
-    def _stop(self, error: Exception) -> None:
+    def stop(self, error: Exception) -> None:
         """Send nothing more; what is under way goes on."""
         if self._end is None:
             self._end = error
@@ -167,7 +172,7 @@ class _Server:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
         if isinstance(error, Exception):
-            self._stop(error)  # a mistake of ours: it comes out where the answers come out
+            self.stop(error)  # a mistake of ours: it comes out where the answers come out
         if self._end and not self._tasks:
             self._results.put(self._end)  # all that was under way has been handed out
 
@@ -214,7 +219,7 @@ class _Server:
     async def _after(self, failure: RequestFailure) -> None:
         """What a failed attempt means for all the others; returns when there may be another."""
         if failure.fault == "run":
-            self._stop(RequestError(failure.sentence))  # before its place is given away
+            self.stop(RequestError(failure.sentence))  # before its place is given away
         if failure.retry_after_s:
             self._gate.pause(failure.retry_after_s)
             self._meter.waits_until = time.time() + failure.retry_after_s
@@ -243,10 +248,10 @@ class _Server:
         finally:
             self._sending.discard(task)
         response = _json_object(reply.content)
-        if response is None:
-            raise self._failures.of_no_json(reply.text, self._health.ever_answered)
-        if failure := self._failures.of_body(response):
+        if response is not None and (failure := self._failures.of_body(response)):
             raise failure
+        if response is None or not is_completion(response):
+            raise self._failures.of_something_else(reply.text, self._health.ever_answered)
         return response
 
     async def _probe(self) -> RequestFailure | None:

@@ -46,11 +46,15 @@ class Meter:
             prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, batch=self.batch
         )
 
-    def count(self, completion: Completion | None) -> None:
-        """Count one request that went to the model."""
+    def count(self, paid: Completion | None, *, failed: bool = False) -> None:
+        """Count one request that went to the model.
+
+        Args:
+            paid: what came back; None where nothing did.
+            failed: what came back holds no answer.
+        """
         self.asked += 1
-        if completion is None:
-            self.failed += 1
-        else:
-            self.prompt_tokens += completion.prompt_tokens
-            self.completion_tokens += completion.completion_tokens
+        self.failed += failed or paid is None
+        if paid is not None:
+            self.prompt_tokens += paid.prompt_tokens
+            self.completion_tokens += paid.completion_tokens

@@ -13,48 +13,33 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn, Self, cast
+from typing import Any, NoReturn, Self
 
 from clair_apo.errors import StoreError
-from clair_apo.llm.chat import Answer, ChatRequest, Completion, RawResponse
+from clair_apo.llm.chat import Answer, ChatRequest, RawResponse
 from clair_apo.llm.disks import file_system, free_bytes, is_network
-from clair_apo.llm.tables import SCHEMA, VERSION, Spent, StoredAnswer, StoredBatch, TakenOver
+from clair_apo.llm.responses import usage_of
+from clair_apo.llm.store_faults import PATIENCE_S, advice_for
+from clair_apo.llm.tables import (
+    CONFLICTS,
+    PUT_FAILURE,
+    SCHEMA,
+    TABLES,
+    TAKE_ANSWERS,
+    TAKE_BATCHES,
+    TAKE_FAILURES,
+    VERSION,
+    Spent,
+    StoredAnswer,
+    StoredBatch,
+    TakenOver,
+)
 from clair_apo.progress import say
 
-PATIENCE_S = 60
-"""How long to wait for another process that writes."""
 RESERVE_BYTES = 64 * 2**20
 """So much of the disk stays free: what is under way when it is reached can still be kept."""
 CHECKED_WHOLE_BYTES = 64 * 2**20
 """A store up to this size is read through when it is opened (about 0.1 s)."""
-
-_CONFLICTS = """
-SELECT count(*) FROM other.answers AS theirs JOIN main.answers AS ours USING (key)
-WHERE theirs.response != ours.response"""
-# `WHERE true`: without it the parser takes ON CONFLICT for a join
-_TAKE_ANSWERS = """
-INSERT INTO main.answers
-SELECT key, model, CASE run_id WHEN ? THEN ? ELSE run_id END, prompt_tokens, completion_tokens,
-    answered_at, response
-FROM other.answers WHERE true ORDER BY rowid ON CONFLICT (key) DO NOTHING"""
-_TAKE_BATCHES = """
-INSERT INTO main.batches
-SELECT id, shard, model, host, CASE run_id WHEN ? THEN ? ELSE run_id END, state, created, keys
-FROM other.batches WHERE true ON CONFLICT DO NOTHING"""
-
-_WRITABLE = "make the file and its folder writable, or name another one with store"
-_ADVICE = {
-    sqlite3.SQLITE_FULL: "the disk is full: free space, or move the file to another disk and name "
-    "it with store; then run the same command again",
-    sqlite3.SQLITE_CORRUPT: 'keep the file; `sqlite3 FILE ".recover" | sqlite3 mended.sqlite` '
-    "rescues what can be read: name that file with store",
-    sqlite3.SQLITE_NOTADB: "name another file with store",
-    sqlite3.SQLITE_READONLY: _WRITABLE,
-    sqlite3.SQLITE_CANTOPEN: _WRITABLE,
-    sqlite3.SQLITE_BUSY: f"another process has kept it for {PATIENCE_S} seconds: wait for it, or "
-    "end it",
-}
-_ADVICE_ELSE = "free space or mend the file, or name another one with store"
 
 
 class RequestStore:
@@ -108,23 +93,23 @@ class RequestStore:
         if not rows:
             return None
         try:
-            return cast(RawResponse, json.loads(rows[0][0]))
+            response = json.loads(rows[0][0])
         except ValueError as error:
             self._refuse(f"the answer {key} is no JSON: {error}", sqlite3.SQLITE_CORRUPT)
+        if not isinstance(response, dict):
+            self._refuse(f"the answer {key} is no JSON object", sqlite3.SQLITE_CORRUPT)
+        return response
 
     def answer(self, request: ChatRequest) -> Answer | None:
         """The answer to a request, None where there is none.
 
+        A response that was paid for and cannot be read is an answer without a completion.
+
         Raises:
-            StoreError: the file is damaged, or what it holds is no answer.
+            StoreError: the file is damaged.
         """
         response = self.get(request.key)
-        if response is None:
-            return None
-        try:
-            return Answer(request, Completion.from_response(response))
-        except ValueError as error:
-            self._refuse(f"the answer {request.key}: {error}", sqlite3.SQLITE_CORRUPT)
+        return None if response is None else Answer.of_response(request, response)
 
     def put_many(self, answers: Sequence[StoredAnswer], run_id: str = "") -> None:
         """Keep answers for good, all of them or none; a key keeps its first answer.
@@ -140,7 +125,7 @@ class RequestStore:
         """
         when = time.time()
         rows = [
-            (a.key, a.model, run_id, *_usage(a.response), when, _compact(a.response))
+            (a.key, a.model, run_id, *usage_of(a.response), when, _compact(a.response))
             for a in answers
         ]
         with self._explained(), self._db:
@@ -148,6 +133,23 @@ class RequestStore:
                 "INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO NOTHING",
                 rows,
             )
+
+    def failed_answer(self, request: ChatRequest) -> Answer | None:
+        """What a request came to that failed when it was last asked, None for any other.
+
+        Says nothing about a request that was answered since: see `answer` first.
+        """
+        rows = self._rows("SELECT reason FROM failures WHERE key = ?", request.key)
+        return Answer(request, None, rows[0][0]) if rows else None
+
+    def put_failures(self, failed: Sequence[Answer]) -> None:
+        """Keep why requests have no answer; of several reasons the last."""
+        if not failed:
+            return
+        when = time.time()
+        rows = [(answer.request.key, answer.failure, when) for answer in failed]
+        with self._explained(), self._db:
+            self._db.executemany(PUT_FAILURE, rows)
 
     def spent(self, run_id: str) -> dict[str, Spent]:
         """What the answers that a run paid for come to, by the model's identity."""
@@ -204,7 +206,7 @@ class RequestStore:
         return [StoredBatch(*(*row[:-1], tuple(json.loads(row[-1])))) for row in rows]
 
     def take_over(self, path: Path, run_id: str, new_run_id: str) -> TakenOver:
-        """Keep all answers and batches of another store as well; the other is left as it is.
+        """Keep all that another store holds as well; the other loses nothing.
 
         Args:
             path: the other store's file.
@@ -221,9 +223,10 @@ class RequestStore:
             self._db.execute("ATTACH DATABASE ? AS other", (str(path),))
             try:
                 with self._db:
-                    (conflicts,) = self._db.execute(_CONFLICTS).fetchone()
-                    answers = self._db.execute(_TAKE_ANSWERS, (run_id, new_run_id)).rowcount
-                    self._db.execute(_TAKE_BATCHES, (run_id, new_run_id))
+                    (conflicts,) = self._db.execute(CONFLICTS).fetchone()
+                    answers = self._db.execute(TAKE_ANSWERS, (run_id, new_run_id)).rowcount
+                    self._db.execute(TAKE_BATCHES, (run_id, new_run_id))
+                    self._db.execute(TAKE_FAILURES)
             finally:
                 self._db.execute("DETACH DATABASE other")
         return TakenOver(answers, conflicts)
@@ -255,7 +258,7 @@ class RequestStore:
         self._choose_journal()
         # FULL: an answer that was paid for also survives a power cut
         self._db.execute("PRAGMA synchronous = FULL")
-        if not tables:
+        if not {*tables} >= TABLES:  # a new store, or one from before there were all of them
             with self._db:
                 self._db.execute("BEGIN IMMEDIATE")
                 for statement in SCHEMA:
@@ -315,11 +318,9 @@ class RequestStore:
             self._refuse(str(error), 0)
 
     def _refuse(self, reason: str, code: int) -> NoReturn:
-        # the low byte is the kind of error, the rest its detail
-        advice = _ADVICE.get(code & 0xFF, _ADVICE_ELSE)
         raise StoreError(
             f"{self.path}: the request store cannot be used ({reason}); nothing in it was "
-            f"removed; {advice}"
+            f"removed; {advice_for(code)}"
         ) from None
 
 
@@ -330,14 +331,3 @@ def _compact(response: RawResponse) -> str:
     except UnicodeEncodeError:  # a response may spell half a surrogate pair
         return json.dumps(response, separators=(",", ":"))
     return text
-
-
-def _usage(response: RawResponse) -> tuple[int, int]:
-    usage = response.get("usage")
-    counts = usage if isinstance(usage, dict) else {}
-    prompt, completion = (counts.get(f"{side}_tokens") for side in ("prompt", "completion"))
-    return _count(prompt), _count(completion)
-
-
-def _count(value: Any) -> int:
-    return value if isinstance(value, int) and 0 <= value < 2**53 else 0

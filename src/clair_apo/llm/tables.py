@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from clair_apo.llm.chat import RawResponse
 
 VERSION = 2
+"""Goes up where an older program would misread a store; a new table alone is no such thing."""
 
 # An answer's row goes to the end of its table, its key into an index: with the row under the key
 # itself every new answer would rewrite a page somewhere in the whole file. `spent` holds all that
@@ -33,7 +34,38 @@ CREATE TABLE IF NOT EXISTS batches (
     created REAL NOT NULL,       -- seconds since 1970
     keys TEXT NOT NULL           -- the request keys, JSON
 )""",
+    """
+CREATE TABLE IF NOT EXISTS failures (  -- of no account for a key that is in `answers`
+    key TEXT PRIMARY KEY,        -- ChatRequest.key
+    reason TEXT NOT NULL,        -- for people
+    failed_at REAL NOT NULL      -- seconds since 1970
+)""",
 )
+TABLES = {"answers", "batches", "failures"}
+
+PUT_FAILURE = """
+INSERT INTO failures VALUES (?, ?, ?)
+ON CONFLICT (key) DO UPDATE SET reason = excluded.reason, failed_at = excluded.failed_at"""
+
+# from a store that is attached as `other`; `WHERE true`: without it the parser takes ON CONFLICT
+# for a join
+CONFLICTS = """
+SELECT count(*) FROM other.answers AS theirs JOIN main.answers AS ours USING (key)
+WHERE theirs.response != ours.response"""
+TAKE_ANSWERS = """
+INSERT INTO main.answers
+SELECT key, model, CASE run_id WHEN ? THEN ? ELSE run_id END, prompt_tokens, completion_tokens,
+    answered_at, response
+FROM other.answers WHERE true ORDER BY rowid ON CONFLICT (key) DO NOTHING"""
+TAKE_BATCHES = """
+INSERT INTO main.batches
+SELECT id, shard, model, host, CASE run_id WHEN ? THEN ? ELSE run_id END, state, created, keys
+FROM other.batches WHERE true ON CONFLICT DO NOTHING"""
+TAKE_FAILURES = """
+INSERT INTO main.failures
+SELECT key, reason, failed_at FROM other.failures WHERE true
+ON CONFLICT (key) DO UPDATE SET reason = excluded.reason, failed_at = excluded.failed_at
+WHERE excluded.failed_at > failed_at"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,61 @@
+"""A dialogue under way: what it waits for, what it has been told, and who takes its result."""
+
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Generic, TypeVar
+
+from clair_apo.llm.chat import Answer, ChatRequest, Dialogue
+
+T = TypeVar("T")
+
+
+@contextmanager
+def told_of_errors(results: Iterable[T]) -> Iterator[None]:
+    """A block that takes the results of `converse`; an error in it is raised there as well.
+
+    So the answers that are under way when a row cannot be written are waited for and kept.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(results, Generator):
+            results.throw(error)
+        raise
+
+
+class Talk(Generic[T]):
+    """A dialogue under way.
+
+    Args:
+        dialogue: is begun at once.
+
+    Attributes:
+        answers: those that its requests have so far, by key.
+    """
+
+    requests: tuple[ChatRequest, ...]
+    """What it waits for; empty once it has ended with a `result`."""
+    result: T
+
+    def __init__(self, dialogue: Dialogue[T]) -> None:
+        self._dialogue = dialogue
+        self.answers: dict[str, Answer] = {}
+        self._advance(None)
+
+    def missing(self) -> list[ChatRequest]:
+        """The requests without an answer, each once."""
+        unique = {request.key: request for request in self.requests}
+        return [request for key, request in unique.items() if key not in self.answers]
+
+    def go_on(self) -> None:
+        """Tell the dialogue its answers; nothing may be missing."""
+        self._advance(tuple(self.answers[request.key] for request in self.requests))
+
+    def _advance(self, answers: tuple[Answer, ...] | None) -> None:
+        self.answers = {}
+        try:
+            self.requests = (
+                next(self._dialogue) if answers is None else self._dialogue.send(answers)
+            )
+        except StopIteration as end:
+            self.requests, self.result = (), end.value
