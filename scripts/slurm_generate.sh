@@ -59,7 +59,10 @@ trap 'exit 143' TERM
 
 if [ -f "$kept" ]; then copy_store "$kept" "$local_store"; fi
 
-vllm serve "$MODEL" --served-model-name reviser --host 127.0.0.1 --port "$port" &
+# the name stands in the store's keys: another checkpoint must not be taken for this one. Two that
+# have the same name need --reviser.revision
+served=$(basename "$MODEL")
+vllm serve "$MODEL" --served-model-name "$served" --host 127.0.0.1 --port "$port" &
 server=$!
 children+=("$server")
 until curl --silent --fail --output /dev/null "http://127.0.0.1:$port/health"; do
@@ -69,6 +72,6 @@ done
 
 clair-apo generate --config "$config" --run_dir "$run" --shard "$shard" \
     --store "$LOCAL/requests.sqlite" \
-    --reviser.model reviser --reviser.base_url "http://127.0.0.1:$port/v1" &
+    --reviser.model "$served" --reviser.base_url "http://127.0.0.1:$port/v1" &
 children+=("$!")
 wait "$!"

@@ -21,11 +21,13 @@ def main() -> None:
 
         from clair_apo.apo.arguments import PairArguments, parse_into
         from clair_apo.apo.data import load_pairs, split_pairs
+        from clair_apo.apo.train import resume_point
         from clair_apo.apo.unpaired import unpaired_rows
         from clair_apo.models import find_model
 
         kinds = (PairArguments, KTOConfig, ModelConfig)
         script, args, model = parse_into(sys.argv[1:], kinds)
+        resume_from = resume_point(args)
         pairs = load_pairs(script.dataset_name, script.dataset_train_split)
         split = split_pairs(pairs, script.held_out, script.max_pairs)
         args.model_init_kwargs = {
@@ -43,7 +45,7 @@ def main() -> None:
             else None,
             peft_config=get_peft_config(model),
         )
-        trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+        trainer.train(resume_from_checkpoint=resume_from)
         trainer.save_model()
         if split.held_out:
             print({k: round(v, 4) for k, v in trainer.evaluate().items() if "rewards" in k})

@@ -1,5 +1,6 @@
 """Reading configs: unknown keys named kindly, the command line over the file."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -132,6 +133,7 @@ def test_the_command_line_wins_over_the_file_and_leaves_the_rest(file):
         (["--prompts.column", "true"], "prompts.column", "true"),
         (["--target.temperature", "0"], "target.temperature", 0.0),
         (["--target.top_p", "5e-1"], "target.top_p", 0.5),
+        (["--target.temperature", "null"], "target.temperature", None),
         (["--reviser.base_url", "http://h:1/v1"], "reviser.base_url", "http://h:1/v1"),
         (["--reviser.model", "recorded:x"], "reviser.model", "recorded:x"),
         (["--reviser", '{"model": "j"}'], "reviser.model", "j"),
@@ -144,6 +146,20 @@ def test_values_on_the_command_line_take_their_fields_kind(file, args, key, valu
         found = getattr(found, name)
     assert found == value
     assert type(found) is type(value) or isinstance(value, Path)
+
+
+@pytest.mark.parametrize("on_the_line", [True, False])
+def test_what_a_server_takes_beside_is_a_mapping_of_any_keys(tmp_path, file, on_the_line):
+    extra = {"reasoning_effort": "low", "chat_template_kwargs": {"enable_thinking": False}}
+    reviser = {"model": "r", "base_url": "http://h/v1"}
+    if on_the_line:
+        server = ["--reviser.base_url", "http://h/v1"]
+        config = read("--config", file, *server, "--reviser.extra_body", json.dumps(extra))
+    else:
+        values = MINIMAL | {"reviser": reviser | {"extra_body": extra}}
+        config = read("--config", _write(tmp_path, values))
+    assert config.reviser.extra_body == extra
+    assert read("--config", _write(tmp_path, config.to_yaml())) == config
 
 
 def test_a_path_may_begin_with_the_home_folder(file, tmp_path, monkeypatch):

@@ -94,6 +94,20 @@ def test_a_folder_with_an_adapter_alone_is_a_model(tmp_path):
 def test_a_name_with_one_slash_is_a_hub_name():
     found = find_model("org/model")
     assert (found.name, found.location, found.identity) == ("org/model",) * 3
+    assert found.revision is None
+
+
+def test_a_revision_of_a_hub_name_is_loaded_and_belongs_to_its_identity():
+    found = find_model("org/model", revision="v2")
+    assert (found.location, found.revision) == ("org/model", "v2")
+    assert found.identity == "org/model@v2"
+
+
+def test_a_revision_of_files_that_are_here_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({}))
+    for name in (str(tmp_path), EMBEDDED):
+        with pytest.raises(ModelNotFoundError, match="revision 'v2' is for hub names and servers"):
+            find_model(name, revision="v2")
 
 
 def test_the_embedded_model_is_unpacked_once_under_the_digest_of_its_package(tmp_path, monkeypatch):

@@ -19,7 +19,6 @@ def usage(**changes):
         "in_flight": 0,
         "limit": 0,
         "waits_until": 0.0,
-        "cost": None,
     }
     return SimpleNamespace(**nothing | changes)
 
@@ -72,22 +71,24 @@ def test_tokens_are_told_in_short(screen):
 
 
 def test_money_is_told_and_what_it_will_be_at_the_price_of_the_latest_rows(screen):
-    meter = usage(cost=5.0)  # the store answered none of it
-    with show_progress("revise", 1000, meter) as tell:
+    spent = [5.0]  # by earlier stages and invocations of the run
+    with show_progress("revise", 1000, usage(), lambda: sum(spent)) as tell:
         for _ in range(100):
-            meter.cost += 0.01
+            spent.append(0.01)
             tell("kept")
-    assert f"${5 + 100 * 0.01:.2f}, about ${5 + 1000 * 0.01:.2f} when all" in screen.getvalue()
+    assert (
+        f"${5 + 100 * 0.01:.2f} so far, about ${5 + 1000 * 0.01:.2f} when all" in screen.getvalue()
+    )
 
 
 def test_rows_that_cost_nothing_because_they_were_stored_do_not_hide_what_the_others_cost(screen):
-    meter = usage(cost=0.0)
+    spent = [0.0]
     stored, paid, total = 5000, 3000, 10_000
-    with show_progress("revise", total, meter) as tell:
+    with show_progress("revise", total, usage(), lambda: sum(spent)) as tell:
         for _ in range(stored):
             tell("kept")
         for _ in range(paid):
-            meter.cost += 0.01
+            spent.append(0.01)
             tell("kept")
     assert f"about ${(total - stored) * 0.01:.2f} when all" in screen.getvalue()
 

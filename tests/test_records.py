@@ -1,6 +1,7 @@
 """The vocabulary: records that come back from a file as they went in."""
 
 import hashlib
+import json
 
 import pytest
 from datasets import Dataset
@@ -22,6 +23,7 @@ from clair_apo.records import (
     Provenance,
     Response,
     Revision,
+    Sampling,
     Verification,
     canonical_json,
     digest,
@@ -38,7 +40,11 @@ turns = st.lists(st.builds(Message), min_size=1, max_size=3).map(tuple)
 @pytest.mark.parametrize("kind", RECORDS)
 def test_records_come_back_from_a_file_unchanged(tmp_path_factory, kind, data):
     finite = st.floats(allow_nan=False, allow_infinity=False)
-    origins = st.builds(Origin, cost=st.none() | finite)
+    shares = st.none() | st.floats(0.1, 1)
+    samplings = st.builds(
+        Sampling, max_tokens=st.integers(1, 2**31), temperature=shares, top_p=shares
+    )
+    origins = st.builds(Origin, cost=st.none() | finite, sampling=st.none() | samplings)
     pair_fields = {
         "contrast": st.builds(Contrast, jaccard=finite),
         "provenance": st.builds(Provenance, chosen=origins, rejected=origins),
@@ -54,6 +60,27 @@ def test_records_come_back_from_a_file_unchanged(tmp_path_factory, kind, data):
     assert write_jsonl(path, records) == len(records)
     assert list(read_jsonl(path, kind)) == records
     assert path.read_bytes().count(b"\n") == len(records)
+
+
+def test_a_pair_of_before_sampling_and_the_judges_cost_were_written_down_still_loads(tmp_path):
+    side = {"kind": "response", "model": "m", "request_keys": ["k"]}
+    side |= {"prompt_tokens": 3, "completion_tokens": 5, "cost": None}
+    row = {
+        **{"id": "a", "recipe": "on_policy_judge", "rationale": ""},
+        **{name: [{"role": "user", "content": "q"}] for name in ("prompt", "chosen", "rejected")},
+        "contrast": {
+            **{"jaccard": 0.5, "levenshtein": 1},
+            **{"rejected_characters": 2, "chosen_characters": 2},
+        },
+        "provenance": {
+            **{"source": "x", "chosen": side, "rejected": side, "judged_by": "judge"},
+            **{"judge_keys": ["j"], "format": None, "direction": None, "template_digest": None},
+        },
+    }
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(row) + "\n")
+    (pair,) = read_jsonl(tmp_path / "pairs.jsonl", PreferencePair)
+    assert pair.provenance.chosen.sampling is None and pair.provenance.cost is None
+    assert pair.provenance.judge_keys == ("j",)
 
 
 def test_records_are_frozen_and_know_no_other_fields():

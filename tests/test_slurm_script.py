@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[1] / "scripts/slurm_generate.sh"
-SERVER = "#!/bin/bash\nexec sleep 60\n"
+SERVER = '#!/bin/bash\necho "$*" > "$SLURM_TMPDIR/served"\nexec sleep 60\n'
 CURL = "#!/bin/bash\nexit 0\n"
 # opens the store as a shard does and leaves its row in the write-ahead log, as a kill would
 GENERATE = f"""#!{sys.executable}
@@ -82,11 +82,15 @@ def test_the_store_is_kept_beside_the_shard_and_fetched_by_the_next_task(tmp_pat
 
 def test_a_task_that_slurm_ends_keeps_what_was_paid_for(tmp_path, start):
     mark = tmp_path / "asking"
-    process = start("node", SLOW=str(mark))
+    process = start("node", SLOW=str(mark), MODEL="/models/checkpoint-500/")
     give_up = time.monotonic() + 30
     while not (mark.exists() and mark.read_text()) and time.monotonic() < give_up:
         time.sleep(0.02)
     assert "--config c.yaml" in mark.read_text() and "--shard 3/8" in mark.read_text()
+    # the store's keys tell checkpoints apart by this name
+    assert "--reviser.model checkpoint-500 " in mark.read_text()
+    served = (tmp_path / "node/served").read_text()
+    assert "serve /models/checkpoint-500/ --served-model-name checkpoint-500 " in served
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=30) == 143
     assert answers(tmp_path) == 1

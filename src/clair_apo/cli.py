@@ -240,10 +240,17 @@ def verify(context: typer.Context, reference_cache: _Cache = None, config: _Conf
 
 
 def _print_report(run: Path) -> None:
-    from clair_apo.report import contrast_table, counts_line, write_report
+    from clair_apo.report import (
+        contrast_table,
+        counts_line,
+        verification_lines,
+        write_report,
+    )
 
     files = write_report(run)
     print_result(counts_line(files.summary))
+    for line in verification_lines(files.summary):
+        print_result(line)
     print_result(contrast_table(files.summary))
     print_result(f"pairs:  {run / 'pairs.jsonl'}\nreport: {files.page}")
     if files.card:

@@ -73,7 +73,7 @@ class Config(BaseSettings):
         values = read_yaml(path) if path else dict(default or {})
         known = dotted_keys(cls)
         where = str(path) if path else "the config"
-        for key in _leaves(values):
+        for key in _leaves(values, known):
             if key not in known:
                 raise ConfigError(f"{where}: {unknown_key(key, known)}")
         overridden = option_names(overrides)
@@ -180,8 +180,10 @@ def _with_true(args: Sequence[str], switches: set[str]) -> list[str]:
     return spelled
 
 
-def _leaves(values: dict[str, Any], prefix: str = "") -> Iterable[str]:
+def _leaves(values: dict[str, Any], known: set[str], prefix: str = "") -> Iterable[str]:
+    """The keys of a file, without those inside a value that is a mapping of the user's own."""
     for key, value in values.items():
         yield f"{prefix}{key}"
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
+        is_section = any(name.startswith(f"{prefix}{key}.") for name in known)
+        if isinstance(value, dict) and is_section:
+            yield from _leaves(value, known, f"{prefix}{key}.")

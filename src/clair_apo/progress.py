@@ -50,15 +50,14 @@ class Usage(Protocol):
     limit: int
     waits_until: float
 
-    @property
-    def cost(self) -> float | None:
-        """US dollars; None where no price is known."""
-        ...
+
+Money = Callable[[], float | None]
+"""Tells what a run has cost so far, in US dollars; None where a price is missing."""
 
 
 @contextmanager
 def show_progress(
-    stage: str, total: int, usage: Usage | None = None
+    stage: str, total: int, usage: Usage | None = None, money: Money = lambda: None
 ) -> Iterator[Callable[[str], None]]:
     """Show on standard error how far a stage is, while the block runs.
 
@@ -69,11 +68,12 @@ def show_progress(
         stage: its name.
         total: how many rows it has; with 0 nothing is shown.
         usage: of the model that it asks, where it asks one.
+        money: of the run, over all its models and invocations; shown where a model is asked.
 
     Yields:
         A function to be told what became of each row: `kept`, or why it was dropped.
     """
-    rows = _Rows(stage, total, usage)
+    rows = _Rows(stage, total, usage, money)
     if total == 0:
         yield rows.done
     elif CONSOLE.is_terminal:
@@ -99,9 +99,9 @@ def _write_lines(rows: "_Rows", over: Event) -> None:
 class _Rows:
     """The rows of a stage: how many are done, what became of them, when the rest will be."""
 
-    def __init__(self, stage: str, total: int, usage: Usage | None) -> None:
+    def __init__(self, stage: str, total: int, usage: Usage | None, money: Money) -> None:
         self.stage, self.total = stage, total
-        self._usage = usage
+        self._usage, self._money = usage, money
         self._outcomes: Counter[str] = Counter()
         self._costs: deque[float] = deque(maxlen=_COST_OVER_ROWS)
         self.bar = _Bar(self.status)
@@ -110,7 +110,7 @@ class _Rows:
     def done(self, outcome: str) -> None:
         """One more row is done."""
         self._outcomes[outcome] += 1
-        if self._usage and (cost := self._usage.cost) is not None:
+        if self._usage and (cost := self._money()) is not None:
             self._costs.append(cost)
         self.bar.advance(self._task)
 
@@ -141,19 +141,19 @@ class _Rows:
             yield (
                 f"{_short(usage.prompt_tokens)} tokens in, {_short(usage.completion_tokens)} out"
             )
-        if (cost := usage.cost) is not None:
-            yield f"${cost:.2f}" + self._projected(cost)
+        if (cost := self._money()) is not None:
+            yield f"${cost:.2f} so far" + self._projected(cost)
         if usage.waits_until > time.time():
             at = time.strftime("%H:%M:%S", time.localtime(usage.waits_until))
             yield f"waiting for the server until {at}"
 
     def _projected(self, cost: float) -> str:
-        """The cost when all rows are done: as much for each as for the latest ones."""
+        """The cost when the stage is done: as much for each row as for the latest ones."""
         left = self.total - self._outcomes.total()
         if len(self._costs) < 2 or left <= 0:
             return ""
         per_row = (self._costs[-1] - self._costs[0]) / (len(self._costs) - 1)
-        return f", about ${cost + per_row * left:.2f} when all are done"
+        return f", about ${cost + per_row * left:.2f} when all rows are done"
 
 
 class _Bar(Progress):

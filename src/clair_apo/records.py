@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 FinishReason = Literal["stop", "length", "content_filter", "given", "other"]
 RevisionFormat = Literal["full", "edits"]
 Direction = Literal["improve", "worsen"]
+TokenLimitField = Literal["max_tokens", "max_completion_tokens"]
 
 
 def _writable(text: str) -> str:
@@ -43,6 +44,27 @@ class Message(Record):
 
 
 Conversation = tuple[Message, ...]
+
+
+class Sampling(Record):
+    """The settings of a request that can change its answer."""
+
+    max_tokens: int = Field(gt=0)
+    temperature: float | None = Field(ge=0, allow_inf_nan=False)
+    """None, as with `top_p`: a server was told none; in this process 1."""
+    top_p: float | None = Field(gt=0, le=1)
+    token_limit_field: TokenLimitField = "max_tokens"
+    """The name under which a server is told `max_tokens`."""
+    extra_body: Text = ""
+    """What a server was sent beside, as JSON; empty where that is nothing."""
+
+    def in_key(self) -> dict[str, Any]:
+        """What a request's key is made of: later settings only where they are set.
+
+        So a setting that is added to this record leaves the keys of all earlier answers as they
+        are.
+        """
+        return self.model_dump(exclude_defaults=True)
 
 
 class GivenAnswer(Record):
@@ -83,12 +105,14 @@ class Response(Record):
     """The same."""
     request_keys: tuple[str, ...] = ()
     """Keys in the request store, in the order of asking; empty where the data brought it."""
+    sampling: Sampling | None = None
+    """Settings of the request that it answers; None where the data brought it."""
     score: float | None = Field(None, allow_inf_nan=False)
     """What the data says the answer is worth, where it says so."""
 
 
 class Vote(Record):
-    """One question put to a judge."""
+    """One question put to a judge; a tie of two equal answers is put to nobody."""
 
     first: int
     """The sample that stood first."""
@@ -105,7 +129,7 @@ class Judgement(Record):
     """The sample that is better; None for a tie or an inconsistent judge."""
     worse: int | None
     votes: tuple[Vote, ...]
-    """Every question put to the judge with its verdict; empty where scores decided."""
+    """Every two answers in both orders, with the verdict; empty where scores decided."""
     model: str
     """The judge's identity; `scores` where the data's scores decided."""
     prompt_tokens: int = 0
@@ -131,6 +155,8 @@ class Revision(Record):
     """The same."""
     request_keys: tuple[str, ...]
     """Keys in the request store, in the order of asking."""
+    sampling: Sampling | None = None
+    """Settings of the last of these requests, whose reply it is."""
 
 
 class Contrast(Record):
@@ -161,6 +187,9 @@ class Origin(Record):
     completion_tokens: int = 0
     cost: float | None = Field(None, allow_inf_nan=False)
     """US dollars at the run's prices; None where there is no price."""
+    sampling: Sampling | None = None
+    """Settings of the request that it answers; None where the data brought it, and in rows of
+    before these were written down."""
 
 
 class Provenance(Record):
@@ -172,6 +201,21 @@ class Provenance(Record):
     judged_by: str | None = None
     """Identity of the judge that chose among answers; `scores` where the data's scores did."""
     judge_keys: tuple[str, ...] = ()
+    judge_cost: float | None = Field(None, allow_inf_nan=False)
+    """US dollars of these requests; None where there are none, or no price."""
+    verified_by: str | None = None
+    """Identity of the judge that confirmed the pair."""
+    verify_keys: tuple[str, ...] = ()
+    verify_cost: float | None = Field(None, allow_inf_nan=False)
+    """US dollars of these requests; None where there are none, or no price."""
+    judge_digest: str | None = None
+    """Of the judge's templates and rubric, where a judge chose or confirmed; 16 hex digits."""
+    judge_sampling: Sampling | None = None
+    """The judge's settings, likewise."""
+    cost: float | None = Field(None, allow_inf_nan=False)
+    """US dollars of all that was asked for this pair: its sides, the answers that were not chosen,
+    judging and verification; None where a price is missing. Answers of a run that could not be
+    used, because they were cut or empty, are not in it."""
     format: RevisionFormat | None = None
     """None, with the next two, where no side is a revision."""
     direction: Direction | None = None
@@ -208,6 +252,8 @@ class Verification(Record):
     control_confirmed: bool | None
     """A judge that looks says False; None for a reply without verdict, or without a control."""
     model: str
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
     request_keys: tuple[str, ...]
 
 
@@ -244,7 +290,8 @@ class DropReason(StrEnum):
     OVER_EDITED = "over_edited"
     """The revision changes more than the gate allows."""
     IDENTICAL_AFTER_TRUNCATION = "identical_after_truncation"
-    """Both sides are the same tokens within the training length."""
+    """Both sides are the same tokens within the training length, or have none: the training
+    tokenizer's chat template takes no such conversation."""
     LENGTH_RATIO = "length_ratio"
     """The chosen side is too short or too long beside the rejected one."""
     LANGUAGE_CHANGED = "language_changed"

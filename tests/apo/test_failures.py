@@ -80,9 +80,11 @@ def test_a_long_list_of_pairs_is_cut(config, tokenizer):
 
 
 def test_a_nan_in_an_evaluation_names_the_pairs_of_that_data(config, tokenizer):
-    trainer = break_after_start(trainer_of(rows_with_word_in({}), config, tokenizer), tokenizer)
+    options = {"precompute_ref_log_probs": False}
+    trainer = trainer_of(rows_with_word_in({}), config, tokenizer, **options)
+    break_after_start(trainer, tokenizer)
     held_out = [row | {"id": f"held-out-{n}"} for n, row in enumerate(rows_with_word_in({3}))]
-    with pytest.raises(TrainingError, match="pair held-out-3"):
+    with pytest.raises(TrainingError, match=r"the loss of 1 of 4 .* pair held-out-3\."):
         trainer.evaluate(Dataset.from_list(held_out))
 
 
@@ -136,3 +138,90 @@ def test_another_runtime_error_is_left_as_it_is(config, tokenizer):
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         trainer.train()
     assert not is_out_of_memory(RuntimeError("shapes"))
+
+
+@pytest.mark.parametrize("loss", [{"loss_type": "ipo"}, {"loss_type": "sigmoid", "ld_alpha": 0.5}])
+def test_where_trl_computes_the_loss_the_pairs_of_the_batch_are_named(loss, config, tokenizer):
+    rows, options = rows_with_word_in({5}), loss | {"precompute_ref_log_probs": False}
+    trainer = break_after_start(trainer_of(rows, config, tokenizer, **options), tokenizer)
+    assert not trainer.computes_pairs
+    with pytest.raises(TrainingError) as caught:
+        trainer.train()
+    said = str(caught.value)
+    assert "after step 1: the loss of a batch of 4 pairs is not finite" in said
+    assert "one or more of pairs pair-4, pair-5, pair-6, pair-7." in said
+    assert trainer.state.global_step == 1
+    held_out = [row | {"id": f"held-out-{n}"} for n, row in enumerate(rows_with_word_in({3}))]
+    with pytest.raises(TrainingError, match="held-out-0, held-out-1, held-out-2, held-out-3"):
+        trainer.evaluate(Dataset.from_list(held_out))
+
+
+def test_a_users_own_column_named_row_is_not_taken_for_the_number_of_a_pair(config, tokenizer):
+    rows = [row | {"row": f"sheet 2, line {n}"} for n, row in enumerate(rows_with_word_in({1}))]
+    for data in (rows, IterableDataset.from_generator(lambda: iter(rows))):
+        trainer = break_after_start(trainer_of(data, config, tokenizer), tokenizer)
+        with pytest.raises(TrainingError, match=r"the loss of 1 of 4 .* pair (pair-)?1\."):
+            trainer.train()
+
+
+def test_a_part_of_the_prepared_pairs_is_numbered_anew(config, tokenizer):
+    trainer = trainer_of(rows_with_word_in({5}), config, tokenizer)
+    break_after_start(trainer, tokenizer)
+    with pytest.raises(TrainingError, match=r"the loss of 1 of 2 .* pair pair-5\."):
+        trainer.evaluate(trainer.train_dataset.select([4, 5]))
+
+
+def test_out_of_memory_in_the_reference_names_its_own_batch_size(config, tokenizer):
+    model = make_model()
+    model.base_model.forward = out_of_memory("cuda")
+    rows = rows_with_word_in({}, count=2)
+    with pytest.raises(TrainingError) as caught:
+        trainer_of(rows, config, tokenizer, model=model, precompute_ref_batch_size=2)
+    said = str(caught.value)
+    assert "after step 0: out of memory in a reference batch of 2 pairs, padded to 4 x " in said
+    assert "pair-0" in said
+    assert "pair-1" in said
+    assert "lower max_tokens_per_batch (" in said
+    assert "lower precompute_ref_batch_size (2)" in said
+    assert "gradient_checkpointing" not in said, "there is no backward pass"
+
+
+def test_out_of_memory_in_the_optimizer_is_said_to_be_there(config, tokenizer, monkeypatch):
+    def step(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    trainer = trainer_of(rows_with_word_in({}), config, tokenizer)
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    with pytest.raises(TrainingError, match=r"after step 0: .* outside of any batch.* adafactor"):
+        trainer.train()
+
+
+def test_a_batch_size_that_is_to_be_found_is_found_and_what_failed_is_not_logged(config, tokenizer):
+    trainer = trainer_of(
+        rows_with_word_in({}), config, tokenizer, auto_find_batch_size=True, max_tokens_per_batch=1
+    )
+    forward, calls = trainer.model.base_model.forward, []
+
+    def fails_once(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == 2:  # the first pair of the four is kept by then
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return forward(*args, **kwargs)
+
+    trainer.model.base_model.forward = fails_once
+    trainer.train()
+    assert trainer.state.train_batch_size == 3, "accelerate takes a tenth off 4, and rounds down"
+    assert trainer.state.global_step == 2
+    lengths = [len(ids) for ids in trainer.train_dataset["chosen_ids"][:3]]
+    logged = trainer.state.log_history[0]["lengths/chosen"]
+    assert logged == pytest.approx(sum(lengths) / 3)
+
+
+def test_memory_that_lacks_in_an_evaluation_is_named_also_where_a_batch_size_is_found(
+    config, tokenizer
+):
+    rows = rows_with_word_in({})
+    trainer = trainer_of(rows, config, tokenizer, auto_find_batch_size=True)
+    trainer.model.base_model.forward = out_of_memory("cuda")
+    with pytest.raises(TrainingError, match=r"lower per_device_eval_batch_size \(4\)"):
+        trainer.evaluate(Dataset.from_list(rows))

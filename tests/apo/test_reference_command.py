@@ -116,6 +116,14 @@ def test_verify_with_a_config_finds_answers_that_are_not_the_references(config_f
         list(verify_reference(None, Path(config), []))
 
 
+def test_verify_asks_a_named_reference_and_not_the_policy(config_file, tmp_path):
+    make_model(1).save_pretrained(tmp_path / "named")
+    config = config_file(reference=str(tmp_path / "named"))
+    main(["--config", config])
+    sound = command("verify", "--config", config)
+    assert (sound.exit_code, "24 answers were asked again" in sound.stdout) == (0, True)
+
+
 def test_an_option_of_a_config_without_one_is_refused(tmp_path, capfd):
     assert command("verify", "--beta", "0.1").exit_code == 2
 

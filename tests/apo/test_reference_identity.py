@@ -4,12 +4,17 @@ import copy
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from tiny_apo import make_model, make_tokenizer
 from transformers import AutoModelForCausalLM
 
 from clair_apo.apo import reference_identity as module
-from clair_apo.apo.reference_identity import agreed_identity, tokenizer_digest, weights_digest
+from clair_apo.apo.reference_identity import (
+    agreed_identity,
+    tokenizer_digest,
+    trained_base_weights,
+    weights_digest,
+)
 from clair_apo.errors import TrainingError
 
 
@@ -93,6 +98,38 @@ def test_the_scale_of_an_adapter_is_in_the_digest():
     assert weights_digest(adapted(lora_alpha=8), "default") != weights_digest(
         adapted(lora_alpha=16), "default"
     )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"use_dora": True},
+        {"modules_to_save": ["lm_head"]},
+        {"trainable_token_indices": [3]},
+        {"target_modules": ["embed_tokens"]},
+    ],
+    ids=str,
+)
+def test_an_adapter_of_any_kind_trains_nothing_below_itself(options):
+    model = adapted(**options)
+    assert any(weight.requires_grad for weight in model.parameters())
+    assert trained_base_weights(model) == []
+    prompt = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    assert trained_base_weights(get_peft_model(make_model(), prompt)) == []
+
+
+def test_weights_that_train_below_an_adapter_are_named():
+    def names(bias):
+        return trained_base_weights(
+            get_peft_model(make_model(attention_bias=True), lora(bias=bias))
+        )
+
+    assert len(names("all")) == 2 * 4, "of q, k, v and o in both layers"
+    assert len(names("lora_only")) == 2
+    model = adapted()
+    model.get_base_model().lm_head.weight.requires_grad_(True)
+    assert trained_base_weights(model) == ["base_model.model.lm_head.weight"]
 
 
 def test_an_adapter_loaded_from_a_folder_has_the_digest_of_the_one_that_was_saved(tmp_path):

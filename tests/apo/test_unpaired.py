@@ -63,13 +63,12 @@ def test_both_unpaired_configs_are_here_and_load_with_exactly_their_values():
         assert parsed[1].loss_type == path.stem
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_the_script_trains_and_prints_held_out_rewards(
-    path, tiny_folder, tmp_path, monkeypatch, capsys
-):
+@pytest.fixture
+def run_script(tiny_folder, tmp_path, monkeypatch):
+    """Runs the script on 24 pairs with a config and options, in this process."""
     data = tmp_path / "pairs.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in make_rows(24)))
-    options = {
+    usual = {
         "model_name_or_path": tiny_folder,
         "dataset_name": data,
         "output_dir": tmp_path / "out",
@@ -81,11 +80,41 @@ def test_the_script_trains_and_prints_held_out_rewards(
         "disable_tqdm": True,
         "save_strategy": "no",
     }
-    argv = [str(part) for name, value in options.items() for part in (f"--{name}", value)]
-    monkeypatch.setattr(sys, "argv", ["train_unpaired.py", "--config", str(path), *argv])
-    runpy.run_path(str(ROOT / "scripts" / "train_unpaired.py"), run_name="__main__")
+
+    def run(path, **options):
+        words = (usual | options).items()
+        argv = [str(part) for name, value in words for part in (f"--{name}", value)]
+        monkeypatch.setattr(sys, "argv", ["train_unpaired.py", "--config", str(path), *argv])
+        runpy.run_path(str(ROOT / "scripts" / "train_unpaired.py"), run_name="__main__")
+
+    return run
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_the_script_trains_and_prints_held_out_rewards(path, run_script, tmp_path, capsys):
+    run_script(path)
     assert (tmp_path / "out" / "model.safetensors").is_file()
     printed = capsys.readouterr().out
     assert "'loss': '0.5" in printed, "the first loss is that of log-ratios of 0"
     assert "eval_rewards/margins" in printed
-    assert len(load_pairs(str(data))) == 24
+    assert len(load_pairs(str(tmp_path / "pairs.jsonl"))) == 24
+
+
+def test_the_script_resumes_from_the_last_whole_checkpoint(run_script, tmp_path, capsys, caplog):
+    saving = {"save_strategy": "steps", "save_steps": 2, "held_out": 0}
+    with pytest.raises(SystemExit):
+        run_script(CONFIGS[1], **saving, resume_from_checkpoint="true")
+    assert "there is no whole checkpoint to resume from" in capsys.readouterr().err
+    run_script(CONFIGS[1], **saving)
+    state = tmp_path / "out" / "checkpoint-4" / "trainer_state.json"
+    steps = [entry["step"] for entry in json.loads(state.read_text())["log_history"]]
+    state.unlink()  # killed while it saved
+    capsys.readouterr()
+    run_script(CONFIGS[1], **saving, resume_from_checkpoint="true")
+    assert "checkpoint-4 is passed over: its trainer_state.json cannot be read" in caplog.text
+    assert capsys.readouterr().out.count("'loss'") == 2, "steps 3 and 4 are trained again"
+    resumed = json.loads(state.read_text())["log_history"]
+    assert [entry["step"] for entry in resumed] == steps
+    with pytest.raises(SystemExit):
+        run_script(CONFIGS[1], **saving)
+    assert "holds checkpoint-4 of an earlier run" in capsys.readouterr().err

@@ -40,6 +40,7 @@ OTHER = {
         for who in ("target", "reviser")
         for name, value in {
             "model": "another",
+            "revision": "second-training",
             "max_tokens": 77,
             "temperature": 0.11,
             "top_p": 0.9,
@@ -59,6 +60,10 @@ CONNECTION = {
 # their effects are seen in the tests of recipes, of verification, of contamination, of money, of
 # Parquet and of answers that come later
 ELSEWHERE = {"samples", "revision.direction", "verify", "controls.share", "controls.seed"}
+# ... and of requests
+ELSEWHERE |= {
+    f"{who}.{name}" for who in ("target", "reviser") for name in ("token_limit_field", "extra_body")
+}
 ELSEWHERE |= {"prompts.ngram", "max_cost", "target.mode", "reviser.mode", "output.parquet"}
 # ... of the gate
 ELSEWHERE |= {
@@ -151,7 +156,7 @@ def _connection(monkeypatch, spec):
     monkeypatch.setattr(
         "clair_apo.llm.local.LocalChat", lambda source, **kwargs: handed.append(kwargs)
     )
-    monkeypatch.setattr("clair_apo.llm.ask.find_model", lambda name, say: name)
+    monkeypatch.setattr("clair_apo.llm.ask.find_model", lambda name, say, revision: name)
     with RequestStore(":memory:") as store:
         _ = StoredChat(spec.model_copy(update={"base_url": None}), store)._model
     return handed

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from batch_endpoints import BatchEndpoints, Outcome, answered
 from clair_apo.clair import GenerateConfig, generate
 from clair_apo.cli import app
+from clair_apo.errors import RunError, WaitingError
 from clair_apo.llm import batch
 
 EDIT = edit_reply(("answer", "best answer"))
@@ -120,6 +121,76 @@ def test_an_interrupted_run_says_how_to_come_back_and_its_batch_can_be_looked_af
     ended = CliRunner().invoke(app, ["generate", "--config", str(path)])
     assert ended.exit_code == 0, ended.stderr
     assert pairs_of(tmp_path / "run") == ["the best answer"] * 3
+
+
+def interrupted(config, monkeypatch):
+    """A run that Ctrl+C ends while its first batch is at the server."""
+
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(batch.time, "sleep", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            generate(config)
+
+
+@pytest.mark.parametrize("mode", ["live", "files"])
+def test_a_model_with_open_batches_cannot_leave_them_for_another_mode(
+    tmp_path, data, server, monkeypatch, mode
+):
+    interrupted(config_of(tmp_path, data, mode="batch", base_url=server.url), monkeypatch)
+    path = tmp_path / "config.yaml"
+    path.write_text(config_of(tmp_path, data, mode=mode, base_url=server.url).to_yaml(), "utf-8")
+    calls = len(server.calls)
+    ended = CliRunner().invoke(app, ["generate", "--config", str(path)])
+    assert ended.exit_code == 2
+    assert "3 requests to 'big' are at" in ended.stderr
+    assert f"`clair-apo batches {tmp_path / 'run'} --cancel all`" in ended.stderr
+    assert len(server.calls) == calls
+
+    # what the message says: with the old mode the answers are collected, and nothing is in the way
+    ended = CliRunner().invoke(
+        app,
+        ["generate", "--config", str(path), "--target.mode", "batch", "--reviser.mode", "batch"],
+    )
+    assert ended.exit_code == 0, ended.stderr
+    assert set(server.asked.values()) == {1}
+    ended = CliRunner().invoke(app, ["generate", "--config", str(path)])
+    assert ended.exit_code == 0, ended.stderr
+
+
+def test_another_address_for_a_model_with_open_batches_is_refused_too(
+    tmp_path, data, server, monkeypatch
+):
+    interrupted(config_of(tmp_path, data, mode="batch", base_url=server.url), monkeypatch)
+    elsewhere = config_of(tmp_path, data, mode="batch", base_url="http://127.0.0.1:9/v1")
+    with pytest.raises(RunError, match="nobody waits for them"):
+        generate(elsewhere)
+
+
+def test_once_its_batches_are_cancelled_and_read_a_model_may_answer_in_another_mode(
+    tmp_path, data, server, monkeypatch
+):
+    interrupted(config_of(tmp_path, data, mode="batch", base_url=server.url), monkeypatch)
+    CliRunner().invoke(app, ["batches", str(tmp_path / "run"), "--cancel", "all"])
+    # no batch is in the way any more: the reviser's requests are written into files
+    with pytest.raises(WaitingError, match="requests wait in files"):
+        generate(config_of(tmp_path, data, mode="files", base_url=server.url))
+
+
+def test_batches_can_be_looked_after_though_no_model_answers_in_batches_any_more(
+    tmp_path, data, server, monkeypatch
+):
+    interrupted(config_of(tmp_path, data, mode="batch", base_url=server.url), monkeypatch)
+    manifest = tmp_path / "run" / "manifest.json"
+    content = json.loads(manifest.read_text("utf-8"))
+    for role in ("target", "reviser"):
+        content["config"][role]["mode"] = "live"
+    manifest.write_text(json.dumps(content), "utf-8")
+    ended = CliRunner().invoke(app, ["batches", str(tmp_path / "run"), "--cancel", "all"])
+    assert ended.exit_code == 0, ended.stderr
+    assert "batch-0  read  3 of 3 answered" in ended.stdout
 
 
 def test_an_offline_run_begins_no_batch_and_writes_no_file(tmp_path, data, server):

@@ -1,12 +1,15 @@
 """A run with a limit of money, from end to end, against a server that counts what it is asked."""
 
+import io
 import json
 import re
 
 import pytest
 from clair_runs import full_reply, make_config, write_rows
+from rich.console import Console
 
 from chat_server import Asked, ChatServer, Reply
+from clair_apo import progress
 from clair_apo.clair import generate
 from clair_apo.errors import BudgetError
 from clair_apo.files import read_jsonl
@@ -24,7 +27,7 @@ LONGEST = 40
 
 
 def reply(asked: Asked) -> Reply:
-    return Reply(REPLY if asked.body["model"] == "reviser" else ANSWER)
+    return Reply(ANSWER if asked.body["model"] == "target" else REPLY)
 
 
 @pytest.fixture
@@ -39,11 +42,16 @@ def data(tmp_path):
     return write_rows(tmp_path / "data.jsonl", rows)
 
 
-def config_for(tmp_path, data, server, price=DOLLAR_A_TOKEN, **changes):
-    def spec(name):
-        return ModelSpec(model=name, base_url=server.url, max_tokens=LONGEST, price=price)
+def spec(name, server, price=DOLLAR_A_TOKEN):
+    return ModelSpec(model=name, base_url=server.url, max_tokens=LONGEST, price=price)
 
-    models = {"target": spec("target"), "reviser": spec("reviser")}
+
+def manifest_of(tmp_path):
+    return json.loads((tmp_path / "run" / "manifest.json").read_text())
+
+
+def config_for(tmp_path, data, server, price=DOLLAR_A_TOKEN, **changes):
+    models = {name: spec(name, server, price) for name in ("target", "reviser")}
     return make_config(tmp_path, data, revision={"format": "full"}, **models | changes)
 
 
@@ -94,8 +102,71 @@ def test_every_side_of_a_pair_says_what_it_cost_and_the_manifest_what_all_did(
     pairs = list(read_jsonl(tmp_path / "run" / "pairs.jsonl", PreferencePair))
     costs = {(p.provenance.chosen.cost, p.provenance.rejected.cost) for p in pairs}
     assert costs == {(REVISER_COST, TARGET_COST)}
-    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    manifest = manifest_of(tmp_path)
     assert manifest["cost"] == PROMPTS * (TARGET_COST + REVISER_COST)
+    assert {model: cost["usd"] for model, cost in manifest["costs"].items()} == {
+        "target": PROMPTS * TARGET_COST,
+        "reviser": PROMPTS * REVISER_COST,
+    }
+
+
+def test_what_another_reviser_cost_before_counts_against_the_limit(tmp_path, data, server):
+    first = generate(config_for(tmp_path, data, server)).cost
+    assert first == PROMPTS * (TARGET_COST + REVISER_COST)
+    asked = len(server.asked)
+
+    other = {"reviser": spec("another reviser", server)}
+    with pytest.raises(BudgetError, match=re.escape(f"${first:.4f} of")):
+        generate(config_for(tmp_path, data, server, max_cost=first + LONGEST - 1, **other))
+    assert len(server.asked) == asked
+    assert manifest_of(tmp_path)["cost"] == first
+
+    whole = first + PROMPTS * REVISER_COST
+    result = generate(config_for(tmp_path, data, server, max_cost=whole + LONGEST, **other))
+    assert result.cost == manifest_of(tmp_path)["cost"] == whole
+    # and back again: the store answers everything
+    again = generate(config_for(tmp_path, data, server))
+    assert (again.asked, again.cost) == (0, whole)
+
+
+def test_what_a_run_spent_before_it_broke_off_counts_though_another_model_goes_on(
+    tmp_path, data, server
+):
+    answers = PROMPTS * TARGET_COST
+    with pytest.raises(BudgetError):
+        generate(config_for(tmp_path, data, server, max_cost=answers + 2 * LONGEST))
+    revised = [asked.body["model"] for asked in server.asked].count("reviser")
+    assert revised > 0
+    assert manifest_of(tmp_path)["cost"] == answers + revised * REVISER_COST
+    result = generate(config_for(tmp_path, data, server, reviser=spec("another", server)))
+    assert result.cost == answers + (revised + PROMPTS) * REVISER_COST
+
+
+def test_a_model_without_a_price_leaves_the_cost_unknown_also_when_it_is_asked_no_more(
+    tmp_path, data, server, capsys
+):
+    unpriced = spec("unpriced", server, price=None)
+    assert generate(config_for(tmp_path, data, server, reviser=unpriced)).cost is None
+    result = generate(config_for(tmp_path, data, server, max_cost=10_000))
+    assert (result.asked, result.cost) == (PROMPTS, None)
+    assert "max_cost leaves out what unpriced cost" in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_money_that_is_shown_is_that_of_all_models_and_invocations(
+    tmp_path, data, server, monkeypatch
+):
+    text = io.StringIO()
+    monkeypatch.setattr(progress, "CONSOLE", Console(file=text, width=200))
+    generate(config_for(tmp_path, data, server))
+    generate(config_for(tmp_path, data, server, reviser=spec("another", server)))
+    shown = re.findall(r"(respond|revise): .*\$([\d.]+) so far", text.getvalue())
+    answers, replies = PROMPTS * TARGET_COST, PROMPTS * REVISER_COST
+    assert [(stage, float(usd)) for stage, usd in shown] == [
+        ("respond", answers),
+        ("revise", answers + replies),
+        ("respond", answers + replies),  # nothing new was asked
+        ("revise", answers + 2 * replies),
+    ]
 
 
 def test_without_a_price_nothing_claims_to_know_what_it_cost(tmp_path, data, server):

@@ -18,7 +18,7 @@ from scripted_roles import (
 from clair_apo.clair import generate
 from clair_apo.clair.pilot import Pilot, pilot, pilot_config
 from clair_apo.clair.recipes import RECIPES
-from clair_apo.errors import BudgetError, ConfigError
+from clair_apo.errors import BudgetError, ConfigError, RunError
 from clair_apo.files import read_jsonl
 from clair_apo.llm.prices import Price
 from clair_apo.records import PreferencePair, Prompt
@@ -40,6 +40,36 @@ def test_the_whole_run_asks_only_what_the_pilot_did_not(tmp_path, recipe):
     each = {role: count // SAMPLED for role, count in asked_of(first).items()}
     assert asked_of(second) == {role: n * (PROMPTS - SAMPLED) for role, n in each.items()}
     assert ids_of(tmp_path / "run-pilot") < ids_of(tmp_path / "run")
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_pilot_of_another_size_asks_only_for_the_prompts_that_are_new(tmp_path, recipe):
+    config = config_for(tmp_path, recipe, prompts=PROMPTS)
+    pilot(config, SAMPLED, **(first := models()))
+    larger = pilot(config, 2 * SAMPLED, **(second := models()))
+    assert (larger.prompts, larger.rest) == (2 * SAMPLED, PROMPTS - 2 * SAMPLED)
+    assert asked_of(second) == asked_of(first), "as many prompts are new as there were"
+    smaller = pilot(config, SAMPLED, **(third := models()))
+    assert (smaller.prompts, asked_of(third)) == (SAMPLED, {})
+
+
+def test_a_pilot_of_another_size_that_breaks_off_leaves_no_entry_of_the_old_rows(tmp_path):
+    config = config_for(tmp_path, "clair", prompts=PROMPTS)
+    pilot(config, SAMPLED, **models())
+    with pytest.raises(RuntimeError, match="breaks"):
+        pilot(config, 2 * SAMPLED, **models() | {"reviser_model": Breaking()})
+    manifest = json.loads((tmp_path / "run-pilot" / "manifest.json").read_text())
+    assert list(manifest["stages"]) == ["load", "respond"]
+    assert pilot(config, 2 * SAMPLED, **models()).prompts == 2 * SAMPLED
+
+
+def test_a_pilot_of_other_prompts_or_another_recipe_is_refused(tmp_path):
+    config = config_for(tmp_path, "clair", prompts=PROMPTS)
+    pilot(config, SAMPLED, **models())
+    seeded = config.prompts.model_copy(update={"seed": 5})
+    for changed in ({"prompts": seeded}, {"recipe": "worsen"}):
+        with pytest.raises(RunError, match="was begun with another"):
+            pilot(config.model_copy(update=changed), 2 * SAMPLED, **models())
 
 
 def test_a_pilot_of_a_limited_run_takes_some_of_its_prompts(tmp_path):
@@ -95,6 +125,11 @@ def test_money_is_projected_from_what_the_pilots_prompts_took(tmp_path):
     assert by_role["reviser"].completion_tokens.mean == COMPLETION_TOKENS
     dear_ones = (PROMPT_TOKENS * 10 + COMPLETION_TOKENS * 30) / 1e6
     assert by_role["reviser"].cost.mean == pytest.approx(dear_ones)
+
+
+class Breaking(Reviser):
+    def text(self, request):
+        raise RuntimeError("breaks")
 
 
 class HalfReviser(Reviser):

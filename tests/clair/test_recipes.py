@@ -152,6 +152,28 @@ def test_equal_answers_are_no_pair_and_no_judge_is_paid_to_say_so(tmp_path, two)
     assert len(judge.requests) == 2, "the differing answers in both orders"
 
 
+def test_two_equal_answers_of_three_are_a_tie_that_no_judge_is_asked_about(tmp_path, two):
+    config = make_config(
+        tmp_path, two, recipe="on_policy_judge", judge=JUDGE, reviser=None, samples=3
+    )
+    judge = Judging(higher_sample)
+    target = Sampled(lambda question, sample: f"{question} answer {min(sample, 1)}")
+    done = run(config, target, None, judge)
+    # of samples 0, 1, 2 the last two are equal: 0 beside them is one question, in both orders
+    assert (done.pairs, len(judge.requests)) == (2, 2 * 2)
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text("utf-8"))
+    numbers = manifest["stages"]["judge"]["comparisons"]
+    counted = [numbers[name] for name in ("comparisons", "consistent", "ties", "inconsistent")]
+    assert counted == [2 * 3, 2 * 2, 2 * 1, 0]
+    for row in rows_of(tmp_path, "judgements.jsonl"):
+        verdicts = {(vote["first"], vote["second"]): vote["verdict"] for vote in row["votes"]}
+        assert verdicts[1, 2] == verdicts[2, 1] == "tie"
+        assert verdicts[0, 2] == "second" and verdicts[2, 0] == "first"
+        assert len(row["request_keys"]) == 2
+        assert row["completion_tokens"] == 2, "each answer has one token, and is paid for once"
+    assert _sides(tmp_path)[0] == ("one answer 1", "one answer 0")
+
+
 def test_scores_of_the_data_decide_and_ties_are_dropped_without_asking_anybody(tmp_path):
     rows = [
         {

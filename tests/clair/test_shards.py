@@ -187,6 +187,11 @@ def test_the_merged_manifest_names_its_parts_and_its_counts_close(tmp_path, fold
     assert manifest["counts"]["dropped"] == merged.dropped
     # models in this process are free of charge
     assert manifest["cost"] == 0.0
+    parts = [json.loads((f / "manifest.json").read_text("utf-8"))["costs"] for f in folders]
+    for model, cost in manifest["costs"].items():
+        tokens = [part[model]["completion_tokens"] for part in parts]
+        assert cost["completion_tokens"] == sum(tokens) > max(tokens)
+    assert manifest["costs"].keys() == parts[0].keys() != set()
 
 
 def test_the_merged_run_runs_again_and_asks_nothing(tmp_path, data):

@@ -1,13 +1,13 @@
 """What a trainer leaves of a pair: the gate says the same as the trainer does."""
 
 import pytest
-from clair_runs import user
+from clair_runs import Replying, edit_reply, make_config, rows_of, run, user, write_rows
 from trl import DPOConfig
 
 from clair_apo.clair import Gate, GateConfig
 from clair_apo.clair.truncation import TrainingTokens
 from clair_apo.errors import ConfigError, ModelNotFoundError
-from clair_apo.records import DropReason, Message
+from clair_apo.records import DropReason
 from tiny_chat import save_tiny_chat
 
 PROMPT = user("w1 w2 w3")
@@ -79,10 +79,67 @@ def test_what_is_left_is_what_trls_trainer_trains_on(folder, max_length, tmp_pat
     assert [left.chosen, left.rejected] == trained
 
 
-def test_a_tokenizer_that_cannot_be_used_is_named(folder, tmp_path):
-    system = (Message(role="system", content="w9"), *PROMPT)
-    with pytest.raises(ConfigError, match="cannot render the conversation"):
-        TrainingTokens(folder, 9).left_of(system, CHOSEN, REJECTED)
+def test_a_conversation_that_the_template_does_not_take_drops_its_row_and_no_other(
+    folder, tmp_path
+):
+    system = {"role": "system", "content": "w9"}
+    asked = [[{"role": "user", "content": f"w1 w{n}"}] for n in range(3)]
+    asked[1].insert(0, system)
+    data = write_rows(tmp_path / "data.jsonl", [{"messages": turns} for turns in asked])
+    config = make_config(tmp_path, data, gate={"max_length": 50, "tokenizer": folder})
+    done = run(config, Replying([("", REJECTED)]), Replying([("", edit_reply(("w8", "w6")))]))
+    assert (done.pairs, done.dropped) == (2, {"identical_after_truncation": 1})
+    (dropped,) = rows_of(tmp_path, "dropped.jsonl")
+    assert dropped["stage"] == "pair"
+    assert "does not take this conversation (no system turns)" in dropped["detail"]
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        (None, "has no chat template"),
+        ("{{ raise_exception('never') }}", r"does not take this conversation \(never\)"),
+    ],
+)
+def test_a_template_that_takes_no_conversation_stops_a_run_before_it_asks(
+    template, message, tmp_path
+):
+    folder = str(save_tiny_chat(tmp_path / "tiny", template=template))
+    data = write_rows(tmp_path / "data.jsonl", [{"prompt": "w1"}])
+    target = Replying([("", REJECTED)])
+    config = make_config(tmp_path, data, gate={"max_length": 50, "tokenizer": folder})
+    with pytest.raises(ConfigError, match=message):
+        run(config, target, Replying([]))
+    assert target.requests == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "loaded"),
+    [
+        ({}, ("org/model", "v2")),
+        ({"tokenizer": "org/other"}, ("org/other", "main")),
+    ],
+)
+def test_the_targets_tokenizer_is_that_of_the_targets_revision(
+    folder, tmp_path, monkeypatch, changes, loaded
+):
+    from transformers import AutoTokenizer
+
+    known, found = AutoTokenizer.from_pretrained(folder), []
+
+    def load(location, revision="main"):
+        found.append((location, revision))
+        return known
+
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", load)
+    data = write_rows(tmp_path / "data.jsonl", [{"prompt": "w1"}])
+    target = {"model": "org/model", "revision": "v2"}
+    config = make_config(tmp_path, data, target=target, gate={"max_length": 50} | changes)
+    run(config, Replying([("", REJECTED)]), Replying([("", edit_reply(("w8", "w6")))]))
+    assert set(found) == {loaded}
+
+
+def test_a_tokenizer_that_cannot_be_used_is_named(tmp_path):
     with pytest.raises(ModelNotFoundError, match="no such folder"):
         TrainingTokens(str(tmp_path / "gone"), 9).left_of(PROMPT, CHOSEN, REJECTED)
     (tmp_path / "config.json").write_text("{}")

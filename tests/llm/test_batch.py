@@ -221,6 +221,7 @@ def test_a_queue_without_room_for_one_request_ends_the_run(server, store, monkey
     with pytest.raises(RequestError, match="no room in its queue for even one request"):
         ask(server, store, questions(1))
     assert len(server.batches) == 4
+    assert server.calls.count("POST /files") == 1
 
 
 def test_a_server_that_refuses_a_batch_with_429_is_offered_it_later(server, store, monkeypatch):
@@ -236,7 +237,9 @@ def test_a_server_that_refuses_a_batch_with_429_is_offered_it_later(server, stor
     ask(server, store, requests)
     assert_all_answered(store, requests)
     assert server.asked == {r.key: 1 for r in requests}
-    assert FORGOTTEN in {b.state for b in store.batches()}
+    # the same three files, written down once each, whatever was refused
+    assert [b.state for b in store.batches()] == [READ] * 3
+    assert server.calls.count("POST /files") == 3
 
 
 def test_passing_errors_of_the_server_are_waited_out(server, store):

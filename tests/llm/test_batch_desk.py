@@ -128,6 +128,13 @@ def test_a_batch_that_is_not_open_cannot_be_ended(server, store, what):
         getattr(desk(server, store), what)("batch-9")
 
 
+def test_a_model_elsewhere_whose_key_is_not_at_hand_is_not_in_the_way(server, store, tmp_path):
+    begin(server, store, tmp_path)
+    elsewhere = ModelSpec(model="x", base_url="https://example.com/v1", api_key_env="NO_SUCH_KEY")
+    (look,) = BatchDesk(store, "run", [elsewhere, server.spec]).look()
+    assert look.batch.state == "in_progress"
+
+
 def test_a_batch_at_a_server_that_the_config_names_no_longer_says_so(server, store):
     store.add_batch(StoredBatch("b", "x", "big", "else:1", "run", "validating", 1.0, ("k",)))
     with pytest.raises(RequestError, match="at else:1, which the run's config does not name"):

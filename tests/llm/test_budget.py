@@ -25,16 +25,16 @@ amounts = st.floats(0, 1)
     asked=st.lists(st.tuples(amounts, amounts, st.integers(0, 3)), max_size=40),
 )
 def test_no_order_of_answers_crosses_the_limit(limit, before, asked):
-    budget = Budget(limit, spent=before)
+    budget = Budget(limit, {"before": before})
     under_way = []
     for number, (worst, share, answers) in enumerate(asked):
         if budget.reserve(number, worst):
             under_way.append((number, worst * share))
         for _ in range(min(answers, len(under_way))):
-            budget.settle(*under_way.pop())
+            budget.settle(*under_way.pop(), "m")
         assert budget.spent + budget.reserved <= max(limit, before) + 1e-9
     for key, cost in under_way:
-        budget.settle(key, cost)
+        budget.settle(key, cost, "m")
     assert budget.reserved == 0
     assert budget.spent <= max(limit, before) + 1e-9
 
@@ -43,7 +43,7 @@ def test_what_was_set_aside_is_free_again_for_the_next_request():
     budget = Budget(1.0)
     assert budget.reserve("a", 0.9)
     assert not budget.reserve("b", 0.2)
-    budget.settle("a", 0.1)
+    budget.settle("a", 0.1, "m")
     assert budget.reserve("b", 0.2)
     budget.release("b")
     assert (budget.spent, budget.reserved) == (0.1, 0)
@@ -52,20 +52,20 @@ def test_what_was_set_aside_is_free_again_for_the_next_request():
 def test_an_answer_without_usage_counts_at_its_worst():
     budget = Budget(1.0)
     budget.reserve("a", 0.4)
-    budget.settle("a", None)
+    budget.settle("a", None, "m")
     assert budget.spent == pytest.approx(0.4)
 
 
 def test_without_a_limit_everything_fits_and_is_counted():
     budget = Budget()
     assert budget.reserve("a", 1e9)
-    budget.settle("a", 2.5)
+    budget.settle("a", 2.5, "m")
     assert budget.spent == 2.5
 
 
 def test_earlier_invocations_of_the_run_count():
-    assert not Budget(1.0, spent=0.95).reserve("a", 0.1)
-    assert Budget(1.0, spent=0.85).reserve("a", 0.1)
+    assert not Budget(1.0, {"m": 0.5, "old": 0.45}).reserve("a", 0.1)
+    assert Budget(1.0, {"m": 0.5, "old": 0.35}).reserve("a", 0.1)
 
 
 @given(st.text(max_size=200))
@@ -108,5 +108,5 @@ def test_a_batch_model_needs_batch_rates():
 
 
 def test_the_error_says_what_was_spent_and_how_to_go_on():
-    text = str(Budget(2.0, spent=1.9).exhausted("m", 0.25))
+    text = str(Budget(2.0, {"m": 1.9}).exhausted("m", 0.25))
     assert "$1.9000 of $2 are spent" in text and "$0.2500" in text and "--max_cost" in text

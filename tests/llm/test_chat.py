@@ -1,5 +1,7 @@
 """Requests, their keys, and how a response is read."""
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -71,9 +73,15 @@ OF_NO_ACCOUNT = {
 }
 OF_ACCOUNT = {
     "model": "recorded:other",
+    "revision": "2026-11",
     "max_tokens": 1,
     "temperature": 0.0,
     "top_p": 0.5,
+}
+# they need a server
+OF_ACCOUNT_AT_A_SERVER = {
+    "token_limit_field": "max_completion_tokens",
+    "extra_body": {"reasoning_effort": "low"},
 }
 LOCAL_ONLY = {"dtype": "bf16"}  # part of a local model's identity: tested with the local model
 
@@ -84,11 +92,62 @@ def _key(**changes):
 
 
 def test_every_setting_of_a_model_either_belongs_to_the_key_or_cannot_change_an_answer():
-    assert set(ModelSpec.model_fields) == {*OF_NO_ACCOUNT, *OF_ACCOUNT, *LOCAL_ONLY}
+    at_a_server = {"base_url": "http://127.0.0.1:1/v1"}
+    known = {*OF_NO_ACCOUNT, *OF_ACCOUNT, *OF_ACCOUNT_AT_A_SERVER, *LOCAL_ONLY}
+    assert set(ModelSpec.model_fields) == known
     for name, value in OF_NO_ACCOUNT.items():
         assert _key(**{name: value}).key == _key().key, name
     for name, value in OF_ACCOUNT.items():
         assert _key(**{name: value}).key != _key().key, name
+    for name, value in OF_ACCOUNT_AT_A_SERVER.items():
+        assert _key(**at_a_server, **{name: value}).key != _key().key, name
+
+
+def test_settings_that_came_later_are_in_no_key_where_they_are_not_set():
+    written = {"token_limit_field": "max_tokens", "extra_body": {}}
+    key = _key(base_url="http://127.0.0.1:1/v1", **written).key
+    sampling = {"max_tokens": 512, "temperature": 0.7, "top_p": 1.0}
+    request = {"model": "recorded:m", "messages": [MESSAGES[0].model_dump()], "sample": 0}
+    assert key == digest(request | {"sampling": sampling})
+
+
+def test_what_is_not_sent_is_in_the_key_as_well():
+    keys = {_key(temperature=None).key, _key(top_p=None).key, _key().key}
+    assert len(keys) == 3
+    assert "temperature" not in _key(temperature=None).body("m")
+
+
+@pytest.mark.parametrize("name", OF_ACCOUNT_AT_A_SERVER)
+def test_what_only_a_server_takes_is_refused_without_one_by_its_name(name):
+    with pytest.raises(ValueError, match=f"{name} is for a server: set base_url"):
+        ModelSpec(model="m", **{name: OF_ACCOUNT_AT_A_SERVER[name]})
+    assert ModelSpec(model="m", mode="files", **{name: OF_ACCOUNT_AT_A_SERVER[name]})
+
+
+def _with_extra(extra):
+    return ModelSpec(model="m", base_url="http://127.0.0.1:1/v1", extra_body=extra)
+
+
+@pytest.mark.parametrize(
+    "name", ["api_key", "api-key", "X-API-Key", "key", "access_token", "client_secret", "Password"]
+)
+def test_a_secret_is_not_sent_beside_because_the_manifest_would_hold_it(name):
+    for extra in ({name: "sk-1"}, {"headers": [{name: "sk-1"}]}):
+        with pytest.raises(ValueError, match=f"'{name}' looks like a secret"):
+            _with_extra(extra)
+
+
+def test_names_that_only_sound_like_a_secret_may_be_sent():
+    extra = {"min_tokens": 3, "stop_token_ids": [1], "prompt_cache_key": "a", "top_k": 5}
+    assert _with_extra(extra).sampling.extra_body == json.dumps(
+        extra, sort_keys=True, separators=(",", ":")
+    )
+
+
+@pytest.mark.parametrize("name", ["model", "messages", "max_tokens", "temperature", "n", "stream"])
+def test_a_setting_with_a_place_of_its_own_is_not_sent_beside(name):
+    with pytest.raises(ValueError, match=f"'{name}' cannot be sent beside"):
+        _with_extra({name: 1})
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,28 @@ def test_the_run_ends_with_a_command_and_the_next_run_reads_its_answers(folder):
         assert completion.text == f"re: {request.messages[0].content}"
 
 
+def test_a_line_holds_what_the_server_takes_beside_under_the_names_that_it_knows(folder):
+    spec = ModelSpec(
+        model="org/m",
+        mode="files",
+        max_tokens=9,
+        token_limit_field="max_completion_tokens",
+        temperature=None,
+        extra_body={"chat_template_kwargs": {"enable_thinking": False}},
+    )
+    request = ask_for("q").model_copy(update={"sampling": spec.sampling})
+    with pytest.raises(WaitingError):
+        list(FileChat(spec, folder).answer([request]))
+    (path,) = folder.glob("*.in.jsonl")
+    assert json.loads(path.read_text("utf-8"))["body"] == {
+        "model": "org/m",
+        "messages": [{"role": "user", "content": "q"}],
+        "max_completion_tokens": 9,
+        "top_p": 1.0,
+        "chat_template_kwargs": {"enable_thinking": False},
+    }
+
+
 def test_asking_again_before_the_files_are_answered_writes_nothing_new(folder):
     _, first = ask(folder, questions(3))
     files = {path: path.read_bytes() for path in folder.iterdir()}

@@ -13,14 +13,15 @@ from contextlib import closing
 import pytest
 import stamina
 from http_chats import answers, error, fine, one_after_the_other, spec_for
-from llm_requests import ask_for
+from llm_requests import answers_of, ask_for
 
 from chat_server import ChatServer, Reply
 from clair_apo.errors import RequestError
-from clair_apo.llm import ModelSpec, health
+from clair_apo.llm import ModelSpec, RequestStore, StoredChat, health
 from clair_apo.llm.health import ATTEMPTS
 from clair_apo.llm.http import HttpChat
 from clair_apo.llm.keys import find_key
+from clair_apo.records import Message
 
 KEY = "sk-very-secret-5f2a"
 
@@ -89,6 +90,27 @@ def test_what_is_sent_is_the_request_and_what_comes_back_is_the_whole_response(s
         "max_tokens": 7,
         "temperature": 0.3,
         "top_p": 0.9,
+    }
+
+
+def test_a_model_that_takes_no_choice_of_sampling_is_sent_none(server, spec):
+    server.reply = lambda asked: (
+        error(400, "unsupported parameter")
+        if {"max_tokens", "temperature", "top_p"} & asked.body.keys()
+        else fine()
+    )
+    changes = {"temperature": None, "top_p": None, "extra_body": {"reasoning_effort": "low"}}
+    changes["token_limit_field"] = "max_completion_tokens"
+    settings = spec.model_copy(update=changes)
+    with RequestStore(":memory:") as store:
+        chat = StoredChat(settings, store)
+        (answer,) = answers_of(chat, [chat.request((Message(role="user", content="q"),))])
+    assert answer.completion.text == "hello"
+    assert server.asked[0].body == {
+        "model": "the-model",
+        "messages": [{"role": "user", "content": "q"}],
+        "max_completion_tokens": spec.max_tokens,
+        "reasoning_effort": "low",
     }
 
 

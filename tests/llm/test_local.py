@@ -234,6 +234,20 @@ def test_a_model_without_a_chat_template_is_refused(tmp_path):
         LocalChat(find_model(str(folder)))
 
 
+@pytest.mark.parametrize("revision", ["v2", None])
+def test_tokenizer_and_weights_are_those_of_the_revision(monkeypatch, chat, revision):
+    loaded = []
+
+    def load(location, revision="main", **_):
+        loaded.append((location, revision))
+        return chat.tokenizer if len(loaded) == 1 else chat.model
+
+    for kind in ("AutoTokenizer", "AutoModelForCausalLM"):
+        monkeypatch.setattr(f"clair_apo.llm.local.{kind}.from_pretrained", load)
+    LocalChat(find_model("org/model", revision=revision))
+    assert loaded == [("org/model", revision or "main")] * 2
+
+
 @pytest.mark.parametrize("damage", ["model.safetensors", "config.json", "tokenizer.json"])
 def test_a_damaged_folder_is_refused_by_its_name(tmp_path, damage):
     folder = save_tiny_chat(tmp_path / "m")

@@ -75,7 +75,7 @@ def test_a_server_is_sent_no_more_than_the_money_suffices_for(store, in_flight):
         assert budget.spent == 3 * len(store)
         assert server.most_under_way * LONGEST <= 100
 
-        richer = paid(store, Budget(limit=1_000, spent=budget.spent), url=server.url)
+        richer = paid(store, Budget(1_000, budget.costs), url=server.url)
         assert len(answers_of(richer, requests(chat, 60))) == 60
         assert len(server.asked) == 60 and set(server.counts.values()) == {1}
 

@@ -9,7 +9,7 @@ from report_runs import make_dropped, make_pair, make_run
 
 from clair_apo.clair.recipes import RECIPES
 from clair_apo.files import write_jsonl
-from clair_apo.records import DropReason, Origin, PreferencePair, Stage
+from clair_apo.records import DropReason, Origin, PreferencePair, Sampling, Stage
 from clair_apo.report import write_report
 from clair_apo.report.card import RECIPE_SIDES, features_of, markdown
 
@@ -65,7 +65,9 @@ def rows_after(card, title):
 def test_datasets_loads_the_folder_with_types_that_no_row_has_to_show(tmp_path):
     """Left to guess, `datasets` types a column by its first rows, here empty lists and nulls."""
     train = [with_origins(make_pair(f"a{n}"), revised(keys=()), GIVEN) for n in range(3)]
-    test = [with_origins(make_pair("b"), revised(0.25), revised(None, keys=("x", "y")))]
+    said = Sampling(max_tokens=5, temperature=None, top_p=0.5, extra_body='{"a":1}')
+    told = revised(0.25).model_copy(update={"sampling": said})
+    test = [with_origins(make_pair("b"), told, revised(None, keys=("x", "y")))]
     make_card(tmp_path / "run", train, test)
     data = load_dataset(str(tmp_path / "run/dataset"), cache_dir=str(tmp_path / "cache"))
     assert {name: len(rows) for name, rows in data.items()} == {"train": 3, "test": 1}
@@ -154,6 +156,16 @@ def test_models_settings_template_and_gate_are_named_and_what_is_private_is_not(
         assert private not in card
 
 
+def test_settings_that_were_left_to_the_server_and_what_was_sent_beside_are_told(tmp_path):
+    reviser = MODEL | {"temperature": None, "top_p": None, "extra_body": {"effort": "low"}}
+    card = make_card(tmp_path, [make_pair("a")], config={"reviser": reviser})
+    facts = {line[0]: line[1].replace("\\", "") for line in rows_after(card, "How it was made")}
+    assert facts["Reviser"] == (
+        "m; temperature left to the server, top-p left to the server, "
+        'sent beside: {"effort":"low"}, at most 64 tokens'
+    )
+
+
 def test_a_target_that_was_not_asked_is_not_named(tmp_path):
     pair = with_origins(make_pair("a"), revised(), GIVEN)
     card = make_card(tmp_path, [pair], config={"target": MODEL, "reviser": MODEL})
@@ -173,6 +185,17 @@ def test_tokens_and_cost_are_summed_by_side_and_model(tmp_path):
         ["chosen", "revision", "reviser", "2", "30", "7", "0.7500"],
         ["rejected", "given", "given", "3", "0", "0", "0.0000"],
     ]
+
+
+def test_the_cost_of_all_that_was_asked_for_the_pairs_is_told_where_it_is_known(tmp_path):
+    def pair(name, cost):
+        made = make_pair(name)
+        provenance = made.provenance.model_copy(update={"cost": cost})
+        return made.model_copy(update={"provenance": provenance})
+
+    known = make_card(tmp_path / "known", [pair("a", 0.25), pair("b", 1.5)])
+    assert "the kept pairs took 1.7500 US dollars" in known
+    assert "the kept pairs took" not in make_card(tmp_path / "not", [pair("a", 1), pair("b", None)])
 
 
 def test_test_sets_stand_there_with_their_digests_or_that_there_were_none(tmp_path):
@@ -196,7 +219,7 @@ def test_what_a_judge_said_is_told_in_numbers(tmp_path):
         tmp_path / "verified", [make_pair("a")], stages={"verify": {"verification": verified}}
     )
     assert "Nobody checked" not in card
-    assert "confirmed 7 of 9 claims" in card and "rejected 2 of 3 claims" in card
+    assert "confirmed 7 of 9 claims" in card and "rejected 2 of 3 that were" in card
     numbers = {"comparisons": 8, "consistent": 5, "ties": 1, "inconsistent": 2, "unreadable": 0}
     card = make_card(
         tmp_path / "judged", [make_pair("a")], stages={"judge": {"comparisons": numbers}}

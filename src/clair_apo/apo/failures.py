@@ -6,7 +6,7 @@ every batch say which rows of the data set it holds. B is the number of pairs.
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from datasets import Dataset
@@ -15,8 +15,8 @@ from torch import Tensor
 from clair_apo.apo.anchors import PairOutcomes
 from clair_apo.errors import TrainingError
 
-ROW = "row"
-"""The column of a prepared data set that numbers its pairs."""
+ROW = "clair_apo_row"
+"""The column of a prepared data set that numbers its pairs; no name for a column of a user's."""
 ROWS = "rows"
 """The key of a batch with the numbers of its pairs, (B,), int64; -1 where there is none."""
 
@@ -46,6 +46,24 @@ def rows_of(batch: Mapping[str, Any]) -> Tensor:
     return batch.get(ROWS, ids.new_full((len(ids) // 2,), -1))  # type: ignore[no-any-return]
 
 
+class Work(NamedTuple):
+    """What a batch is made for."""
+
+    pairs: Any
+    """The data set whose rows the batch numbers."""
+    setting: str
+    """Says how many pairs a batch has."""
+    size: int
+    """Its value."""
+    batch: str = "a batch"
+    """What the batch is called."""
+
+    @property
+    def is_training(self) -> bool:
+        """Whether there is a backward pass."""
+        return self.setting == "per_device_train_batch_size"
+
+
 class FailureGuard:
     """Watches a trainer's batches, and names pairs and settings where one fails.
 
@@ -62,7 +80,8 @@ class FailureGuard:
         """Refuse a batch with a loss that is NaN or infinite, before it reaches the weights.
 
         Args:
-            outcomes: of the pairs of all processes, the same in each, so that all of them stop.
+            outcomes: of the pairs of this process. With several, the one that holds such a pair
+                raises, and the launcher ends the others: to ask them all would cost every step.
 
         Raises:
             TrainingError: names the pairs.
@@ -74,40 +93,102 @@ class FailureGuard:
         rows = outcomes.rows[wrong].long().tolist()
         raise TrainingError(
             f"after step {self._trainer.state.global_step}: the loss of {len(rows)} of "
-            f"{len(losses)} pairs is not finite: {self._names(rows)}. "
+            f"{len(losses)} pairs is not finite: {_names(self._work.pairs, rows)}. "
             f"{_cause(self._trainer.model)}"
         )
 
+    def check_finite_mean(self, loss: Tensor, batch: Mapping[str, Any]) -> None:
+        """The same where TRL computes the loss, which is one number for the whole batch.
+
+        Args:
+            loss: of this process.
+            batch: the pairs that it is of.
+
+        Raises:
+            TrainingError: names all pairs of the batch.
+        """
+        if loss.isfinite().all():
+            return
+        rows = rows_of(batch).tolist()
+        raise TrainingError(
+            f"after step {self._trainer.state.global_step}: the loss of a batch of {len(rows)} "
+            f"pairs is not finite: one or more of {_names(self._work.pairs, rows)}. "
+            f"{_cause(self._trainer.model)}"
+        )
+
+    def named_memory_failure(
+        self, batch: Mapping[str, Any]
+    ) -> contextlib.AbstractContextManager[None]:
+        """As the function of this name, for a batch of training or evaluation.
+
+        Where `auto_find_batch_size` is set, a batch of training fails with torch's own error:
+        accelerate begins anew with fewer pairs, and knows no other.
+        """
+        if self._work.is_training and self._trainer.args.auto_find_batch_size:
+            return contextlib.nullcontext()
+        return named_memory_failure(self._trainer, batch, self._work)
+
     @contextlib.contextmanager
-    def named_memory_failure(self, batch: Mapping[str, Any]) -> Iterator[None]:
-        """Say which batch ran out of memory in the block, and what to lower.
+    def named_optimizer_failure(self) -> Iterator[None]:
+        """Say that memory ran out between batches, where the optimizer keeps its state.
 
         Raises:
             TrainingError: instead of what torch raises.
         """
-        rows = rows_of(batch).tolist()
         try:
             yield
-        except RuntimeError as error:  # torch.OutOfMemoryError is one
+        except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            args, training = self._trainer.args, self._trainer.model.training
-            size = args.per_device_train_batch_size if training else args.per_device_eval_batch_size
-            shape = " x ".join(map(str, batch["input_ids"].shape))
+            args = self._trainer.args
             raise TrainingError(
-                f"after step {self._trainer.state.global_step}: out of memory in a batch of "
-                f"{len(rows)} pairs, padded to {shape} tokens: {self._names(rows)}. To try: "
-                f"{'; '.join(_remedies(args, size, training))}"
+                f"after step {self._trainer.state.global_step}: out of memory outside of any "
+                "batch; at the first step that is the optimizer, which keeps its state from then "
+                f"on. To try: an optim with a smaller state, adafactor for one (now {args.optim}); "
+                f"{'; '.join(_FEWER_WEIGHTS)}"
             ) from error
 
-    def _names(self, rows: Sequence[int]) -> str:
-        """Pairs by their ids, or by their numbers where the data has none or is a stream."""
-        trainer = self._trainer
-        pairs = trainer.train_dataset if trainer.model.training else self.evaluated
-        known = isinstance(pairs, Dataset) and "id" in pairs.column_names
-        names = [str(pairs[row]["id"] if known and row >= 0 else row) for row in rows[:MOST_NAMED]]
-        more = f" and {len(rows) - MOST_NAMED} more" if len(rows) > MOST_NAMED else ""
-        return f"pair{'s' if len(rows) > 1 else ''} {', '.join(names)}{more}"
+    @property
+    def _work(self) -> Work:
+        trainer, args = self._trainer, self._trainer.args
+        if trainer.model.training:
+            size = args.per_device_train_batch_size
+            return Work(trainer.train_dataset, "per_device_train_batch_size", size)
+        return Work(self.evaluated, "per_device_eval_batch_size", args.per_device_eval_batch_size)
+
+
+@contextlib.contextmanager
+def named_memory_failure(trainer: Any, batch: Mapping[str, Any], work: Work) -> Iterator[None]:
+    """Say which batch ran out of memory in the block, and what to lower.
+
+    Args:
+        trainer: its settings give the advice.
+        batch: padded.
+        work: what it is made for.
+
+    Raises:
+        TrainingError: instead of what torch raises.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # torch.OutOfMemoryError is one
+        if not is_out_of_memory(error):
+            raise
+        rows = rows_of(batch).tolist()
+        shape = " x ".join(map(str, batch["input_ids"].shape))
+        raise TrainingError(
+            f"after step {trainer.state.global_step}: out of memory in {work.batch} of "
+            f"{len(rows)} pairs, padded to {shape} tokens: {_names(work.pairs, rows)}. To try: "
+            f"{'; '.join(_remedies(trainer.args, work))}"
+        ) from error
+
+
+def _names(pairs: Any, rows: Sequence[int]) -> str:
+    """Pairs by their ids, or by their numbers where the data has none or is a stream."""
+    known = isinstance(pairs, Dataset) and "id" in pairs.column_names
+    names = [str(pairs[row]["id"] if known and row >= 0 else row) for row in rows[:MOST_NAMED]]
+    more = f" and {len(rows) - MOST_NAMED} more" if len(rows) > MOST_NAMED else ""
+    return f"pair{'s' if len(rows) > 1 else ''} {', '.join(names)}{more}"
 
 
 def _cause(model: Any) -> str:
@@ -128,20 +209,23 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def _remedies(args: Any, size: int, training: bool) -> list[str]:
+_FEWER_WEIGHTS = ("train an adapter (use_peft)", "spread the weights (FSDP)")
+
+
+def _remedies(args: Any, work: Work) -> list[str]:
     found = []
     tokens = getattr(args, "max_tokens_per_batch", None)
     if tokens:
         found.append(f"lower max_tokens_per_batch ({tokens})")
-    if size > 1 and training:
+    if work.size > 1 and work.is_training:
         found.append(
-            f"lower per_device_train_batch_size ({size}) and raise gradient_accumulation_steps "
+            f"lower {work.setting} ({work.size}) and raise gradient_accumulation_steps "
             f"({args.gradient_accumulation_steps}) by as much, which trains the same"
         )
-    elif size > 1:
-        found.append(f"lower per_device_eval_batch_size ({size})")
-    if training and not args.gradient_checkpointing:
+    elif work.size > 1:
+        found.append(f"lower {work.setting} ({work.size})")
+    if work.is_training and not args.gradient_checkpointing:
         found.append("set gradient_checkpointing true")
     if args.max_length is not None:
         found.append(f"lower max_length ({args.max_length})")
-    return [*found, "train an adapter (use_peft)", "spread the weights (FSDP)"]
+    return [*found, *_FEWER_WEIGHTS]

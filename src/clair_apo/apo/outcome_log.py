@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from transformers import TrainerCallback
 
 from clair_apo.apo.anchors import PairOutcomes
 from clair_apo.apo.repeats import fills_a_stream, given_by_stream
@@ -11,7 +12,7 @@ from clair_apo.apo.repeats import fills_a_stream, given_by_stream
 Mode = Literal["train", "eval"]
 
 
-class OutcomeLog:
+class OutcomeLog(TrainerCallback):
     """The outcomes of pairs since they were taken last, for training and evaluation apart.
 
     Args:
@@ -21,6 +22,10 @@ class OutcomeLog:
     def __init__(self, accelerator: Any) -> None:
         self._accelerator = accelerator
         self._tables: dict[Mode, list[Tensor]] = {"train": [], "eval": []}
+
+    def on_train_begin(self, *event: Any, **more: Any) -> None:
+        """Forget what a run that broke off left; `auto_find_batch_size` begins several times."""
+        self._tables["train"].clear()
 
     def keep(self, mode: Mode, outcomes: PairOutcomes, weights: Tensor | None) -> None:
         """Keep the outcomes of the pairs that count.

@@ -12,7 +12,8 @@ them from there on, looked up by what the batch contains. B is the number of pai
 import contextlib
 import copy
 import hashlib
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +27,7 @@ from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
 
 from clair_apo.apo.logps import PairLogps, TokenLogps
+from clair_apo.apo.reference_identity import trained_base_weights
 from clair_apo.apo.reference_store import PairTokenLogps
 from clair_apo.apo.row_trainer import RowTrainer
 from clair_apo.errors import TrainingError
@@ -174,10 +176,10 @@ def reference_tokens(
         return ReferenceTokens(
             TokenLogps(chosen, chosen_lengths), TokenLogps(rejected, rejected_lengths)
         )
-    policy: Any = trainer.model
+    policy = unwrapped_policy(trainer)
     options: Any = trainer.args.gradient_checkpointing_kwargs
     if model is None:
-        model = policy if trainer.ref_model is None else trainer.ref_model
+        model = trainer.model if trainer.ref_model is None else trainer.ref_model
     with (
         torch.no_grad(),
         reference_adapter(trainer),
@@ -187,19 +189,43 @@ def reference_tokens(
     return ReferenceTokens(forward.chosen, forward.rejected)
 
 
+def unwrapped_policy(trainer: RowTrainer) -> Any:
+    """The policy with its adapters; under FSDP the trainer's own model is the wrapper."""
+    return trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
+
+
 def reference_adapter_name(trainer: RowTrainer) -> str | None:
     """The adapter that is the reference: `ref`, TRL's frozen copy; None where all are off."""
-    adapters = trainer.accelerator.unwrap_model(trainer.model).peft_config
+    adapters = unwrapped_policy(trainer).peft_config
     from_base = getattr(trainer.args, "reference", "initial") == "base"
     return "ref" if "ref" in adapters and not from_base else None
 
 
-def reference_adapter(trainer: RowTrainer) -> contextlib.AbstractContextManager[None]:
+@contextlib.contextmanager
+def reference_adapter(trainer: RowTrainer) -> Iterator[None]:
     """While it holds, the trainer's model is its reference; nothing to do for one without adapter.
 
     A reference model of its own, where there is one, is not touched.
     """
-    if trainer.ref_model is not None or not isinstance(trainer.model, PeftModel):
-        return contextlib.nullcontext()
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    return use_adapter(model, reference_adapter_name(trainer))
+    policy = unwrapped_policy(trainer)
+    with contextlib.ExitStack() as switched:
+        if trainer.ref_model is None and isinstance(policy, PeftModel):
+            with warnings.catch_warnings():
+                # peft's word on trained biases; `why_policy_moved` sees to them
+                warnings.filterwarnings("ignore", message="Careful, disabling adapter layers")
+                switched.enter_context(use_adapter(policy, reference_adapter_name(trainer)))
+        yield
+
+
+def why_policy_moved(trainer: RowTrainer) -> str | None:
+    """Why a policy is not its own reference any more once it trains; None where it stays that.
+
+    It stays where the adapter is all that trains: then it is switched off, or a copy of it on.
+    """
+    policy = unwrapped_policy(trainer)
+    if not isinstance(policy, PeftModel):
+        return "the policy has been trained"
+    trained = trained_base_weights(policy)
+    if not trained:
+        return None
+    return f"{len(trained)} weights below the adapter are trained with it ({trained[0]} is one)"

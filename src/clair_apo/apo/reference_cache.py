@@ -8,7 +8,7 @@ reference, or with the reference model where there is one. Every process takes p
 # trl and accelerate are typed in part only
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,9 +19,10 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from peft import PeftModel
 from torch.utils.data import DataLoader
-from transformers import TrainerCallback
 from trl.models.utils import prepare_deepspeed
+from trl.trainer.utils import add_fused_lm_head
 
+from clair_apo.apo.failures import NumberedPairs, Work, named_memory_failure
 from clair_apo.apo.logps import TokenLogps, padded
 from clair_apo.apo.reference import (
     CollateWithReference,
@@ -29,6 +30,8 @@ from clair_apo.apo.reference import (
     pair_keys,
     reference_adapter_name,
     reference_tokens,
+    unwrapped_policy,
+    why_policy_moved,
 )
 from clair_apo.apo.reference_identity import agreed_identity, weights_digest
 from clair_apo.apo.reference_store import PairTokenLogps, ReferenceStore
@@ -65,9 +68,16 @@ class ReferenceCache:
         root: the cache's folder.
         weights: digest of the reference model, where there is one: taken before it was spread
             over processes.
+        reload: loads that model again, where the trainer lets it go once it has answered.
     """
 
-    def __init__(self, trainer: RowTrainer, root: Path, weights: str | None) -> None:
+    def __init__(
+        self,
+        trainer: RowTrainer,
+        root: Path,
+        weights: str | None,
+        reload: Callable[[], Any] | None = None,
+    ) -> None:
         self.root = root
         self.known: dict[bytes, PairTokenLogps] = {}
         """Answers by key, of all pairs seen so far."""
@@ -75,6 +85,7 @@ class ReferenceCache:
         """Keys of the pairs that no cache had, and that were computed here."""
         self._trainer = trainer
         self._weights = weights
+        self._reload = reload
         self._waiting: list[_Request] = []
         self._policy_is_wrapped = False
         self._store: ReferenceStore | None = None
@@ -84,7 +95,7 @@ class ReferenceCache:
         """The folder of this reference; first asked for while the policy still is the reference."""
         if self._store is None:
             trainer = self._trainer
-            model: Any = trainer.ref_model or trainer.model
+            model: Any = trainer.ref_model or unwrapped_policy(trainer)
             adapter = reference_adapter_name(trainer) if isinstance(model, PeftModel) else None
             identity = agreed_identity(
                 weights=self._weights or weights_digest(model, adapter),
@@ -154,7 +165,12 @@ class ReferenceCache:
             dataset: tokenized pairs that were added.
             count: pairs to ask about, at even distances.
             batch_size: pairs for each process at a time.
+
+        Raises:
+            TrainingError: the reference cannot be asked again.
         """
+        if why := self._why_not_asked():
+            raise TrainingError(f"{why}: verify in one process, without a launcher")
         keys = self._pairs(dataset).keys
         known = [row for row, key in enumerate(keys) if key not in self.computed]
         rows = known[:: max(1, len(known) // count)][:count]
@@ -180,24 +196,31 @@ class ReferenceCache:
             missing = self._missing(pairs)
             if not missing:
                 return
-            of_policy = trainer.ref_model is None
-            spread = _uses_fsdp(trainer) or trainer.is_deepspeed_enabled
-            if (
-                of_policy
-                and trainer.state.global_step > 0
-                and not isinstance(trainer.model, PeftModel)
-            ):
+            if why := self._why_not_asked():
                 raise TrainingError(
                     f"{request.name}: the reference cache {self.store.folder} lacks {len(missing)} "
-                    f"of {len(set(pairs.keys))} pairs, and the policy has been trained, so it "
-                    "cannot be asked. Run clair-apo reference build with these pairs, pass them "
-                    "as eval_dataset when the trainer is made, or name the reference "
-                    "(reference: PATH)"
+                    f"of {len(set(pairs.keys))} pairs, and {why}. Run clair-apo reference build "
+                    "with these pairs, pass them as eval_dataset when the trainer is made, or "
+                    "give the reference a model of its own (ref_model, or reference: PATH in one "
+                    "process)"
                 )
-            if of_policy and spread and not self._policy_is_wrapped:
+            if self._asks_policy and _is_spread(trainer) and not self._policy_is_wrapped:
                 self._waiting.append(request)
                 return
             self._compute(request, pairs.keys, missing)
+
+    @property
+    def _asks_policy(self) -> bool:
+        return self._trainer.ref_model is None and self._reload is None
+
+    def _why_not_asked(self) -> str | None:
+        trainer = self._trainer
+        if self._asks_policy:
+            moved = why_policy_moved(trainer) if trainer.state.global_step > 0 else None
+            return moved and f"{moved}, so it cannot be asked"
+        if trainer.ref_model is None and _is_spread(trainer):
+            return "the reference was let go, and FSDP and DeepSpeed load none again"
+        return None
 
     def _pairs(self, dataset: Dataset) -> KnownPairs:
         collate = self._inner_collator()
@@ -255,18 +278,33 @@ class ReferenceCache:
             DataLoader(
                 request.dataset.select(rows),
                 batch_size=request.batch_size,
-                collate_fn=self._inner_collator(),
+                collate_fn=NumberedPairs(self._inner_collator()),
             )
         )
-        model = trainer.model_wrapped if trainer.ref_model is None else trainer.ref_model
+        work = Work(
+            request.dataset, "precompute_ref_batch_size", request.batch_size, "a reference batch"
+        )
+        model = self._reference()
         was_training = model.training
         model.eval()
         try:
             for batch in tqdm(loader, desc=f"reference log-probs of {request.name}", leave=False):
-                sides = reference_tokens(trainer, batch, model)
+                with named_memory_failure(trainer, batch, work):
+                    sides = reference_tokens(trainer, batch, model)
                 yield from map(PairTokenLogps, *(self._gathered(side) for side in sides))
         finally:
             model.train(was_training)
+
+    def _reference(self) -> Any:
+        """Who is asked: the policy, or the reference model, loaded again where it was let go."""
+        trainer = self._trainer
+        if trainer.ref_model is not None:
+            return trainer.ref_model
+        if self._reload is None:
+            return trainer.model_wrapped
+        model = self._reload()
+        add_fused_lm_head(model)
+        return model.to(trainer.accelerator.device)
 
     def _gathered(self, side: TokenLogps) -> list[NDArray[np.floating]]:
         """One answer for every pair of all processes, in the order of the data set."""
@@ -284,27 +322,8 @@ class ReferenceCache:
         return collate.collate if isinstance(collate, CollateWithReference) else collate
 
 
-class AskPolicyAtStart(TrainerCallback):
-    """Under FSDP and DeepSpeed the policy answers as its own reference when it has been spread.
-
-    Args:
-        trainer: an `APOTrainer`.
-        of_policy: whether there is no other reference model.
-    """
-
-    def __init__(self, trainer: Any, of_policy: bool) -> None:
-        self._trainer = trainer
-        self._of_policy = of_policy
-
-    def on_init_end(self, *event: Any, **more: Any) -> None:
-        """Keep TRL from loading a second model by name, as it does under FSDP alone."""
-        if self._trainer.args.precompute_ref_log_probs and self._of_policy:
-            self._trainer.is_fsdp_enabled = False
-
-    def on_train_begin(self, *event: Any, **more: Any) -> None:
-        """Compute what no cache had."""
-        if self._trainer.precompute_ref_logps:
-            self._trainer.reference_cache.complete()
+def _is_spread(trainer: RowTrainer) -> bool:
+    return _uses_fsdp(trainer) or bool(trainer.is_deepspeed_enabled)
 
 
 def _uses_fsdp(trainer: RowTrainer) -> bool:

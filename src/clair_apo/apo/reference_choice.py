@@ -7,7 +7,9 @@ Knows which models there are and which must be loaded; not what they say.
 # trl and accelerate are typed in part only
 
 import copy
+import functools
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from trl.trainer.dpo_config import DPOConfig
 from clair_apo.apo.reference import frozen_copy
 from clair_apo.apo.reference_identity import weights_digest
 from clair_apo.apo.reference_store import cache_path
-from clair_apo.errors import ConfigError
+from clair_apo.errors import ConfigError, TrainingError
 from clair_apo.models import find_model
 
 INITIAL, BASE = "initial", "base"
@@ -42,8 +44,8 @@ class ReferenceChoice:
     """Its folder."""
     weights: str | None
     """Digest of `model`, taken while it is whole; None where it is not needed."""
-    loaded: bool
-    """Whether `model` was loaded for this run alone, and may go once it has answered."""
+    reload: Callable[[], Any] | None
+    """Loads `model` again, where it was loaded for this run alone and goes once it has answered."""
 
 
 def choose_reference(
@@ -72,22 +74,23 @@ def choose_reference(
     if name != INITIAL and ref_model is not None:
         raise ConfigError(f"reference: {name} and a ref_model were both given; take one")
     args = _with_precompute_decided(args, train_dataset)
-    loaded = name not in (INITIAL, BASE)
-    if loaded:
-        ref_model = _load(name, model, args)
+    load = None if name in (INITIAL, BASE) else _loader(name, model, args)
+    if load is not None:
+        ref_model = load()
     passed = ref_model is not None
     adapter = new_adapter or trained_adapter
     # without a copy, TRL would load the reference by the model's name, whatever was passed
     if not (passed or adapter or args.precompute_ref_log_probs or isinstance(model, str)):
         logger.info("a frozen copy of the policy is held as its reference")
         ref_model = frozen_copy(model)
+    weights = _digest(ref_model) if passed and args.precompute_ref_log_probs else None
     return ReferenceChoice(
         args=args,
         model=ref_model,
         is_initial_policy=not passed and (name == INITIAL or not trained_adapter),
         cache=cache_path(getattr(args, "reference_cache", None)),
-        weights=_digest(ref_model) if passed and args.precompute_ref_log_probs else None,
-        loaded=loaded,
+        weights=weights,
+        reload=functools.partial(_load_again, name, load, weights) if load and weights else None,
     )
 
 
@@ -101,20 +104,34 @@ def _with_precompute_decided(args: DPOConfig, train_dataset: Any) -> DPOConfig:
     return args
 
 
-def _load(name: str, model: Any, args: DPOConfig) -> Any:
-    """A model by name, in the dtype of the policy."""
+def _loader(name: str, model: Any, args: DPOConfig) -> Callable[[], Any]:
+    """Loads a model by name, in the dtype of the policy."""
     location = find_model(name).location
     given: Any = args.model_init_kwargs or {}
     options = {"dtype": "float32", **given}
     options.pop("revision", None)  # of the policy's name
     if not isinstance(model, str):
         options |= {"dtype": model.dtype, "attn_implementation": model.config._attn_implementation}
-    try:
-        found = AutoModelForCausalLM.from_pretrained(location, **options)
-    except (ValueError, OSError) as error:
-        reason = " ".join(str(error).split())[:400]
-        raise ConfigError(f"reference: {name} cannot be loaded ({reason})") from None
-    return found.requires_grad_(False).eval()
+
+    def load() -> Any:
+        try:
+            found = AutoModelForCausalLM.from_pretrained(location, **options)
+        except (ValueError, OSError) as error:
+            reason = " ".join(str(error).split())[:400]
+            raise ConfigError(f"reference: {name} cannot be loaded ({reason})") from None
+        return found.requires_grad_(False).eval()
+
+    return load
+
+
+def _load_again(name: str, load: Callable[[], Any], weights: str) -> Any:
+    found = load()
+    if _digest(found) != weights:
+        raise TrainingError(
+            f"reference: {name} holds other weights than when this run began, so it cannot be "
+            "asked about pairs that are not in the reference cache"
+        )
+    return found
 
 
 def _digest(model: Any) -> str:
@@ -132,4 +149,4 @@ def finish_choice(trainer: Any, choice: ReferenceChoice) -> None:
     trainer.is_fsdp_enabled = fsdp is not None  # was hidden from TRL, see AskPolicyAtStart
     if trainer.precompute_ref_logps:
         trainer.data_collator = trainer.reference_cache.collate(trainer.data_collator)
-        trainer.ref_model = None if choice.loaded else trainer.ref_model
+        trainer.ref_model = None if choice.reload else trainer.ref_model

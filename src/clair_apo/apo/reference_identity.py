@@ -86,6 +86,25 @@ def weights_digest(model: Any, adapter: str | None = None) -> str:
     return digest([sorted(rows), function_config(model), _adapter_config(model, adapter)])
 
 
+def trained_base_weights(model: Any) -> list[str]:
+    """Weights below a model's adapters that training changes: unfrozen ones, biases for example.
+
+    A layer that an adapter replaces as a whole (`modules_to_save`) is part of the adapter.
+
+    Args:
+        model: with adapters; not in a distributed wrapper.
+    """
+    containers = _adapter_containers(model)
+    prefix = getattr(model.base_model, "prefix", None)  # some kinds of adapter name no container
+    return [
+        name
+        for name, weight in model.named_parameters()
+        if weight.requires_grad
+        and _place(name, containers).adapter is None
+        and not (prefix and prefix in name)
+    ]
+
+
 def tokenizer_digest(processing_class: Any) -> str:
     """SHA-256 over vocabulary, rules and chat template of a tokenizer or processor, in hex."""
     tokenizer = getattr(processing_class, "tokenizer", processing_class)

@@ -7,10 +7,13 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from datasets import Dataset, IterableDataset
+from transformers import TrainerCallback
 from transformers.trainer import Trainer
 
+from clair_apo.apo.reference import why_policy_moved
 from clair_apo.apo.reference_cache import ReferenceCache
 from clair_apo.apo.row_trainer import RowTrainer
+from clair_apo.errors import TrainingError
 
 
 class ReferenceTrainer(RowTrainer):
@@ -42,3 +45,38 @@ class ReferenceTrainer(RowTrainer):
         size = args.precompute_ref_batch_size or args.per_device_eval_batch_size
         ready = self._precompute_ref_logps(ready, "eval", size)
         return Trainer.evaluate(self, ready, ignore_keys, metric_key_prefix)
+
+
+class AskPolicyAtStart(TrainerCallback):
+    """When training begins, the policy is asked as its own reference, or found to be none.
+
+    Under FSDP and DeepSpeed it answers what no cache had, now that it has been spread.
+
+    Args:
+        trainer: an `APOTrainer`.
+        of_policy: whether there is no other reference model.
+    """
+
+    def __init__(self, trainer: Any, of_policy: bool) -> None:
+        self._trainer = trainer
+        self._of_policy = of_policy
+
+    def on_init_end(self, *event: Any, **more: Any) -> None:
+        """Keep TRL from loading a second model by name, as it does under FSDP alone."""
+        if self._trainer.args.precompute_ref_log_probs and self._of_policy:
+            self._trainer.is_fsdp_enabled = False
+
+    def on_train_begin(self, *event: Any, **more: Any) -> None:
+        """Compute what no cache had; without a cache, see that the policy stays its reference.
+
+        Raises:
+            TrainingError: it would not.
+        """
+        trainer = self._trainer
+        if trainer.precompute_ref_logps:
+            trainer.reference_cache.complete()
+        elif trainer.ref_model is None and (why := why_policy_moved(trainer)):
+            raise TrainingError(
+                f"{why}, so without the adapter the policy is not its reference: freeze them, set "
+                "precompute_ref_log_probs, or pass ref_model"
+            )

@@ -22,7 +22,6 @@ from clair_apo.apo.adapters import load_policy
 from clair_apo.apo.anchors import RewardIntervals
 from clair_apo.apo.arguments import TrainingSetup, parse_arguments, resolved_yaml
 from clair_apo.apo.checkpoints import check_resumable, last_checkpoint
-from clair_apo.apo.config import APOConfig
 from clair_apo.apo.data import PairSplit, TrainingPair, data_digest, load_pairs, split_pairs
 from clair_apo.apo.dry_run import look_over
 from clair_apo.apo.dry_run_text import dry_run_text
@@ -136,7 +135,7 @@ def summary(result: TrainingResult) -> str:
     return "\n".join([*lines, f"checkpoint: {result.output_dir}"])
 
 
-def resume_point(args: APOConfig) -> str | None:
+def resume_point(args: TrainingArguments) -> str | None:
     """The checkpoint to go on from; None starts anew.
 
     `resume_from_checkpoint: true` takes the last one that was written to its end.

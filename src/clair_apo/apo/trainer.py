@@ -50,22 +50,13 @@ from clair_apo.apo.logps import model_inputs
 from clair_apo.apo.objectives import Objective
 from clair_apo.apo.outcome_log import OutcomeLog
 from clair_apo.apo.reference import TOKEN_COLUMNS, reference_tokens
-from clair_apo.apo.reference_cache import AskPolicyAtStart, ReferenceCache
+from clair_apo.apo.reference_cache import ReferenceCache
 from clair_apo.apo.reference_choice import choose_reference, finish_choice
-from clair_apo.apo.reference_trainer import ReferenceTrainer
+from clair_apo.apo.reference_trainer import AskPolicyAtStart, ReferenceTrainer
 from clair_apo.apo.row_trainer import WEIGHTS
 from clair_apo.apo.start import StartGuard
 from clair_apo.apo.support import half_precision_warning
 from clair_apo.files import atomic_writer
-
-PRIVATE_NAMES = (
-    "trl.DPOTrainer._prepare_dataset",
-    "trl.DPOTrainer._precompute_ref_logps",
-    "trl.DPOTrainer._save_checkpoint",
-    "trl.DPOTrainer._set_signature_columns_if_needed",
-    "trl.data_utils._tokenize",
-)
-"""Every private name of TRL that we call or override; one test says which version lost one."""
 
 TOKENS_PER_WINNER = "tokens_per_winner"
 """The key of a batch with the mean length of the winners of its step, the same for each pair, (B,).
@@ -127,7 +118,7 @@ class APOTrainer(ReferenceTrainer, CheckpointingTrainer):
         self.data_description = ""
         self._guard = FailureGuard(self)
         self._start = StartGuard(self)
-        self.reference_cache = ReferenceCache(self, choice.cache, choice.weights)
+        self.reference_cache = ReferenceCache(self, choice.cache, choice.weights, choice.reload)
         super().__init__(
             model=model,
             ref_model=choice.model,
@@ -145,6 +136,7 @@ class APOTrainer(ReferenceTrainer, CheckpointingTrainer):
         self.data_collator = NumberedPairs(self.data_collator)
         finish_choice(self, choice)
         self._kept = OutcomeLog(self.accelerator)
+        self.add_callback(self._kept)
         self.objective = Objective(
             tuple(zip(self.loss_types, self.loss_weights, strict=True)),
             beta=self.beta,
@@ -180,8 +172,8 @@ class APOTrainer(ReferenceTrainer, CheckpointingTrainer):
         bar = tqdm(prepared, desc=f"checking {dataset_name} pairs", leave=False, disable=quiet)
         for index, row in enumerate(bar):
             check(row, index)
-        if ROW in prepared.column_names:  # numbered before
-            return prepared
+        if ROW in prepared.column_names:  # numbered before, maybe as part of more
+            prepared = prepared.remove_columns(ROW)
         return prepared.add_column(ROW, range(len(prepared)))
 
     def _set_signature_columns_if_needed(self) -> None:
@@ -219,8 +211,10 @@ class APOTrainer(ReferenceTrainer, CheckpointingTrainer):
         """What a row adds to the loss of its step, or the mean over a batch outside of one."""
         if not self.computes_pairs:
             ours = (ROWS, *TOKEN_COLUMNS)
-            inputs = {key: value for key, value in inputs.items() if key not in ours}
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            theirs = {key: value for key, value in inputs.items() if key not in ours}
+            found = super().compute_loss(model, theirs, return_outputs, num_items_in_batch)
+            self._guard.check_finite_mean(found[0] if return_outputs else found, inputs)
+            return found
         forward = self.forward_pairs(model, inputs)
         reference = reference_tokens(self, inputs)
         outcomes = pair_outcomes(forward, reference, self.objective, rows_of(inputs))
@@ -235,6 +229,11 @@ class APOTrainer(ReferenceTrainer, CheckpointingTrainer):
             return loss
         with torch.no_grad():  # the fused head makes no logits; compute_metrics asks for them
             return loss, model(**model_inputs(inputs))
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As `Trainer.train`; memory that runs out outside of a batch is said in words too."""
+        with self._guard.named_optimizer_failure():
+            return super().train(*args, **kwargs)
 
     def training_step(
         self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None

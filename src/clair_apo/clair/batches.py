@@ -30,7 +30,7 @@ def look_after_batches(
     config = config_of(run, manifest["config"])
     models = [spec for spec in (config.target, config.reviser, config.judge) if spec]
     with RequestStore(config.store_path) as store:
-        desk = BatchDesk(store, manifest["run_id"], [m for m in models if m.mode == "batch"])
+        desk = BatchDesk(store, manifest["run_id"], models)
         if forget:
             desk.forget(forget)
         if cancel:

@@ -2,19 +2,21 @@
 
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from clair_apo.clair.chats import Chats
 from clair_apo.clair.config import GenerateConfig
 from clair_apo.clair.contrast import TOKENIZER
+from clair_apo.clair.costs import Costs, read_costs, write_costs
 from clair_apo.clair.gate import GATE_VERSION
 from clair_apo.clair.parse import PARSER_VERSION
 from clair_apo.clair.prompts import PromptSurvey
 from clair_apo.clair.stages import Stages
-from clair_apo.errors import RunError
+from clair_apo.errors import ClairApoError, RunError
 from clair_apo.files import atomic_writer, first_fault
 from clair_apo.progress import say
 from clair_apo.records import Record
@@ -44,6 +46,11 @@ class Books:
         self._before = folder.manifest()
         self.run_id = str(self._before.get("run_id") or uuid.uuid4().hex)
 
+    @property
+    def costs_before(self) -> Costs:
+        """What each model had cost when the manifest was last written."""
+        return read_costs(self._before)
+
     def begin(self, stages: Stages) -> None:
         """Refuse a folder of another run; else write down what this one is to be.
 
@@ -54,6 +61,8 @@ class Books:
         before, entries = self._before.get("settings", {}), self._before.get("stages", {})
         if "respond" in entries:  # else the folder holds nothing but the prompts
             self._refuse_another_run(before, settings)
+        if before.get("prompts") != settings["prompts"]:
+            entries.clear()
         for stage in _changed_stages(before, settings, tuple(entries)):
             entries.pop(stage, None)  # its file is of the old settings until it is made again
         self.folder.update_manifest(
@@ -63,6 +72,7 @@ class Books:
             settings=settings,
             stages=entries,
             contrast_tokenizer=TOKENIZER,
+            **_money(stages.chats),
         )
         with atomic_writer(self.folder.file("config.yaml")) as file:
             file.write(self.config.to_yaml())
@@ -87,9 +97,19 @@ class Books:
         entry = self.folder.manifest()["stages"][stage]
         self.folder.record_stage(stage, entry | numbers)
 
-    def close(self, **totals: Any) -> None:
+    @contextmanager
+    def money_kept(self, chats: Chats) -> Iterator[None]:
+        """Write down what a run has cost also where the block breaks off."""
+        try:
+            yield
+        except (ClairApoError, KeyboardInterrupt):
+            with suppress(ClairApoError):  # such as the full disk that ended the run
+                self.folder.update_manifest(**_money(chats))
+            raise
+
+    def close(self, chats: Chats, **totals: Any) -> None:
         """Write down what the run came to."""
-        self.folder.update_manifest(**totals)
+        self.folder.update_manifest(**totals, **_money(chats))
 
     def _settings(self, stages: Stages) -> dict[str, Any]:
         """What decides the rows of each stage; compared when a run folder is used again."""
@@ -99,7 +119,7 @@ class Books:
             "prompts": self.survey.digest,
             "target": {
                 "model": chats.target.identity if chats.asks_target else config.target.model,
-                **config.target.sampling.model_dump(),
+                **config.target.sampling.in_key(),
             },
             "parser": PARSER_VERSION,
             "gate": {
@@ -112,14 +132,14 @@ class Books:
         }
         if chats.reviser:
             spec = chats.reviser.spec
-            settings["reviser"] = {"model": chats.reviser.identity, **spec.sampling.model_dump()}
+            settings["reviser"] = {"model": chats.reviser.identity, **spec.sampling.in_key()}
         if stages.template:
             settings["template"] = stages.template.digest
         if chats.judge:
             settings["judge"] = {
                 "model": chats.judge.identity,
                 "template": stages.judge.digest,
-                **chats.judge.spec.sampling.model_dump(),
+                **chats.judge.spec.sampling.in_key(),
             }
         return settings
 
@@ -130,6 +150,11 @@ class Books:
                     f"{self.folder.path}: was begun with another {what}; name another run_dir, or "
                     "remove the folder (answers are kept in the request store)"
                 )
+
+
+def _money(chats: Chats) -> dict[str, Any]:
+    costs = write_costs(chats.settle_costs())  # also brings `cost` up to date
+    return {"costs": costs, "cost": chats.cost}
 
 
 def _changed_stages(

@@ -1,13 +1,16 @@
 """The models of a run, each behind the request store."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from clair_apo.clair.config import GenerateConfig
+from clair_apo.clair.costs import Costs, settled
 from clair_apo.clair.prompts import PromptSurvey
-from clair_apo.llm import ChatModel, ModelSpec, RequestStore, Spent, StoredChat, check_model
+from clair_apo.errors import RunError
+from clair_apo.llm import ChatModel, ModelSpec, RequestStore, StoredChat, check_model
 from clair_apo.llm.budget import Budget, require_price
-from clair_apo.llm.modes import model_of_mode
+from clair_apo.llm.modes import model_of_mode, stranded_batches
+from clair_apo.progress import say
 
 
 class Chats(NamedTuple):
@@ -21,6 +24,14 @@ class Chats(NamedTuple):
     """Whether a prompt waits for an answer of the target."""
     budget: Budget
     """What the run has spent and may spend, over all its invocations."""
+    store: RequestStore
+    """Keeps what they answer."""
+    run_id: str
+    """Stands in the store beside what is paid for."""
+    costs_before: Costs
+    """What each model had cost in earlier invocations."""
+    unpriced: frozenset[str] = frozenset()
+    """Models that were asked earlier, and of which no price is known."""
 
     def all(self) -> tuple[StoredChat, ...]:
         """Those that there are."""
@@ -33,8 +44,24 @@ class Chats(NamedTuple):
     @property
     def cost(self) -> float | None:
         """USD that the run has cost, over all its invocations; None where a price is missing."""
-        priced = all(chat.meter.price for chat in self.asked())
-        return self.budget.spent if priced else None
+        unpriced = any(chat.meter.cost is None for chat in self.asked())
+        return None if unpriced or self.unpriced else self.budget.spent
+
+    def settle_costs(self) -> Costs:
+        """Count what the store holds; what each model has cost, also one not asked any more."""
+        costs = settled(
+            self.costs_before,
+            self.store.spent(self.run_id),
+            [(chat.identity, chat.meter) for chat in self.asked()],
+        )
+        # only the budget knows what answers without usage may have cost
+        known = self.budget.costs
+        costs = {
+            model: cost.model_copy(update={"usd": max(cost.usd, known.get(model, 0.0))})
+            for model, cost in costs.items()
+        }
+        self.budget.count({model: cost.usd for model, cost in costs.items()})
+        return costs
 
 
 Models = Mapping[str, ChatModel | None]
@@ -65,6 +92,7 @@ def open_chats(
     store: RequestStore,
     given: Models,
     run_id: str,
+    costs_before: Costs,
 ) -> Chats:
     """The models that a recipe asks.
 
@@ -74,6 +102,10 @@ def open_chats(
         store: keeps what they answer.
         given: models in place of those that the config names.
         run_id: stands in the store beside what is paid for.
+        costs_before: what the run's manifest says that each model has cost.
+
+    Raises:
+        RunError: a model that is not asked in batches any more has open ones.
     """
     budget = Budget(config.max_cost)
 
@@ -89,23 +121,33 @@ def open_chats(
         judge=chat("judge", specs["judge"]) if specs["judge"] else None,
         asks_target=_asks_target(config, survey),
         budget=budget,
+        store=store,
+        run_id=run_id,
+        costs_before=costs_before,
     )
-    budget.spent = _spent_before(chats.asked(), store.spent(run_id))
-    return chats
+    if not config.offline:
+        _refuse_stranded_batches(config, chats)
+    costs = chats.settle_costs()  # at the rates of then; what comes now is counted at today's
+    unpriced = store.spent(run_id).keys() - costs.keys()
+    if unpriced and config.max_cost is not None:
+        say(f"max_cost leaves out what {' and '.join(sorted(unpriced))} cost: no price was known")
+    return chats._replace(costs_before=costs, unpriced=frozenset(unpriced))
 
 
-def _spent_before(chats: Iterable[StoredChat], spent: Mapping[str, Spent]) -> float:
-    """USD that earlier invocations of a run have spent, at today's prices.
-
-    Two roles may ask the same model, and the store does not tell them apart: the dearer one counts.
-    """
-    costs: dict[str, float] = {}
-    for chat in chats:
-        tokens = spent.get(chat.identity)
-        if tokens:
-            cost = chat.meter.cost_of(tokens.prompt_tokens, tokens.completion_tokens) or 0.0
-            costs[chat.identity] = max(cost, costs.get(chat.identity, 0.0))
-    return sum(costs.values())
+def _refuse_stranded_batches(config: GenerateConfig, chats: Chats) -> None:
+    """Ask nobody else for what is at a server in batches, and paid for."""
+    specs = [chat.spec for chat in chats.asked()]
+    stranded = stranded_batches(specs, chats.store, chats.run_id)
+    if stranded:
+        first, run = stranded[0], config.folder
+        raise RunError(
+            f"{sum(len(batch.keys) for batch in stranded)} requests to {first.model!r} are at "
+            f"{first.host} in open batches, and would be paid a second time: with the mode and "
+            "base_url that the model has now nobody waits for them. Run with mode batch and that "
+            f"server to collect them; or end them with `clair-apo batches {run} --cancel all`, and "
+            f"look with `clair-apo batches {run}` until they are read (`--forget ID` for one that "
+            "the server does not have)"
+        )
 
 
 def _asks_target(config: GenerateConfig, survey: PromptSurvey) -> bool:

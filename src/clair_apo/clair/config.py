@@ -126,6 +126,28 @@ class GenerateConfig(Config):
             raise ValueError(f"revision.direction {asked!r} is the recipe {other!r}: name that one")
         return self
 
+    @model_validator(mode="after")
+    def _tells_its_models_apart(self) -> Self:
+        asked = {
+            "target": None if self.steps.given_only else self.target,
+            "reviser": self.reviser if self.steps.asks_reviser else None,
+            "judge": self.judge if self.steps.chooses or self.verify else None,
+        }
+        known: dict[str, tuple[str, str]] = {}
+        for role, spec in asked.items():
+            if spec is None or (spec.base_url is None and spec.mode != "files"):
+                continue  # a model in this process is known by its files
+            address = (spec.base_url or "files").rstrip("/")
+            other, at = known.setdefault(spec.served_identity, (role, address))
+            # a revision that both were given says that they are the same
+            if at != address and spec.revision is None:
+                raise ValueError(
+                    f"{other} and {role} are both called {spec.model!r}, at {at} and {address}: "
+                    f"their answers would be taken for each other's; set {role}.revision to a "
+                    "word for its weights (or the same word in both, if they are the same)"
+                )
+        return self
+
     @property
     def steps(self) -> Recipe:
         """The stages of the recipe."""
@@ -141,6 +163,11 @@ class GenerateConfig(Config):
         """The tokenizer of the model to be trained; None where only a server knows it."""
         local = None if self.target.base_url else self.target.model
         return self.gate.tokenizer or local
+
+    @property
+    def training_revision(self) -> str | None:
+        """The target's revision where its tokenizer is loaded here; of a server it is a word."""
+        return self.target.revision if self.target.mode == "live" else None
 
     @property
     def prompt_shard(self) -> PromptShard | None:

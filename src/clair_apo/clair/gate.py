@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, model_validator
 from rapidfuzz.distance import Levenshtein
 
 from clair_apo.clair.language import language_of
-from clair_apo.clair.truncation import TrainingTokens
+from clair_apo.clair.truncation import RowRefusedError, TrainingTokens
 from clair_apo.clair.wording import is_refusal, mention_of_revision
 from clair_apo.config import Section
 from clair_apo.errors import ConfigError
@@ -65,7 +65,8 @@ class GateConfig(Section):
     """Characters of the winner over those of the loser: lowest and highest (length_ratio)."""
     max_length: int | None = Field(None, gt=0)
     """Tokens of prompt and answer that the trainer keeps, as its `max_length`: sides that are equal
-    within it, or empty, are dropped (identical_after_truncation)."""
+    within it, or empty, are dropped (identical_after_truncation), and so is a conversation that
+    the tokenizer's chat template does not take."""
     tokenizer: str | None = None
     """The tokenizer of the model to be trained, with its chat template: a folder, a hub name or
     `smollm2-135m`; by default the target's, where that is a local model. Used with `max_length`."""
@@ -158,12 +159,15 @@ class Gate:
     Args:
         config: the thresholds.
         tokenizer: used where the config names none; give the target's name if it is local.
+        revision: of that tokenizer, where it is a hub name.
 
     Raises:
         ConfigError: `max_length` without any tokenizer.
     """
 
-    def __init__(self, config: GateConfig, tokenizer: str | None = None) -> None:
+    def __init__(
+        self, config: GateConfig, tokenizer: str | None = None, revision: str | None = None
+    ) -> None:
         self.config = config
         name = config.tokenizer or tokenizer
         if config.max_length is not None and name is None:
@@ -172,18 +176,25 @@ class Gate:
                 "gate.max_length to null"
             )
         self._tokens = (
-            TrainingTokens(name, config.max_length) if name and config.max_length else None
+            TrainingTokens(name, config.max_length, None if config.tokenizer else revision)
+            if name and config.max_length
+            else None
         )
 
     def check(self) -> None:
         """Find out whether the tokenizer can be used, before a model is paid for its answers.
 
         Raises:
-            ConfigError: it cannot be loaded, or has no chat template.
+            ConfigError: it cannot be loaded, or has no chat template that takes a question and an
+                answer.
             ModelNotFoundError: its name leads nowhere.
         """
-        if self._tokens is not None:
+        if self._tokens is None:
+            return
+        try:
             self._tokens.left_of((Message(role="user", content="prompt"),), "chosen", "rejected")
+        except RowRefusedError as error:  # a question and its answer: then it takes no row at all
+            raise ConfigError(f"gate.tokenizer: {error}") from None
 
     def judge_revision(self, prompt: Conversation, answer: str, revision: str) -> Verdict | None:
         """Why a revision is none of this answer; None where it is.
@@ -229,7 +240,7 @@ class Gate:
             rejected: the loser's text.
 
         Raises:
-            ConfigError: the tokenizer cannot be loaded or cannot render the conversation.
+            ConfigError: the tokenizer cannot be loaded, or has no chat template.
             ModelNotFoundError: its name leads nowhere.
         """
         if not chosen.strip() or not rejected.strip():
@@ -271,7 +282,12 @@ class Gate:
     ) -> Verdict | None:
         if self._tokens is None:
             return None
-        left = self._tokens.left_of(prompt, chosen, rejected)
+        try:
+            left = self._tokens.left_of(prompt, chosen, rejected)
+        except RowRefusedError as error:  # no system turns, or roles that must alternate
+            return Verdict(
+                DropReason.IDENTICAL_AFTER_TRUNCATION, f"training has no tokens of it: {error}"
+            )
         if left.chosen != left.rejected:
             return None
         same = (

@@ -71,15 +71,15 @@ def generate(
 
     Raises:
         DataError: unusable prompts, or not one pair came of them.
-        RunError: the run folder belongs to other prompts or another recipe, or another process is
-            at work in it.
+        RunError: the run folder belongs to other prompts or another recipe, another process is at
+            work in it, or a model has open batches and is to answer in another mode.
         RequestError: a model cannot be asked; what it answered before is kept.
         BudgetError: `max_cost` would be crossed, or a model has no price to keep it by.
         StoreError: the request store cannot be used.
     """
     given = {"target": target_model, "reviser": reviser_model, "judge": judge_model}
     template = revision_template(config)
-    gate = Gate(config.gate, config.training_tokenizer)
+    gate = Gate(config.gate, config.training_tokenizer, config.training_revision)
     gate.check()
     rubric = load_rubric(config.revision.rubric)
     survey = survey_prompts(config.prompts, config.prompt_shard)
@@ -88,9 +88,10 @@ def generate(
     folder.prepare()
     with folder.locked(), RequestStore(config.store_path) as store:
         books = Books(config, folder, survey)
-        chats = open_chats(config, survey, store, given, books.run_id)
+        chats = open_chats(config, survey, store, given, books.run_id, books.costs_before)
         stages = Stages(config, chats, template, rubric, gate)
-        return _Walk(stages, folder, books).through_all_stages()
+        with books.money_kept(chats):
+            return _Walk(stages, folder, books).through_all_stages()
 
 
 class _Walk:
@@ -151,7 +152,9 @@ class _Walk:
         files: Files = {PreferencePair: PAIRS, Verification: VERIFICATIONS}
         kept = self._write(VERIFY, (CANDIDATES,), files, made, total, chat.meter)
         numbers = verification_numbers(read_jsonl(self.folder.file(VERIFICATIONS), Verification))
-        self.books.note(VERIFY, verification=numbers)
+        self.books.note(VERIFY, verification=numbers.model_dump())
+        if numbers.warning:
+            say(numbers.warning)
         return kept
 
     def _write(
@@ -170,7 +173,7 @@ class _Walk:
                 kind: stack.enter_context(atomic_writer(self.folder.file(file)))
                 for kind, file in files.items()
             }
-            tell = stack.enter_context(show_progress(name, total, usage))
+            tell = stack.enter_context(show_progress(name, total, usage, self._money))
             for made in results:
                 for row in made.rows:
                     writers[type(row)].write(row.model_dump_json() + "\n")
@@ -182,12 +185,16 @@ class _Walk:
                     tell("kept")
         return int(entry["kept"])
 
+    def _money(self) -> float | None:
+        return self.chats.cost
+
     def _drop(self, row: Dropped, entry: dict[str, Any]) -> None:
         self.drops.write(row.model_dump_json() + "\n")
         entry["dropped"][row.reason.value] = entry["dropped"].get(row.reason.value, 0) + 1
         self.outcomes[row.reason.value] += 1
 
     def _close(self, pairs: int) -> Generated:
+        self.chats.settle_costs()
         result = Generated(
             prompts=self.books.survey.prompts,
             pairs=pairs,
@@ -202,8 +209,8 @@ class _Walk:
         )
         write_parquet_splits(self.folder.file(DATASET), self.config.output.parquet)
         self.books.close(
+            self.chats,
             counts=result.model_dump(include={"prompts", "pairs", "dropped"}),
-            cost=result.cost,
             splits=splits.model_dump(),
         )
         if not pairs:

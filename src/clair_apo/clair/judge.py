@@ -17,8 +17,8 @@ def choose_by_judge(case: Case, judge: Judge) -> Dialogue[Made]:
     """Have every two answers compared in both orders; most wins is best, fewest is worst.
 
     A comparison is won where both orders agree; otherwise both sides have half of it. Where the
-    best answer won no more than the worst one, the case ends here, and its votes are kept. Equal
-    answers are not put to the judge.
+    best answer won no more than the worst one, the case ends here, and its votes are kept. Two
+    equal answers are not put to the judge: they count as a tie in both orders.
     """
     if len({response.text for response in case.responses}) == 1:
         detail = f"all {len(case.responses)} answers are the same"
@@ -27,15 +27,24 @@ def choose_by_judge(case: Case, judge: Judge) -> Dialogue[Made]:
         (a, b) for one, other in combinations(case.responses, 2) for a, b in _orders(one, other)
     ]
     answers = yield tuple(
-        judge.compare(case.prompt.messages, first.text, second.text) for first, second in pairs
+        judge.compare(case.prompt.messages, first.text, second.text)
+        for first, second in pairs
+        if first.text != second.text
     )
     failed = next((answer for answer in answers if answer.completion is None), None)
     if failed:
         return drop(case, Stage.JUDGE, DropReason.REQUEST_FAILED, failed.failure, "")
+    verdicts = map(read_comparison, answers)
     votes = tuple(
-        Vote(first=first.sample, second=second.sample, verdict=read_comparison(answer))
-        for (first, second), answer in zip(pairs, answers, strict=True)
+        Vote(
+            first=first.sample,
+            second=second.sample,
+            verdict="tie" if first.text == second.text else next(verdicts),
+        )
+        for first, second in pairs
     )
+    # two equal answers are compared with a third one in the same words: asked, and paid, once
+    paid = {answer.request.key: answer for answer in answers}
     wins = _wins(votes)
     best, worst = max(wins, key=wins.__getitem__), min(wins, key=wins.__getitem__)
     decided = wins[best] > wins[worst]
@@ -45,8 +54,8 @@ def choose_by_judge(case: Case, judge: Judge) -> Dialogue[Made]:
         worse=worst if decided else None,
         votes=votes,
         model=judge.chat.identity,
-        request_keys=tuple(answer.request.key for answer in answers),
-        **_tokens(answers),
+        request_keys=tuple(paid),
+        **tokens_of(paid.values()),
     )
     if decided:
         return Made((judgement,))
@@ -86,9 +95,10 @@ def comparison_numbers(judgements: Iterable[Judgement]) -> dict[str, int]:
     """What a judge's votes came to, comparison by comparison (both orders are one).
 
     Returns:
-        `comparisons`; of these `consistent` (both orders agree on a winner), `ties` (both say so),
-        `unreadable` (a reply without verdict) and `inconsistent` (the rest); `votes` and of these
-        `for_first`, whose share would be a half for a judge without a liking for what stands first.
+        `comparisons`; of these `consistent` (both orders agree on a winner), `ties` (both say so,
+        or the answers are equal and nobody was asked), `unreadable` (a reply without verdict) and
+        `inconsistent` (the rest); `votes` and of these `for_first`, whose share would be a half
+        for a judge without a liking for what stands first.
     """
     numbers = Counter(
         comparisons=0, consistent=0, ties=0, inconsistent=0, unreadable=0, votes=0, for_first=0
@@ -135,7 +145,8 @@ def _spelled(votes: Sequence[Vote]) -> Iterator[str]:
         yield f"{vote.first} before {vote.second}: {vote.verdict or 'no verdict'}"
 
 
-def _tokens(answers: Sequence[Answer]) -> dict[str, int]:
+def tokens_of(answers: Iterable[Answer]) -> dict[str, int]:
+    """The tokens of a judge's answers, by the names that its records have for them."""
     done = [answer.completion for answer in answers if answer.completion]
     return {
         "prompt_tokens": sum(completion.prompt_tokens for completion in done),

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from clair_apo.clair.config import GenerateConfig
 from clair_apo.clair.contrast import TOKENIZER
+from clair_apo.clair.costs import joined, read_costs, write_costs
 from clair_apo.clair.generate import DROPPED, PAIRS, PROMPTS
 from clair_apo.clair.prompts import PromptSurvey, load_prompts, survey_prompts
 from clair_apo.clair.publish import write_parquet_splits
@@ -223,6 +224,7 @@ def _write_down(
         contrast_tokenizer=TOKENIZER,
         counts=result.model_dump(include={"prompts", "pairs", "dropped"}),
         cost=None if None in costs else sum(costs),
+        costs=write_costs(joined(read_costs(shard.manifest) for shard in shards)),
         splits=splits.model_dump(),
         shards=[
             {

@@ -6,7 +6,9 @@ from typing import NamedTuple
 from clair_apo.clair.case import Case, Made, drop
 from clair_apo.clair.contrast import measure_contrast
 from clair_apo.clair.gate import Gate, Verdict
+from clair_apo.llm.judge import Judge
 from clair_apo.records import (
+    Judgement,
     Message,
     Origin,
     PreferencePair,
@@ -16,8 +18,9 @@ from clair_apo.records import (
     Stage,
 )
 
-CostOf = Callable[[Response | Revision], float | None]
-"""USD that an answer or a revision took, with all requests that led to it."""
+Paid = Response | Judgement | Revision
+CostOf = Callable[[Paid], float | None]
+"""USD that an answer, a judgement or a revision took, with all requests that led to it."""
 
 
 class Sides(NamedTuple):
@@ -42,6 +45,7 @@ def make_pair(
     template_digest: str | None,
     gate: Gate,
     cost: CostOf = lambda _: None,
+    judge: Judge | None = None,
 ) -> Made:
     """Pair the sides of a case, unless the gate has a reason against it.
 
@@ -51,6 +55,7 @@ def make_pair(
         template_digest: of the template that asked for the revision; None where there is none.
         gate: judges the revision and the pair.
         cost: USD that a side took; None where that is not known.
+        judge: who chose among answers; None where nobody or the data's scores did.
     """
     chosen, rejected = sides(case)
     revision, judgement = case.revision, case.judgement
@@ -74,6 +79,10 @@ def make_pair(
             rejected=_origin(rejected, cost),
             judged_by=judgement.model if judgement else None,
             judge_keys=judgement.request_keys if judgement else (),
+            judge_cost=cost(judgement) if judgement else None,
+            judge_digest=judge.digest if judge else None,
+            judge_sampling=judge.chat.spec.sampling if judge else None,
+            cost=_whole_cost(case, cost),
             format=revision.format if revision else None,
             direction=revision.direction if revision else None,
             template_digest=template_digest if revision else None,
@@ -100,4 +109,14 @@ def _origin(side: Response | Revision, cost: CostOf) -> Origin:
         prompt_tokens=side.prompt_tokens,
         completion_tokens=side.completion_tokens,
         cost=cost(side),
+        sampling=side.sampling,
     )
+
+
+def _whole_cost(case: Case, cost: CostOf) -> float | None:
+    """USD of all that was asked for a case; what the data brought costs nothing."""
+    made: tuple[Paid | None, ...] = (case.stronger, case.judgement, case.revision)
+    asked = [paid for paid in (*case.responses, *made) if paid and paid.request_keys]
+    costs = [cost(paid) for paid in asked]
+    known = [one for one in costs if one is not None]
+    return sum(known) if len(known) == len(costs) else None

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from clair_apo.clair.config import GenerateConfig
+from clair_apo.clair.config import GenerateConfig, PromptsConfig
 from clair_apo.clair.follow import Asked, follow
 from clair_apo.clair.generate import PAIRS, PROMPTS, Generated, generate
 from clair_apo.clair.prompts import survey_prompts
@@ -97,6 +97,7 @@ def pilot(config: GenerateConfig, prompts: int, **models: ChatModel | None) -> P
         ClairApoError: as `generate` raises it.
     """
     small = pilot_config(config, prompts)
+    _make_way(RunFolder(small.folder), small.prompts)
     started = time.monotonic()
     generated = generate(small, **models)
     seconds = None if generated.reused else time.monotonic() - started
@@ -109,6 +110,17 @@ def pilot(config: GenerateConfig, prompts: int, **models: ChatModel | None) -> P
     result = _project(small.run_dir, generated, uses, rest, seconds)
     write_json(small.run_dir / FILE, result.model_dump(mode="json"))
     return result
+
+
+def _make_way(folder: RunFolder, prompts: PromptsConfig) -> None:
+    """Let the rows of an earlier pilot of another size go; the store has all that they cost."""
+    before = folder.manifest()
+    drawn = before.get("config", {}).get("prompts", {})
+    same_but_size = drawn | {"limit": prompts.limit} == prompts.model_dump(mode="json")
+    if same_but_size and drawn["limit"] != prompts.limit:
+        with folder.locked():
+            settings = {k: v for k, v in before["settings"].items() if k != "prompts"}
+            folder.update_manifest(settings=settings)
 
 
 class _Use(NamedTuple):

@@ -68,6 +68,7 @@ def _from_answer(
         sample=sample,
         model=model,
         request_keys=(answer.request.key,),
+        sampling=answer.request.sampling,
         **completion.model_dump(exclude={"text"}),
         text=_tidy(completion.text),
     )

@@ -62,6 +62,7 @@ def revise(
         prompt_tokens=spent.prompt_tokens,
         completion_tokens=spent.completion_tokens,
         request_keys=tuple(spent.keys),
+        sampling=reply.request.sampling,
     )
     return Made((revision,))
 

@@ -8,7 +8,7 @@ from clair_apo.clair.chats import Chats, open_chats
 from clair_apo.clair.config import GenerateConfig
 from clair_apo.clair.gate import Gate
 from clair_apo.clair.judge import choose_by_judge, choose_by_score
-from clair_apo.clair.pairs import make_pair
+from clair_apo.clair.pairs import Paid, make_pair
 from clair_apo.clair.prompts import PromptSurvey
 from clair_apo.clair.respond import given_answers, respond, strengthen
 from clair_apo.clair.revise import revise
@@ -16,7 +16,7 @@ from clair_apo.clair.templates import RevisionTemplate, load_rubric, load_templa
 from clair_apo.clair.verify import is_control, verify
 from clair_apo.llm import Dialogue, Meter, RequestStore, StoredChat
 from clair_apo.llm.judge import Judge
-from clair_apo.records import PreferencePair, Response, Revision
+from clair_apo.records import PreferencePair
 
 VERIFY = "verify"
 """The name of the last stage, which no recipe lists."""
@@ -96,14 +96,18 @@ class Stages:
     def pair(self, case: Case) -> Made:
         """Winner and loser of a case that came through the recipe, where the gate lets it pass."""
         digest = self.template.digest if self.template else None
-        return make_pair(case, self.config.recipe, digest, self.gate, self.cost)
+        judge = self.judge if self.config.steps.chooses and self.chats.judge else None
+        return make_pair(case, self.config.recipe, digest, self.gate, self.cost, judge)
 
-    def cost(self, side: Response | Revision) -> float | None:
-        """USD that an answer or a revision took; None where the data brought it, or no price."""
-        meter = self._meters.get(side.model)
+    def cost(self, paid: Paid) -> float | None:
+        """USD that an answer, a judgement or a revision took.
+
+        None where the data brought it, or there is no price.
+        """
+        meter = self._meters.get(paid.model)
         if meter is None:
             return None
-        return meter.cost_of(side.prompt_tokens, side.completion_tokens)
+        return meter.cost_of(paid.prompt_tokens, paid.completion_tokens)
 
     @cached_property
     def _meters(self) -> dict[str, Meter]:
@@ -118,7 +122,7 @@ class Stages:
         how = self.config.controls
         return is_control(pair_id, how.share, how.seed)
 
-    @property
+    @cached_property
     def judge(self) -> Judge:
         """The judge, with what it goes by."""
         assert self.chats.judge is not None
@@ -139,8 +143,8 @@ def open_stages(config: GenerateConfig, store: RequestStore, survey: PromptSurve
     looking = config.model_copy(update={"offline": True, "max_cost": None})
     return Stages(
         looking,
-        open_chats(looking, survey, store, {}, ""),
+        open_chats(looking, survey, store, {}, "", {}),
         revision_template(config),
         load_rubric(config.revision.rubric),
-        Gate(config.gate, config.training_tokenizer),
+        Gate(config.gate, config.training_tokenizer, config.training_revision),
     )

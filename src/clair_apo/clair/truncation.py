@@ -9,6 +9,10 @@ from clair_apo.models import find_model
 from clair_apo.records import Conversation, Message
 
 
+class RowRefusedError(ValueError):
+    """The chat template takes no such conversation; its text says why."""
+
+
 class TrainedTokens(NamedTuple):
     """The token ids of both answers that are left to train on."""
 
@@ -26,17 +30,19 @@ class TrainingTokens:
     Args:
         tokenizer: a folder, a hub name or the embedded model; loaded when first used.
         max_length: tokens of prompt and answer together.
+        revision: a commit or tag, where the tokenizer is a hub name.
     """
 
-    def __init__(self, tokenizer: str, max_length: int) -> None:
-        self.name, self.max_length = tokenizer, max_length
+    def __init__(self, tokenizer: str, max_length: int, revision: str | None = None) -> None:
+        self.name, self.max_length, self.revision = tokenizer, max_length, revision
 
     def left_of(self, prompt: Conversation, chosen: str, rejected: str) -> TrainedTokens:
         """The token ids that each of two answers to a prompt trains on.
 
         Raises:
             ModelNotFoundError: the tokenizer's name leads nowhere.
-            ConfigError: it cannot be loaded, or has no chat template for this conversation.
+            ConfigError: it cannot be loaded, or has no chat template.
+            RowRefusedError: its chat template does not take this conversation.
         """
         beginning = self._ids(prompt, add_generation_prompt=True)
         sides = [
@@ -56,8 +62,9 @@ class TrainingTokens:
                 return_dict=True,
             )
         except Exception as error:  # a chat template can raise anything
-            raise ConfigError(
-                f"gate.tokenizer {self.name!r}: cannot render the conversation ({error})"
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise RowRefusedError(
+                f"the chat template of {self.name!r} does not take this conversation ({reason})"
             ) from None
         return list(encoded["input_ids"])
 
@@ -65,14 +72,21 @@ class TrainingTokens:
     def _tokenizer(self) -> Any:
         from transformers import AutoTokenizer
 
-        source = find_model(self.name)
+        source = find_model(self.name, revision=self.revision)
+        at = {"revision": source.revision} if source.revision else {}
         try:
-            return AutoTokenizer.from_pretrained(source.location)
+            tokenizer = AutoTokenizer.from_pretrained(source.location, **at)
         except Exception as error:  # transformers raises errors of many kinds
             reason = str(error).strip().split("\n")[0]
             raise ConfigError(
                 f"gate.tokenizer {self.name!r}: cannot be loaded ({reason})"
             ) from None
+        if tokenizer.chat_template is None:
+            raise ConfigError(
+                f"gate.tokenizer {self.name!r}: has no chat template; name the tokenizer of the "
+                "model to be trained, or set gate.max_length to null"
+            )
+        return tokenizer
 
 
 def _shared(first: Sequence[int], second: Sequence[int]) -> int:

@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Iterable
 
 from clair_apo.clair.case import Made
+from clair_apo.clair.judge import tokens_of
+from clair_apo.controls import Controls
 from clair_apo.llm import Dialogue
 from clair_apo.llm.judge import Judge, read_confirmation
 from clair_apo.records import (
@@ -45,23 +47,43 @@ def verify(pair: PreferencePair, judge: Judge, control: bool) -> Dialogue[Made]:
         control=control,
         model=judge.chat.identity,
         request_keys=tuple(answer.request.key for answer in answers),
+        **tokens_of(answers),
     )
     fault = _fault(verification)
     if fault is None:
-        return Made((verification, pair))
+        return Made((verification, _with_provenance(pair, verification, judge)))
     raw = "\n\n".join(answer.completion.text for answer in answers if answer.completion)
     return Made((verification,), _dropped(pair, DropReason.JUDGE_REJECTED, fault, raw))
 
 
-def verification_numbers(verifications: Iterable[Verification]) -> dict[str, int]:
-    """What a judge said: `claims`, `confirmed`; `controls`, `controls_rejected` as they should."""
+def verification_numbers(verifications: Iterable[Verification]) -> Controls:
+    """What a judge said, over all pairs."""
     numbers = Counter(claims=0, confirmed=0, controls=0, controls_rejected=0)
     for verification in verifications:
         numbers["claims"] += 1
         numbers["confirmed"] += verification.confirmed is True
         numbers["controls"] += verification.control
         numbers["controls_rejected"] += verification.control_confirmed is False
-    return dict(numbers)
+    return Controls(**numbers)
+
+
+def _with_provenance(
+    pair: PreferencePair, verification: Verification, judge: Judge
+) -> PreferencePair:
+    """The pair, which says who confirmed it and what that took."""
+    before = pair.provenance
+    cost = judge.chat.meter.cost_of(verification.prompt_tokens, verification.completion_tokens)
+    provenance = before.model_copy(
+        update={
+            "verified_by": verification.model,
+            "verify_keys": verification.request_keys,
+            "verify_cost": cost,
+            "judge_digest": judge.digest,
+            "judge_sampling": judge.chat.spec.sampling,
+            "cost": None if before.cost is None or cost is None else before.cost + cost,
+        }
+    )
+    return pair.model_copy(update={"provenance": provenance})
 
 
 def _fault(verification: Verification) -> str | None:

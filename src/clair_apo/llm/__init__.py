@@ -13,12 +13,12 @@ from clair_apo.llm.chat import (
     Dialogue,
     ModelSpec,
     RawResponse,
-    Sampling,
 )
 from clair_apo.llm.meter import Meter
 from clair_apo.llm.scripted import ScriptedChat
 from clair_apo.llm.store import RequestStore
 from clair_apo.llm.tables import Spent, StoredAnswer
+from clair_apo.records import Sampling
 
 __all__ = [
     "Answer",

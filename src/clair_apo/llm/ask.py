@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property
-from itertools import takewhile
 from typing import Generic, TypeVar
 
 from clair_apo.errors import RequestError, StoreError
@@ -57,7 +56,7 @@ def check_model(spec: ModelSpec) -> None:
     if spec.base_url:
         find_key(spec)
     elif spec.mode != "files" and not spec.model.startswith(RECORDED):
-        find_model(spec.model, say)
+        find_model(spec.model, say, spec.revision)
 
 
 class StoredChat:
@@ -102,7 +101,9 @@ class StoredChat:
         remote = (
             self.spec.base_url or self.spec.model.startswith(RECORDED) or self._given is not None
         )
-        return self.spec.model if remote else f"{self._source.identity}/{self.spec.dtype}"
+        if remote:
+            return self.spec.served_identity
+        return f"{self._source.identity}/{self.spec.dtype}"
 
     def request(
         self, messages: Conversation, sample: int = 0, max_tokens: int | None = None
@@ -156,16 +157,23 @@ class StoredChat:
             for group in model.plan(list(requests.values())):
                 missing = [request for request in group if request.key not in answers]
                 while missing:
-                    paid = list(takewhile(self._account.reserve, missing))
-                    if not paid:
-                        raise self._account.exhausted(missing[0])
+                    paid = self._account.reserve_first(missing)
                     for answered in model.answer(paid):
                         answers |= {answer.request.key: answer for answer in self._kept(answered)}
                     for request in paid:  # one that had no answer at all costs nothing
                         self._account.settle(request, None)
-                    missing = missing[len(paid) :]
+                    answers |= self._brought_along(missing[len(paid) :])
+                    missing = [r for r in missing[len(paid) :] if r.key not in answers]
         gave_none = "the model gave no answer"
         return {k: answers.get(k) or Answer(r, None, gave_none) for k, r in requests.items()}
+
+    def _brought_along(self, requests: Sequence[ChatRequest]) -> dict[str, Answer]:
+        """What a batch from before answered beside what was asked now; the run pays for it too."""
+        found = {r.key: answer for r in requests if (answer := self._store.answer(r))}
+        for answer in found.values():
+            self.meter.count(answer.completion)
+            self._account.settle(answer.request, answer.completion)
+        return found
 
     # --- servers
 
@@ -302,7 +310,7 @@ class StoredChat:
 
     @cached_property
     def _source(self) -> ModelSource:
-        return find_model(self.spec.model, say)
+        return find_model(self.spec.model, say, self.spec.revision)
 
 
 class _Talk(Generic[T]):

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from openai.types import Batch
@@ -20,9 +21,10 @@ from openai.types.batch_error import BatchError
 from clair_apo.errors import RequestError
 from clair_apo.llm.batch_files import Shard, missing, shards_of, write_shard
 from clair_apo.llm.batch_results import BatchResults
-from clair_apo.llm.batch_server import BatchServer, QueueFullError
+from clair_apo.llm.batch_server import QUEUE_FULL, BatchServer, NotNowError
 from clair_apo.llm.chat import Answered, ChatModel, ChatRequest, ModelSpec
 from clair_apo.llm.failures import GO_ON
+from clair_apo.llm.keys import host_of
 from clair_apo.llm.store import RequestStore
 from clair_apo.llm.tables import CREATING, FORGOTTEN, READ, StoredBatch
 from clair_apo.progress import say
@@ -35,11 +37,12 @@ TRIES = 3
 """In how many batches a request may be left without an answer before it counts as failed."""
 LONELY_TRIES = 20
 """How often a single request is offered to a queue that is full of others' requests."""
+LIMITED_TRIES = 20
+"""How often in a row the server may limit the rate of calls without saying for how long."""
 FIRST_WAIT_S = 5.0
 LONGEST_WAIT_S = 300.0
 WAIT_GROWTH = 1.5
 ENDED = ("completed", "failed", "expired", "cancelled")
-QUEUE_FULL = "token_limit_exceeded"
 
 
 class BatchChat(ChatModel):
@@ -59,8 +62,14 @@ class BatchChat(ChatModel):
         self._run_id = run_id
 
     def plan(self, requests: Sequence[ChatRequest]) -> list[Sequence[ChatRequest]]:
-        """All in one group: every batch is at the server before the first is waited for."""
-        return [requests]
+        """All in one group: every batch is at the server before the first is waited for.
+
+        What an earlier process left at the server comes first: it is paid for already, so money
+        is set aside for it before anything else is sent.
+        """
+        ours = (b for b in self._store.batches() if b.open and b.host == host_of(self._spec))
+        under_way = {key for batch in ours for key in batch.keys}
+        return [sorted(requests, key=lambda request: request.key not in under_way)]
 
     def answer(self, requests: Sequence[ChatRequest]) -> Iterator[list[Answered]]:
         """Answer the requests, those of a batch as soon as it has ended.
@@ -82,6 +91,17 @@ class BatchChat(ChatModel):
             ) from None
 
 
+@dataclass(frozen=True)
+class _Offer:
+    """A shard that is to become a batch."""
+
+    shard: Shard
+    file_id: str = ""
+    """The server's name for its file, where it was handed over already."""
+    batch: StoredBatch | None = None
+    """As it was written down for an offer that the server did not take."""
+
+
 class _Job:
     """The requests of one call on their way through batches."""
 
@@ -91,9 +111,13 @@ class _Job:
         self._server, self._store, self._run_id = server, store, run_id
         self._wanted = wanted
         self._under_way: list[StoredBatch] = []
-        self._held: deque[Shard] = deque()
+        self._held: deque[_Offer] = deque()
         self._full = False
         """The server had no room for a batch, and none of ours was taken or ended since."""
+        self._limited_tries = 0
+        self._not_before = 0.0
+        """When the next batch may be offered, in seconds since 1970."""
+        self._wait_s = FIRST_WAIT_S
         self._alone = False
         """Only one batch of ours was at the server at the last look."""
         self._unanswered: Counter[str] = Counter()
@@ -106,10 +130,9 @@ class _Job:
         self._take_up()
         covered = [key for batch in self._under_way for key in batch.keys]
         self._submit_all(missing(self._wanted, covered))
-        wait_s = FIRST_WAIT_S
         while self._under_way or self._held:
-            time.sleep(wait_s)
-            wait_s = min(wait_s * WAIT_GROWTH, LONGEST_WAIT_S)
+            time.sleep(self._wait_s)
+            self._wait_s = min(self._wait_s * WAIT_GROWTH, LONGEST_WAIT_S)
             yield from self._look()
             self._offer_held()
         if self._cancelled:
@@ -144,17 +167,39 @@ class _Job:
         for shard in shards_of(
             requests, self._server.model, most_requests=MOST_REQUESTS, most_bytes=MOST_BYTES
         ):
-            if self._full:
-                self._held.append(shard)
+            if self._full or time.time() < self._not_before:
+                self._held.append(_Offer(shard))
             else:
-                self._submit(shard)
+                self._submit(_Offer(shard))
 
-    def _submit(self, shard: Shard) -> None:
+    def _submit(self, offer: _Offer) -> None:
+        file_id = offer.file_id or self._upload(offer.shard)
+        if offer.batch:
+            batch = self._store.update_batch(offer.batch, CREATING)
+        else:
+            batch = self._new_batch(offer.shard)
+            self._store.add_batch(batch)
+        try:
+            begun = self._server.create(file_id, batch.shard)
+        except NotNowError as refusal:
+            batch = self._store.update_batch(batch, FORGOTTEN)
+            self._not_taken(_Offer(offer.shard, file_id, batch), refusal)
+            return
+        self._limited_tries = 0
+        self._under_way.append(self._store.update_batch(batch, begun.status, begun.id))
+
+    def _upload(self, shard: Shard) -> str:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"{shard.digest}.jsonl"
+            write_shard(path, shard, self._server.model)
+            return self._server.upload(path)
+
+    def _new_batch(self, shard: Shard) -> StoredBatch:
         now = time.time()
         # the time makes the name another one when the same requests are sent in a second batch
         name = digest([shard.digest, now])
         request = next(iter(shard.requests.values()))
-        batch = StoredBatch(
+        return StoredBatch(
             id=name,
             shard=name,
             model=request.model,
@@ -164,31 +209,30 @@ class _Job:
             created=now,
             keys=tuple(shard.requests),
         )
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / f"{name}.jsonl"
-            write_shard(path, shard, self._server.model)
-            file_id = self._server.upload(path)
-        self._store.add_batch(batch)
-        try:
-            begun = self._server.create(file_id, name)
-        except QueueFullError:
-            self._store.update_batch(batch, FORGOTTEN)
-            self._hold(shard, alone=not self._under_way)
-            return
-        self._under_way.append(self._store.update_batch(batch, begun.status, begun.id))
 
-    def _hold(self, shard: Shard, *, alone: bool) -> None:
+    def _not_taken(self, offer: _Offer, refusal: NotNowError) -> None:
+        self._not_before = time.time() + max(refusal.retry_after_s or 0.0, self._wait_s)
+        if refusal.full:
+            self._hold(offer, alone=not self._under_way)
+            return
+        self._limited_tries += refusal.retry_after_s is None
+        if self._limited_tries > LIMITED_TRIES:
+            raise RequestError(f"{refusal.sentence}; tried {self._limited_tries} times; {GO_ON}")
+        self._held.append(offer)
+        say(f"{refusal.sentence}; {len(offer.shard.requests)} requests are offered again later")
+
+    def _hold(self, offer: _Offer, *, alone: bool) -> None:
         """Keep what the server has no room for: until a batch of ours ends, or in halves.
 
         Args:
-            shard: what was not taken.
+            offer: what was not taken.
             alone: no other batch of ours took room.
         """
         self._full = True
         if not alone:
-            self._held.append(shard)
+            self._held.append(offer)
             return
-        halves = shard.halves()
+        halves = offer.shard.halves()
         self._lonely_tries += len(halves) == 1
         if self._lonely_tries > LONELY_TRIES:
             raise RequestError(
@@ -196,10 +240,14 @@ class _Job:
                 "account: wait for its other batches, or cancel them, and run the same command "
                 "again"
             )
-        self._held.extendleft(reversed(halves))
+        # one request is no half of itself: its file is at the server
+        parts = [offer] if len(halves) == 1 else [_Offer(half) for half in halves]
+        self._held.extendleft(reversed(parts))
 
     def _offer_held(self) -> None:
         """Offer one held shard at a time; whether it was taken shows only after a while."""
+        if time.time() < self._not_before:
+            return
         unsure = any(batch.state == "validating" for batch in self._under_way)
         full = self._full and bool(self._under_way)
         if self._held and not full and not unsure:
@@ -255,7 +303,10 @@ class _Job:
         """A batch that the server did not begin: no room, or it does not like some lines."""
         errors = _errors(now)
         if any(error.code == QUEUE_FULL for error in errors):
-            self._hold(Shard(rest), alone=self._alone)
+            shard = Shard(rest)
+            same_file = shard.requests.keys() == set(batch.keys)
+            offer = _Offer(shard, now.input_file_id if same_file else "")
+            self._hold(offer, alone=self._alone)
             return
         bad = {
             batch.keys[error.line - 1]: error.message or error.code or "not accepted"
@@ -279,7 +330,8 @@ class _Job:
         shown = ", ".join(f"{count} {status}" for status, count in named.items())
         line = f"batches at {self._server.host}: {shown}; {answered} of {total} requests answered"
         if self._held:
-            line += f"; {sum(len(shard.requests) for shard in self._held)} requests wait for room"
+            held = sum(len(offer.shard.requests) for offer in self._held)
+            line += f"; {held} requests wait for room"
         if states and line != self._said:
             say(line)
             self._said = line

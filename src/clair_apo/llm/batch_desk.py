@@ -11,6 +11,7 @@ from clair_apo.llm.batch import ENDED, why_failed
 from clair_apo.llm.batch_results import BatchResults
 from clair_apo.llm.batch_server import BatchServer
 from clair_apo.llm.chat import ModelSpec
+from clair_apo.llm.keys import host_of
 from clair_apo.llm.store import RequestStore
 from clair_apo.llm.tables import CREATING, FORGOTTEN, READ, StoredBatch
 
@@ -37,7 +38,8 @@ class BatchDesk:
 
     def __init__(self, store: RequestStore, run_id: str, specs: Iterable[ModelSpec]) -> None:
         self._store, self._run_id = store, run_id
-        self._servers = {s.host: s for spec in specs if spec.base_url for s in [BatchServer(spec)]}
+        self._specs = [spec for spec in specs if spec.base_url]
+        self._servers: dict[tuple[str, str], BatchServer] = {}
 
     def look(self) -> list[BatchLook]:
         """Ask after all open batches, and read those that have ended into the store.
@@ -77,13 +79,20 @@ class BatchDesk:
         return found
 
     def _server(self, batch: StoredBatch) -> BatchServer:
-        server = self._servers.get(batch.host)
-        if server is None:
+        key = (batch.host, batch.model)
+        if key not in self._servers:
+            self._servers[key] = BatchServer(self._spec(batch))
+        return self._servers[key]
+
+    def _spec(self, batch: StoredBatch) -> ModelSpec:
+        """Leads to the batch's server, with the key of the batch's model where that is known."""
+        there = [spec for spec in self._specs if host_of(spec) == batch.host]
+        if not there:
             raise RequestError(
                 f"batch {batch.id} is at {batch.host}, which the run's config does not name any "
                 "more; name it again in base_url, or forget the batch"
             )
-        return server
+        return next((spec for spec in there if spec.model == batch.model), there[0])
 
     def _look(self, batch: StoredBatch) -> BatchLook:
         told = ""

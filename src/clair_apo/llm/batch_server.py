@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 import httpx2
 import openai
@@ -14,7 +13,7 @@ from clair_apo.errors import RequestError
 from clair_apo.llm.batch_files import ENDPOINT
 from clair_apo.llm.chat import ModelSpec
 from clair_apo.llm.failures import GO_ON, FailureReader, RequestFailure
-from clair_apo.llm.keys import find_key
+from clair_apo.llm.keys import find_key, host_of
 
 T = TypeVar("T")
 
@@ -27,8 +26,22 @@ SHARD = "clair_apo_shard"
 """The key in a batch's metadata under which our name for it stands."""
 
 
-class QueueFullError(Exception):
-    """The server takes no more requests now."""
+QUEUE_FULL = "token_limit_exceeded"
+"""The code of an error that says that the account has too many requests in batches already."""
+
+
+class NotNowError(Exception):
+    """The server does not begin a batch now.
+
+    Attributes:
+        sentence: why, for people.
+        full: its queue has no room for this batch; otherwise it limits the rate of calls.
+        retry_after_s: how long it asks to be left alone; None where it does not say.
+    """
+
+    def __init__(self, sentence: str, *, full: bool, retry_after_s: float | None) -> None:
+        super().__init__(sentence)
+        self.sentence, self.full, self.retry_after_s = sentence, full, retry_after_s
 
 
 class BatchServer:
@@ -42,8 +55,7 @@ class BatchServer:
     """
 
     def __init__(self, spec: ModelSpec) -> None:
-        url = urlsplit(spec.base_url or "")
-        self.host = f"{url.hostname}" + (f":{url.port}" if url.port else "")
+        self.host = host_of(spec)
         self.model = spec.model
         key = find_key(spec)
         self._failures = FailureReader(spec, key)
@@ -71,7 +83,7 @@ class BatchServer:
             shard: our name for it, in the metadata.
 
         Raises:
-            QueueFullError: the server takes no more requests now.
+            NotNowError: the server does not take it now.
             RequestError: it takes none at all.
         """
         sent = False
@@ -81,14 +93,24 @@ class BatchServer:
             # what a lost connection kept from us may have begun all the same
             there = self.find(shard) if sent else None
             sent = True
-            return there or self._client.batches.create(
-                input_file_id=file_id,
-                endpoint=ENDPOINT,
-                completion_window="24h",
-                metadata={SHARD: shard},
-            )
+            try:
+                return there or self._client.batches.create(
+                    input_file_id=file_id,
+                    endpoint=ENDPOINT,
+                    completion_window="24h",
+                    metadata={SHARD: shard},
+                )
+            except openai.APIStatusError as error:
+                raise self._not_now(error) or error from None
 
-        return self._persistently(begin, limited=QueueFullError)
+        return self._persistently(begin)
+
+    def _not_now(self, error: openai.APIStatusError) -> NotNowError | None:
+        failure = self._failures.read(error)
+        full = QUEUE_FULL in (error.code, error.type)
+        if not full and not failure.limited:
+            return None
+        return NotNowError(failure.sentence, full=full, retry_after_s=failure.retry_after_s)
 
     def find(self, shard: str) -> Batch | None:
         """The batch that has our name in its metadata, None where there is none."""
@@ -118,22 +140,15 @@ class BatchServer:
 
         self._persistently(receive, missing=f"file {file_id}")
 
-    def _persistently(
-        self,
-        call: Callable[[], T],
-        *,
-        missing: str = "",
-        limited: type[QueueFullError] | None = None,
-    ) -> T:
+    def _persistently(self, call: Callable[[], T], *, missing: str = "") -> T:
         """Call, and again while what went wrong may pass.
 
         Args:
             call: asks the server.
             missing: what a status of 404 says is not there.
-            limited: raised at once where the server says that it is too much.
         """
         attempts = stamina.retry_context(
-            on=lambda error: _may_pass(error, limited),
+            on=_may_pass,
             attempts=ATTEMPTS,
             timeout=None,
             wait_initial=1.0,
@@ -144,8 +159,6 @@ class BatchServer:
                 with attempt:
                     return self._once(call, missing)
         except RequestFailure as failure:
-            if limited and failure.limited:
-                raise limited(failure.sentence) from None
             told = failure.sentence
             raise RequestError(told if GO_ON in told else f"{told}; {GO_ON}") from None
         raise AssertionError("a loop of attempts ends with a result or an error")
@@ -170,9 +183,7 @@ class BatchServer:
             raise self._failures.read(error) from None
 
 
-def _may_pass(error: Exception, limited: type[QueueFullError] | None) -> bool | float:
+def _may_pass(error: Exception) -> bool | float:
     if not isinstance(error, RequestFailure) or error.fault != "passing":
-        return False
-    if limited and error.limited:
         return False
     return error.retry_after_s or True

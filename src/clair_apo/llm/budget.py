@@ -5,7 +5,8 @@ request itself at its worst stay within the limit together. So the limit holds w
 answer; what may be left over is less than one request at its worst.
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping, Sequence
+from itertools import takewhile
 
 from clair_apo.errors import BudgetError
 from clair_apo.llm.chat import ChatRequest, Completion, ModelSpec
@@ -22,18 +23,28 @@ class Budget:
 
     Args:
         limit: USD; None for no limit.
-        spent: USD that earlier invocations of the same run have spent.
+        costs: USD that earlier invocations of the same run have spent, by the model's identity.
 
     Attributes:
-        spent: USD that answers have cost, those of earlier invocations included.
+        costs: USD that answers have cost by model, those of earlier invocations included.
+        spent: the same over all models.
         reserved: USD that requests under way may cost at most.
     """
 
-    def __init__(self, limit: float | None = None, spent: float = 0.0) -> None:
+    def __init__(
+        self, limit: float | None = None, costs: Mapping[str, float] | None = None
+    ) -> None:
         self.limit = limit
-        self.spent = spent
+        self.costs: dict[str, float] = {}
+        self.spent = 0.0
+        self.count(costs or {})
         self.reserved = 0.0
         self._worst: dict[Hashable, float] = {}
+
+    def count(self, costs: Mapping[str, float]) -> None:
+        """Take down what some models have cost by now, in USD by identity."""
+        self.costs |= costs
+        self.spent = sum(self.costs.values())
 
     def reserve(self, key: Hashable, worst: float) -> bool:
         """Set money aside for a request; False where it could cross the limit.
@@ -46,15 +57,18 @@ class Budget:
         self.reserved += worst
         return True
 
-    def settle(self, key: Hashable, cost: float | None) -> None:
+    def settle(self, key: Hashable, cost: float | None, model: str) -> None:
         """Replace what was set aside by what the answer cost.
 
         Args:
             key: what `reserve` was called with.
             cost: USD; None where the server did not say, which counts as the worst case.
+            model: identity of the model that answered.
         """
         worst = self.release(key)
-        self.spent += worst if cost is None else cost
+        taken = worst if cost is None else cost
+        self.costs[model] = self.costs.get(model, 0.0) + taken
+        self.spent += taken
 
     def release(self, key: Hashable) -> float:
         """Give back what was set aside for a request that brought no answer; returns how much."""
@@ -90,13 +104,24 @@ class Account:
         """Set aside what a request may cost; False where the run may not spend it now."""
         return self._budget.reserve(request.key, self._worst(request))
 
+    def reserve_first(self, requests: Sequence[ChatRequest]) -> list[ChatRequest]:
+        """Set aside what the first of some requests may cost, as many as there is money for.
+
+        Raises:
+            BudgetError: there is not enough for one.
+        """
+        paid = list(takewhile(self.reserve, requests))
+        if not paid:
+            raise self.exhausted(requests[0])
+        return paid
+
     def settle(self, request: ChatRequest, completion: Completion | None) -> None:
         """Take what an answer cost; nothing for a request without one."""
         if completion is None or self.price is None:
             self._budget.release(request.key)
         else:
             cost = answer_cost(self.price, completion, batch=self.batch)
-            self._budget.settle(request.key, cost)
+            self._budget.settle(request.key, cost, request.model)
 
     def exhausted(self, request: ChatRequest) -> BudgetError:
         """The error of a run that may not spend what this request may cost."""

@@ -4,6 +4,7 @@ A response is kept as the JSON object of an OpenAI chat completion, whoever gave
 of the package needs of it is a `Completion`.
 """
 
+import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -12,11 +13,20 @@ from functools import cached_property
 from typing import Any, Literal, Protocol, Self, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
 from clair_apo.config import Section
 from clair_apo.llm.prices import Price
-from clair_apo.records import Conversation, FinishReason, Record, Text, canonical_json, digest
+from clair_apo.records import (
+    Conversation,
+    FinishReason,
+    Record,
+    Sampling,
+    Text,
+    TokenLimitField,
+    canonical_json,
+    digest,
+)
 
 RawResponse = dict[str, Any]
 T = TypeVar("T")
@@ -24,14 +34,15 @@ T = TypeVar("T")
 # halves of surrogate pairs, which JSON can spell and no file can hold
 _HALVES = re.compile("[\ud800-\udfff]")
 _FINISHES = ("stop", "length", "content_filter")
-
-
-class Sampling(Record):
-    """The settings that can change an answer."""
-
-    max_tokens: int = Field(gt=0)
-    temperature: float = Field(ge=0)
-    top_p: float = Field(gt=0, le=1)
+# what `extra_body` may not hold: settings with a place of their own, or that part an answer
+_NOT_EXTRA = {
+    *("model", "messages", "max_tokens", "max_completion_tokens", "temperature", "top_p"),
+    *("n", "stream"),
+}
+_SECRET = re.compile(
+    r"(?i)(api|access|auth|private)[-_]?(key|token)|secret|passw|credential|authorization|bearer|cookie"
+    r"|^(key|token)$"
+)
 
 
 class ChatRequest(Record):
@@ -47,7 +58,7 @@ class ChatRequest(Record):
     @cached_property
     def key(self) -> str:
         """SHA-256 over all that can change the answer, and nothing that cannot."""
-        return digest(self.model_dump())
+        return digest(self.model_dump() | {"sampling": self.sampling.in_key()})
 
     def body(self, model: str) -> dict[str, Any]:
         """The JSON body that asks an OpenAI-compatible server, live or from a batch file.
@@ -55,13 +66,16 @@ class ChatRequest(Record):
         Args:
             model: the name that the server knows.
         """
-        return {
+        sampling = self.sampling
+        body = {
             "model": model,
             "messages": [{"role": m.role, "content": m.content} for m in self.messages],
-            "max_tokens": self.sampling.max_tokens,
-            "temperature": self.sampling.temperature,
-            "top_p": self.sampling.top_p,
+            sampling.token_limit_field: sampling.max_tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
         }
+        extra: dict[str, Any] = json.loads(sampling.extra_body or "{}")
+        return {name: value for name, value in body.items() if value is not None} | extra
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A copy, which does not remember the key of the original."""
@@ -200,6 +214,9 @@ class ModelSpec(Section):
 
     model: str
     """`smollm2-135m`, a folder or a hub name; with `base_url`, the name that the server knows."""
+    revision: str | None = Field(None, min_length=1)
+    """Which weights: of a hub name the commit or tag that is loaded; of a server, which tells only
+    a name, any word of yours that changes when they do. Answers of another are not reused."""
     base_url: str | None = None
     """An OpenAI-compatible server, such as `http://127.0.0.1:8000/v1`; none: in this process."""
     mode: Literal["live", "batch", "files"] = "live"
@@ -208,11 +225,19 @@ class ModelSpec(Section):
     api_key_env: str = Field("OPENAI_API_KEY", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
     """The environment variable with the server's key; servers on this machine need none."""
     max_tokens: int = Field(512, gt=0)
-    """Longest answer, in tokens."""
-    temperature: float = Field(0.7, ge=0)
-    """0 takes the likeliest token always."""
-    top_p: float = Field(1.0, gt=0, le=1)
-    """Sample from the likeliest tokens that hold this share of the probability."""
+    """Longest answer, in tokens; with a model that thinks first, its thinking included."""
+    token_limit_field: TokenLimitField = "max_tokens"
+    """The name under which the server takes `max_tokens`; OpenAI's models from gpt-5 on know
+    `max_completion_tokens` only."""
+    temperature: float | None = Field(0.7, ge=0, allow_inf_nan=False)
+    """0 takes the likeliest token always; null is not sent, for servers that take no choice
+    (in this process it is 1)."""
+    top_p: float | None = Field(1.0, gt=0, le=1)
+    """Sample from the likeliest tokens that hold this share of the probability; null is not
+    sent."""
+    extra_body: dict[str, JsonValue] = Field(default_factory=dict)
+    """What the server takes beside, such as `{reasoning_effort: low}`; part of every request and
+    its key, and written into the manifest: no place for a secret."""
     timeout_s: float = Field(120.0, gt=0)
     """Seconds to wait for one answer of a server, per attempt."""
     max_in_flight: int = Field(256, gt=0)
@@ -243,6 +268,29 @@ class ModelSpec(Section):
             raise ValueError(f"expected an address such as http://127.0.0.1:8000/v1, got {url!r}")
         return url
 
+    @field_validator("extra_body")
+    @classmethod
+    def _is_public_and_new(cls, extra: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        for name in extra:
+            if name in _NOT_EXTRA:
+                raise ValueError(f"{name!r} cannot be sent beside: it has a setting, or one value")
+        for name in _names(extra):
+            if _SECRET.search(name):
+                raise ValueError(
+                    f"{name!r} looks like a secret, and this is written into the manifest; the "
+                    "server's key goes into the environment variable that api_key_env names"
+                )
+        return extra
+
+    @model_validator(mode="after")
+    def _is_sent_to_a_server(self) -> Self:
+        local = self.base_url is None and self.mode != "files"
+        fields = type(self).model_fields
+        for name in ("token_limit_field", "extra_body"):
+            if local and getattr(self, name) != fields[name].get_default(call_default_factory=True):
+                raise ValueError(f"{name} is for a server: set base_url, or leave {name} out")
+        return self
+
     @model_validator(mode="after")
     def _has_a_batch_server(self) -> Self:
         if self.mode == "batch" and self.base_url is None:
@@ -250,6 +298,26 @@ class ModelSpec(Section):
         return self
 
     @property
+    def served_identity(self) -> str:
+        """What stands in request keys for a model that is not loaded here."""
+        return self.model if self.revision is None else f"{self.model}@{self.revision}"
+
+    @property
     def sampling(self) -> Sampling:
         """The part of the spec that belongs to a request's key."""
-        return Sampling(max_tokens=self.max_tokens, temperature=self.temperature, top_p=self.top_p)
+        return Sampling(
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            token_limit_field=self.token_limit_field,
+            extra_body=canonical_json(self.extra_body) if self.extra_body else "",
+        )
+
+
+def _names(value: JsonValue) -> Iterator[str]:
+    """Every name in a JSON value, at any depth."""
+    if isinstance(value, dict):
+        yield from value
+    if isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _names(inner)

@@ -1,4 +1,4 @@
-"""The key of a server: from the environment, and nowhere else. Loads no HTTP client."""
+"""A server's name, and its key: from the environment, and nowhere else. Loads no HTTP client."""
 
 import os
 from ipaddress import ip_address
@@ -6,6 +6,12 @@ from urllib.parse import urlsplit
 
 from clair_apo.errors import RequestError
 from clair_apo.llm.chat import ModelSpec
+
+
+def host_of(spec: ModelSpec) -> str:
+    """The server of a spec as it is named to people and in the store: host, and port if any."""
+    url = urlsplit(spec.base_url or "")
+    return f"{url.hostname}" + (f":{url.port}" if url.port else "")
 
 
 def find_key(spec: ModelSpec) -> str | None:

@@ -20,9 +20,10 @@ from transformers import (
 )
 
 from clair_apo.errors import ModelNotFoundError
-from clair_apo.llm.chat import Answered, ChatModel, ChatRequest, Completion, Sampling
+from clair_apo.llm.chat import Answered, ChatModel, ChatRequest, Completion
 from clair_apo.llm.groups import groups_of
 from clair_apo.models import ModelSource
+from clair_apo.records import Sampling
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -42,10 +43,13 @@ class LocalChat(ChatModel):
     def __init__(self, source: ModelSource, *, dtype: str = "fp32", batch_size: int = 32) -> None:
         self.tokenizer: Any
         self.model: Any
+        at = {"revision": source.revision} if source.revision else {}
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(source.location, padding_side="left")
+            self.tokenizer = AutoTokenizer.from_pretrained(
+                source.location, padding_side="left", **at
+            )
             self.model = AutoModelForCausalLM.from_pretrained(
-                source.location, dtype=DTYPES[dtype], device_map=_device()
+                source.location, dtype=DTYPES[dtype], device_map=_device(), **at
             ).eval()
         except Exception as error:  # a damaged file raises errors of many libraries
             reason = " ".join(str(error).split())[:200] or type(error).__name__
@@ -144,7 +148,9 @@ class _SeededSampling(LogitsProcessor):
     """
 
     def __init__(self, requests: Sequence[ChatRequest], sampling: Sampling) -> None:
-        self._temperature, self._top_p = sampling.temperature, sampling.top_p
+        # None leaves the distribution as the model gives it
+        self._temperature = 1.0 if sampling.temperature is None else sampling.temperature
+        self._top_p = 1.0 if sampling.top_p is None else sampling.top_p
         # 15 hex digits: a seed must fit 63 bits
         self._generators = [torch.Generator().manual_seed(int(r.key[:15], 16)) for r in requests]
 

@@ -1,9 +1,12 @@
 """Models that do not answer at once: which mode of a spec leads to which."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from clair_apo.llm.chat import ChatModel, ModelSpec
+from clair_apo.llm.keys import host_of
 from clair_apo.llm.store import RequestStore
+from clair_apo.llm.tables import StoredBatch
 
 
 def model_of_mode(
@@ -26,3 +29,26 @@ def model_of_mode(
 
         return FileChat(spec, folder)
     return None
+
+
+def stranded_batches(
+    specs: Sequence[ModelSpec], store: RequestStore, run_id: str
+) -> list[StoredBatch]:
+    """The open batches of a run that none of its models will wait for in the mode that it has now.
+
+    Args:
+        specs: the models that are asked.
+        store: where batches are written down.
+        run_id: whose batches.
+    """
+    asked = {spec.model for spec in specs if spec.base_url}
+    waiting = {(spec.model, host_of(spec)) for spec in specs if spec.mode == "batch"}
+    return [
+        batch
+        for batch in store.batches()
+        if batch.run_id == run_id
+        and batch.open
+        and batch.state != "failed"  # never begun: nothing of it is answered or paid
+        and batch.model in asked
+        and (batch.model, batch.host) not in waiting
+    ]

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from clair_apo.columns import Columns, ColumnType, ListOf, columns_of
 from clair_apo.files import read_jsonl
-from clair_apo.records import DropReason, Origin, PreferencePair, Record
+from clair_apo.records import DropReason, Origin, PreferencePair, Record, canonical_json
 from clair_apo.report.contrast import PAIRS, ContrastSummary
 from clair_apo.report.numerals import numeral, row
 from clair_apo.report.page import REASON_SENTENCES, STAGE_NAMES
@@ -64,6 +64,14 @@ class SideSource(Record):
     """US dollars; None where a pair has no price."""
 
 
+class _Sums(NamedTuple):
+    """What the kept pairs took."""
+
+    sources: list[SideSource]
+    cost: float | None
+    """US dollars of all that was asked for them; None where one has no price."""
+
+
 def render_card(run: RunFolder, summary: ContrastSummary) -> str | None:
     """The card as Markdown with YAML front matter; None where the run holds no data set.
 
@@ -74,7 +82,8 @@ def render_card(run: RunFolder, summary: ContrastSummary) -> str | None:
     splits = list(_splits(run.file(DATASET)))
     if not splits:
         return None
-    manifest, sources = run.manifest(), list(_sources(run))
+    manifest, sums = run.manifest(), _sums(run)
+    sources = sums.sources
     config, stages = manifest.get("config", {}), manifest.get("stages", {})
     settings, packages = manifest.get("settings", {}), manifest.get("packages", {})
     body = (
@@ -94,11 +103,12 @@ def render_card(run: RunFolder, summary: ContrastSummary) -> str | None:
             versions=[f"{name} {version}" for name, version in packages.items()],
             git_revision=manifest.get("git_revision"),
             sources=sources,
+            whole_cost=sums.cost,
             test_sets=settings.get("test_sets", []),
             contaminated=_count(summary, DropReason.CONTAMINATED),
             duplicates=_count(summary, DropReason.DUPLICATE),
             comparisons=stages.get("judge", {}).get("comparisons"),
-            verification=stages.get("verify", {}).get("verification"),
+            verification=summary.verification,
         )
     )
     return f"---\n{_front_matter(summary, splits)}\n---\n\n{body}\n"
@@ -141,15 +151,21 @@ def _splits(folder: Path) -> Iterator[Split]:
             yield Split(name=name, file=files[0])
 
 
-def _sources(run: RunFolder) -> Iterator[SideSource]:
+def _sums(run: RunFolder) -> _Sums:
     """Tokens and cost of the kept pairs, by side and by the model that wrote it."""
     found: dict[tuple[str, str, str], _Tally] = defaultdict(_Tally)
+    whole: float | None = 0.0
     for pair in read_jsonl(run.file(PAIRS), PreferencePair):
         for side in ("chosen", "rejected"):
             origin: Origin = getattr(pair.provenance, side)
             found[side, origin.kind, origin.model].add(origin)
-    for (side, kind, model), tally in sorted(found.items()):
-        yield SideSource(side=side, kind=kind, model=_public(model), **asdict(tally))
+        cost = pair.provenance.cost
+        whole = None if whole is None or cost is None else whole + cost
+    sources = [
+        SideSource(side=side, kind=kind, model=_public(model), **asdict(tally))
+        for (side, kind, model), tally in sorted(found.items())
+    ]
+    return _Sums(sources, whole)
 
 
 def _took_part(role: str, sources: Sequence[SideSource]) -> bool:
@@ -198,7 +214,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"numeral": numeral, "public": _public}
+    environment.filters |= {"numeral": numeral, "public": _public, "json": canonical_json}
     return environment
 
 

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
+from clair_apo.controls import Controls
 from clair_apo.errors import RunError
 from clair_apo.files import read_jsonl
 from clair_apo.records import Contrast, Dropped, DropReason, PreferencePair, Prompt, Record, Stage
@@ -92,6 +93,8 @@ class ContrastSummary(Record):
     statistics: tuple[Statistic, ...]
     """Empty where there are no pairs."""
     lengths: LengthHistogram
+    verification: Controls | None = None
+    """What the judge said that verified the pairs; None where none did."""
 
 
 def length_change(contrast: Contrast) -> int:
@@ -183,7 +186,13 @@ def summarise(run: RunFolder) -> ContrastSummary:
             rejected=array("q", map(int, columns["rejected_characters"])),
             chosen=array("q", map(int, columns["chosen_characters"])),
         ),
+        verification=_verification(manifest),
     )
+
+
+def _verification(manifest: Mapping[str, Any]) -> Controls | None:
+    numbers = manifest.get("stages", {}).get("verify", {}).get("verification")
+    return Controls(**numbers) if numbers else None
 
 
 def check_complete(run: RunFolder) -> None:

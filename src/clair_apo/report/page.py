@@ -55,7 +55,7 @@ REASON_SENTENCES = {
     DropReason.REQUEST_FAILED: "the server rejected the request, or failed at it",
     DropReason.CONTAMINATED: "the prompt shares a passage with a test set",
     DropReason.OVER_EDITED: "the revision changes more than the gate allows",
-    DropReason.IDENTICAL_AFTER_TRUNCATION: "the same tokens within the training length",
+    DropReason.IDENTICAL_AFTER_TRUNCATION: "the same tokens in training, or none",
     DropReason.LENGTH_RATIO: "the winner is too short or too long beside the loser",
     DropReason.LANGUAGE_CHANGED: "the sides are in different languages",
     DropReason.MENTIONS_REVISION: "the revision speaks of being one",

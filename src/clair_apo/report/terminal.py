@@ -20,6 +20,15 @@ def counts_line(summary: ContrastSummary) -> str:
     return f"{line} ({why})" if why else line
 
 
+def verification_lines(summary: ContrastSummary) -> tuple[str, ...]:
+    """What a judge said that verified the pairs, and a warning where its word counts for little."""
+    said = summary.verification
+    if said is None:
+        return ()
+    lines = (f"verification: {said.sentence}",)
+    return (*lines, f"warning: {said.warning}") if said.warning else lines
+
+
 def contrast_table(summary: ContrastSummary) -> Table:
     """The statistics as a table of 80 columns; the caption states the tokeniser."""
     table = Table(

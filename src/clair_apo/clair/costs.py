@@ -1,0 +1,139 @@
+"""What each model has cost in a run folder, over all its invocations: `costs` of the manifest.
+
+An entry holds the money, the tokens that it covers and the rates in force since. What came into
+the store later, until a kill or out of a batch, is added at those rates. So neither another model
+nor another mode lets a run forget what it spent.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from clair_apo.llm import Meter, Spent
+from clair_apo.llm.prices import MILLION
+from clair_apo.records import Record
+
+
+class ModelCost(Record):
+    """What one model has cost."""
+
+    usd: float
+    prompt_tokens: int
+    """Those that `usd` covers."""
+    completion_tokens: int
+    """The same."""
+    input: float
+    """USD for a million later prompt tokens."""
+    output: float
+    """USD for a million later completion tokens."""
+    batch: bool
+    """Whether these two are rates of the Batch API."""
+
+    def grown(self, spent: Spent) -> float:
+        """USD, with the answers that the store has had since."""
+        prompt = max(0, spent.prompt_tokens - self.prompt_tokens)
+        completion = max(0, spent.completion_tokens - self.completion_tokens)
+        return self.usd + (prompt * self.input + completion * self.output) / MILLION
+
+    def corrected(self, now: "ModelCost") -> bool:
+        """Whether `now` has other rates for the same mode: those that were in force were wrong."""
+        rates = (self.input, self.output) != (now.input, now.output)
+        return rates and self.batch == now.batch
+
+
+Costs = dict[str, ModelCost]
+"""By the model's identity."""
+_COSTS = TypeAdapter(Costs)
+
+
+def read_costs(manifest: Mapping[str, Any]) -> Costs:
+    """What a manifest says; nothing where it is of another version, whose answers are priced anew.
+
+    The store has the tokens of all answers, so all that is lost is what other rates were.
+    """
+    try:
+        return _COSTS.validate_python(manifest.get("costs", {}))
+    except ValidationError:
+        return {}
+
+
+def write_costs(costs: Costs) -> dict[str, Any]:
+    """The same for a manifest."""
+    return {model: cost.model_dump() for model, cost in costs.items()}
+
+
+def settled(before: Costs, spent: Mapping[str, Spent], asked: Iterable[tuple[str, Meter]]) -> Costs:
+    """What each model has cost by now.
+
+    Args:
+        before: what was written down.
+        spent: what the store holds of the run.
+        asked: the models that are asked now, by identity; two roles may ask the same one, and the
+            store does not tell them apart: the dearer one counts.
+    """
+    rates: Costs = {}
+    for model, meter in asked:
+        if found := _rates(meter):
+            rates[model] = _dearer(rates[model], found) if model in rates else found
+    return {
+        model: _settled(before.get(model), spent.get(model, Spent(0, 0, 0)), rates.get(model))
+        for model in sorted({*before, *rates})
+    }
+
+
+def joined(parts: Iterable[Costs]) -> Costs:
+    """What several runs have cost together."""
+    total: Costs = {}
+    for costs in parts:
+        for model, cost in costs.items():
+            total[model] = _sum(total[model], cost) if model in total else cost
+    return total
+
+
+def _settled(before: ModelCost | None, spent: Spent, rates: ModelCost | None) -> ModelCost:
+    usd = before.grown(spent) if before else 0.0
+    later = rates or before
+    assert later is not None
+    if rates and (before is None or before.corrected(rates)):
+        usd = max(usd, rates.grown(spent))
+    tokens = {
+        "prompt_tokens": spent.prompt_tokens,
+        "completion_tokens": spent.completion_tokens,
+    }
+    return later.model_copy(update={"usd": usd, **tokens})
+
+
+def _rates(meter: Meter) -> ModelCost | None:
+    """An entry of nothing yet, at a model's rates; None where there is no price."""
+    prompt, completion = meter.cost_of(MILLION, 0), meter.cost_of(0, MILLION)
+    if prompt is None or completion is None:
+        return None
+    return ModelCost(
+        usd=0.0,
+        prompt_tokens=0,
+        completion_tokens=0,
+        input=prompt,
+        output=completion,
+        batch=meter.batch,
+    )
+
+
+def _dearer(one: ModelCost, other: ModelCost) -> ModelCost:
+    return one.model_copy(
+        update={
+            "input": max(one.input, other.input),
+            "output": max(one.output, other.output),
+            "batch": one.batch and other.batch,
+        }
+    )
+
+
+def _sum(one: ModelCost, other: ModelCost) -> ModelCost:
+    return _dearer(one, other).model_copy(
+        update={
+            "usd": one.usd + other.usd,
+            "prompt_tokens": one.prompt_tokens + other.prompt_tokens,
+            "completion_tokens": one.completion_tokens + other.completion_tokens,
+        }
+    )
