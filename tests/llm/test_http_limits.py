@@ -5,6 +5,7 @@ import itertools
 import random
 import threading
 import time
+from collections import Counter
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -191,14 +192,16 @@ def test_a_row_that_always_fails_fails_alone_even_if_nothing_else_is_asked(serve
 
 
 def test_random_failures_lose_no_row(server, no_waits):
-    dice, guard = random.Random(0), threading.Lock()
+    dice, failed, guard = random.Random(0), Counter(), threading.Lock()
 
     def reply(asked):
         with guard:
-            roll = dice.random()
-        if roll < 0.1:
-            return error(random.choice([429, 500, 503]))
-        return Reply(manner="break") if roll < 0.2 else Reply(f"to {asked.text}")
+            fails = failed[asked.text] < 3 and dice.random() < 0.2  # no row uses up its attempts
+            failed[asked.text] += fails
+            status = dice.choice([429, 500, 503, None])
+        if not fails:
+            return Reply(f"to {asked.text}")
+        return error(status) if status else Reply(manner="break")
 
     server.reply = reply
     found = answers(spec_for(server.url, max_in_flight=16), *questions(200))
