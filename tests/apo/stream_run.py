@@ -3,6 +3,7 @@
 The first process writes its logs to `logs.json`.
 """
 
+import gc
 import json
 import os
 import sys
@@ -47,3 +48,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    gc.collect()  # as `train` does: gloo's threads may abort a process that exits with a trainer

@@ -4,6 +4,7 @@
 # trl is typed in part only
 
 import copy
+import gc
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -86,7 +87,10 @@ def train(setup: TrainingSetup) -> TrainingResult:
     if setup.args.process_index == 0:
         CONSOLE.print(f"{len(split.train)} pairs to train on, {len(split.held_out)} held out")
     with quiet(few=is_quickly_done(split)):
-        return _run(setup, split, resume_from)
+        result = _run(setup, split, resume_from)
+    # a trainer that is let go at exit may abort there, in gloo's threads (pytorch #179291)
+    gc.collect()
+    return result
 
 
 def _run(setup: TrainingSetup, split: PairSplit, resume_from: str | None) -> TrainingResult:
