@@ -54,6 +54,11 @@ class ModelSource:
     revision: str | None = None
     """The commit, tag or branch of a hub name; None for its main branch."""
 
+    @property
+    def pinned(self) -> dict[str, str]:
+        """What `from_pretrained` takes beside `location`."""
+        return {"revision": self.revision} if self.revision else {}
+
 
 def find_model(
     name: str, say: Callable[[str], None] | None = None, revision: str | None = None

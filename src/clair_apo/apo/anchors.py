@@ -8,18 +8,16 @@ B is the number of pairs.
 """
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 
 from clair_apo.apo.logps import PairForward, TokenLogps
 from clair_apo.apo.objectives import Objective
+from clair_apo.apo.reference import ReferenceTokens
 from clair_apo.records import Record
 from clair_apo.stats import Interval, mean_interval
-
-if TYPE_CHECKING:  # it knows the trainer, which knows these
-    from clair_apo.apo.reference import ReferenceTokens
 
 MAX_K3_EXPONENT = 20.0
 """Nats at which the exponential of one token's k3 term is cut: one token that became impossible
@@ -83,7 +81,7 @@ def k3_sums(policy: TokenLogps, reference: TokenLogps) -> Tensor:
 
 
 def pair_outcomes(
-    forward: PairForward, reference: "ReferenceTokens", objective: Objective, rows: Tensor
+    forward: PairForward, reference: ReferenceTokens, objective: Objective, rows: Tensor
 ) -> PairOutcomes:
     """What one forward says about its pairs.
 

@@ -91,19 +91,20 @@ def describe_data(trainer: Any) -> str:
     pairs = trainer.train_dataset
     if not isinstance(pairs, Dataset):
         return "a stream of pairs"
-    if not set(_TOKENS) <= set(pairs.column_names):  # images, which TRL prepares batch by batch
-        return f"{len(pairs)} pairs"
-    return f"{len(pairs)} pairs, digest {tokens_digest(pairs)[:12]}"
+    found = trainer.train_digest
+    return f"{len(pairs)} pairs" + (f", digest {found[:12]}" if found else "")
 
 
-def tokens_digest(pairs: Dataset) -> str:
-    """SHA-256 over the token ids of prepared pairs, in their order.
+def tokens_digest(dataset: Any) -> str | None:
+    """SHA-256 over the token ids of prepared pairs, in their order; None as for `measure`.
 
     Args:
-        pairs: with `prompt_ids`, `chosen_ids` and `rejected_ids`.
+        dataset: as the trainer holds it.
     """
+    if not _is_prepared(dataset):
+        return None
     found = hashlib.sha256()
-    for table in pairs.select_columns(_TOKENS).with_format("arrow").iter(batch_size=1000):
+    for table in dataset.select_columns(_TOKENS).with_format("arrow").iter(batch_size=1000):
         for name in _TOKENS:
             lists = table[name]
             for part in (pc.list_value_length(lists), pc.list_flatten(lists)):
@@ -118,9 +119,14 @@ def measure(dataset: Any, args: Any) -> PairLengths | None:
         dataset: as the trainer holds it.
         args: how prompt and answer are cut.
     """
-    if not isinstance(dataset, Dataset) or not set(_TOKENS) <= set(dataset.column_names):
+    if not _is_prepared(dataset):
         return None
     return pair_lengths(dataset.select_columns(_TOKENS), args.max_length, args.truncation_mode)
+
+
+def _is_prepared(dataset: Any) -> bool:
+    """Whether all token ids are there; those of pairs with images come batch by batch."""
+    return isinstance(dataset, Dataset) and set(_TOKENS) <= set(dataset.column_names)
 
 
 def _objective(trainer: Any) -> str:

@@ -1,7 +1,6 @@
 """What stops a run in the middle, said with the pairs and the settings that it is about.
 
-That is a loss that is not a number, or a batch that does not fit into memory. `NumberedPairs` lets
-every batch say which rows of the data set it holds. B is the number of pairs.
+That is a loss that is not a number, or a batch that does not fit into memory.
 """
 
 import contextlib
@@ -13,37 +12,11 @@ from datasets import Dataset
 from torch import Tensor
 
 from clair_apo.apo.anchors import PairOutcomes
+from clair_apo.apo.numbering import rows_of
 from clair_apo.errors import TrainingError
-
-ROW = "clair_apo_row"
-"""The column of a prepared data set that numbers its pairs; no name for a column of a user's."""
-ROWS = "rows"
-"""The key of a batch with the numbers of its pairs, (B,), int64; -1 where there is none."""
 
 MOST_NAMED = 8
 """Pairs that an error names at most."""
-
-
-class NumberedPairs:
-    """A collator whose batches say which rows they hold, under `ROWS`.
-
-    Args:
-        collate: makes the batches; it is given the rows as they are.
-    """
-
-    def __init__(self, collate: Callable[[list[dict[str, Any]]], Mapping[str, Any]]) -> None:
-        self.collate = collate
-
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """Collate rows."""
-        numbers = torch.tensor([row.get(ROW, -1) for row in rows])
-        return {**self.collate(rows), ROWS: numbers}
-
-
-def rows_of(batch: Mapping[str, Any]) -> Tensor:
-    """Which rows a padded batch holds, (B,); -1 where it was made by another collator."""
-    ids = batch["input_ids"]
-    return batch.get(ROWS, ids.new_full((len(ids) // 2,), -1))  # type: ignore[no-any-return]
 
 
 class Work(NamedTuple):
@@ -135,18 +108,16 @@ class FailureGuard:
         Raises:
             TrainingError: instead of what torch raises.
         """
-        try:
+        trainer = self._trainer
+        with _told_of_memory(
+            lambda: (
+                f"after step {trainer.state.global_step}: out of memory outside of any batch; at "
+                "the first step that is the optimizer, which keeps its state from then on. To "
+                "try: an optim with a smaller state, adafactor for one (now "
+                f"{trainer.args.optim}); {'; '.join(_FEWER_WEIGHTS)}"
+            )
+        ):
             yield
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            args = self._trainer.args
-            raise TrainingError(
-                f"after step {self._trainer.state.global_step}: out of memory outside of any "
-                "batch; at the first step that is the optimizer, which keeps its state from then "
-                f"on. To try: an optim with a smaller state, adafactor for one (now {args.optim}); "
-                f"{'; '.join(_FEWER_WEIGHTS)}"
-            ) from error
 
     @property
     def _work(self) -> Work:
@@ -169,18 +140,28 @@ def named_memory_failure(trainer: Any, batch: Mapping[str, Any], work: Work) -> 
     Raises:
         TrainingError: instead of what torch raises.
     """
+
+    def told() -> str:
+        rows = rows_of(batch).tolist()
+        shape = " x ".join(map(str, batch["input_ids"].shape))
+        return (
+            f"after step {trainer.state.global_step}: out of memory in {work.batch} of "
+            f"{len(rows)} pairs, padded to {shape} tokens: {_names(work.pairs, rows)}. To try: "
+            f"{'; '.join(_remedies(trainer.args, work))}"
+        )
+
+    with _told_of_memory(told):
+        yield
+
+
+@contextlib.contextmanager
+def _told_of_memory(told: Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # torch.OutOfMemoryError is one
         if not is_out_of_memory(error):
             raise
-        rows = rows_of(batch).tolist()
-        shape = " x ".join(map(str, batch["input_ids"].shape))
-        raise TrainingError(
-            f"after step {trainer.state.global_step}: out of memory in {work.batch} of "
-            f"{len(rows)} pairs, padded to {shape} tokens: {_names(work.pairs, rows)}. To try: "
-            f"{'; '.join(_remedies(trainer.args, work))}"
-        ) from error
+        raise TrainingError(told()) from error
 
 
 def _names(pairs: Any, rows: Sequence[int]) -> str:

@@ -22,8 +22,9 @@ from torch.utils.data import DataLoader
 from trl.models.utils import prepare_deepspeed
 from trl.trainer.utils import add_fused_lm_head
 
-from clair_apo.apo.failures import NumberedPairs, Work, named_memory_failure
+from clair_apo.apo.failures import Work, named_memory_failure
 from clair_apo.apo.logps import TokenLogps, padded
+from clair_apo.apo.numbering import NumberedPairs
 from clair_apo.apo.reference import (
     CollateWithReference,
     KnownPairs,

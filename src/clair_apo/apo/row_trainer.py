@@ -20,9 +20,9 @@ from trl.trainer.dpo_trainer import DPOTrainer
 
 from clair_apo.apo.attention import attends_to_trees
 from clair_apo.apo.config import MAX_TOKENS_PER_BATCH
-from clair_apo.apo.failures import rows_of
 from clair_apo.apo.layout import cut, take_pairs, tree_sizes
 from clair_apo.apo.logps import PairForward, joined, padded_forward
+from clair_apo.apo.numbering import rows_of
 from clair_apo.apo.repeats import pair_weights
 from clair_apo.apo.shared_prefix import bare_model, shared_prefix_forward
 from clair_apo.apo.support import choose_layout, computes_pairs

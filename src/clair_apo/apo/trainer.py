@@ -37,8 +37,8 @@ from clair_apo.apo.anchors import (
 from clair_apo.apo.card import model_card
 from clair_apo.apo.checkpoints import CheckpointingTrainer
 from clair_apo.apo.config import APOConfig
-from clair_apo.apo.facts import measure
-from clair_apo.apo.failures import ROW, ROWS, FailureGuard, NumberedPairs, rows_of
+from clair_apo.apo.facts import measure, tokens_digest
+from clair_apo.apo.failures import FailureGuard
 from clair_apo.apo.invariants import (
     LOGP_TOLERANCE_FP32,
     LOGP_TOLERANCE_HALF,
@@ -47,6 +47,7 @@ from clair_apo.apo.invariants import (
 )
 from clair_apo.apo.lengths import PairLengths
 from clair_apo.apo.logps import model_inputs
+from clair_apo.apo.numbering import ROW, ROWS, NumberedPairs, rows_of
 from clair_apo.apo.objectives import Objective
 from clair_apo.apo.outcome_log import OutcomeLog
 from clair_apo.apo.reference import TOKEN_COLUMNS, reference_tokens
@@ -298,6 +299,11 @@ class APOTrainer(ReferenceTrainer, CheckpointingTrainer):
     def train_lengths(self) -> PairLengths | None:
         """Lengths and truncation of the pairs trained on; None for a stream."""
         return measure(self.train_dataset, self.args)
+
+    @functools.cached_property
+    def train_digest(self) -> str | None:
+        """Digest of the pairs trained on, as `tokens_digest`; None for a stream."""
+        return tokens_digest(self.train_dataset)
 
     def create_model_card(  # type: ignore[override] # the form that trl gave it
         self,

@@ -72,7 +72,8 @@ class Books:
             settings=settings,
             stages=entries,
             contrast_tokenizer=TOKENIZER,
-            **_money(stages.chats),
+            costs=write_costs(stages.chats.costs_before),
+            cost=stages.chats.cost,
         )
         with atomic_writer(self.folder.file("config.yaml")) as file:
             file.write(self.config.to_yaml())
@@ -104,12 +105,13 @@ class Books:
             yield
         except (ClairApoError, KeyboardInterrupt):
             with suppress(ClairApoError):  # such as the full disk that ended the run
-                self.folder.update_manifest(**_money(chats))
+                costs = write_costs(chats.settle_costs())  # also brings `cost` up to date
+                self.folder.update_manifest(costs=costs, cost=chats.cost)
             raise
 
-    def close(self, chats: Chats, **totals: Any) -> None:
+    def close(self, costs: Costs, **totals: Any) -> None:
         """Write down what the run came to."""
-        self.folder.update_manifest(**totals, **_money(chats))
+        self.folder.update_manifest(**totals, costs=write_costs(costs))
 
     def _settings(self, stages: Stages) -> dict[str, Any]:
         """What decides the rows of each stage; compared when a run folder is used again."""
@@ -150,11 +152,6 @@ class Books:
                     f"{self.folder.path}: was begun with another {what}; name another run_dir, or "
                     "remove the folder (answers are kept in the request store)"
                 )
-
-
-def _money(chats: Chats) -> dict[str, Any]:
-    costs = write_costs(chats.settle_costs())  # also brings `cost` up to date
-    return {"costs": costs, "cost": chats.cost}
 
 
 def _changed_stages(

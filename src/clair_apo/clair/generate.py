@@ -195,7 +195,7 @@ class _Walk:
         self.outcomes[row.reason.value] += 1
 
     def _close(self, pairs: int) -> Generated:
-        self.chats.settle_costs()
+        costs = self.chats.settle_costs()  # also brings `cost` up to date
         result = Generated(
             prompts=self.books.survey.prompts,
             pairs=pairs,
@@ -210,8 +210,9 @@ class _Walk:
         )
         write_parquet_splits(self.folder.file(DATASET), self.config.output.parquet)
         self.books.close(
-            self.chats,
+            costs,
             counts=result.model_dump(include={"prompts", "pairs", "dropped"}),
+            cost=result.cost,
             splits=splits.model_dump(),
         )
         if not pairs:

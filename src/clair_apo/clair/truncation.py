@@ -73,9 +73,8 @@ class TrainingTokens:
         from transformers import AutoTokenizer
 
         source = find_model(self.name, revision=self.revision)
-        at = {"revision": source.revision} if source.revision else {}
         try:
-            tokenizer = AutoTokenizer.from_pretrained(source.location, **at)
+            tokenizer = AutoTokenizer.from_pretrained(source.location, **source.pinned)
         except Exception as error:  # transformers raises errors of many kinds
             reason = str(error).strip().split("\n")[0]
             raise ConfigError(

@@ -43,13 +43,12 @@ class LocalChat(ChatModel):
     def __init__(self, source: ModelSource, *, dtype: str = "fp32", batch_size: int = 32) -> None:
         self.tokenizer: Any
         self.model: Any
-        at = {"revision": source.revision} if source.revision else {}
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(
-                source.location, padding_side="left", **at
+                source.location, padding_side="left", **source.pinned
             )
             self.model = AutoModelForCausalLM.from_pretrained(
-                source.location, dtype=DTYPES[dtype], device_map=_device(), **at
+                source.location, dtype=DTYPES[dtype], device_map=_device(), **source.pinned
             ).eval()
         except Exception as error:  # a damaged file raises errors of many libraries
             reason = " ".join(str(error).split())[:200] or type(error).__name__
