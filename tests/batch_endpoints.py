@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 
 from werkzeug import Request, Response
 
+from clair_apo.llm import ModelSpec
+
 WAYS = {
     "completed": ("validating", "in_progress", "finalizing", "completed"),
     "expired": ("validating", "in_progress", "expired"),
@@ -106,6 +108,14 @@ class BatchEndpoints:
         self.calls: list[str] = []
         self.largest: list[int] = []
         self.refusals: list[Response] = []
+
+    def serve(self, httpserver, **settings):
+        """Answer at a real server, and keep a spec of it as `spec`; `settings` go into that."""
+        httpserver.expect_request(re.compile("/v1/")).respond_with_handler(
+            lambda request: self.handle(request)
+        )
+        url = httpserver.url_for("/v1")
+        self.spec = ModelSpec(**{"model": "big", "base_url": url, "mode": "batch"} | settings)
 
     def handle(self, request: Request) -> Response:
         """Answer one call."""

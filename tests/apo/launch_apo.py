@@ -2,6 +2,7 @@
 
 import os
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -16,6 +17,13 @@ def command(config: Path, processes: int, script: str = "scripts/train.py") -> l
     if processes == 1:
         return [sys.executable, *run]
     return launch(ROOT / "configs" / "accelerate" / "cpu.yaml", run)
+
+
+def finished(run: list[str]) -> subprocess.CompletedProcess[str]:
+    """What a command line came to, with its output as text."""
+    return subprocess.run(
+        run, env=ENVIRONMENT, capture_output=True, text=True, timeout=240, check=False
+    )
 
 
 def launch(accelerate_config: Path, run: list[str]) -> list[str]:

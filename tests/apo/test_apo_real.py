@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
-from launch_apo import ENVIRONMENT, ROOT, command
+from launch_apo import ENVIRONMENT, ROOT, command, finished
 from safetensors.torch import load_file
 
 from clair_apo.apo.arguments import parse_arguments
@@ -61,14 +61,7 @@ def test_two_processes_give_what_one_gives_with_the_same_global_batch(files, tmp
     one = files("one")
     two = files("two", per_device_train_batch_size=4)
     for config, processes in ((one, 1), (two, 2)):
-        done = subprocess.run(
-            command(config, processes),
-            env=ENVIRONMENT,
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
+        done = finished(command(config, processes))
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("held-out rewards") == 1, "one process speaks for all"
     alone, together = (

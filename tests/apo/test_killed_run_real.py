@@ -1,12 +1,11 @@
 """`kill -9` between and during saves, in one process and two: only the steps since are lost."""
 
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
 import torch
-from launch_apo import ENVIRONMENT, ROOT, command
+from launch_apo import ROOT, command, finished
 from safetensors.torch import load_file
 
 pytestmark = pytest.mark.real
@@ -37,12 +36,6 @@ def write(write_config, tmp_path):
     return write
 
 
-def run(*parts: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        parts, env=ENVIRONMENT, capture_output=True, text=True, timeout=240, check=False
-    )
-
-
 def killed(parts: list[str], when: str, step: int) -> list[str]:
     """The command with `killed_run.py` before the script."""
     at = next(i for i, part in enumerate(parts) if part.endswith("train.py"))
@@ -59,20 +52,20 @@ def killed(parts: list[str], when: str, step: int) -> list[str]:
 def test_a_run_killed_twice_ends_with_the_bits_of_one_that_was_not(write, tmp_path, processes):
     """133 seconds for one process, 183 for two, beside other busy processes: four starts each."""
     options = {"per_device_train_batch_size": 4 // processes}
-    whole = run(*command(write("whole", **options), processes))
+    whole = finished(command(write("whole", **options), processes))
     assert whole.returncode == 0, whole.stderr
     config = write("cut", **options)
     resume = ["--resume_from_checkpoint", "true"]
 
-    first = run(*killed(command(config, processes), "during", 3))
+    first = finished(killed(command(config, processes), "during", 3))
     assert first.returncode != 0
     torn = tmp_path / "cut" / "checkpoint-3"
     assert json.loads((torn / "checkpoint.json").read_text())["complete"] is False
     assert (tmp_path / "cut" / "checkpoint-2").exists(), "kept, although one was the limit"
-    second = run(*killed([*command(config, processes), *resume], "between", 6))
+    second = finished(killed([*command(config, processes), *resume], "between", 6))
     assert second.returncode != 0
     assert f"{torn} is passed over: it" in second.stderr
-    third = run(*command(config, processes), *resume)
+    third = finished([*command(config, processes), *resume])
     assert third.returncode == 0, third.stderr
 
     found, expected = (

@@ -2,11 +2,10 @@
 
 import json
 import re
-import subprocess
 import sys
 
 import pytest
-from launch_apo import ENVIRONMENT, ROOT, command, launch
+from launch_apo import ROOT, command, finished, launch
 from safetensors.torch import load_file, save_file
 from tiny_apo import make_rows, make_tokenizer
 
@@ -27,19 +26,20 @@ def launched(write_config, tmp_path):
             "per_device_eval_batch_size": 2,
         }
         path = write_config(name, 15, **(values | options))
-        done = subprocess.run(
-            command(path, processes),
-            env=ENVIRONMENT,
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
+        done = finished(command(path, processes))
         state = tmp_path / name / "trainer_state.json"
         logs = json.loads(state.read_text())["log_history"] if state.exists() else None
         return done, logs
 
     return run
+
+
+def assert_agree(mine, other, but=()):
+    """What two logs both tell is the same, aside from what any two runs differ in."""
+    differ = ("runtime", "per_second", "num_tokens", "flos", *but)
+    for key in mine.keys() & other.keys():
+        if not key.endswith(differ):
+            assert other[key] == pytest.approx(mine[key], rel=1e-3, abs=2e-4), key
 
 
 def test_two_processes_log_what_one_logs_on_uneven_batches(launched, tmp_path):
@@ -53,9 +53,7 @@ def test_two_processes_log_what_one_logs_on_uneven_batches(launched, tmp_path):
     assert len(one) == len(two)
     for mine, other in zip(one, two, strict=True):
         assert mine.keys() == other.keys()
-        for key in mine:
-            if not key.endswith(("runtime", "per_second", "num_tokens", "flos")):
-                assert other[key] == pytest.approx(mine[key], rel=1e-3, abs=2e-4), key
+        assert_agree(mine, other)
     assert (tmp_path / "two" / "training.html").read_text().count("<img ") == 3
 
 
@@ -66,14 +64,7 @@ def test_two_processes_count_each_pair_of_a_stream_once(tmp_path):
         (tmp_path / name).mkdir()
         run = [script, str(tmp_path / name)]
         cpu = ROOT / "configs" / "accelerate" / "cpu.yaml"
-        done = subprocess.run(
-            launch(cpu, run) if name == "two" else [sys.executable, *run],
-            env=ENVIRONMENT,
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
+        done = finished(launch(cpu, run) if name == "two" else [sys.executable, *run])
         assert done.returncode == 0, done.stderr
         found.append(json.loads((tmp_path / name / "logs.json").read_text()))
     one, two = found
@@ -81,9 +72,7 @@ def test_two_processes_count_each_pair_of_a_stream_once(tmp_path):
     for side in ("chosen", "rejected"):
         assert two["rewards"][side] == pytest.approx(one["rewards"][side], abs=1e-4)
     for mine, other in zip(one["history"], two["history"], strict=True):
-        for key in mine.keys() & other.keys():
-            if not key.endswith(("runtime", "per_second", "num_tokens", "flos", "epoch")):
-                assert other[key] == pytest.approx(mine[key], rel=1e-3, abs=2e-4), key
+        assert_agree(mine, other, but=("epoch",))
     assert {"loss", "rewards/chosen"} <= one["history"][1].keys() & two["history"][1].keys()
 
 

@@ -1,14 +1,12 @@
 """Pair layout across processes: gloo ranks on CPUs against one process."""
 
 import functools
-import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from launch_apo import ROOT, finished, launch
 from tiny_pairs import Pair, padded_batch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl.trainer.utils import add_fused_lm_head
@@ -20,9 +18,6 @@ from clair_apo.models import find_model
 pytestmark = pytest.mark.real
 
 HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
-# One thread for each process: sums are then taken in one order, and two share two cores in peace.
-ENVIRONMENT = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 TRAIN = """
 import sys, torch
@@ -94,22 +89,13 @@ dist.destroy_process_group()
 def run(tmp_path):
     """Trains in one process, or in two as an accelerate config says; returns weights and logs."""
 
-    def train(name, launch=None, **options):
+    def train(name, accelerate_config=None, **options):
         script = tmp_path / f"{name}.py"
         values = {"limit": 60} | options
         script.write_text(TRAIN.format(here=str(HERE), out=str(tmp_path / name), **values))
-        command = [sys.executable, str(script)]
-        if launch is not None:
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                port = str(free.getsockname()[1])
-            command[1:1] = [
-                *("-m", "accelerate.commands.launch", "--main_process_port", port),
-                *("--config_file", str(launch)),
-            ]
-        done = subprocess.run(
-            command, env=ENVIRONMENT, capture_output=True, text=True, timeout=240, check=False
-        )
+        run = [str(script)]
+        alone = accelerate_config is None
+        done = finished([sys.executable, *run] if alone else launch(accelerate_config, run))
         assert done.returncode == 0, done.stderr[-4000:]
         return torch.load(tmp_path / f"{name}.pt")
 
@@ -137,15 +123,8 @@ def test_weights_that_fsdp2_spreads_over_two_processes_get_the_gradients_of_one(
     """By torch alone: accelerate 1.15 spreads no weights over CPUs."""
     script = tmp_path / "sharded.py"
     script.write_text(SHARDED.format(here=str(HERE), checkpointing=checkpointing))
-    launch = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0"]
-    done = subprocess.run(
-        [sys.executable, *launch, "--standalone", str(script)],
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0"]
+    done = finished([sys.executable, *torchrun, "--standalone", str(script)])
     assert done.stdout.count("same gradients") == 2, done.stderr[-4000:]
 
 

@@ -2,13 +2,12 @@
 
 import json
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from launch_apo import ENVIRONMENT, ROOT, command, launch
+from launch_apo import ROOT, command, finished, launch
 from safetensors.torch import load_file
 
 pytestmark = pytest.mark.real
@@ -30,9 +29,7 @@ def write(write_config):
 
 
 def output_of(*run: str) -> str:
-    done = subprocess.run(
-        run, env=ENVIRONMENT, capture_output=True, text=True, timeout=240, check=False
-    )
+    done = finished([*run])
     assert done.returncode == 0, done.stderr
     return done.stdout
 

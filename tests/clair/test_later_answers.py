@@ -40,8 +40,8 @@ def server(httpserver, monkeypatch):
     """A server with the endpoints of the Batch API, and a client that does not wait."""
     endpoints = BatchEndpoints()
     endpoints.outcomes = [Outcome(line=lambda line: answered(line, reply_to)) for _ in range(4)]
-    httpserver.expect_request(re.compile("/v1/")).respond_with_handler(endpoints.handle)
-    endpoints.url = httpserver.url_for("/v1")
+    endpoints.serve(httpserver)
+    endpoints.url = endpoints.spec.base_url
     monkeypatch.setattr(batch, "FIRST_WAIT_S", 0.0)
     with stamina.set_testing(True, attempts=2):
         yield endpoints

@@ -3,7 +3,6 @@
 import re
 
 import pytest
-import stamina
 from llm_requests import ask_for
 from werkzeug import Response
 
@@ -16,25 +15,17 @@ from batch_endpoints import (
     silent,
 )
 from clair_apo.errors import RequestError
-from clair_apo.llm import Completion, ModelSpec, RequestStore, StoredAnswer, batch
+from clair_apo.llm import Completion, RequestStore, StoredAnswer, batch
 from clair_apo.llm.batch import BatchChat
 from clair_apo.llm.tables import CREATING, FORGOTTEN, READ, StoredBatch
 
-
-@pytest.fixture(autouse=True)
-def no_waiting(monkeypatch):
-    monkeypatch.setattr(batch, "FIRST_WAIT_S", 0.0)
-    with stamina.set_testing(True, attempts=3):
-        yield
+pytestmark = pytest.mark.usefixtures("no_waiting")
 
 
 @pytest.fixture
 def server(httpserver):
     endpoints = BatchEndpoints()
-    httpserver.expect_request(re.compile("/v1/")).respond_with_handler(
-        lambda r: endpoints.handle(r)
-    )
-    endpoints.spec = ModelSpec(model="big", base_url=httpserver.url_for("/v1"))
+    endpoints.serve(httpserver, mode="live")
     yield endpoints
     httpserver.check_assertions()
 

@@ -1,14 +1,12 @@
 """A look at a run's batches from outside: list, read, cancel, forget."""
 
-import re
-
 import pytest
 import stamina
 from llm_requests import ask_for
 
 from batch_endpoints import BatchEndpoints, Outcome, answered
 from clair_apo.errors import RequestError
-from clair_apo.llm import ModelSpec, RequestStore
+from clair_apo.llm import ModelSpec
 from clair_apo.llm.batch_desk import BatchDesk
 from clair_apo.llm.batch_files import Shard, write_shard
 from clair_apo.llm.batch_server import BatchServer
@@ -24,15 +22,8 @@ def no_waiting():
 @pytest.fixture
 def server(httpserver):
     endpoints = BatchEndpoints()
-    httpserver.expect_request(re.compile("/v1/")).respond_with_handler(endpoints.handle)
-    endpoints.spec = ModelSpec(model="big", base_url=httpserver.url_for("/v1"), mode="batch")
+    endpoints.serve(httpserver)
     return endpoints
-
-
-@pytest.fixture
-def store():
-    with RequestStore(":memory:") as opened:
-        yield opened
 
 
 QUESTIONS = {r.key: r for r in (ask_for(f"q{n}", model="big") for n in range(3))}

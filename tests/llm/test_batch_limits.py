@@ -1,7 +1,6 @@
 """A server that limits the rate of calls, or whose queue is full, when a batch is offered."""
 
 import json
-import re
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +10,7 @@ from werkzeug import Response
 
 from batch_endpoints import BatchEndpoints
 from clair_apo.errors import RequestError
-from clair_apo.llm import ModelSpec, RequestStore, batch
+from clair_apo.llm import batch
 from clair_apo.llm.batch import BatchChat
 
 HOUR_S = 3600
@@ -51,15 +50,8 @@ def server(httpserver, clock, monkeypatch):
         return reply or take(body)
 
     monkeypatch.setattr(endpoints, "_create", create)
-    httpserver.expect_request(re.compile("/v1/")).respond_with_handler(endpoints.handle)
-    endpoints.spec = ModelSpec(model="big", base_url=httpserver.url_for("/v1"), mode="batch")
+    endpoints.serve(httpserver)
     return endpoints
-
-
-@pytest.fixture
-def store():
-    with RequestStore(":memory:") as opened:
-        yield opened
 
 
 def limited(code="rate_limit_exceeded", **headers):

@@ -3,12 +3,11 @@
 import re
 
 import pytest
-import stamina
 from llm_requests import answers_of, ask_for
 
 from batch_endpoints import BatchEndpoints
 from clair_apo.errors import BudgetError
-from clair_apo.llm import ModelSpec, RequestStore, StoredChat, batch
+from clair_apo.llm import StoredChat, batch
 from clair_apo.llm.batch import BatchChat
 from clair_apo.llm.budget import Budget
 from clair_apo.llm.prices import Price
@@ -19,27 +18,14 @@ COST, WORST = 2, 8
 """Dollars that an answer takes, and that it may take: `ask_for` allows so many tokens."""
 
 
-@pytest.fixture(autouse=True)
-def no_waiting(monkeypatch):
-    monkeypatch.setattr(batch, "FIRST_WAIT_S", 0.0)
-    with stamina.set_testing(True, attempts=3):
-        yield
+pytestmark = pytest.mark.usefixtures("no_waiting")
 
 
 @pytest.fixture
 def server(httpserver):
     endpoints = BatchEndpoints()
-    httpserver.expect_request(re.compile("/v1/")).respond_with_handler(endpoints.handle)
-    endpoints.spec = ModelSpec(
-        model="big", base_url=httpserver.url_for("/v1"), mode="batch", price=DOLLAR_A_TOKEN
-    )
+    endpoints.serve(httpserver, price=DOLLAR_A_TOKEN)
     return endpoints
-
-
-@pytest.fixture
-def store():
-    with RequestStore(":memory:") as opened:
-        yield opened
 
 
 def questions(count, first=0):

@@ -332,19 +332,12 @@ def test_a_store_that_was_cut_short_is_refused(tmp_path):
     assert_refused(path, r"malformed.*recover")
 
 
-def test_an_answer_that_is_no_json_is_damage(path):
+@pytest.mark.parametrize(("text", "told"), [("{", "k is no JSON:"), ("[]", "k is no JSON object")])
+def test_an_answer_that_is_no_json_object_is_damage(path, text, told):
     with RequestStore(path) as store:
         put(store, "k", ANSWER)
-        store._db.execute("UPDATE answers SET response = '{'")
-        with pytest.raises(StoreError, match=r"k is no JSON.*recover"):
-            store.get("k")
-
-
-def test_an_answer_that_is_json_but_no_object_is_damage(path):
-    with RequestStore(path) as store:
-        put(store, "k", ANSWER)
-        store._db.execute("UPDATE answers SET response = '[]'")
-        with pytest.raises(StoreError, match=r"k is no JSON object.*recover"):
+        store._db.execute("UPDATE answers SET response = ?", (text,))
+        with pytest.raises(StoreError, match=rf"{told}.*recover"):
             store.get("k")
 
 
