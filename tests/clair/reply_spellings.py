@@ -66,6 +66,7 @@ FULL = {
         f"answer\n</revision>\n\n{_OURS}"
     ),
     "the instructions echoed after": f"{_OURS}\n<revision>the whole revised answer</revision>",
+    "the form echoed after": f"{_OURS}\n\nThe form is <revision>...</revision>.",
     "a draft before": f"<revision>A draft.</revision>\nOn second thought:\n{_OURS}",
     "an unclosed draft before": f"<revision>\nA draft.\n{_OURS}",
     "an empty one after": f"{_OURS}\n<revision></revision>",

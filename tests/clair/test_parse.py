@@ -90,6 +90,13 @@ def test_the_echoed_placeholder_is_no_revision():
     assert caught.value.reason is DropReason.UNPARSED
 
 
+@pytest.mark.parametrize("dots", ["...", "\u2026"])
+def test_the_form_echoed_from_a_request_to_repair_is_no_revision(dots):
+    with pytest.raises(ParseError) as caught:
+        parse_revision(f"The reply has neither <revision>{dots}</revision> nor another form.")
+    assert caught.value.reason is DropReason.UNPARSED
+
+
 words = st.text(st.characters(exclude_characters="<>{}`\r", codec="utf-8"), max_size=40)
 
 

@@ -56,7 +56,8 @@ class ParsedEdits:
 
 
 # as the templates spell them
-_PLACEHOLDER = "the whole revised answer"
+_PLACEHOLDERS = ("the whole revised answer", "...", "\u2026")
+"""What the template, and a request to repair a reply, show between the tags."""
 _EDIT_PLACEHOLDER = Edit("a passage of the answer", "what stands there instead")
 # the template shows the answer between <answer> tags and each turn under its role
 _ECHOED_TAG = re.compile(r"(?is)\A\s*<answer>(?P<text>(?:(?!</?answer>).)*)</answer>\s*\Z")
@@ -143,7 +144,7 @@ def _chosen(found: Sequence[Section]) -> Section:
     written = [section for section in found if section.text.strip()]
     if not written:
         raise ParseError(DropReason.EMPTY, "the revised answer has no text")
-    own = [section for section in written if section.text.strip() != _PLACEHOLDER]
+    own = [section for section in written if section.text.strip() not in _PLACEHOLDERS]
     if not own:
         raise ParseError(DropReason.UNPARSED, "the reply only repeats the instructions")
     return own[-1]
