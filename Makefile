@@ -4,6 +4,8 @@ BIN := $(VENV)/bin
 PIP := PIP_CONSTRAINT=constraints.txt $(BIN)/pip install --quiet --disable-pip-version-check
 pinned = $(shell grep "^$(1)==" constraints.txt)
 PYTHON ?= python3
+# each test process on one thread: tiny models gain nothing from more
+WORKERS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
 .PHONY: demo test test-real check clean
@@ -25,10 +27,10 @@ demo: $(BIN)/.installed
 	$(OFFLINE) $(BIN)/clair-apo demo
 
 test: $(BIN)/.installed-dev
-	$(OFFLINE) $(BIN)/python -m pytest
+	$(OFFLINE) $(WORKERS)
 
 test-real: $(BIN)/.installed-dev
-	$(OFFLINE) $(BIN)/python -m pytest -m real --durations=0 --durations-min=1
+	$(OFFLINE) $(WORKERS) -m real --dist loadfile --durations=0 --durations-min=1
 
 check: $(BIN)/.installed-dev
 	$(BIN)/ruff format --check .

@@ -3,7 +3,7 @@
     python benchmarks/factory.py rate       256 in flight against answers that take 2 s
     python benchmarks/factory.py memory     whole runs up to 32,000 rows: their peak
     python benchmarks/factory.py store      the request store alone: one look and one answer a row
-    python benchmarks/factory.py restart    a whole run of 10,000 rows, and the same again
+    python benchmarks/factory.py restart    a whole run of 10,000 rows, and the same 5 times again
     python benchmarks/factory.py overtake --base_url URL --model NAME
                                             a real server: tokens/s beside a bare asynchronous loop
 
@@ -177,11 +177,13 @@ def measure_restart(args: argparse.Namespace) -> None:
         with serving(0.0) as url:
             config = _config(Path(folder), args.rows, url)
             first = _run(config)
-        again = _run(config)  # nobody serves any more
+        again = [_run(config) for _ in range(args.runs)]  # nobody serves any more
+        took = sorted(run["seconds"] for run in again)
         print(
-            f"restart: {again['seconds']:.1f} s for {args.rows} rows from a full store, the start "
-            f"of the process included ({again['reused']} answers reused, {again['asked']} asked; "
-            f"the first run took {first['seconds']:.1f} s)"
+            f"restart: {statistics.median(took):.1f} s ({took[0]:.1f} to {took[-1]:.1f}, median of "
+            f"{len(took)} runs) for {args.rows} rows from a full store, the start of the process "
+            f"included ({again[0]['reused']} answers reused, {again[0]['asked']} asked; the first "
+            f"run took {first['seconds']:.1f} s)"
         )
 
 
@@ -304,6 +306,7 @@ def main() -> None:
     store.set_defaults(measure=measure_store)
     restart = commands.add_parser("restart")
     restart.add_argument("--rows", type=int, default=10_000)
+    restart.add_argument("--runs", type=int, default=5)
     restart.set_defaults(measure=measure_restart)
     overtake = commands.add_parser("overtake")
     overtake.add_argument("--base_url", required=True)

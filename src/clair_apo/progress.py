@@ -28,6 +28,7 @@ LINE_EVERY_S = 30.0
 _RESULTS = Console(highlight=False, soft_wrap=True)
 _RATE_OVER_S = 300.0  # rows come in their order, so in bursts
 _COST_OVER_ROWS = 2000
+_BAR_EVERY_S = 0.1
 
 
 def print_result(result: RenderableType) -> None:
@@ -78,7 +79,10 @@ def show_progress(
         yield rows.done
     elif CONSOLE.is_terminal:
         with rows.bar:
-            yield rows.done
+            try:
+                yield rows.done
+            finally:
+                rows.move_bar()
     else:
         over = Event()
         writer = Thread(target=_write_lines, args=(rows, over), daemon=True)
@@ -106,16 +110,24 @@ class _Rows:
         self._costs: deque[float] = deque(maxlen=_COST_OVER_ROWS)
         self.bar = _Bar(self.status)
         self._task = self.bar.add_task(stage, total=total)
+        self._bar_due = 0.0
 
     def done(self, outcome: str) -> None:
         """One more row is done."""
         self._outcomes[outcome] += 1
         if self._usage and (cost := self._money()) is not None:
             self._costs.append(cost)
-        self.bar.advance(self._task)
+        if time.monotonic() >= self._bar_due:  # a bar's step takes as long as reading a row back
+            self.move_bar()
+
+    def move_bar(self) -> None:
+        """Let the bar, and its estimate of the time left, know how many rows are done."""
+        self.bar.update(self._task, completed=self._outcomes.total())
+        self._bar_due = time.monotonic() + _BAR_EVERY_S
 
     def line(self) -> str:
         """All of it in one line."""
+        self.move_bar()
         done = self._outcomes.total()
         parts = [f"{self.stage}: {done:,} of {self.total:,} rows", *self._parts()]
         left_s = self.bar.tasks[0].time_remaining

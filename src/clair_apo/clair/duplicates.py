@@ -1,8 +1,9 @@
 """Which prompts stood in the data before: the same text, or the same but for how it is typed."""
 
+import hashlib
 import unicodedata
 
-from clair_apo.records import Dropped, DropReason, Prompt, Stage, digest
+from clair_apo.records import Dropped, DropReason, Prompt, Stage
 
 
 class SeenPrompts:
@@ -17,8 +18,9 @@ class SeenPrompts:
 
     def judge(self, prompt: Prompt) -> Dropped | None:
         """Remember a new prompt; a dropped row that names the earlier one for another."""
-        typed = [[message.role, _as_if_typed_alike(message.content)] for message in prompt.messages]
-        key, own = int(digest(typed)[:16], 16), int(prompt.id, 16)
+        typed = [(message.role, _as_if_typed_alike(message.content)) for message in prompt.messages]
+        digest = hashlib.sha256(repr(typed).encode()).digest()
+        key, own = int.from_bytes(digest[:8]), int(prompt.id, 16)
         if key not in self._first:
             self._first[key] = own
             return None

@@ -35,7 +35,7 @@ from clair_apo.llm.tables import StoredAnswer
 from clair_apo.llm.talk import Talk
 from clair_apo.models import ModelSource, find_model
 from clair_apo.progress import say
-from clair_apo.records import Conversation
+from clair_apo.records import Conversation, Sampling
 
 T = TypeVar("T")
 
@@ -109,6 +109,10 @@ class StoredChat:
             return self.spec.served_identity
         return f"{self._source.identity}/{self.spec.dtype}"
 
+    @cached_property
+    def _sampling(self) -> Sampling:
+        return self.spec.sampling
+
     def request(
         self, messages: Conversation, sample: int = 0, max_tokens: int | None = None
     ) -> ChatRequest:
@@ -119,7 +123,7 @@ class StoredChat:
             sample: which of several answers to it.
             max_tokens: another limit than the spec's.
         """
-        sampling = self.spec.sampling
+        sampling = self._sampling
         if max_tokens is not None:
             sampling = sampling.model_copy(update={"max_tokens": max_tokens})
         return ChatRequest(model=self.identity, messages=messages, sampling=sampling, sample=sample)

@@ -57,7 +57,7 @@ class ChatRequest(Record):
     @cached_property
     def key(self) -> str:
         """SHA-256 over all that can change the answer, and nothing that cannot."""
-        return digest(self.model_dump() | {"sampling": self.sampling.in_key()})
+        return digest(self.model_dump(exclude={"sampling"}) | {"sampling": self.sampling.in_key()})
 
     def body(self, model: str) -> dict[str, Any]:
         """The JSON body that asks an OpenAI-compatible server, live or from a batch file.
