@@ -162,7 +162,8 @@ def _connection(monkeypatch, spec):
     return handed
 
 
-@pytest.mark.parametrize("name", set(CONNECTION) - {"timeout_s"})  # which test_http sees at work
+# test_http sees timeout_s at work
+@pytest.mark.parametrize("name", sorted(set(CONNECTION) - {"timeout_s"}))
 def test_every_setting_of_a_connection_reaches_the_connection(monkeypatch, name):
     monkeypatch.setenv("OPENAI_API_KEY", "one")
     monkeypatch.setenv("ANOTHER_KEY", "two")
