@@ -49,8 +49,11 @@ def build_reference(setup: TrainingSetup) -> BuiltReference:
     Raises:
         ClairApoError: whatever the user can mend.
     """
-    cache = _built(setup).reference_cache
-    return BuiltReference(cache.store.folder, len(cache.known), len(cache.computed))
+    trainer = _built(setup)
+    cache = trainer.reference_cache
+    built = BuiltReference(cache.store.folder, len(cache.known), len(cache.computed))
+    trainer.end()  # else torch warns of a process group that nobody ended
+    return built
 
 
 def verify_pairs(setup: TrainingSetup) -> str:
