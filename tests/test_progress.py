@@ -121,6 +121,16 @@ def test_on_a_terminal_there_is_a_bar_and_a_line_below_it(terminal):
     assert "kept 1, no_op 1; 2 in flight of 16 at most" in shown
 
 
+def test_a_burst_of_rows_is_on_the_bar_though_none_follows_it(terminal):
+    with show_progress("revise", 9) as tell:
+        for _ in range(8):
+            tell("kept")
+        deadline = time.monotonic() + 30
+        while "8/9" not in terminal.getvalue() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert "8/9" in terminal.getvalue()
+
+
 def test_a_stage_without_rows_shows_nothing(screen):
     with show_progress("revise", 0) as tell:
         tell("kept")

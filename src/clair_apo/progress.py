@@ -79,10 +79,7 @@ def show_progress(
         yield rows.done
     elif CONSOLE.is_terminal:
         with rows.bar:
-            try:
-                yield rows.done
-            finally:
-                rows.move_bar()
+            yield rows.done
     else:
         over = Event()
         writer = Thread(target=_write_lines, args=(rows, over), daemon=True)
@@ -136,7 +133,8 @@ class _Rows:
         return "; ".join(parts)
 
     def status(self) -> str:
-        """What the bar does not show."""
+        """What the bar does not show; moves the bar first."""
+        self.move_bar()
         return "; ".join(self._parts())
 
     def _parts(self) -> Iterable[str]:
@@ -188,8 +186,9 @@ class _Bar(Progress):
 
     def get_renderables(self) -> Iterable[RenderableType]:
         """The bar, and what there is to say."""
+        status = self._status() if self.tasks else ""  # rich asks once before there are any
         yield self.make_tasks_table(self.tasks)
-        if status := self._status():
+        if status:
             yield Text("  " + status, style="dim")
 
 
