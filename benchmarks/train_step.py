@@ -9,8 +9,9 @@
     python benchmarks/train_step.py --profile            (where the time of a step goes)
 
 The model is the embedded SmolLM2-135M, the pairs are as long as real ones (`pair_lengths.py`), all
-on the CPU. Each run is a process of its own that trains `--steps` steps and a first one that does
-not count; run N of both trainers has the same pairs. A table gives medians over runs, with the
+on the CPU. Each run is a process of its own that trains two steps that do not count, in which it
+takes its memory from the system, and then `--steps` that do; run N of both trainers has the same
+pairs. A table gives medians over runs, with the
 lowest and the highest; a JSON file gets every run.
 
 Utilisation is counted work over the matrix products that the same process does in the same time:
@@ -33,6 +34,8 @@ from pair_lengths import PairLength, even_lengths, real_lengths, rows
 
 TRAINERS = ("clair_apo", "trl")
 OUT = Path("runs/train_step.json")
+WARM_UP = 2
+"""Steps that do not count."""
 
 
 def options(kind: str, spec: dict[str, Any], folder: str) -> dict[str, Any]:
@@ -40,7 +43,7 @@ def options(kind: str, spec: dict[str, Any], folder: str) -> dict[str, Any]:
     slow = kind == "trl" and spec["trl_defaults"]
     given: dict[str, Any] = {
         "output_dir": folder,
-        "max_steps": spec["steps"] + 1,
+        "max_steps": WARM_UP + spec["steps"],
         "per_device_train_batch_size": spec["pairs"],
         "loss_type": ["apo_zero"],
         "use_cpu": True,
@@ -114,7 +117,7 @@ def run_here(kind: str, spec: dict[str, Any]) -> dict[str, Any]:
             self.steps, self.passes = [], []
 
         def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
-            if self.profiler and len(self.steps) == 1:
+            if self.profiler and len(self.steps) == WARM_UP:
                 self.profiler.start()
             self.start = time.perf_counter()
 
@@ -144,9 +147,9 @@ def run_here(kind: str, spec: dict[str, Any]) -> dict[str, Any]:
         rates = [matmul_rate(spec["dtype"])]
         trainer.train()
         rates.append(matmul_rate(spec["dtype"]))
-    passes = statistics.median(clock.passes[1:])
+    passes = statistics.median(clock.passes[WARM_UP:])
     return {
-        "step_seconds": statistics.median(clock.steps[1:]),
+        "step_seconds": statistics.median(clock.steps[WARM_UP:]),
         "pass_seconds": passes,
         "first_loss": trainer.state.log_history[0].get("loss", float("nan")),
         "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,

@@ -56,10 +56,8 @@ def tree_attention(
     lengths: list[list[int]] = attention_mask[0, 0].tolist()
     # split and not sliced: its backward is one concatenation, where a slice's fills a row of zeros
     sizes = [size for trunk, chosen, rejected in lengths for size in (trunk + chosen, rejected)]
-    states = [x.split(sizes, dim=2) for x in _in_a_fast_dtype(query, key, value)]
-    attend = functools.partial(
-        F.scaled_dot_product_attention, dropout_p=dropout, scale=scaling, enable_gqa=True
-    )
+    states = [x.split(sizes, dim=2) for x in _alike(query, key, value)]
+    attend = functools.partial(F.scaled_dot_product_attention, dropout_p=dropout, scale=scaling)
     found = []
     with torch.autocast(query.device.type, enabled=False):
         for number, (trunk, chosen, rejected) in enumerate(lengths):
@@ -76,12 +74,17 @@ def tree_attention(
     return torch.cat(found, dim=2).transpose(1, 2).to(value.dtype), None
 
 
-def _in_a_fast_dtype(*states: Tensor) -> list[Tensor]:
-    """Equal dtypes, as the kernels want them; under autocast, rotary positions leave float32."""
-    dtype = states[-1].dtype
-    if dtype.itemsize < 4 and states[-1].device.type == "cpu":
+def _alike(query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
+    """With equal dtypes, as the kernels want them, and a key-value head for each head.
+
+    Under autocast, rotary positions leave float32.
+    """
+    dtype = value.dtype
+    if dtype.itemsize < 4 and value.device.type == "cpu":
         dtype = torch.float32  # a CPU kernel for bfloat16 took five times as long, without AVX-512
-    return [x.to(dtype) for x in states]
+    # backward, the CPU kernel deals out whole key-value heads: of 3, one of 2 cores gets 2
+    sharing = query.shape[1] // key.shape[1]
+    return [query.to(dtype), *(x.to(dtype).repeat_interleave(sharing, dim=1) for x in (key, value))]
 
 
 def tree_mask(lengths: Tensor) -> Tensor | BlockMask:

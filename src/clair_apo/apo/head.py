@@ -144,7 +144,7 @@ class _ScoreLabels(torch.autograd.Function):
                 grad_bias[columns] = -grads @ tile
             tile = tiles.as_product(tile)
             if grad_hidden is not None:
-                grad_hidden += tile @ weights
+                _add_product(grad_hidden, tile, weights)
             if grad_weight is not None and grad_weight.dtype == scaled.dtype:
                 torch.mm(tile.t(), scaled, out=grad_weight[columns])
             elif grad_weight is not None:
@@ -152,6 +152,14 @@ class _ScoreLabels(torch.autograd.Function):
         if grad_hidden is not None:
             grad_hidden = (grad_hidden * -grads[:, None]).to(hidden.dtype)
         return grad_hidden, grad_weight, grad_bias, None, None, None
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """Add a matrix product in place, without a copy of it where the dtypes are equal."""
+    if total.dtype == left.dtype:
+        total.addmm_(left, right)
+    else:
+        total += left @ right
 
 
 def _inside(labels: Tensor, first: int, tile: Tensor) -> tuple[Tensor, Tensor]:
