@@ -4,12 +4,15 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from tiny_pairs import FAMILIES, edge_pairs, padded_batch, separate_logps, sharp_model, tokens
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from clair_apo.apo import attention, shared_prefix
 from clair_apo.apo.attention import TREE_ATTENTION, attends_to_trees, tree_attention
+from clair_apo.apo.config import APOConfig
 from clair_apo.apo.layout import packed_row, pair_trees
 from clair_apo.apo.logps import padded_forward
 from clair_apo.apo.shared_prefix import shared_prefix_forward
+from clair_apo.apo.support import choose_layout
 
 PAIRS = edge_pairs()
 SIDES = ("chosen", "rejected")
@@ -201,6 +204,23 @@ def test_adapters_get_the_gradients_of_separate_forwards(options):
     assert mine
     assert all("lora" in name for name in mine)
     assert worst_gradient(mine, theirs) < 1e-9
+
+
+def test_adapters_of_a_model_in_four_bits_get_the_gradients_of_separate_forwards(tmp_path):
+    sharp_model("llama", torch.float32).save_pretrained(tmp_path)
+    four_bits = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    model = AutoModelForCausalLM.from_pretrained(
+        tmp_path, dtype=torch.float32, quantization_config=four_bits, device_map="cpu"
+    )
+    assert type(model.model.layers[1].mlp.up_proj).__name__ == "Linear4bit"
+    args = APOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to=[])
+    assert choose_layout(args, model).layout == "shared_prefix"
+    lora = LoraConfig(target_modules="all-linear", r=3, init_lora_weights=False)
+    model = get_peft_model(model, lora).eval()
+    assert worst_miss(forward(model), expected(model)) < 1e-4
+    mine, theirs = both_gradients(model)
+    assert worst_gradient(mine, theirs) < 1e-4
+    assert all("lora" in name for name in mine)
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
