@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from transformers import AttentionInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import repeat_kv
 from transformers.utils.import_utils import is_triton_available
 
 TREE_ATTENTION = "clair_apo_tree"
@@ -84,7 +85,7 @@ def _alike(query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
         dtype = torch.float32  # a CPU kernel for bfloat16 took five times as long, without AVX-512
     # backward, the CPU kernel deals out whole key-value heads: of 3, one of 2 cores gets 2
     sharing = query.shape[1] // key.shape[1]
-    return [query.to(dtype), *(x.to(dtype).repeat_interleave(sharing, dim=1) for x in (key, value))]
+    return [query.to(dtype), *(repeat_kv(x.to(dtype), sharing) for x in (key, value))]
 
 
 def tree_mask(lengths: Tensor) -> Tensor | BlockMask:
