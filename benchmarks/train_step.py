@@ -11,8 +11,7 @@
 The model is the embedded SmolLM2-135M, the pairs are as long as real ones (`pair_lengths.py`), all
 on the CPU. Each run is a process of its own that trains two steps that do not count, in which it
 takes its memory from the system, and then `--steps` that do; run N of both trainers has the same
-pairs. A table gives medians over runs, with the
-lowest and the highest; a JSON file gets every run.
+pairs. A table gives medians over runs, with the lowest and the highest; a JSON file gets every run.
 
 Utilisation is counted work over the matrix products that the same process does in the same time:
 forward and backward of every real token once, prompts shared, no recomputation, optimizer aside.

@@ -90,7 +90,10 @@ def test_the_echoed_placeholder_is_no_revision():
     assert caught.value.reason is DropReason.UNPARSED
 
 
-@pytest.mark.parametrize("dots", ["...", "\u2026"])
+DOTS = ("...", "\u2026")
+
+
+@pytest.mark.parametrize("dots", DOTS)
 def test_the_form_echoed_from_a_request_to_repair_is_no_revision(dots):
     with pytest.raises(ParseError) as caught:
         parse_revision(f"The reply has neither <revision>{dots}</revision> nor another form.")
@@ -102,7 +105,7 @@ words = st.text(st.characters(exclude_characters="<>{}`\r", codec="utf-8"), max_
 
 def is_written(text):
     """Not what a request shows between the tags, which says that nothing was written."""
-    return text.strip() not in ("...", "\u2026")
+    return text.strip() not in DOTS
 
 
 @given(text=words.filter(is_written), why=words)
