@@ -1,7 +1,7 @@
 """A training step of `APOTrainer` beside one of TRL's `DPOTrainer`, in alternating processes.
 
     python benchmarks/train_step.py                      (fp32, 4 pairs a step, 5 runs of each)
-    python benchmarks/train_step.py --dtype bf16         (TRL at the faster of bf16 and fp32)
+    python benchmarks/train_step.py --dtype bf16
     python benchmarks/train_step.py --trl defaults       (reference on the fly, checkpointing)
     python benchmarks/train_step.py --pairs 32 --only clair_apo
     python benchmarks/train_step.py --sweep              (cost of a token, by pairs and by length,
@@ -13,8 +13,12 @@ on the CPU. Each run is a process of its own that trains two steps that do not c
 takes its memory from the system, and then `--steps` that do; run N of both trainers has the same
 pairs. A table gives medians over runs, with the lowest and the highest; a JSON file gets every run.
 
-Utilisation is counted work over the matrix products that the same process does in the same time:
-forward and backward of every real token once, prompts shared, no recomputation, optimizer aside.
+TRL runs as it comes, and again with float32 products by oneDNN, which `APOTrainer` takes by itself
+(`clair_apo.apo.float32_products`).
+
+Utilisation is counted work over the matrix products that the same process could do in that time,
+those in float32 by oneDNN: forward and backward of every real token once, prompts shared, no
+recomputation, optimizer aside.
 """
 
 import argparse
@@ -26,6 +30,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -78,12 +83,15 @@ def matmul_rate(dtype: str) -> float:
     """Operations a second of products as in the model's MLP, for two seconds."""
     import torch
 
+    from clair_apo.apo.float32_products import fast_float32_products
+
     kind = torch.bfloat16 if dtype == "bf16" else torch.float32
     left, right = torch.randn(2048, 576).to(kind), torch.randn(576, 1536).to(kind)
     count, start = 0, time.perf_counter()
-    while time.perf_counter() - start < 2:
-        left @ right
-        count += 1
+    with fast_float32_products(left.device):
+        while time.perf_counter() - start < 2:
+            left @ right
+            count += 1
     return count * 2 * 2048 * 576 * 1536 / (time.perf_counter() - start)
 
 
@@ -103,6 +111,7 @@ def run_here(kind: str, spec: dict[str, Any]) -> dict[str, Any]:
     from trl import DPOConfig, DPOTrainer
 
     from clair_apo.apo import APOConfig, APOTrainer
+    from clair_apo.apo.float32_products import fast_float32_products
     from clair_apo.models import find_model
 
     class Clock(TrainerCallback):
@@ -135,7 +144,8 @@ def run_here(kind: str, spec: dict[str, Any]) -> dict[str, Any]:
     trainer_kind, config_kind = (
         (APOTrainer, APOConfig) if kind == "clair_apo" else (DPOTrainer, DPOConfig)
     )
-    with tempfile.TemporaryDirectory() as output:
+    products = fast_float32_products(torch.device("cpu"))
+    with tempfile.TemporaryDirectory() as output, products if spec["onednn"] else nullcontext():
         trainer = trainer_kind(
             model=AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
             args=config_kind(**options(kind, spec, output)),
@@ -162,8 +172,8 @@ def run_here(kind: str, spec: dict[str, Any]) -> dict[str, Any]:
 def by_kind(profiler: Any, steps: int) -> dict[str, float]:
     """Seconds of one step by kind of operator, the optimizer's included."""
     groups = {
-        "matrix products": ("mm", "addmm", "bmm"),
-        "attention": ("attention",),
+        "attention": ("ttention", "bmm", "_softmax"),  # of ours, batched products are all
+        "matrix products": ("mm",),
         "optimizer": ("adam", "Optimizer"),
         "exponentials": ("exp", "silu", "log", "sigmoid"),
         "products and sums": ("mul", "add", "pow", "sum", "mean", "sub", "div", "neg"),
@@ -275,11 +285,10 @@ def settings(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
         "tokens": args.tokens,
         "max_tokens": args.max_tokens,
         "trl_defaults": args.trl == "defaults",
+        "onednn": False,
         "profile": args.profile or args.sweep,
     }
-    found = {"clair_apo": base, f"trl {args.dtype}": base}
-    if args.dtype == "bf16":
-        found["trl fp32"] = base | {"dtype": "fp32"}
+    found = {"clair_apo": base, "trl": base, "trl, oneDNN": base | {"onednn": True}}
     if args.sweep:
         return {
             **{f"clair_apo, {n} pairs": base | {"pairs": n, "tokens": 512} for n in _PAIRS},
@@ -288,8 +297,8 @@ def settings(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
                 for n in _TOKENS
             },
         }
-    only = "clair_apo" if args.profile else args.only
-    return {name: spec for name, spec in found.items() if only is None or name.startswith(only)}
+    only = "clair_apo" if args.profile else args.only or ""
+    return {name: spec for name, spec in found.items() if name.startswith(only)}
 
 
 _PAIRS, _TOKENS = (2, 4, 8, 16, 32), (256, 512, 1024, 2048)

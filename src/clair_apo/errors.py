@@ -1,5 +1,6 @@
 """The errors that a user can mend. The command line prints them in one line and exits with 2."""
 
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,6 +59,8 @@ def reported_errors(interrupted: str = "") -> Iterator[None]:
     Args:
         interrupted: how to go on after Ctrl+C; printed with it, unless it says so itself.
     """
+    # where a CPU has AVX-512, its import warns of a kernel that four bits in training do not use
+    logging.getLogger("bitsandbytes").addHandler(logging.NullHandler())
     try:
         yield
     except WaitingError as waiting:

@@ -4,8 +4,9 @@ A row of trees (`layout.PackedRow`) goes through the model's own code. Its mask,
 dimensions as transformers passes masks of one's own through untouched, says how long the parts of
 each pair are:
 
-- everywhere, `tree_attention` runs `scaled_dot_product_attention` once for each branch, under the
-  name `TREE_ATTENTION` in transformers' `AttentionInterface`;
+- everywhere, `tree_attention` attends once for each branch, under the name `TREE_ATTENTION` in
+  transformers' `AttentionInterface`: on a CPU by `cpu_attention.causal_attention`, elsewhere by
+  torch's `scaled_dot_product_attention`;
 - on CUDA the mask becomes a `BlockMask`, which transformers' own `flex_attention` takes.
 
 A model attends in this way only inside `attends_to_trees`; at all other times it is untouched.
@@ -23,6 +24,8 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import repeat_kv
 from transformers.utils.import_utils import is_triton_available
+
+from clair_apo.apo.cpu_attention import causal_attention
 
 TREE_ATTENTION = "clair_apo_tree"
 """The name of `tree_attention` in transformers. It has no mask function there on purpose: without
@@ -57,35 +60,43 @@ def tree_attention(
     lengths: list[list[int]] = attention_mask[0, 0].tolist()
     # split and not sliced: its backward is one concatenation, where a slice's fills a row of zeros
     sizes = [size for trunk, chosen, rejected in lengths for size in (trunk + chosen, rejected)]
-    states = [x.split(sizes, dim=2) for x in _alike(query, key, value)]
-    attend = functools.partial(F.scaled_dot_product_attention, dropout_p=dropout, scale=scaling)
+    states = [x.split(sizes, dim=2) for x in (query, key, value)]
+    on_cpu = query.device.type == "cpu" and not dropout
+    attend = causal_attention if on_cpu else functools.partial(_torch_attention, dropout=dropout)
     found = []
     with torch.autocast(query.device.type, enabled=False):
         for number, (trunk, chosen, rejected) in enumerate(lengths):
             q, k, v = (pieces[2 * number] for pieces in states)
             if trunk + chosen:
-                found.append(attend(q, k, v, is_causal=True))
+                found.append(attend(q, k, v, scaling))
             if rejected:
                 q, *more = (pieces[2 * number + 1] for pieces in states)
                 k, v = (
                     torch.cat([x[:, :, :trunk], y], 2) for x, y in zip((k, v), more, strict=True)
                 )
-                seen = q.new_ones(rejected, trunk + rejected, dtype=torch.bool).tril(trunk)
-                found.append(attend(q, k, v, attn_mask=seen))
-    return torch.cat(found, dim=2).transpose(1, 2).to(value.dtype), None
+                found.append(attend(q, k, v, scaling))
+    return torch.cat(found, dim=1).to(value.dtype), None
 
 
-def _alike(query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
-    """With equal dtypes, as the kernels want them, and a key-value head for each head.
-
-    Under autocast, rotary positions leave float32.
-    """
-    dtype = value.dtype
-    if dtype.itemsize < 4 and value.device.type == "cpu":
-        dtype = torch.float32  # a CPU kernel for bfloat16 took five times as long, without AVX-512
-    # backward, the CPU kernel deals out whole key-value heads: of 3, one of 2 cores gets 2
+def _torch_attention(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float | None, *, dropout: float
+) -> Tensor:
+    """As `causal_attention`, in the dtype of `value`: under autocast, rotary ones are wider."""
     sharing = query.shape[1] // key.shape[1]
-    return [query.to(dtype), *(repeat_kv(x.to(dtype), sharing) for x in (key, value))]
+    keys, values = (repeat_kv(x.to(value.dtype), sharing) for x in (key, value))
+    count, seen = query.shape[2], keys.shape[2]
+    mask = None
+    if count < seen:
+        mask = query.new_ones(count, seen, dtype=torch.bool).tril(seen - count)
+    return F.scaled_dot_product_attention(
+        query.to(value.dtype),
+        keys,
+        values,
+        attn_mask=mask,
+        is_causal=mask is None,
+        dropout_p=dropout,
+        scale=scaling,
+    ).transpose(1, 2)
 
 
 def tree_mask(lengths: Tensor) -> Tensor | BlockMask:

@@ -15,6 +15,7 @@ PRIVATE_NAMES = (
     "transformers.PreTrainedModel._supports_attention_backend",
     "transformers.PreTrainedConfig._attn_implementation",
     "transformers.PreTrainedConfig._name_or_path",
+    "torch.ops.aten._softmax_backward_data",
     "accelerate.state.GradientState._set_sync_gradients",
 )
 """Every private name of another library that training calls or overrides, with its owner.

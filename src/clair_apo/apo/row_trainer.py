@@ -20,6 +20,7 @@ from trl.trainer.dpo_trainer import DPOTrainer
 
 from clair_apo.apo.attention import attends_to_trees
 from clair_apo.apo.config import MAX_TOKENS_PER_BATCH
+from clair_apo.apo.float32_products import fast_float32_products
 from clair_apo.apo.layout import cut, take_pairs, tree_sizes
 from clair_apo.apo.logps import PairForward, joined, padded_forward
 from clair_apo.apo.numbering import rows_of
@@ -103,7 +104,7 @@ class RowTrainer(DPOTrainer):
     def _forward_row(
         self, model: Any, row: Mapping[str, Any], statistics: bool = True
     ) -> PairForward:
-        with self.accelerator.autocast():
+        with self.accelerator.autocast(), fast_float32_products(self.accelerator.device):
             if self.pair_layout == "padded":
                 return padded_forward(model, row)
             return shared_prefix_forward(model, row, statistics=statistics)
@@ -160,7 +161,7 @@ class RowTrainer(DPOTrainer):
         if num_items_in_batch is None:  # not within a step of the Trainer: a mean over this batch
             num_items_in_batch = len(inputs["input_ids"]) / 2 * self.accelerator.num_processes
         losses = []
-        with self._attention(model):
+        with self._attention(model), fast_float32_products(self.accelerator.device):
             for number, row in enumerate(rows, 1):
                 with contextlib.nullcontext() if number == len(rows) else self._unsynced(model):
                     losses.append(super().training_step(model, row, num_items_in_batch))

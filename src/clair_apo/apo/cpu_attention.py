@@ -1,0 +1,122 @@
+"""Causal attention on a CPU, from matrix products in float32, exact forward and backward.
+
+torch's own kernel for CPUs multiplies small tiles at a third of the rate of its matrix products,
+and deals out whole heads over cores in the backward pass. Here a block of queries of all heads is
+one batched product with every key it sees, and the softmax stays within one buffer.
+
+Shapes: K key-value heads, each asked by G heads; n queries, m keys, D width of a head.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+BLOCK = 64
+"""Queries at a time; twice or half as many took longer, forward and backward together."""
+
+
+def causal_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
+    """Attention in which the last query sees every key, the one before all but the last, and so on.
+
+    Args:
+        query: (1, KG, n, D).
+        key: (1, K, m, D), of no fewer keys than queries.
+        value: (1, K, m, D).
+        scaling: of the scores; by default 1 / sqrt(D).
+
+    Returns:
+        (1, n, KG, D), in float32, or float64 where the query is.
+    """
+    dtype = torch.promote_types(query.dtype, torch.float32)
+    queries, keys, values = (x[0].to(dtype).contiguous() for x in (query, key, value))
+    scaled = queries * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    grouped = scaled.unflatten(0, (len(keys), -1))
+    attended: Tensor = _CausalAttention.apply(grouped, keys, values)  # type: ignore[no-untyped-call] # torch leaves it so
+    return attended.flatten(1, 2)[None]
+
+
+class _Block(NamedTuple):
+    """Queries first to last, which see the keys before `seen`."""
+
+    first: int
+    last: int
+    seen: int
+
+
+class _Scores:
+    """Room for the scores of one block, (K, Gb, seen), that every block uses again."""
+
+    def __init__(self, queries: Tensor, keys: Tensor) -> None:
+        kv_heads, group, count, _ = queries.shape
+        self._rows = kv_heads, group, min(count, BLOCK)
+        self._room = queries.new_empty(kv_heads * group * self._rows[2] * keys.shape[1])
+        self._later = queries.new_ones(self._rows[2], self._rows[2], dtype=torch.bool).triu(1)
+
+    def product(self, left: Tensor, right: Tensor) -> Tensor:
+        """(K, Gb, D) times (K, seen, D), over D."""
+        shape = (*left.shape[:2], right.shape[1])
+        room = self._room[: shape[0] * shape[1] * shape[2]].view(shape)
+        return torch.bmm(left, right.transpose(1, 2), out=room)
+
+    def probabilities(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """How much each query, (K, Gb, D), attends to each key, (K, seen, D)."""
+        scores = self.product(queries, keys)
+        own = scores.unflatten(1, (self._rows[1], -1))
+        count = own.shape[2]
+        own[..., -count:].masked_fill_(self._later[:count, :count], -torch.inf)
+        return torch.softmax(scores, -1, out=scores)
+
+
+class _CausalAttention(torch.autograd.Function):
+    """Queries (K, G, n, D), keys and values (K, m, D), to (n, K, G, D)."""
+
+    @staticmethod
+    def forward(ctx: Any, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        ctx.save_for_backward(queries, keys, values)
+        kv_heads, group, count, width = queries.shape
+        attended = queries.new_empty(count, kv_heads, group, width)
+        scores = _Scores(queries, keys)
+        for block in _blocks(queries, keys):
+            shares = scores.probabilities(_of_block(queries, block), keys[:, : block.seen])
+            found = torch.bmm(shares, values[:, : block.seen])
+            attended[block.first : block.last] = found.unflatten(1, (group, -1)).permute(2, 0, 1, 3)
+        return attended
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        queries, keys, values = ctx.saved_tensors
+        group = queries.shape[1]
+        grad_queries = torch.empty_like(queries)
+        grad_keys, grad_values = (torch.zeros_like(x) for x in (keys, values))
+        scores, changes = _Scores(queries, keys), _Scores(queries, keys)
+        for block in _blocks(queries, keys):
+            asked = _of_block(queries, block)
+            grad = _of_block(grads.permute(1, 2, 0, 3), block)
+            seen = slice(block.seen)
+            shares = scores.probabilities(asked, keys[:, seen])
+            grad_values[:, seen] += torch.bmm(shares.transpose(1, 2), grad)
+            change = changes.product(grad, values[:, seen])
+            torch.ops.aten._softmax_backward_data.out(
+                change, shares, -1, shares.dtype, grad_input=change
+            )
+            grad_keys[:, seen] += torch.bmm(change.transpose(1, 2), asked)
+            found = torch.bmm(change, keys[:, seen])
+            grad_queries[:, :, block.first : block.last] = found.unflatten(1, (group, -1))
+        return grad_queries, grad_keys, grad_values
+
+
+def _blocks(queries: Tensor, keys: Tensor) -> Iterator[_Block]:
+    count = queries.shape[2]
+    before = keys.shape[1] - count
+    for first in range(0, count, BLOCK):
+        last = min(first + BLOCK, count)
+        yield _Block(first, last, before + last)
+
+
+def _of_block(states: Tensor, block: _Block) -> Tensor:
+    """The rows of a block, of every head of a group one after the other: (K, Gb, D)."""
+    return states[:, :, block.first : block.last].flatten(1, 2)

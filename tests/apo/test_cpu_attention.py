@@ -1,0 +1,66 @@
+"""Causal attention by blocks against torch's own, values and gradients."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from clair_apo.apo.cpu_attention import BLOCK, causal_attention
+
+HEADS, WIDTH = 6, 8
+
+
+def states(queries: int, keys: int, kv_heads: int, dtype=torch.float64) -> list[torch.Tensor]:
+    """Sharp ones, laid out as a model's projections are: positions before heads."""
+    generator = torch.Generator().manual_seed(queries + keys)
+    shapes = ((queries, HEADS), (keys, kv_heads), (keys, kv_heads))
+    drawn = (torch.randn(1, *shape, WIDTH, generator=generator).to(dtype) for shape in shapes)
+    return [2 * x.transpose(1, 2).requires_grad_() for x in drawn]
+
+
+def torchs_own(query, key, value, scaling):
+    count, seen = query.shape[2], key.shape[2]
+    return F.scaled_dot_product_attention(
+        query,
+        *(x.repeat_interleave(HEADS // key.shape[1], 1) for x in (key, value)),
+        attn_mask=torch.ones(count, seen, dtype=torch.bool).tril(seen - count),
+        scale=scaling,
+    ).transpose(1, 2)
+
+
+def with_gradients(attend, inputs, scaling):
+    found = attend(*inputs, scaling)
+    weights = torch.randn(found.shape, generator=torch.Generator().manual_seed(1)).to(found.dtype)
+    return [found, *torch.autograd.grad(found, inputs, weights)]
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, HEADS])
+@pytest.mark.parametrize(
+    ("queries", "keys"),
+    [(1, 1), (1, 200), (BLOCK, BLOCK), (BLOCK + 1, BLOCK + 1), (150, 150), (150, 157), (3, 150)],
+)
+def test_values_and_gradients_are_those_of_torch(queries, keys, kv_heads):
+    inputs = states(queries, keys, kv_heads)
+    for scaling in (None, 0.7):
+        mine = with_gradients(causal_attention, inputs, scaling)
+        theirs = with_gradients(torchs_own, inputs, scaling)
+        for found, wanted in zip(mine, theirs, strict=True):
+            torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-12)
+
+
+def test_a_later_key_changes_no_bit():
+    query, key, value = states(150, 157, 2, torch.float32)
+    before = causal_attention(query, key, value, None)
+    with torch.no_grad():
+        key[:, :, 107:] += 1
+        value[:, :, 107:] -= 1
+    after = causal_attention(query, key, value, None)
+    assert torch.equal(after[:, :100], before[:, :100])
+    assert not torch.isclose(after[:, 100:], before[:, 100:]).any(-1).all()
+
+
+def test_inputs_of_16_bits_are_attended_to_in_float32():
+    inputs = states(150, 150, 2, torch.bfloat16)
+    found = causal_attention(*inputs, None)
+    assert found.dtype == torch.float32
+    wanted = torchs_own(*(x.double() for x in inputs), None)
+    assert (found - wanted).abs().max() < 1e-5

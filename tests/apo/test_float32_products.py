@@ -1,0 +1,78 @@
+"""Which library multiplies in float32: exact where it is used, and torch's setting afterwards."""
+
+import pytest
+import torch
+
+from clair_apo.apo import float32_products
+from clair_apo.apo.float32_products import fast_float32_products
+
+CPU = torch.device("cpu")
+
+
+def setting() -> str:
+    return torch.backends.mkldnn.matmul.fp32_precision
+
+
+@pytest.fixture
+def exact(monkeypatch):
+    """Says of this processor whether it is exact; nothing else is asked."""
+    return lambda answer: monkeypatch.setattr(float32_products, "_keeps_float32", lambda: answer)
+
+
+def test_products_are_exact_to_float32_within():
+    left, right = (
+        torch.randn(300, 500, generator=torch.Generator().manual_seed(n)) for n in (1, 2)
+    )
+    wanted = left.double() @ right.double().t()
+    with fast_float32_products(CPU):
+        found = left @ right.t()
+    assert (found - wanted).norm() / wanted.norm() < 1e-6
+
+
+def test_an_exact_processor_is_asked_for_onednn_and_torch_gets_its_setting_back(exact):
+    exact(True)
+    before = setting()
+    with fast_float32_products(CPU):
+        assert setting() == "bf16"
+        with fast_float32_products(CPU):
+            pass
+        assert setting() == "bf16"
+    assert setting() == before
+    with pytest.raises(KeyError), fast_float32_products(CPU):
+        raise KeyError
+    assert setting() == before
+
+
+def test_one_that_rounds_is_left_alone(exact):
+    exact(False)
+    before = setting()
+    with fast_float32_products(CPU):
+        assert setting() == before
+
+
+def test_elsewhere_nothing_is_tried(monkeypatch):
+    monkeypatch.setattr(float32_products, "_keeps_float32", lambda: pytest.fail("was tried"))
+    with fast_float32_products(torch.device("cuda")):
+        pass
+
+
+def test_what_is_found_under_autocast_is_what_is_found_without():
+    found = []
+    for autocasts in (True, False):
+        float32_products._keeps_float32.cache_clear()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocasts):
+            found.append(float32_products._keeps_float32())
+    assert found[0] == found[1]
+
+
+def test_rounding_to_bfloat16_is_noticed(monkeypatch):
+    float32_products._keeps_float32.cache_clear()
+
+    def product(left, right):
+        rounds = left.dtype == torch.float32
+        left, right = (x.bfloat16().to(x.dtype) if rounds else x for x in (left, right))
+        return torch.mm(left, right)
+
+    monkeypatch.setattr(torch.Tensor, "__matmul__", product)
+    assert not float32_products._keeps_float32()
+    float32_products._keeps_float32.cache_clear()
