@@ -1,14 +1,19 @@
 """Starts the scripts as a user does: in one process, or in two with accelerate."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
+
 ROOT = Path(__file__).parents[2]
 # One thread for each process: sums are then taken in one order, and two share two cores in peace.
 ENVIRONMENT = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
+LONGEST_S = 240
 
 
 def command(config: Path, processes: int, script: str = "scripts/train.py") -> list[str]:
@@ -20,10 +25,26 @@ def command(config: Path, processes: int, script: str = "scripts/train.py") -> l
 
 
 def finished(run: list[str]) -> subprocess.CompletedProcess[str]:
-    """What a command line came to, with its output as text."""
-    return subprocess.run(
-        run, env=ENVIRONMENT, capture_output=True, text=True, timeout=240, check=False
+    """What a command line came to, with its output as text.
+
+    One that does not end is a failure that shows where each of its processes stands.
+    """
+    process = subprocess.Popen(
+        run,
+        env=ENVIRONMENT | {"PYTHONFAULTHANDLER": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
+    try:
+        out, err = process.communicate(timeout=LONGEST_S)
+    except subprocess.TimeoutExpired:
+        root = psutil.Process(process.pid)
+        for each in (*root.children(recursive=True), root):
+            each.send_signal(signal.SIGABRT)
+        out, err = process.communicate(timeout=60)
+        raise AssertionError(f"did not end in {LONGEST_S} s\n{out}\n{err}") from None
+    return subprocess.CompletedProcess(run, process.returncode, out, err)
 
 
 def launch(accelerate_config: Path, run: list[str]) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from clair_apo.apo.float32_products import fast_float32_products
 from clair_apo.apo.lengths import PairLengths
 from clair_apo.records import Record
 
@@ -103,11 +104,12 @@ def estimate(
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Measure matrix products on a device, in operations a second; takes `RATE_SECONDS`."""
     one = torch.rand(RATE_SIZE, RATE_SIZE, device=device).to(dtype)
-    (one @ one).sum().item()  # wakes the device
-    done, start = 0, time.perf_counter()
-    while time.perf_counter() - start < RATE_SECONDS:
-        (one @ one).sum().item()  # the sum waits until the product is there
-        done += 1
+    with fast_float32_products(device):  # as in training
+        (one @ one).sum().item()  # wakes the device
+        done, start = 0, time.perf_counter()
+        while time.perf_counter() - start < RATE_SECONDS:
+            (one @ one).sum().item()  # the sum waits until the product is there
+            done += 1
     return done * 2.0 * RATE_SIZE**3 / (time.perf_counter() - start)
 
 
