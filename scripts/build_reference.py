@@ -13,6 +13,7 @@ Every key of the YAML is an option too. Interrupted, the same command goes on wh
 """
 
 from clair_apo.errors import reported_errors
+from clair_apo.shutdown import end_process
 
 
 def main() -> None:
@@ -25,3 +26,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    end_process()

@@ -21,6 +21,7 @@ Ctrl+C the same command goes on with `--resume_from_checkpoint true`.
 import sys
 
 from clair_apo.errors import reported_errors
+from clair_apo.shutdown import end_process
 
 
 def main() -> None:
@@ -33,3 +34,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    end_process()

@@ -11,6 +11,7 @@ out the same ones.
 import sys
 
 from clair_apo.errors import reported_errors
+from clair_apo.shutdown import end_process
 
 
 def main() -> None:
@@ -53,3 +54,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    end_process()
