@@ -23,8 +23,8 @@ class APOConfig(DPOConfig):
 
     It adds `pair_layout`, `max_tokens_per_batch`, `length_normalize`, `on_alarm`, `reference` and
     `reference_cache`. Where there is no accelerator it sets `use_cpu`; where `use_cpu` holds,
-    `bf16` is off unless it was asked for (autocast to bfloat16 is the slow path there) and several
-    processes speak over `gloo` unless another `ddp_backend` was asked for.
+    `bf16` is off unless it was asked for (many CPUs can only emulate it) and several processes
+    speak over `gloo` unless another `ddp_backend` was asked for.
 
     Raises:
         ConfigError: `apo_zero` or `apo_down` with an f-divergence other than reverse KL, a beta
