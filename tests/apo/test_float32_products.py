@@ -65,7 +65,9 @@ def test_what_is_found_under_autocast_is_what_is_found_without():
     assert found[0] == found[1]
 
 
-def test_rounding_to_bfloat16_is_noticed(monkeypatch):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rounding_to_bfloat16_is_noticed(monkeypatch, dtype):
+    """Whatever dtype new tensors have by default."""
     float32_products._keeps_float32.cache_clear()
 
     def product(left, right):
@@ -74,5 +76,9 @@ def test_rounding_to_bfloat16_is_noticed(monkeypatch):
         return torch.mm(left, right)
 
     monkeypatch.setattr(torch.Tensor, "__matmul__", product)
-    assert not float32_products._keeps_float32()
-    float32_products._keeps_float32.cache_clear()
+    torch.set_default_dtype(dtype)
+    try:
+        assert not float32_products._keeps_float32()
+    finally:
+        torch.set_default_dtype(torch.float32)
+        float32_products._keeps_float32.cache_clear()

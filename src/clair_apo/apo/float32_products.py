@@ -45,7 +45,7 @@ def _by_onednn() -> Iterator[None]:
 def _keeps_float32() -> bool:
     """Whether products are exact to float32 where bfloat16 is allowed."""
     generator = torch.Generator().manual_seed(0)
-    left, right = (torch.randn(256, 256, generator=generator) for _ in range(2))
+    left, right = torch.randn(2, 256, 256, generator=generator, dtype=torch.float32, device="cpu")
     exact = left.double() @ right.double()
     with _by_onednn(), torch.autocast("cpu", enabled=False):
         found = left @ right
