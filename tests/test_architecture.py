@@ -37,6 +37,7 @@ MAY_IMPORT = {
     "config": {"errors", "files"},
     "models": {"errors"},
     "runs": {"errors", "files"},
+    "shutdown": set(),
     "llm": GROUND | {"models"},
     "clair": GROUND | {"llm", "models", "runs"},
     "apo": GROUND | {"models", "runs"},

@@ -85,7 +85,7 @@ def run_script(tiny_folder, tmp_path, monkeypatch):
         words = (usual | options).items()
         argv = [str(part) for name, value in words for part in (f"--{name}", value)]
         monkeypatch.setattr(sys, "argv", ["train_unpaired.py", "--config", str(path), *argv])
-        runpy.run_path(str(ROOT / "scripts" / "train_unpaired.py"), run_name="__main__")
+        runpy.run_path(str(ROOT / "scripts" / "train_unpaired.py"))["main"]()
 
     return run
 
