@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "shutdown": set(),
     "llm": GROUND | {"models"},
     "clair": GROUND | {"llm", "models", "runs"},
-    "apo": GROUND | {"models", "runs"},
+    "apo": GROUND | {"models", "runs", "shutdown"},
     "report": GROUND | {"runs"},
 }
 

@@ -25,3 +25,32 @@ def test_it_ends_after_its_threads_and_handlers_with_all_output():
         [sys.executable, "-c", HANGS], capture_output=True, text=True, timeout=60, check=True
     )
     assert ended.stdout == "done\na thread\nan exit handler"
+
+
+def test_what_several_processes_shared_is_not_freed_by_a_collection():
+    program = """
+import gc, sys
+from clair_apo.shutdown import keep_what_processes_shared
+
+class Freed:
+    def __del__(self):
+        print("freed", flush=True)
+
+def leave_garbage(processes):
+    garbage = Freed()
+    garbage.itself = garbage
+    keep_what_processes_shared(processes)
+
+leave_garbage(int(sys.argv[1]))
+gc.collect()
+print("collected", flush=True)
+"""
+    for processes, first in (("1", "freed"), ("2", "collected")):
+        ended = subprocess.run(
+            [sys.executable, "-c", program, processes],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        assert ended.stdout.split()[0] == first

@@ -1,10 +1,25 @@
 """The end of a process that has done its work, without the part in which it may hang."""
 
 import atexit
+import gc
 import os
 import sys
 import threading
 from typing import NoReturn
+
+
+def keep_what_processes_shared(processes: int) -> None:
+    """Let no later garbage collection free a trainer of several processes.
+
+    A collection holds the interpreter's lock while it waits for the threads of the process group,
+    and they may wait for that lock to let go of a tensor (seen with gloo; pytorch #190489). What
+    is alive now stays so until the process ends, best by `end_process`.
+
+    Args:
+        processes: that trained together; with one, nothing is kept.
+    """
+    if processes > 1:
+        gc.freeze()
 
 
 def end_process() -> NoReturn:

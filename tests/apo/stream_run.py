@@ -3,7 +3,6 @@
 The first process writes its logs to `logs.json`.
 """
 
-import gc
 import json
 import os
 import sys
@@ -14,6 +13,7 @@ from tiny_apo import make_model, make_rows, make_tokenizer
 
 from clair_apo.apo.config import APOConfig
 from clair_apo.apo.trainer import APOTrainer
+from clair_apo.shutdown import end_process, keep_what_processes_shared
 
 
 def main() -> None:
@@ -43,9 +43,10 @@ def main() -> None:
         rewards = trainer.evaluation_rewards.model_dump()
         logs = {"history": trainer.state.log_history, "rewards": rewards}
         (folder / "logs.json").write_text(json.dumps(logs))
+    keep_what_processes_shared(trainer.args.world_size)
     trainer.accelerator.end_training()
 
 
 if __name__ == "__main__":
     main()
-    gc.collect()  # as `train` does: gloo's threads may abort a process that exits with a trainer
+    end_process()

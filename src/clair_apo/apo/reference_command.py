@@ -13,6 +13,7 @@ from clair_apo.apo.train import is_quickly_done, load_split, make_trainer, quiet
 from clair_apo.apo.trainer import APOTrainer
 from clair_apo.errors import StoreError
 from clair_apo.progress import print_result
+from clair_apo.shutdown import keep_what_processes_shared
 
 VERIFIED_PAIRS = 16
 """Pairs whose reference is asked again by `verify --config`; of each part of the data."""
@@ -52,6 +53,7 @@ def build_reference(setup: TrainingSetup) -> BuiltReference:
     trainer = _built(setup)
     cache = trainer.reference_cache
     built = BuiltReference(cache.store.folder, len(cache.known), len(cache.computed))
+    keep_what_processes_shared(setup.args.world_size)
     trainer.end()  # else torch warns of a process group that nobody ended
     return built
 

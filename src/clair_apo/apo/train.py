@@ -4,7 +4,6 @@
 # trl is typed in part only
 
 import copy
-import gc
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -34,6 +33,7 @@ from clair_apo.files import atomic_writer
 from clair_apo.models import find_model
 from clair_apo.progress import CONSOLE, print_result
 from clair_apo.runs import MANIFEST, RunFolder, now, write_json
+from clair_apo.shutdown import keep_what_processes_shared
 
 _QUIET_BELOW = 2000
 """Pairs that are tokenized within two seconds; a bar for each step of it would only flicker."""
@@ -87,10 +87,7 @@ def train(setup: TrainingSetup) -> TrainingResult:
     if setup.args.process_index == 0:
         CONSOLE.print(f"{len(split.train)} pairs to train on, {len(split.held_out)} held out")
     with quiet(few=is_quickly_done(split)):
-        result = _run(setup, split, resume_from)
-    # a trainer that is let go at exit may abort there, in gloo's threads (pytorch #179291)
-    gc.collect()
-    return result
+        return _run(setup, split, resume_from)
 
 
 def _run(setup: TrainingSetup, split: PairSplit, resume_from: str | None) -> TrainingResult:
@@ -123,6 +120,7 @@ def _run(setup: TrainingSetup, split: PairSplit, resume_from: str | None) -> Tra
         rewards=measured.intervals() if measured else None,
     )
     _write(trainer, setup, split, result, started)
+    keep_what_processes_shared(setup.args.world_size)
     trainer.end()
     return result
 
