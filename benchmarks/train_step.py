@@ -13,8 +13,8 @@ on the CPU. Each run is a process of its own that trains two steps that do not c
 takes its memory from the system, and then `--steps` that do; run N of both trainers has the same
 pairs. A table gives medians over runs, with the lowest and the highest; a JSON file gets every run.
 
-TRL runs as it comes, and again with float32 products by oneDNN, which `APOTrainer` takes by itself
-(`clair_apo.apo.float32_products`).
+TRL runs as it comes, and again with what `APOTrainer` does by itself on a CPU and TRL's could do as
+well: float32 products by oneDNN, memory held from step to step (`float32_products`, `held_memory`).
 
 Utilisation is counted work over the matrix products that the same process could do in that time,
 those in float32 by oneDNN: forward and backward of every real token once, prompts shared, no
@@ -30,7 +30,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +112,7 @@ def run_here(kind: str, spec: dict[str, Any]) -> dict[str, Any]:
 
     from clair_apo.apo import APOConfig, APOTrainer
     from clair_apo.apo.float32_products import fast_float32_products
+    from clair_apo.apo.held_memory import memory_held
     from clair_apo.models import find_model
 
     class Clock(TrainerCallback):
@@ -144,8 +145,10 @@ def run_here(kind: str, spec: dict[str, Any]) -> dict[str, Any]:
     trainer_kind, config_kind = (
         (APOTrainer, APOConfig) if kind == "clair_apo" else (DPOTrainer, DPOConfig)
     )
-    products = fast_float32_products(torch.device("cpu"))
-    with tempfile.TemporaryDirectory() as output, products if spec["onednn"] else nullcontext():
+    helps = (fast_float32_products, memory_held) if spec["helped"] else ()
+    with tempfile.TemporaryDirectory() as output, ExitStack() as stack:
+        for helps_on in helps:
+            stack.enter_context(helps_on(torch.device("cpu")))
         trainer = trainer_kind(
             model=AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
             args=config_kind(**options(kind, spec, output)),
@@ -285,10 +288,10 @@ def settings(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
         "tokens": args.tokens,
         "max_tokens": args.max_tokens,
         "trl_defaults": args.trl == "defaults",
-        "onednn": False,
+        "helped": False,
         "profile": args.profile or args.sweep,
     }
-    found = {"clair_apo": base, "trl": base, "trl, oneDNN": base | {"onednn": True}}
+    found = {"clair_apo": base, "trl": base, "trl, helped": base | {"helped": True}}
     if args.sweep:
         return {
             **{f"clair_apo, {n} pairs": base | {"pairs": n, "tokens": 512} for n in _PAIRS},

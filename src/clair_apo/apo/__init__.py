@@ -9,7 +9,7 @@ The data goes one way through this room:
     support      whether pairs may share their beginning
     layout       pairs as trees, packed into a row
     attention    what a token of a tree sees; `head`: logits in tiles, where there is a label
-    cpu_attention, float32_products   both of them faster where there is no GPU
+    cpu_attention, float32_products, held_memory   faster where there is no GPU
     shared_prefix, logps   what the policy says of both answers of a pair, in either layout
     reference    what the reference says of them: `reference_choice` (which one it is),
                  `reference_cache` (found or computed), `reference_store` (on disk, by content),

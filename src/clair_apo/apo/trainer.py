@@ -39,6 +39,7 @@ from clair_apo.apo.checkpoints import CheckpointingTrainer
 from clair_apo.apo.config import APOConfig
 from clair_apo.apo.facts import measure, tokens_digest
 from clair_apo.apo.failures import FailureGuard
+from clair_apo.apo.held_memory import memory_held
 from clair_apo.apo.invariants import (
     LOGP_TOLERANCE_FP32,
     LOGP_TOLERANCE_HALF,
@@ -233,7 +234,7 @@ class APOTrainer(ReferenceTrainer, CheckpointingTrainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As `Trainer.train`; memory that runs out outside of a batch is said in words too."""
-        with self._guard.named_optimizer_failure():
+        with self._guard.named_optimizer_failure(), memory_held(self.accelerator.device):
             return super().train(*args, **kwargs)
 
     def training_step(

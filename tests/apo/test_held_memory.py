@@ -1,0 +1,101 @@
+"""Whether freed memory stays with the process, and goes back at the end."""
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from clair_apo.apo import held_memory
+from clair_apo.apo.held_memory import memory_held
+
+RESIDENT_BEFORE_WITHIN_AFTER = """
+import os, torch
+from clair_apo.apo.held_memory import memory_held
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 2**20
+
+torch.ones(1)
+found = [resident()]
+with memory_held(torch.device("cpu")):
+    torch.ones(2**26)  # 256 MiB, freed at once
+    found.append(resident())
+found.append(resident())
+torch.ones(2**26)
+found.append(resident())
+print(*found)
+"""
+
+glibc_on_linux = pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="memory is held where glibc gives it out"
+)
+
+
+def resident(**environment: str) -> list[int]:
+    """MiB that a process of its own had before, within, after, and after one more such block."""
+    done = subprocess.run(
+        [sys.executable, "-c", RESIDENT_BEFORE_WITHIN_AFTER],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    return [int(n) for n in done.stdout.split()]
+
+
+@glibc_on_linux
+def test_a_freed_block_stays_until_the_end():
+    before, within, after, later = resident()
+    assert within > before + 200
+    assert after < before + 100
+    assert later < before + 100
+
+
+@glibc_on_linux
+@pytest.mark.parametrize(
+    "tuned",
+    [{"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=65536"}, {"MALLOC_TRIM_THRESHOLD_": "65536"}],
+)
+def test_an_environment_that_tunes_memory_is_left_alone(tuned):
+    before, within, _, _ = resident(**tuned)
+    assert within < before + 100
+
+
+class Libc:
+    """Remembers what it was told."""
+
+    def __init__(self):
+        self.told = []
+
+    def mallopt(self, parameter, value):
+        self.told.append((parameter, value))
+
+    def malloc_trim(self, pad):
+        self.told.append("trim")
+
+
+def test_memory_goes_back_after_a_failure(monkeypatch):
+    libc = Libc()
+    monkeypatch.setattr(held_memory, "_glibc", lambda: libc)
+    monkeypatch.setattr(held_memory, "_is_tuned", lambda: False)
+    with pytest.raises(KeyError), memory_held(torch.device("cpu")):
+        assert "trim" not in libc.told
+        raise KeyError
+    assert libc.told[-1] == "trim"
+
+
+def test_elsewhere_nothing_is_told(monkeypatch):
+    monkeypatch.setattr(held_memory, "_glibc", lambda: pytest.fail("was asked"))
+    with memory_held(torch.device("cuda")):
+        pass
+
+
+def test_another_c_library_is_left_alone(monkeypatch):
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+    with memory_held(torch.device("cpu")):
+        pass
