@@ -18,7 +18,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 _NEVER = -1
 _HELD = {_MMAP_MAX: 0, _TRIM_THRESHOLD: _NEVER}
 _RETURNED = {_MMAP_MAX: 2**16, _MMAP_THRESHOLD: 2**25, _TRIM_THRESHOLD: 2**26}
-"""What glibc itself comes to after a free block of 32 MiB. Once told anything, it adapts no more.
+"""What glibc itself comes to once 32 MiB are freed in one block; told anything, it adapts no more.
 """
 
 
