@@ -145,10 +145,10 @@ def run_here(kind: str, spec: dict[str, Any]) -> dict[str, Any]:
     trainer_kind, config_kind = (
         (APOTrainer, APOConfig) if kind == "clair_apo" else (DPOTrainer, DPOConfig)
     )
-    helps = (fast_float32_products, memory_held) if spec["helped"] else ()
-    with tempfile.TemporaryDirectory() as output, ExitStack() as stack:
-        for helps_on in helps:
-            stack.enter_context(helps_on(torch.device("cpu")))
+    with tempfile.TemporaryDirectory() as output, ExitStack() as help_given:
+        if spec["helped"]:
+            help_given.enter_context(fast_float32_products(torch.device("cpu")))
+            help_given.enter_context(memory_held(torch.device("cpu")))
         trainer = trainer_kind(
             model=AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
             args=config_kind(**options(kind, spec, output)),

@@ -7,9 +7,13 @@ import sys
 
 import pytest
 import torch
+from datasets import Dataset
+from tiny_apo import make_model, make_rows
+from transformers import TrainerCallback
 
 from clair_apo.apo import held_memory
 from clair_apo.apo.held_memory import memory_held
+from clair_apo.apo.trainer import APOTrainer
 
 RESIDENT_BEFORE_WITHIN_AFTER = """
 import os, torch
@@ -84,13 +88,40 @@ class Libc:
         self.told.append("trim")
 
 
-def test_memory_goes_back_after_a_failure(monkeypatch):
-    libc = Libc()
-    monkeypatch.setattr(held_memory, "_glibc", lambda: libc)
+@pytest.fixture
+def libc(monkeypatch):
+    """A C library in place of this process's own, and an environment that tunes nothing."""
+    found = Libc()
+    monkeypatch.setattr(held_memory, "_glibc", lambda: found)
     monkeypatch.setattr(held_memory, "_is_tuned", lambda: False)
+    return found
+
+
+def test_memory_goes_back_after_a_failure(libc):
     with pytest.raises(KeyError), memory_held(torch.device("cpu")):
         assert "trim" not in libc.told
         raise KeyError
+    assert libc.told[-1] == "trim"
+
+
+def test_training_holds_it_from_the_first_step_to_the_last(libc, config, tokenizer):
+    told_at_steps = []
+
+    class Listener(TrainerCallback):
+        def on_step_end(self, *args, **kwargs):
+            told_at_steps.append(list(libc.told))
+
+    trainer = APOTrainer(
+        model=make_model(),
+        args=config(max_steps=2),
+        train_dataset=Dataset.from_list(make_rows(4)),
+        processing_class=tokenizer,
+        callbacks=[Listener()],
+    )
+    assert not libc.told
+    trainer.train()
+    held = list(held_memory._HELD.items())
+    assert told_at_steps == [held, held]
     assert libc.told[-1] == "trim"
 
 

@@ -26,8 +26,8 @@ _RETURNED = {_MMAP_MAX: 2**16, _MMAP_THRESHOLD: 2**25, _TRIM_THRESHOLD: 2**26}
 def memory_held(device: torch.device) -> Iterator[None]:
     """Keep freed memory in the process; at the end the system gets what is free.
 
-    The process is as large as at its peak meanwhile, no larger. Where the environment tunes glibc's
-    memory (`MALLOC_*`, `GLIBC_TUNABLES`), that is left as it is.
+    Meanwhile the process stays as large as it once was. Where the environment tunes glibc's memory
+    (`MALLOC_*`, `GLIBC_TUNABLES`), that is left as it is.
 
     Args:
         device: where tensors are; on any but a CPU nothing changes.
