@@ -36,7 +36,15 @@ def with_gradients(attend, inputs, scaling):
 @pytest.mark.parametrize("kv_heads", [1, 2, HEADS])
 @pytest.mark.parametrize(
     ("queries", "keys"),
-    [(1, 1), (1, 200), (BLOCK, BLOCK), (BLOCK + 1, BLOCK + 1), (150, 150), (150, 157), (3, 150)],
+    [
+        (1, 1),
+        (1, 200),
+        (BLOCK, BLOCK),
+        (BLOCK + 1, BLOCK + 1),
+        (2 * BLOCK + 20, 2 * BLOCK + 20),
+        (2 * BLOCK + 20, 2 * BLOCK + 27),
+        (3, 150),
+    ],
 )
 def test_values_and_gradients_are_those_of_torch(queries, keys, kv_heads):
     inputs = states(queries, keys, kv_heads)
