@@ -248,6 +248,16 @@ def report_kinds(found: list[dict[str, Any]]) -> None:
             run["seconds_by_kind"][name] / sum(run["seconds_by_kind"].values()) for run in found
         ]
         print(f"{name}: {_spread([100 * share for share in shares])} %")
+    print(f"utilisation: {_spread([run['utilisation'] for run in found])}")
+    bounds = _spread([_utilisation_of_products(run) for run in found])
+    print(f"utilisation if all but matrix products and attention took no time: {bounds}")
+
+
+def _utilisation_of_products(run: dict[str, Any]) -> float:
+    kinds: dict[str, float] = run["seconds_by_kind"]
+    passes = sum(kinds.values()) - kinds["optimizer"]
+    share = (kinds["matrix products"] + kinds["attention"]) / passes
+    return float(run["utilisation"] / share)
 
 
 def report_sweep(found: list[dict[str, Any]]) -> None:
