@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 BLOCK = 128
-"""Queries at a time; half or twice as many took longer, forward and backward together."""
+"""Queries at a time; half or twice as many took as long or longer, forward and backward."""
 
 
 def causal_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
