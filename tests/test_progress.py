@@ -2,6 +2,7 @@
 
 import io
 import time
+from datetime import datetime
 from types import SimpleNamespace
 
 import pytest
@@ -94,12 +95,14 @@ def test_rows_that_cost_nothing_because_they_were_stored_do_not_hide_what_the_ot
 
 
 def test_a_wait_that_the_server_asked_for_is_told_until_it_is_over(screen):
-    with show_progress("revise", 1, usage(waits_until=time.time() + 3600)):
+    in_two_days = time.time() + 2 * 86400
+    with show_progress("revise", 1, usage(waits_until=in_two_days)):
         pass
     with show_progress("pair", 1, usage(waits_until=time.time() - 1)):
         pass
     first, second = screen.getvalue().splitlines()
-    assert "waiting for the server until " in first
+    day = datetime.fromtimestamp(in_two_days).date()
+    assert f"waiting for the server 2 days, until {day} " in first
     assert "waiting" not in second
 
 

@@ -1,5 +1,6 @@
 """The request store: what was paid for stays, whatever happens to the process."""
 
+import json
 import os
 import signal
 import sqlite3
@@ -18,7 +19,13 @@ from clair_apo.llm import Answer, RequestStore, StoredAnswer, disks
 from clair_apo.llm import store as store_module
 from clair_apo.llm.tables import Spent, StoredBatch
 
-ANSWER = {"choices": [{"message": {"content": "Grüße, 世界 \u2028"}}], "n": 1.5, "none": None}
+
+def whole(text, **more):
+    """A response that says that its answer came to an end."""
+    return {"choices": [{"message": {"content": text}, "finish_reason": "stop"}]} | more
+
+
+ANSWER = whole("Grüße, 世界 \u2028", n=1.5, none=None)
 
 
 @pytest.fixture
@@ -31,7 +38,8 @@ def put(store, key, response, *, model="m", run_id=""):
 
 
 def used(prompt_tokens, completion_tokens):
-    return {"usage": {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}}
+    usage = {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}
+    return whole("hello", usage=usage)
 
 
 def test_what_is_put_is_got_again_also_after_reopening(path):
@@ -47,9 +55,9 @@ def test_what_is_put_is_got_again_also_after_reopening(path):
 
 def test_the_first_answer_under_a_key_stays(path):
     with RequestStore(path) as store:
-        put(store, "k", {"first": 1})
-        put(store, "k", {"second": 2})
-        assert store.get("k") == {"first": 1}
+        put(store, "k", whole("first"))
+        put(store, "k", whole("second"))
+        assert store.get("k") == whole("first")
         assert len(store) == 1
 
 
@@ -341,14 +349,49 @@ def test_an_answer_that_is_no_json_object_is_damage(path, text, told):
             store.get("k")
 
 
-def test_a_response_without_an_answer_is_a_failed_answer_and_no_damage(path):
+BROKEN_OFF = [
+    {"choices": []},
+    {"choices": [{"message": {"content": "half"}, "finish_reason": "abort"}]},
+    {"choices": [{"message": {"content": "half"}, "finish_reason": None}]},
+    {"choices": [{"message": {"content": ""}, "finish_reason": "error", "error": {"code": 502}}]},
+]
+
+
+@pytest.mark.parametrize("kept", BROKEN_OFF)
+def test_what_broke_off_and_was_kept_by_an_earlier_version_is_no_answer_and_makes_way(path, kept):
     request = ask_for("q")
     with RequestStore(path) as store:
+        put(store, "other", whole("as it was"), run_id="r")
+        paid = kept | {"usage": {"prompt_tokens": 3, "completion_tokens": 2}}
+        row = (request.key, "m", "r", 3, 2, 0.0, json.dumps(paid))  # as version 0.1 wrote it
+        with store._db:
+            store._db.execute("INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?, ?)", row)
         assert store.answer(request) is None
-        put(store, request.key, {"choices": []})
-        answer = store.answer(request)
-    assert answer.completion is None
-    assert "no answer in choices[0]" in answer.failure
+        failed_before = store.failed_answer(request)
+        assert failed_before.completion is None
+        assert failed_before.failure
+        put(store, request.key, used(30, 20), run_id="r")
+        assert store.answer(request).completion.text == "hello"
+        # both were paid for, and so was the one beside them
+        assert store.spent("r") == {"m": Spent(3, 33, 22)}
+    with RequestStore(path) as store:
+        assert store.answer(request).completion.text == "hello"
+        assert store.get("other") == whole("as it was")
+
+
+@pytest.mark.parametrize("kept", BROKEN_OFF)
+def test_a_whole_answer_of_another_store_takes_the_place_of_one_that_broke_off(tmp_path, kept):
+    request = ask_for("q")
+    with RequestStore(tmp_path / "theirs.sqlite") as store:
+        put(store, request.key, used(30, 20), run_id="part")
+        store.put_broken_off([StoredAnswer("else", "m", kept | used(4, 5))], "part")
+    with RequestStore(tmp_path / "mine.sqlite") as store:
+        put(store, request.key, kept, run_id="whole")
+        for answers in (1, 0):  # a merge may be made again
+            taken = store.take_over(tmp_path / "theirs.sqlite", "part", "whole")
+            assert (taken.answers, taken.conflicts) == (answers, 0)
+            assert store.answer(request).completion.text == "hello"
+            assert store.spent("whole") == {"m": Spent(3, 34, 25)}
 
 
 def journal(path):
@@ -397,16 +440,16 @@ def test_a_store_takes_over_the_answers_and_batches_of_another(tmp_path):
     with RequestStore(theirs) as store:
         put(store, "a", used(1, 1), run_id="part")
         put(store, "b", used(2, 2), run_id="another")
-        put(store, "c", {"said": "no"}, run_id="part")
+        put(store, "c", whole("no"), run_id="part")
         store.add_batch(replace(BATCH, run_id="part"))
     before = theirs.read_bytes()
     with RequestStore(mine) as store:
-        put(store, "c", {"said": "yes"}, run_id="whole")
+        put(store, "c", whole("yes"), run_id="whole")
         put(store, "b", used(2, 2), run_id="another")
         taken = store.take_over(theirs, "part", "whole")
         assert (taken.answers, taken.conflicts) == (1, 1)
         assert store.get("a") == used(1, 1)
-        assert store.get("c") == {"said": "yes"}
+        assert store.get("c") == whole("yes")
         assert store.spent("whole") == {"m": Spent(2, 1, 1)}
         assert store.batches() == [replace(BATCH, run_id="whole")]
         again = store.take_over(theirs, "part", "whole")

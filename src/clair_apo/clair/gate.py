@@ -20,6 +20,8 @@ from clair_apo.records import Conversation, DropReason, FinishReason, Message
 GATE_VERSION = 3
 """Goes up whenever the same rows may be judged differently; runs rebuild their pairs then."""
 
+_NOT_WHOLE = "nothing says that the model came to the end of its answer"
+
 PRESETS: dict[str, dict[str, Any]] = {
     # the published recipe keeps whatever could be read and differs
     "paper": {
@@ -131,11 +133,18 @@ def judge_answer(
         return Verdict(DropReason.EMPTY, "the answer has no text")
     if finish_reason == "content_filter":
         return Verdict(DropReason.CUT, "a content filter broke the answer off")
+    if finish_reason not in ("stop", "given"):
+        return Verdict(DropReason.REQUEST_FAILED, _NOT_WHOLE)
     return None
 
 
 def judge_reply(
-    text: str, finish_reason: FinishReason, tokens: int, max_tokens: int
+    text: str,
+    finish_reason: FinishReason,
+    tokens: int,
+    max_tokens: int,
+    *,
+    refused: bool = False,
 ) -> Verdict | None:
     """Why a reviser's reply need not be parsed; None where it is to be.
 
@@ -144,13 +153,18 @@ def judge_reply(
         finish_reason: as the server said.
         tokens: length of the reply; some servers say `stop` although the limit was reached.
         max_tokens: the limit.
+        refused: the model declined, in the field that there is for it.
     """
+    if refused:
+        return Verdict(DropReason.REFUSED, "the reviser declined")
     if finish_reason == "content_filter":
         return Verdict(DropReason.REFUSED, "the server's content filter withheld the reply")
     if finish_reason == "length" or tokens >= max_tokens:
         return Verdict(DropReason.CUT, f"the reply ran into the limit of {max_tokens} tokens")
     if not text.strip():
         return Verdict(DropReason.EMPTY, "the reply has no text")
+    if finish_reason != "stop":
+        return Verdict(DropReason.REQUEST_FAILED, _NOT_WHOLE)
     return None
 
 

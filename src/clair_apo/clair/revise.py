@@ -128,7 +128,9 @@ def _judge(answer: Answer) -> Verdict | None:
     done, limit = answer.completion, answer.request.sampling.max_tokens
     if done is None:
         return None
-    return judge_reply(done.text, done.finish_reason, done.completion_tokens, limit)
+    return judge_reply(
+        done.text, done.finish_reason, done.completion_tokens, limit, refused=done.refused
+    )
 
 
 def _read(

@@ -8,7 +8,7 @@ responses as JSON, so a changed parser never asks again; they are not compressed
 import json
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,17 +16,22 @@ from types import TracebackType
 from typing import Any, NoReturn, Self
 
 from clair_apo.errors import StoreError
-from clair_apo.llm.chat import Answer, ChatRequest, RawResponse
+from clair_apo.llm.chat import Answer, ChatRequest, Completion, RawResponse
 from clair_apo.llm.disks import file_system, free_bytes, is_network
 from clair_apo.llm.responses import usage_of
 from clair_apo.llm.store_faults import PATIENCE_S, advice_for
 from clair_apo.llm.tables import (
+    BREAK_OFF,
     CONFLICTS,
+    OURS_IN_CONFLICT,
+    PUT_BROKEN_OFF,
     PUT_FAILURE,
     SCHEMA,
+    SPENT,
     TABLES,
     TAKE_ANSWERS,
     TAKE_BATCHES,
+    TAKE_BROKEN_OFF,
     TAKE_FAILURES,
     VERSION,
     Spent,
@@ -101,15 +106,15 @@ class RequestStore:
         return response
 
     def answer(self, request: ChatRequest) -> Answer | None:
-        """The answer to a request, None where there is none.
+        """The whole answer to a request, None where there is none.
 
-        A response that was paid for and cannot be read is an answer without a completion.
+        A response that broke off, which earlier versions kept here, counts as not there.
 
         Raises:
             StoreError: the file is damaged.
         """
-        response = self.get(request.key)
-        return None if response is None else Answer.of_response(request, response)
+        answer = self._read(request)
+        return answer if answer and answer.completion else None
 
     def put_many(self, answers: Sequence[StoredAnswer], run_id: str = "") -> None:
         """Keep answers for good, all of them or none; a key keeps its first answer.
@@ -123,16 +128,20 @@ class RequestStore:
         Raises:
             StoreError: they could not be written; what was stored before is untouched.
         """
-        when = time.time()
-        rows = [
-            (a.key, a.model, run_id, *usage_of(a.response), when, _compact(a.response))
-            for a in answers
-        ]
+        rows = _rows_of(answers, run_id)
         with self._explained(), self._db:
+            self._make_way(answer.key for answer in answers)
             self._db.executemany(
                 "INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO NOTHING",
                 rows,
             )
+
+    def put_broken_off(self, responses: Sequence[StoredAnswer], run_id: str = "") -> None:
+        """Keep responses that were paid for and are no whole answers: they count as spent."""
+        if not responses:
+            return
+        with self._explained(), self._db:
+            self._db.executemany(PUT_BROKEN_OFF, _rows_of(responses, run_id))
 
     def failed_answer(self, request: ChatRequest) -> Answer | None:
         """What a request came to that failed when it was last asked, None for any other.
@@ -140,7 +149,7 @@ class RequestStore:
         Says nothing about a request that was answered since: see `answer` first.
         """
         rows = self._rows("SELECT reason FROM failures WHERE key = ?", request.key)
-        return Answer(request, None, rows[0][0]) if rows else None
+        return Answer(request, None, rows[0][0]) if rows else self._read(request)
 
     def put_failures(self, failed: Sequence[Answer]) -> None:
         """Keep why requests have no answer; of several reasons the last."""
@@ -152,13 +161,13 @@ class RequestStore:
             self._db.executemany(PUT_FAILURE, rows)
 
     def spent(self, run_id: str) -> dict[str, Spent]:
-        """What the answers that a run paid for come to, by the model's identity."""
-        rows = self._rows(
-            "SELECT model, count(*), sum(prompt_tokens), sum(completion_tokens) FROM answers "
-            "WHERE run_id = ? GROUP BY model",
-            run_id,
-        )
-        return {model: Spent(*sums) for model, *sums in rows}
+        """What a run paid for comes to, by the model's identity; broken off or whole."""
+        total: dict[str, Spent] = {}
+        for table in ("answers", "broken_off"):
+            for model, *sums in self._rows(SPENT.format(table=table), run_id):
+                before = total.get(model, Spent(0, 0, 0))
+                total[model] = before + Spent(*sums)
+        return total
 
     def check_room(self) -> None:
         """See that the disk has room left; to be called before more is asked, not before a put.
@@ -223,10 +232,13 @@ class RequestStore:
             self._db.execute("ATTACH DATABASE ? AS other", (str(path),))
             try:
                 with self._db:
+                    theirs = self._db.execute(OURS_IN_CONFLICT)
+                    self._break_off([key for key, ours in theirs if not _is_whole(ours)])
                     (conflicts,) = self._db.execute(CONFLICTS).fetchone()
                     answers = self._db.execute(TAKE_ANSWERS, (run_id, new_run_id)).rowcount
                     self._db.execute(TAKE_BATCHES, (run_id, new_run_id))
                     self._db.execute(TAKE_FAILURES)
+                    self._db.execute(TAKE_BROKEN_OFF, (run_id, new_run_id))
             finally:
                 self._db.execute("DETACH DATABASE other")
         return TakenOver(answers, conflicts)
@@ -238,6 +250,21 @@ class RequestStore:
     @property
     def _in_memory(self) -> bool:
         return str(self.path) == ":memory:"
+
+    def _read(self, request: ChatRequest) -> Answer | None:
+        response = self.get(request.key)
+        return None if response is None else Answer.of_response(request, response)
+
+    def _make_way(self, keys: Iterable[str]) -> None:
+        """Put aside what earlier versions kept under these keys and is no whole answer."""
+        query = "SELECT response FROM answers WHERE key = ?"
+        there = [(key, self._db.execute(query, (key,)).fetchone()) for key in keys]
+        self._break_off([key for key, row in there if row and not _is_whole(row[0])])
+
+    def _break_off(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            self._db.execute(BREAK_OFF, (key,))
+            self._db.execute("DELETE FROM answers WHERE key = ?", (key,))
 
     def _rows(self, query: str, *values: str) -> list[tuple[Any, ...]]:
         with self._explained():
@@ -322,6 +349,22 @@ class RequestStore:
             f"{self.path}: the request store cannot be used ({reason}); nothing in it was "
             f"removed; {advice_for(code)}"
         ) from None
+
+
+def _is_whole(text: str) -> bool:
+    """Whether a stored response is a whole answer; what cannot be read is left as it is."""
+    try:
+        response = json.loads(text)
+    except (ValueError, RecursionError):
+        return True
+    return not isinstance(response, dict) or Completion.is_whole(response)
+
+
+def _rows_of(answers: Sequence[StoredAnswer], run_id: str) -> list[tuple[Any, ...]]:
+    when = time.time()
+    return [
+        (a.key, a.model, run_id, *usage_of(a.response), when, _compact(a.response)) for a in answers
+    ]
 
 
 def _compact(response: RawResponse) -> str:

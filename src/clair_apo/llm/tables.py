@@ -40,8 +40,28 @@ CREATE TABLE IF NOT EXISTS failures (  -- of no account for a key that is in `an
     reason TEXT NOT NULL,        -- for people
     failed_at REAL NOT NULL      -- seconds since 1970
 )""",
+    """
+CREATE TABLE IF NOT EXISTS broken_off (  -- paid for, and no whole answers: asked again
+    key TEXT NOT NULL,           -- the rest as in `answers`; a key may have several
+    model TEXT NOT NULL,
+    run_id TEXT NOT NULL,
+    prompt_tokens INTEGER NOT NULL,
+    completion_tokens INTEGER NOT NULL,
+    answered_at REAL NOT NULL,
+    response TEXT NOT NULL,
+    PRIMARY KEY (key, answered_at)
+)""",
 )
-TABLES = {"answers", "batches", "failures"}
+TABLES = {"answers", "batches", "failures", "broken_off"}
+_COLUMNS = "key, model, run_id, prompt_tokens, completion_tokens, answered_at, response"
+
+SPENT = """
+SELECT model, count(*), sum(prompt_tokens), sum(completion_tokens) FROM {table}
+WHERE run_id = ? GROUP BY model"""
+"""What a run's responses in `answers`, or in `broken_off`, come to by model."""
+BREAK_OFF = f"""
+INSERT INTO broken_off SELECT {_COLUMNS} FROM answers WHERE key = ? ON CONFLICT DO NOTHING"""
+PUT_BROKEN_OFF = "INSERT INTO broken_off VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
 
 PUT_FAILURE = """
 INSERT INTO failures VALUES (?, ?, ?)
@@ -52,6 +72,14 @@ ON CONFLICT (key) DO UPDATE SET reason = excluded.reason, failed_at = excluded.f
 CONFLICTS = """
 SELECT count(*) FROM other.answers AS theirs JOIN main.answers AS ours USING (key)
 WHERE theirs.response != ours.response"""
+OURS_IN_CONFLICT = """
+SELECT key, ours.response FROM other.answers AS theirs JOIN main.answers AS ours USING (key)
+WHERE theirs.response != ours.response"""
+TAKE_BROKEN_OFF = """
+INSERT INTO main.broken_off
+SELECT key, model, CASE run_id WHEN ? THEN ? ELSE run_id END, prompt_tokens, completion_tokens,
+    answered_at, response
+FROM other.broken_off WHERE true ON CONFLICT DO NOTHING"""
 TAKE_ANSWERS = """
 INSERT INTO main.answers
 SELECT key, model, CASE run_id WHEN ? THEN ? ELSE run_id END, prompt_tokens, completion_tokens,
@@ -83,8 +111,16 @@ class Spent:
     """What one model was asked in one run."""
 
     answers: int
+    """Those that broke off included."""
     prompt_tokens: int
     completion_tokens: int
+
+    def __add__(self, other: "Spent") -> "Spent":
+        return Spent(
+            self.answers + other.answers,
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+        )
 
 
 @dataclass(frozen=True, slots=True)
