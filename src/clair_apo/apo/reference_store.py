@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 
 from clair_apo.errors import StoreError, WriteError
-from clair_apo.files import atomic_writer
+from clair_apo.files import advice_on_writing, atomic_writer
 from clair_apo.models import cache_folder
 from clair_apo.records import Record, digest
 from clair_apo.runs import now
@@ -176,11 +176,15 @@ class ReferenceStore:
             _write_whole(
                 self.folder / f"{hashlib.sha256(content).hexdigest()}.safetensors", content
             )
-        except (OSError, WriteError) as error:
-            reason = getattr(error, "strerror", None) or error
+        except OSError as error:
             raise StoreError(
-                f"{self.folder}: the reference cache cannot be written ({reason}); free "
-                "space, or name another folder with reference_cache"
+                f"{self.folder}: the reference cache cannot be written ({error.strerror or error});"
+                f" {advice_on_writing(error)} with reference_cache"
+            ) from None
+        except WriteError as error:
+            raise StoreError(
+                f"{self.folder}: the reference cache cannot be written ({error}); another folder "
+                "is named with reference_cache"
             ) from None
 
 

@@ -67,6 +67,7 @@ def _from_answer(
         prompt_id=prompt.id,
         sample=sample,
         model=model,
+        answered_by=completion.model,
         request_keys=(answer.request.key,),
         sampling=answer.request.sampling,
         **completion.model_dump(exclude={"text"}),

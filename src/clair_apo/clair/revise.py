@@ -58,6 +58,7 @@ def revise(
         format=template.format,
         direction=template.direction,
         model=reviser.identity,
+        answered_by=reply.completion.model,
         finish_reason=reply.completion.finish_reason,
         prompt_tokens=spent.prompt_tokens,
         completion_tokens=spent.completion_tokens,

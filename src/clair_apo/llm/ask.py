@@ -29,6 +29,7 @@ from clair_apo.llm.chat import (
 from clair_apo.llm.groups import groups_of
 from clair_apo.llm.keys import GO_ON, find_key
 from clair_apo.llm.meter import Meter
+from clair_apo.llm.names import is_same_model
 from clair_apo.llm.responses import holds_text, is_completion, usage_of, writable
 from clair_apo.llm.store import RequestStore
 from clair_apo.llm.tables import StoredAnswer
@@ -107,6 +108,7 @@ class StoredChat:
         self._again = deque[ChatRequest]()
         """Requests whose answer broke off, to be asked once more."""
         self._given_up = 0
+        self._another_was_named = False
         self._store = store
         self._given = model
         self._offline = offline
@@ -293,6 +295,8 @@ class StoredChat:
     def _stored(self, request: ChatRequest) -> Answer | None:
         answer = self._store.answer(request)
         self.meter.reused += answer is not None
+        if answer:
+            self._look_who_answered(answer)
         if answer is None and self._offline:
             answer = self._store.failed_answer(request)
         return answer
@@ -304,6 +308,8 @@ class StoredChat:
             What they say; without those that broke off and are to be asked for again.
         """
         answers = [_read(one) for one in answered]
+        for answer in answers:
+            self._look_who_answered(answer)
         self._store.put_many(_stored_of(answered, answers, whole=True), run_id=self._run_id)
         self._store.put_broken_off(_stored_of(answered, answers, whole=False), run_id=self._run_id)
         final = [
@@ -313,6 +319,18 @@ class StoredChat:
         ]
         self._store.put_failures([answer for answer in final if answer.completion is None])
         return final
+
+    def _look_who_answered(self, answer: Answer) -> None:
+        """Say once that a server names another model than the one that it was asked for."""
+        told = answer.completion.model if answer.completion else None
+        if told is None or self._another_was_named or self.spec.model.startswith(RECORDED):
+            return
+        if told != answer.request.model and not is_same_model(self.spec.model, told):
+            self._another_was_named = True
+            say(
+                f"{self.spec.model!r} was asked, and {told!r} says that it answered: rows that it "
+                "answered name it in answered_by"
+            )
 
     def _is_asked_again(self, answered: Answered, answer: Answer) -> bool:
         """Count an answer, and see whether it broke off and there is to be another."""

@@ -59,22 +59,21 @@ def _first(chain: list[BaseException], *kinds: type[BaseException]) -> BaseExcep
 
 
 def _of_certificates(chain: list[BaseException]) -> LibraryFault | None:
-    error = _first(chain, ssl.SSLError)
+    # aiohttp's own error is one of ssl's too, and has none of its words: the innermost has
+    error = _first(chain[::-1], ssl.SSLError)
+    if error is None:
+        return None
     if isinstance(error, ssl.SSLCertVerificationError):
         return LibraryFault(
             "has a certificate that is not accepted",
-            error.verify_message or str(error),
+            getattr(error, "verify_message", "") or str(error),
             may_pass=False,
             advice="; name a file with the certificate of its authority in $SSL_CERT_FILE",
         )
-    if isinstance(error, ssl.SSLError):
-        words = (error.reason or str(error)).replace("_", " ").lower()
-        return LibraryFault(
-            "could not be spoken to by TLS",
-            words,
-            advice="; does base_url begin with http:// there?",
-        )
-    return None
+    words = str(getattr(error, "reason", "") or error).replace("_", " ").lower()
+    return LibraryFault(
+        "could not be spoken to by TLS", words, advice="; does base_url begin with http:// there?"
+    )
 
 
 def _of_proxy(chain: list[BaseException]) -> LibraryFault | None:

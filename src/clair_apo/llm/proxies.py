@@ -106,7 +106,7 @@ def _is_meant(entry: str, host: str, port: int | None) -> bool:
         except ValueError:
             return False
     name, its_port = _parted(entry)
-    if its_port is not None and its_port != port:
+    if its_port and its_port != str(port):
         return False
     if (listed := _address(name)) is not None:
         return listed == address
@@ -114,8 +114,8 @@ def _is_meant(entry: str, host: str, port: int | None) -> bool:
     return bool(name) and (host == name or host.endswith(f".{name}"))
 
 
-def _parted(entry: str) -> tuple[str, int | None]:
-    """An entry's host and port; an address of IPv6 has colons of its own."""
+def _parted(entry: str) -> tuple[str, str]:
+    """An entry's host and its port, empty where there is none; IPv6 has colons of its own."""
     if entry.startswith("["):
         name, _, port = entry[1:].partition("]")
         port = port.removeprefix(":")
@@ -123,7 +123,7 @@ def _parted(entry: str) -> tuple[str, int | None]:
         name, _, port = entry.partition(":")
     else:
         name, port = entry, ""
-    return name, int(port) if port.isascii() and port.isdigit() and len(port) < 6 else None
+    return name, port
 
 
 def _address(host: str) -> IPv4Address | IPv6Address | None:

@@ -17,7 +17,7 @@ _ADVICE = {
     sqlite3.SQLITE_BUSY: f"another process has kept it for {PATIENCE_S} seconds: wait for it, or "
     "end it",
 }
-_ADVICE_ELSE = "free space or mend the file, or name another one with store"
+_ADVICE_ELSE = "mend the file or the disk that it lies on, or name another one with store"
 
 
 def advice_for(code: int) -> str:
