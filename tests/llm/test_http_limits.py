@@ -237,7 +237,7 @@ def test_rows_that_used_up_their_attempts_while_the_server_was_down_are_asked_ag
         return next(probes)
 
     async def two_rows():
-        judge = health.ServerHealth(Gate(4, None, None), Meter(), probe)
+        judge = health.ServerHealth(Gate(4, None, None), Meter(), probe, patience_s=60.0)
         judge.answered()
         down.sent_at = time.monotonic()
         return await asyncio.gather(*(judge.blames_the_request(down) for _ in range(2)))
