@@ -112,7 +112,7 @@ class ServerHealth:
         if pause_s <= self._patience_s - waited_s:
             return ""
         asked = f"it asks for {wait_in_words(pause_s)}" if pause_s else "it has nothing to answer"
-        before = f" after {duration(waited_s)} of waiting" if waited_s >= 1 else ""
+        before = f" after {duration(waited_s)} of waiting" if waited_s >= 0.5 else ""
         return (
             f"{failure.told}; {asked}{before}, longer than patience_s allows "
             f"({duration(self._patience_s)}); {GO_ON}"
