@@ -107,7 +107,9 @@ class Connection:
     def _transport(self) -> dict[str, Any]:
         # the environment was read above, and its variables can be named in what goes wrong
         proxy = self.proxy.url if self.proxy else None
-        return {"proxy": proxy, "trust_env": False, "verify": _certificates()}
+        over_tls = any((url or "").startswith("https:") for url in (self.spec.base_url, proxy))
+        verify = _certificates() if over_tls else True
+        return {"proxy": proxy, "trust_env": False, "verify": verify}
 
     def _made(self, make: Callable[[], C]) -> C:
         try:

@@ -21,6 +21,9 @@ from clair_apo.llm.keys import GO_ON
 from clair_apo.llm.library_faults import fault_of
 from clair_apo.llm.responses import is_error
 
+ODD_REPLIES = 3
+"""So many replies that are no completion end the run where there was no other reply before."""
+
 Fault = Literal["passing", "row", "refusal", "run"]
 
 _PASSING = (408, 409, 425, 429)
@@ -101,6 +104,7 @@ class FailureReader:
     def __init__(self, connection: Connection) -> None:
         self._spec, self._proxy = connection.spec, connection.proxy
         self._where, self._mask = connection.where, connection.mask
+        self._odd_replies = 0
 
     def read(self, error: Exception) -> RequestFailure:
         """Say what an error of the client, or of a library below it, means."""
@@ -139,7 +143,8 @@ class FailureReader:
         """
         told = f"{self._where} replied with something else than a chat completion, beginning "
         told += repr(self._clean(text, 60))
-        if answered_before:
+        self._odd_replies += 1
+        if answered_before or self._odd_replies < ODD_REPLIES:
             return RequestFailure("passing", told)
         return RequestFailure("run", f"{told}; is base_url {self._spec.base_url!r} right?")
 
@@ -153,7 +158,7 @@ class FailureReader:
             )
         if status in _ROW or _is_too_much_for_one(status, error):
             return RequestFailure("row", told)
-        if status in _PASSING or status >= 500:
+        if status in _PASSING or not 400 <= status < 500:
             return RequestFailure(
                 "passing",
                 told,
@@ -172,10 +177,8 @@ class FailureReader:
         if status == 404:
             model = f"it knows no model {self._spec.model!r}, or base_url is wrong"
             return RequestFailure("run", f"{told}; {model}")
-        if 400 <= status < 500:
-            advice = f"{key}; {GO_ON}" if status == 403 else GO_ON
-            return RequestFailure("refusal", told, advice=advice)
-        return RequestFailure("run", f"{told}; {GO_ON}")
+        advice = f"{key}; {GO_ON}" if status == 403 else GO_ON
+        return RequestFailure("refusal", told, advice=advice)
 
     def _clean(self, text: str, most: int = 300) -> str:
         """The text in one line, masked before it is cut."""
