@@ -59,7 +59,6 @@ def thinking(text):
         ({"content": None}, ""),
         ({"content": None, "reasoning_content": "hm"}, ""),
         ({}, ""),
-        (None, ""),
     ],
 )
 def test_the_text_of_a_message_is_what_it_says_and_not_what_it_thinks(message, text):
@@ -106,6 +105,7 @@ BROKEN_OFF = [
     ended("stop", native_finish_reason="abort"),
     ended("length", error=ERROR),
     ended("stop") | {"error": ERROR},
+    {"choices": [{"message": None, "finish_reason": "stop"}], "usage": USAGE},
 ]
 
 
@@ -183,6 +183,13 @@ def test_what_ended_an_answer_is_read_in_the_words_of_many_servers(word, kind):
     assert Completion.from_response(ended(word)).finish_reason == kind
     as_native = Completion.from_response(ended("stop", native_finish_reason=word))
     assert as_native.finish_reason == kind
+
+
+def test_an_answer_of_no_token_at_all_is_none():
+    nothing = ended("stop", "") | {"usage": {"prompt_tokens": 7, "completion_tokens": 0}}
+    with pytest.raises(ValueError, match="no token at all"):
+        Completion.from_response(nothing)
+    assert Completion.from_response(ended("stop", "")).text == ""  # it said that it has nothing
 
 
 @pytest.mark.parametrize("nothing", [None, "", {}, {"code": None, "message": ""}, False, []])

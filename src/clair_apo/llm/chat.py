@@ -103,12 +103,20 @@ class Completion(Record):
             ValueError: it holds no answer, or one of which nothing says that it came to an end.
         """
         choice = first_choice(response)
-        ending = ending_of(response, choice)
+        ending, said, usage = ending_of(response, choice), said_in(choice), usage_of(response)
+        if (
+            not said.text
+            and ending == "stop"
+            and usage.prompt_tokens
+            and not usage.completion_tokens
+        ):
+            # the end of an answer is a token too: a provider that just woke up, for one
+            raise ValueError("the model gave no token at all")
         return cls(
-            **said_in(choice)._asdict(),
+            **said._asdict(),
             finish_reason=ending,
             model=model_in(response),
-            **usage_of(response)._asdict(),
+            **usage._asdict(),
         )
 
     @classmethod

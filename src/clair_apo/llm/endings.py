@@ -50,6 +50,8 @@ def ending_of(response: Mapping[str, Any], choice: Mapping[str, Any]) -> Ending:
     for holder in (response, choice, choice.get("message")):
         if said := error_in(holder):
             raise ValueError(f"the answer broke off with an error: {said}")
+    if not isinstance(choice.get("message"), Mapping):
+        raise ValueError("the answer broke off (no message)")
     ending = _ENDINGS.get(_word(choice.get("finish_reason")))
     if ending is None:
         raise ValueError(_broke_off(choice.get("finish_reason")))
