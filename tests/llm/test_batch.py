@@ -488,3 +488,21 @@ def test_a_download_that_breaks_off_is_begun_again(server, store, monkeypatch):
     ask(server, store, requests)
     assert_all_answered(store, requests)
     assert server.asked == {r.key: 1 for r in requests}
+
+
+def test_a_key_that_a_batch_echoes_is_in_no_answer_and_no_reason(server, store, monkeypatch):
+    key = "sk-very-secret-0123456789"
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+
+    def echo(line):
+        if line["body"]["messages"][-1]["content"] == "q0":
+            return rejected(line, message=f"no {key}")
+        message = {"content": f"Bearer {key}"}
+        body = {"choices": [{"message": message, "finish_reason": "stop"}]}
+        return answered(line, lambda _: body)
+
+    server.outcomes = [Outcome(line=echo)]
+    bad, good = questions(2)
+    got = ask(server, store, [bad, good])
+    assert got[bad.key].failure.endswith("no ***")
+    assert Completion.from_response(store.get(good.key)).text == "Bearer ***"
