@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Self, get_args
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ValidationError
+from pydantic import AfterValidator, BaseModel, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -43,6 +43,18 @@ class Config(BaseSettings):
         cli_prog_name="clair-apo generate",
         cli_exit_on_error=False,
     )
+
+    @model_validator(mode="after")
+    def _can_be_written_down(self) -> Self:
+        for key, value in _texts(self.model_dump()):
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                raise ValueError(
+                    f"{key}: {value!r} holds bytes that are no UTF-8 text, and a run writes its "
+                    "config down; name it otherwise"
+                ) from None
+        return self
 
     @classmethod
     def settings_customise_sources(
@@ -178,6 +190,15 @@ def _with_true(args: Sequence[str], switches: set[str]) -> list[str]:
         if arg.startswith("--") and arg[2:] in switches and following.startswith("--"):
             spelled.append("true")
     return spelled
+
+
+def _texts(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
+    """The texts and paths of a config with their keys."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _texts(value, f"{prefix}{key}.")
+        elif isinstance(value, str | Path):
+            yield f"{prefix}{key}", str(value)
 
 
 def _leaves(values: dict[str, Any], known: set[str], prefix: str = "") -> Iterable[str]:
