@@ -287,6 +287,8 @@ class DropReason(StrEnum):
     """An edit names text that stands in the answer not at all, or more than once."""
     NO_OP = "no_op"
     """Both sides are equal."""
+    THINKING_DIFFERS = "thinking_differs"
+    """One side begins with thinking and the other does not; only where thinking is kept."""
     OVER_EDITED = "over_edited"
     """The revision changes more than the gate allows."""
     IDENTICAL_AFTER_TRUNCATION = "identical_after_truncation"

@@ -65,6 +65,8 @@ ELSEWHERE |= {
     f"{who}.{name}" for who in ("target", "reviser") for name in ("token_limit_field", "extra_body")
 }
 ELSEWHERE |= {"prompts.ngram", "max_cost", "target.mode", "reviser.mode", "output.parquet"}
+# ... of answers that begin with thinking
+ELSEWHERE |= {"strip_thinking"}
 # ... of the gate
 ELSEWHERE |= {
     f"gate.{name}"

@@ -6,6 +6,7 @@ of taste has a threshold in `GateConfig`, and two presets: `paper` and `strict`.
 
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
+from unicodedata import normalize
 
 from pydantic import AfterValidator, Field, model_validator
 from rapidfuzz.distance import Levenshtein
@@ -15,9 +16,10 @@ from clair_apo.clair.truncation import RowRefusedError, TrainingTokens
 from clair_apo.clair.wording import is_refusal, mention_of_revision
 from clair_apo.config import Section
 from clair_apo.errors import ConfigError
+from clair_apo.llm.thinking import without_thinking
 from clair_apo.records import Conversation, DropReason, FinishReason, Message
 
-GATE_VERSION = 3
+GATE_VERSION = 4
 """Goes up whenever the same rows may be judged differently; runs rebuild their pairs then."""
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -246,8 +248,14 @@ class Gate:
         """
         if not chosen.strip() or not rejected.strip():
             return Verdict(DropReason.EMPTY, "one side has no text")
-        if chosen.strip() == rejected.strip():
+        if _canonical(chosen) == _canonical(rejected):
             return Verdict(DropReason.NO_OP, "both sides are equal")
+        if _thinks(chosen) != _thinks(rejected):
+            return Verdict(
+                DropReason.THINKING_DIFFERS,
+                "one side begins with thinking and the other does not (strip_thinking takes it "
+                "from both)",
+            )
         return (
             self._language_changed(chosen, rejected)
             or self._length_ratio(chosen, rejected)
@@ -300,3 +308,12 @@ class Gate:
             DropReason.IDENTICAL_AFTER_TRUNCATION,
             f"{same} within the training length of {self._tokens.max_length}",
         )
+
+
+def _canonical(text: str) -> str:
+    """The same for texts that Unicode holds for the same, however their accents are coded."""
+    return normalize("NFC", text.strip())
+
+
+def _thinks(text: str) -> bool:
+    return without_thinking(text) != text

@@ -54,6 +54,7 @@ REASON_SENTENCES = {
     DropReason.NO_OP: "both sides are equal",
     DropReason.REQUEST_FAILED: "the server rejected the request, or failed at it",
     DropReason.CONTAMINATED: "the prompt shares a passage with a test set",
+    DropReason.THINKING_DIFFERS: "one side begins with thinking, the other does not",
     DropReason.OVER_EDITED: "the revision changes more than the gate allows",
     DropReason.IDENTICAL_AFTER_TRUNCATION: "the same tokens in training, or none",
     DropReason.LENGTH_RATIO: "the winner is too short or too long beside the loser",

@@ -1,0 +1,79 @@
+"""What a text is before it becomes a side of a pair: the same for answers and revisions.
+
+Taken from a text are its outer blank lines and trailing blanks, and where `strip_thinking` is set
+the thinking it begins with and the end marks that a server let through. Nothing else is.
+"""
+
+import re
+
+from clair_apo.llm.thinking import without_thinking
+
+ANSWER_VERSION = 1
+"""Goes up whenever the same answer may become another text; runs rebuild their rows then."""
+
+_END_MARK = re.compile(
+    r"(?i)(?:<\|(?:im_end|eot_id|end|return|endoftext|end_of_text|end_of_solution)\|>"
+    r"|</s>|<end_of_turn>)\Z"
+)
+_LONGEST_END_MARK = len("<|end_of_solution|>")
+_LEADING = re.compile(r"(?:[^\S\n]*\n)*(?P<blanks>[^\S\n]*)")
+_ENDS_A_SENTENCE = ".!?\u2026\u3002\uff01\uff1f)]}>\"'\u201d*_`"
+
+
+def with_line_feeds(text: str) -> str:
+    """The text with every line ending in LF."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def trimmed(text: str, like: str | None = None) -> str:
+    """The text without outer blank lines and trailing blanks.
+
+    The first line keeps its indentation, which in code means something. A single blank before a
+    text is what tokenizers leave there; it goes.
+
+    Args:
+        text: an answer, or a revision of one.
+        like: the answer that a revision is of: where that is not indented, neither is the
+            revision.
+    """
+    leading = _LEADING.match(text)
+    assert leading is not None  # it matches the empty text
+    blanks = leading["blanks"]
+    indented = blanks == "\t" or len(blanks) > 1 if like is None else like[:1].isspace()
+    return (blanks if indented else "") + text[leading.end() :].rstrip() if text.strip() else ""
+
+
+def answer_text(text: str, strip_thinking: bool) -> str:
+    """An answer as it may become a side of a pair.
+
+    Args:
+        text: as the model, or the data, gave it.
+        strip_thinking: whether thinking before it and end marks after it are no part of it.
+    """
+    text = with_line_feeds(text)
+    if strip_thinking:
+        text = without_thinking(without_end_marks(text))
+    return trimmed(text)
+
+
+def without_end_marks(text: str, spoken_of: str = "") -> str:
+    """The text without the end marks, such as `<|im_end|>`, that it ends with.
+
+    A mark that the text itself speaks of stays: one that stands earlier in it or in `spoken_of`,
+    that is the last word of an unfinished sentence, or that closes an HTML element.
+    """
+    # by positions: a model that loops may end with thousands of them
+    first = end = len(text.rstrip())
+    marks = set()
+    while mark := _END_MARK.search(text, max(0, end - _LONGEST_END_MARK), end):
+        first = end = mark.start()
+        marks.add(mark[0].lower())
+        while end and text[end - 1].isspace():
+            end -= 1
+    if not marks:
+        return text[:end]
+    before, known = text[:end], f"{text[:end]}\n{spoken_of}".lower()
+    glued = end == first
+    own = any(mark in known for mark in marks) or ("</s>" in marks and "<s>" in known)
+    ended = not before or before[-1] in _ENDS_A_SENTENCE or (glued and before[-1] not in ":-(")
+    return text.rstrip() if own or not ended else before
