@@ -1,6 +1,7 @@
 """What a reviser's reply is read as, in the spellings that models use."""
 
 import json
+from itertools import product
 
 import pytest
 from clair_runs import edit_reply, full_reply
@@ -172,17 +173,19 @@ def test_no_reply_breaks_the_parsers(reply):
             assert error.reason in (DropReason.UNPARSED, DropReason.EMPTY)
 
 
+ABOUT_TAGS = "Write <find> and </find>, <replace/>, <edits>, <revision> or </think>, as &lt;x&gt;."
 RUNS = [*" \n\t>*_`{<#-[\\", "<find>", "```\n", "</think>", "&lt;", "teacher ", "edit "]
-RUNS += ["<!--", '<edit find="a" ']
+RUNS += ["<!--", '<edit find="a" ', "<find>a</find>", "<revision>", "</revision>\n", "&amp;"]
+RUNS += ["<reasoning>\n", "<edits/>", "</find> ", "<replace>", "{revision}\n"]
 
 
 @pytest.mark.timeout(30)  # quadratic time would be minutes
 @pytest.mark.parametrize("piece", RUNS)
 def test_a_reply_that_loops_is_read_in_time(piece):
     for beginning in ("", "<revision", "<edits>", "{"):
-        for parse in (parse_revision, parse_edits):
+        for parse, answer in product((parse_revision, parse_edits), (ANSWER, ABOUT_TAGS)):
             try:
-                parse(f"{beginning}{piece * (30_000 // len(piece))}x", ANSWER)
+                parse(f"{beginning}{piece * (30_000 // len(piece))}x", answer)
             except ParseError as error:
                 assert error.reason in (DropReason.UNPARSED, DropReason.EMPTY)
 

@@ -107,6 +107,8 @@ def _from_elements(block: str, answer: str) -> tuple[tuple[Edit, ...], bool]:
     for match, edit in zip(found, edits, strict=True):
         if bool(match["begun"]) != bool(match["ended"]):
             raise EditListError(f"an edit is not closed: {match[0][:80]!r}")
+        if _is_framed(match["find"]) and not _is_framed(match["replace"] or ""):
+            _refuse_doubtful_frame(match["find"], answer)
         for tag in _FORM_TAG.findall(edit.replace) if not is_data else ():
             if tag.lower() not in answer.lower():
                 raise EditListError(f"a replacement holds {tag!r}, a tag of the form")
@@ -175,8 +177,20 @@ def _content(passage: str) -> str:
     """Without the line breaks that frame a passage: one after its tag and one before its end."""
     if passage == "\n":
         return ""
-    framed = passage.startswith("\n") and passage.endswith("\n")
-    return passage[1:-1] if framed else passage
+    return passage[1:-1] if _is_framed(passage) else passage
+
+
+def _refuse_doubtful_frame(passage: str, answer: str) -> None:
+    """Refuse line breaks around a passage that may be part of it: those of its edit tell nothing."""
+    if passage in answer:
+        raise EditListError(
+            "it cannot be told whether the line breaks around a passage are part of it: "
+            f"{passage[:80]!r}; begin a passage, and what replaces it, right behind the tag"
+        )
+
+
+def _is_framed(passage: str) -> bool:
+    return passage.startswith("\n") and passage.endswith("\n")
 
 
 def _unique(edits: Iterable[Edit]) -> tuple[Edit, ...]:

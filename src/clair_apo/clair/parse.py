@@ -203,6 +203,8 @@ def _under_their_headings(text: str, answer: str) -> Sequence[Section]:
         return []
     heading = text[found[-1].start :].lstrip('*_`"#> \t-\\')
     reasons = headed(text[: found[-1].start], REASONING)
+    if reasons and headed(text[found[-1].end :], REASONING):
+        raise SectionError("the reply gives its reasoning twice", found[-1].start)
     closed = _SOLUTION_ENDED.search(text, found[-1].start)
     # in angle brackets they are tags, unless the one before has no end either
     if not closed and (_ENDED.search(text) or (heading[:1] == "<" and not reasons)):
@@ -225,8 +227,8 @@ def _under_our_headings(text: str, answer: str) -> Sequence[Section]:
 
 def _unless_in_fence(text: str, part: Section, answer: str) -> Section:
     """A part that nothing closes, where the reply does not break off inside a code fence."""
-    broken = has_open_fence(text) or has_open_fence(part.text)
-    if broken and part.end == len(text) and not has_open_fence(answer):
+    breaks_off = has_open_fence(part.text) and not has_open_fence(answer)
+    if part.end == len(text) and (breaks_off or has_open_fence(text[: part.start])):
         raise SectionError("the reply ends inside a code fence", part.start)
     return part
 
@@ -254,7 +256,7 @@ def _text_of(revised: Section, rationale: str, answer: str) -> str:
     echo = _ECHOED_TAG.match(text)
     if echo and "<answer>" not in answer.lower():
         text = echo["text"]
-    if not _ECHOED_ROLE.match(answer):
+    if "[assistant]" not in answer.lower():
         text = _ECHOED_ROLE.sub("", text)
     return trimmed(text, like=answer)
 

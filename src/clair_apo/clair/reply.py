@@ -18,6 +18,11 @@ _FORM = re.compile(
     r"""(?ix) <\s*/?\s*(?:reasoning|revision|edits?|find)\b | ["'](?:edits|revision)["']\s*:
     | teacher[\W_]{0,3}reasoning | corrected[\W_]{0,3}student"""
 )
+_HEADING = re.compile(r"(?im)^[\W_]{0,9}(?:reasoning|revision|revised[ ]answer)\b")
+_BEGINS_WITH_FORM = re.compile(
+    r"(?i)[\W_]{0,9}(?:reasoning|revision|revised[ ]answer|edits|teacher[\W_]{0,3}reasoning"
+    r"|corrected[\W_]{0,3}student)\b"
+)
 _FORM_ENDS = re.compile(r"(?i)<\s*/\s*(?:revision|edits?)\s*>")
 _PAIRED = ("reasoning", "revision", "edits", "find", "replace")
 _JSON_FORM = re.compile(r"""\{\s*["'](?:reasoning|revision|edits)["']\s*:""")
@@ -41,7 +46,7 @@ def reply_proper(text: str, answer: str) -> str:
     text = after_thinking(without_end_marks(text, answer))
     if _JSON_FORM.match(_unfenced(text)):
         return text
-    return _without_outer_fence(_after_lone_end(text))
+    return _without_outer_fence(_after_lone_end(text), answer)
 
 
 def json_value(text: str, key: str) -> Any:
@@ -89,6 +94,8 @@ def _unfenced(text: str) -> str:
 
 def _after_lone_end(text: str) -> str:
     """Drop thinking that the chat template opened: only its end stands in the reply."""
+    if _BEGINS_WITH_FORM.match(text.lstrip()):
+        return text
     for _, closing in THINKING:
         ends = list(closing.finditer(text))
         if not ends:
@@ -105,15 +112,16 @@ def _balanced(text: str, tag: str) -> bool:
     return opened == len(re.findall(rf"(?i)</{tag}\s*>", text))
 
 
-def _without_outer_fence(text: str) -> str:
+def _without_outer_fence(text: str, answer: str) -> str:
     """Drop a fence that opens before anything of the form, and what follows its end."""
     fences = list(_FENCE.finditer(text))
-    # an odd number of fences: the first and the last are not one pair
-    if not fences or len(fences) % 2:
+    # an odd number beside those of the answer: the first and the last are not one pair
+    if len(fences) < 2 or len(fences) % 2 != has_open_fence(answer):
         return text
     before, after = text[: fences[0].start()], text[fences[-1].end() :]
     # a fence that ends before the form begins, or within it, is not around it
     begins = _FORM.search(text, fences[0].end(), fences[1].start())
-    if not begins or _FORM.search(before) or _FORM_ENDS.search(after):
+    begun = _FORM.search(before) or _HEADING.search(before)
+    if not begins or begun or _FORM_ENDS.search(after):
         return text
     return f"{before}{text[fences[0].end() : fences[-1].start()].strip(chr(10))}"

@@ -15,7 +15,7 @@ from clair_apo.clair.templates import RevisionTemplate
 from clair_apo.clair.texts import trimmed
 from clair_apo.clair.wording import is_refusal
 from clair_apo.llm import Answer, ChatRequest, Dialogue, StoredChat
-from clair_apo.llm.thinking import without_thinking
+from clair_apo.llm.thinking import speaks_of_thinking, without_thinking
 from clair_apo.records import DropReason, Message, Revision, RevisionFormat, Stage
 
 LARGER = 2
@@ -83,27 +83,26 @@ def read_reply(
         reply: the whole of it.
         answer: the text that was revised.
         format: how the reviser was asked to reply.
-        strip_thinking: whether thinking that the revised answer begins with is no part of it.
+        strip_thinking: whether thinking that the revised answer begins with is no part of it,
+            unless the answer speaks of such tags itself.
 
     Raises:
         ParseError: the reply is no revision of this answer; `.reason` says why.
     """
-    if format == "full":
-        parsed = parse_revision(reply, answer)
-        text = parsed.text
-    else:
+    if format == "edits":
         listed = parse_edits(reply, answer)
         try:
-            text = trimmed(apply_edits(answer, listed.edits), like=answer)
+            text = apply_edits(answer, listed.edits)
         except EditError as error:
             raise ParseError(DropReason.EDIT_NOT_FOUND, *error.faults) from None
-        parsed = ParsedRevision(text, listed.rationale)
-    if not strip_thinking:
+        return ParsedRevision(trimmed(text, like=answer), listed.rationale)
+    parsed = parse_revision(reply, answer)
+    if not strip_thinking or speaks_of_thinking(answer):
         return parsed
-    proper = trimmed(without_thinking(text), like=answer)
-    if text and not proper:
+    text = trimmed(without_thinking(parsed.text), like=answer)
+    if not text:
         raise ParseError(DropReason.EMPTY, "the revised answer is thinking and nothing else")
-    return ParsedRevision(proper, parsed.rationale)
+    return ParsedRevision(text, parsed.rationale)
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """Where in a reply the reasoning and the revised answer stand: between tags or under headings."""
 
 import re
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -71,6 +72,7 @@ _STRUCTURE = re.compile(r"(?i)</\s*(?:reasoning|edits|edit|find|replace)\s*>")
 _FORM_TAG = re.compile(
     r"(?i)<(?P<close>/?)\s*+(?P<name>reasoning|revision|edits)(?:\s[^<>\n]*+)?+>"
 )
+_REASONING = re.compile(r"(?i)<\s*reasoning\b")
 _FOLLOWED = re.compile(r"[ \t*_`]*+(?:\n|\Z|<)")
 
 
@@ -82,27 +84,60 @@ def without_reasoning(text: str) -> str:
     edits, are no reasoning.
     """
     tags = list(_FORM_TAG.finditer(text))
+    closing_after = {
+        name: _Closings(text, tags, name) for name in ("reasoning", "revision", "edits")
+    }
     pieces, done, position = [], 0, 0
-    for number, tag in enumerate(tags):
+    for tag in tags:
         if tag.start() < position or tag["close"] or not _begins_line(text, tag.start()):
             continue
-        closing = _closing(text, tags[number:])
+        name = tag["name"].lower()
+        closing = closing_after[name](tag.end())
         if closing is None:
             continue
         position = closing.end()
-        if tag["name"].lower() == "reasoning":
+        if name == "reasoning":
             inside = re.sub(r"[^\n]", " ", text[tag.end() : closing.start()])
             pieces += [text[done : tag.end()], inside]
             done = closing.start()
     return "".join([*pieces, text[done:]])
 
 
-def _closing(text: str, tags: Sequence[re.Match[str]]) -> re.Match[str] | None:
-    """Where the first tag is closed: before a line's end or another tag, else wherever it is."""
-    name = tags[0]["name"].lower()
-    ends = [tag for tag in tags if tag["close"] and tag["name"].lower() == name]
-    proper = (tag for tag in ends if _FOLLOWED.match(text, tag.end()))
-    return next(proper, ends[0] if ends else None)
+class _Closings:
+    """Where tags of one name are closed: before a line's end or a tag, else wherever they are."""
+
+    def __init__(self, text: str, tags: Sequence[re.Match[str]], name: str) -> None:
+        every = [tag for tag in tags if tag["close"] and tag["name"].lower() == name]
+        proper = [tag for tag in every if _FOLLOWED.match(text, tag.end())]
+        self._every, self._proper = _Ordered(every), _Ordered(proper)
+        self._others = _Ordered(
+            [
+                tag
+                for tag in tags
+                if not tag["close"]
+                and tag["name"].lower() not in (name, "reasoning")
+                and _begins_line(text, tag.start())
+            ]
+        )
+
+    def __call__(self, position: int) -> re.Match[str] | None:
+        first, proper = self._every.after(position), self._proper.after(position)
+        if first is None or proper is None:
+            return first
+        other = self._others.after(first.end())
+        return first if other and other.start() < proper.start() else proper
+
+
+class _Ordered:
+    """Tags in the order of a reply."""
+
+    def __init__(self, tags: Sequence[re.Match[str]]) -> None:
+        self._tags, self._starts = tags, [tag.start() for tag in tags]
+
+    def after(self, position: int) -> re.Match[str] | None:
+        """The first one from a position on."""
+        number = bisect_left(self._starts, position)
+        return self._tags[number] if number < len(self._tags) else None
 
 
 def tagged(
@@ -236,7 +271,9 @@ def _refuse_what_is_not_whole(
 ) -> None:
     end = pairs[-1].closing.end if pairs else 0
     left = next((tag for tag in reversed(opened) if tag.begins_line), None)
-    if left and (left.start >= end or not pairs[-1].opening.begins_line):
+    # a reply that begins anew leaves a draft behind; else the second tag may be text
+    anew = left and pairs and _REASONING.search(text, left.end, pairs[-1].opening.start)
+    if left and not (anew and left.start < end):
         raise SectionError(
             f"the reply opens {_shown(text, left)} and does not close it", left.start
         )
@@ -251,8 +288,14 @@ def _shown(text: str, tag: _Tag) -> str:
 
 def _begins_line(text: str, position: int) -> bool:
     """Whether nothing stands before a position on its line but marks, or a tag's end."""
-    before = text[text.rfind("\n", 0, position) + 1 : position]
-    return not before.strip(" \t>#*_`-") or before.rstrip(" \t*_`").endswith(">")
+    at = position - 1
+    while at >= 0 and text[at] in " \t*_`":
+        at -= 1
+    if at >= 0 and text[at] == ">":
+        return True
+    while at >= 0 and text[at] in " \t>#*_`-":
+        at -= 1
+    return at < 0 or text[at] == "\n"
 
 
 def headed(

@@ -56,11 +56,12 @@ def answer_text(text: str, strip_thinking: bool) -> str:
     return trimmed(text)
 
 
-def without_end_marks(text: str, spoken_of: str = "") -> str:
+def without_end_marks(text: str, answer: str | None = None) -> str:
     """The text without the end marks, such as `<|im_end|>`, that it ends with.
 
-    A mark that the text itself speaks of stays: one that stands earlier in it or in `spoken_of`,
-    that is the last word of an unfinished sentence, or that closes an HTML element.
+    A mark that the text itself speaks of stays: one that stands earlier in it, or in the answer
+    that it is a revision of, or that closes an HTML element. So does, where there is no such
+    answer to tell, one that is the last word of an unfinished sentence.
     """
     # by positions: a model that loops may end with thousands of them
     first = end = len(text.rstrip())
@@ -70,10 +71,8 @@ def without_end_marks(text: str, spoken_of: str = "") -> str:
         marks.add(mark[0].lower())
         while end and text[end - 1].isspace():
             end -= 1
-    if not marks:
-        return text[:end]
-    before, known = text[:end], f"{text[:end]}\n{spoken_of}".lower()
-    glued = end == first
+    known = f"{text[:end]}\n{answer or ''}".lower()
     own = any(mark in known for mark in marks) or ("</s>" in marks and "<s>" in known)
-    ended = not before or before[-1] in _ENDS_A_SENTENCE or (glued and before[-1] not in ":-(")
-    return text.rstrip() if own or not ended else before
+    last = text[end - 1 : end]
+    is_word = last == ":" or (text[end:first].strip("\n") and last not in _ENDS_A_SENTENCE)
+    return text.rstrip() if own or (is_word and answer is None) else text[:end]

@@ -54,3 +54,11 @@ def without_thinking(text: str) -> str:
         if not after.partition("\n")[0].strip() and not in_code:
             return after
     return text
+
+
+def speaks_of_thinking(text: str) -> bool:
+    """Whether tags of thinking stand anywhere in a text."""
+    return any(
+        re.search(opening.pattern.removeprefix(r"\s*"), text, re.I) or closing.search(text)
+        for opening, closing in THINKING
+    )
