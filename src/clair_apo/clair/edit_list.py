@@ -181,7 +181,7 @@ def _content(passage: str) -> str:
 
 
 def _refuse_doubtful_frame(passage: str, answer: str) -> None:
-    """Refuse line breaks around a passage that may be part of it: those of its edit tell nothing."""
+    """Refuse line breaks around a passage where nothing tells whether they are part of it."""
     if passage in answer:
         raise EditListError(
             "it cannot be told whether the line breaks around a passage are part of it: "

@@ -49,6 +49,20 @@ def refuse_doubtful_escapes(texts: Sequence[str], answer: str) -> None:
             )
 
 
+def refuse_spelled_breaks(text: str, answer: str) -> None:
+    """Refuse a text on one line that spells its line breaks, as JSON that is escaped twice does.
+
+    Raises:
+        EscapeError: it does, while the answer has line breaks and spells none.
+    """
+    spelled = r"\n"
+    if spelled in text and spelled not in answer and "\n" in answer and "\n" not in text.strip():
+        raise EscapeError(
+            f"the reply writes {spelled} where the answer breaks lines: escape line breaks once in "
+            "JSON, and not at all elsewhere"
+        )
+
+
 def from_escaped_tags(text: str, answer: str) -> str:
     """A text that stands between escaped tags, as in `&lt;revision&gt;`, decoded.
 

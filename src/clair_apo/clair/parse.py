@@ -28,8 +28,10 @@ from clair_apo.clair.escapes import (
     EscapeError,
     from_escaped_tags,
     refuse_doubtful_escapes,
+    refuse_spelled_breaks,
     unescaped,
 )
+from clair_apo.clair.headings import REASONING, SOLUTION, headed
 from clair_apo.clair.reply import (
     NO_JSON,
     has_open_fence,
@@ -38,11 +40,8 @@ from clair_apo.clair.reply import (
     whole_fence,
 )
 from clair_apo.clair.sections import (
-    REASONING,
-    SOLUTION,
     Section,
     SectionError,
-    headed,
     tagged,
     unclosed,
     without_reasoning,
@@ -250,6 +249,7 @@ def _text_of(revised: Section, rationale: str, answer: str) -> str:
         text = from_escaped_tags(text, answer)
     else:
         refuse_doubtful_escapes([text], answer)
+    refuse_spelled_breaks(text, answer)
     framed = whole_fence(text)  # of a model that fences every part
     if framed is not None and whole_fence(rationale) is not None and whole_fence(answer) is None:
         text = framed
