@@ -318,7 +318,7 @@ BROKEN_OFF = {
     "headings, inside a fence of code": f"### Reasoning\n{WHY}\n\n### Revision\n```\nprint(1",
     "JSON": json.dumps({"reasoning": WHY, "revision": TEXT})[:-9],
     "JSON in a fence": f"```json\n{json.dumps({'reasoning': WHY, 'revision': TEXT})[:-9]}",
-    "JSON with tags in it": json.dumps({"revision": f"<revision>{TEXT}</revision> and so"})[:-5],
+    "JSON with tags in it": json.dumps({"revision": "Write <revision>1</revision> and so"})[:-5],
     "edits never closed": _ONE.removesuffix("</edits>"),
     "edits never closed, in a fence": f"```xml\n{_ONE.removesuffix('</edits>')}```",
     "an edit never closed": _edits(f"<edit>\n{_PAIR}"),

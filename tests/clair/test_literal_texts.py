@@ -350,6 +350,10 @@ MENTIONED = {
     "in the reasoning, an edit": ONE.replace(
         "because", "<edit><find>x</find><replace>y</replace></edit>"
     ),
+    "in the reasoning, before edits without a frame": (
+        "<reasoning>\n<edits></edits>\nwould not do.\n</reasoning>\n"
+        "<edit><find>old</find><replace>new</replace></edit>"
+    ),
     "in thinking": f"<think>Shall I send <edits/>?\n<edits/>\n</think>\n{ONE}",
     "in thinking that was opened before": f"Shall I send <edits/>?\n</think>\n{ONE}",
     "before the list": f"I could leave <edits/> empty, but:\n\n{ONE}",
@@ -361,6 +365,12 @@ MENTIONED = {
 @pytest.mark.parametrize("case", MENTIONED)
 def test_tags_that_are_only_mentioned_do_not_void_the_list(case):
     assert read_reply(MENTIONED[case], "the old answer", "edits").text == "the new answer"
+
+
+def test_a_tag_that_only_the_reasoning_mentions_is_no_empty_list():
+    for mention in ("<edits/>", "\n<edits/>\n", "\n<edits></edits>\n"):
+        with pytest.raises(ParseError, match="no <edits>"):
+            read_reply(f"<reasoning>I leave {mention} empty.</reasoning>", "the answer", "edits")
 
 
 def test_a_list_of_edits_with_an_empty_one_behind_it_is_refused():
