@@ -78,7 +78,7 @@ FORMS = {
 @given(answer=ANSWERS, where=st.integers(0, 200))
 def test_a_revision_is_read_as_it_was_written_or_refused(form, answer, where):
     at = where % (len(answer) + 1)
-    revised = trimmed(answer[:at] + NEW + answer[at:], like=answer)
+    revised = trimmed(answer[:at] + NEW + answer[at:])
     try:
         parsed = read_reply(FORMS[form](revised), answer, "full")
     except ParseError as error:
@@ -119,7 +119,7 @@ def test_an_exact_edit_gives_exactly_the_replaced_text_or_is_refused(
     except ParseError as error:
         assert error.reason in (DropReason.UNPARSED, DropReason.EDIT_NOT_FOUND)
     else:
-        assert parsed.text == trimmed(answer[:start] + replace + answer[end:], like=answer)
+        assert parsed.text == trimmed(answer[:start] + replace + answer[end:])
 
 
 # answer, reply in the format `full`, revised answer (None: refused)
@@ -222,6 +222,18 @@ READ = {
         full_reply("    if x:\n        z()"),
         "    if x:\n        z()",
     ),
+    "code that stood behind an introduction": (
+        "Here it is:\n\n    x = 1\n    y = 2",
+        full_reply("    x = 1\n    y = 3"),
+        "    x = 1\n    y = 3",
+    ),
+    "new code before the text": (
+        "Set x.",
+        full_reply("    x = 1\n\nThat sets x."),
+        "    x = 1\n\nThat sets x.",
+    ),
+    "an answer that the form indents": ("It is old.", full_reply("    It is new."), "It is new."),
+    "lines that the form may indent": ("It is.\nSo.", full_reply("    It is.\n    Not so."), None),
     "tabs, hard breaks and hard blanks": (
         "a\tb  \nc\u00a0d",
         full_reply("a\tb  \nc\u00a0e"),
@@ -320,6 +332,11 @@ EDITED = {
         "<x><![CDATA[new]]></x>",
     ),
     "a line that is deleted": ("- a\n- b\n- c", [("- b\n", "")], "- a\n- c"),
+    "an introduction to code that is deleted": (
+        "Here it is:\n\n    x = 1\n    y = 2",
+        [("Here it is:", "")],
+        "    x = 1\n    y = 2",
+    ),
     "a frame that may be text": ("a\nb\nc", [("\nb\n", "")], None),
     "a passage of several lines in code": (
         "for x in y:\n    if x:\n        f(x)\n",

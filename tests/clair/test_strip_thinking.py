@@ -56,8 +56,8 @@ def test_outer_blank_lines_go_and_the_indentation_of_the_first_line_stays():
     assert trimmed("\n \n    if x:\n        y()  \n\n") == "    if x:\n        y()"
     assert trimmed("\tx\n") == "\tx"
     assert trimmed(" The answer. ") == "The answer."
-    assert trimmed("  new", like="old") == "new"
-    assert trimmed("  new", like="  old") == "  new"
+    assert trimmed("    new", indented=False) == "new"
+    assert trimmed(" new", indented=True) == " new"
     assert trimmed(" \n\t ") == ""
     assert answer_text("a\r\nb\rc", strip_thinking=False) == "a\nb\nc"
 

@@ -41,8 +41,9 @@ def refuse_doubtful_escapes(texts: Sequence[str], answer: str) -> None:
         EscapeError: quotes the first one that is in doubt.
     """
     whole = "\n".join(texts)
+    rest = _ANY.sub("", whole)
     for escape in dict.fromkeys(_escapes(whole)):
-        if escape not in answer and not _is_written_raw(escape, whole):
+        if escape not in answer and not _is_written_raw(escape, rest):
             raise EscapeError(
                 f"the reply writes {escape!r}, which the answer does not hold and which may stand "
                 f"for {unescaped(escape)!r}: write every character as it is to stand in the text"
@@ -103,8 +104,9 @@ def edits_as_meant(edits: Sequence[Edit], answer: str, *, by_rule: bool) -> tupl
         return tuple(edits)
     if not all(stands_in(answer, edit.find) for edit in decoded):
         return tuple(edits)  # it names passages that are not there, however it is read
-    for escape in _escapes(replacements):
-        if _is_written_raw(escape, replacements):
+    rest = _ANY.sub("", replacements)
+    for escape in dict.fromkeys(_escapes(replacements)):
+        if _is_written_raw(escape, rest):
             raise EscapeError(
                 f"the reply writes both {escape!r} and {unescaped(escape)!r}, and its passages are "
                 "escaped: write every character as it is to stand in the text"
@@ -116,7 +118,6 @@ def _escapes(text: str) -> Iterable[str]:
     return (match[0] for match in _BY_ESCAPING.finditer(text))
 
 
-def _is_written_raw(escape: str, text: str) -> bool:
-    """Whether a text holds, beside an escape, the character that it stands for, or a `<`."""
-    rest = _ANY.sub("", text)
+def _is_written_raw(escape: str, rest: str) -> bool:
+    """Whether a text without its escapes holds the character that one stands for, or a `<`."""
     return "<" in rest or unescaped(escape)[:1] in rest

@@ -46,7 +46,7 @@ from clair_apo.clair.sections import (
     unclosed,
     without_reasoning,
 )
-from clair_apo.clair.texts import trimmed
+from clair_apo.clair.texts import indentation, trimmed
 from clair_apo.records import DropReason
 
 PARSER_VERSION = 3
@@ -258,7 +258,22 @@ def _text_of(revised: Section, rationale: str, answer: str) -> str:
         text = echo["text"]
     if "[assistant]" not in answer.lower():
         text = _ECHOED_ROLE.sub("", text)
-    return trimmed(text, like=answer)
+    return trimmed(text, _keeps_indentation(text, revised.start, answer))
+
+
+def _keeps_indentation(text: str, start: int, answer: str) -> bool:
+    """Whether the blanks before a revised answer are its own, not those of the form around it.
+
+    Raises:
+        SectionError: that cannot be told.
+    """
+    blanks, lines = indentation(text), text.strip().split("\n")
+    known = answer[:1].isspace() or f"{blanks}{lines[0]}".rstrip() in answer.split("\n")
+    if known or (blanks != "\t" and len(blanks) < 2):
+        return known
+    if len(lines) > 1 and all(line.startswith(blanks) for line in lines[1:] if line.strip()):
+        raise SectionError("every line of the revised answer is indented, unlike the answer", start)
+    return len(lines) > 1 and (blanks == "\t" or len(blanks) >= 4)  # a block of code in Markdown
 
 
 def _edits(text: str, answer: str) -> tuple[tuple[Edit, ...], str]:

@@ -95,14 +95,16 @@ def read_reply(
             text = apply_edits(answer, listed.edits)
         except EditError as error:
             raise ParseError(DropReason.EDIT_NOT_FOUND, *error.faults) from None
-        return ParsedRevision(trimmed(text, like=answer), listed.rationale)
+        return ParsedRevision(trimmed(text), listed.rationale)
     parsed = parse_revision(reply, answer)
     if not strip_thinking or speaks_of_thinking(answer):
         return parsed
-    text = trimmed(without_thinking(parsed.text), like=answer)
-    if not text:
+    text = without_thinking(parsed.text)
+    if text == parsed.text:
+        return parsed
+    if not text.strip():
         raise ParseError(DropReason.EMPTY, "the revised answer is thinking and nothing else")
-    return ParsedRevision(text, parsed.rationale)
+    return ParsedRevision(trimmed(text), parsed.rationale)
 
 
 @dataclass

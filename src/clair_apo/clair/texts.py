@@ -25,22 +25,25 @@ def with_line_feeds(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def trimmed(text: str, like: str | None = None) -> str:
+def trimmed(text: str, indented: bool | None = None) -> str:
     """The text without outer blank lines and trailing blanks.
-
-    The first line keeps its indentation, which in code means something. A single blank before a
-    text is what tokenizers leave there; it goes.
 
     Args:
         text: an answer, or a revision of one.
-        like: the answer that a revision is of: where that is not indented, neither is the
-            revision.
+        indented: whether the first line keeps its indentation, which in code means something; by
+            default unless it is a single blank, which tokenizers leave before a text.
     """
+    blanks = indentation(text)
+    if indented is None:
+        indented = blanks == "\t" or len(blanks) > 1
+    return (blanks if indented else "") + text.strip() if text.strip() else ""
+
+
+def indentation(text: str) -> str:
+    """The blanks before a text's first word, on its own line."""
     leading = _LEADING.match(text)
     assert leading is not None  # it matches the empty text
-    blanks = leading["blanks"]
-    indented = blanks == "\t" or len(blanks) > 1 if like is None else like[:1].isspace()
-    return (blanks if indented else "") + text[leading.end() :].rstrip() if text.strip() else ""
+    return leading["blanks"]
 
 
 def answer_text(text: str, strip_thinking: bool) -> str:
