@@ -185,6 +185,26 @@ READ = {
         f"{published('Read it again.')}\n{{teacher_reasoning}}\nIt was short.",
         None,
     ),
+    "reasoning that mentions their identifier": (
+        "It is old.",
+        full_reply("It is new.", "not\n{corrected_student_solution}\nbut tags"),
+        "It is new.",
+    ),
+    "reasoning that mentions their tags": (
+        "It is old.",
+        full_reply("It is new.", "\n<corrected_student_solution>x</corrected_student_solution>"),
+        "It is new.",
+    ),
+    "reasoning with our headings": (
+        "It is old.",
+        full_reply("It is new.", "Reasoning: short\nRevision: later"),
+        "It is new.",
+    ),
+    "an identifier mentioned in words, and then our tags": (
+        "It is old.",
+        "Not in\n{corrected_student_solution}\nbut in tags:\n<revision>It is new.</revision>",
+        None,
+    ),
     "JSON about tags": (
         "Use <revision>1</revision>.",
         as_json("Use <revision>2</revision>."),

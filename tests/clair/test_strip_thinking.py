@@ -11,6 +11,7 @@ from clair_apo.clair import generate
 from clair_apo.clair.texts import answer_text, trimmed
 from clair_apo.errors import DataError
 from clair_apo.llm.thinking import without_thinking
+from clair_apo.report import write_report
 
 ANSWER = "The answer is old."
 THOUGHTS = {
@@ -154,6 +155,15 @@ def test_kept_thinking_stays_on_both_sides_or_makes_no_pair(tmp_path):
     folder.mkdir()
     _, _, dropped = sides(folder, thought, full_reply("The answer is new."), strip_thinking=False)
     assert dropped["reason"] == "thinking_differs"
+
+
+@pytest.mark.parametrize(("strip", "said"), [(True, "taken from"), (False, "kept on")])
+def test_the_card_of_the_data_says_what_became_of_thinking(tmp_path, strip, said):
+    reply = edit_reply(("is old", "is new"))
+    config, _, _ = sides(tmp_path, ANSWER, reply, "edits", strip_thinking=strip)
+    write_report(config.run_dir)
+    card = (config.run_dir / "dataset" / "README.md").read_text("utf-8")
+    assert f"| Thinking before an answer | {said} both sides |" in card
 
 
 def test_the_manifest_shows_the_setting_and_a_changed_one_rebuilds_the_answers(tmp_path, capsys):

@@ -17,6 +17,7 @@ def headed(
     others: Sequence[str] = (),
     *,
     answer: str = "",
+    seen: str | None = None,
     bare: bool = True,
     brackets: str = "{[<",
 ) -> list[Section]:
@@ -35,6 +36,7 @@ def headed(
         words: of the heading, as a regular expression.
         others: the headings that end a part, likewise.
         answer: the text that was revised.
+        seen: the reply as far as headings in it count; by default the whole of it.
         bare: whether a heading may stand without any brackets.
         brackets: which it may stand in.
 
@@ -42,7 +44,7 @@ def headed(
         SectionError: which headings are the reply's own cannot be told.
     """
     patterns = {pattern: _heading(pattern, bare, brackets) for pattern in (words, *others)}
-    found = _headings(text, patterns)
+    found = _headings(text if seen is None else seen, patterns)
     own = len(_headings(answer, patterns))
     wanted = [n for n, (pattern, heading) in enumerate(found) if _is(words, pattern, heading)]
     if own and wanted:

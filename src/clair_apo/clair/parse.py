@@ -92,6 +92,7 @@ _ECHOED_TAG = re.compile(r"(?is)\A\s*<answer>(?P<text>(?:(?!</?answer>).)*)</ans
 _ECHOED_ROLE = re.compile(r"(?i)\A\s*\[assistant\][ \t]*\n")
 _ENDED = re.compile(rf"(?i)[<\[{{]\s*/\s*(?:{REASONING})")
 _SOLUTION_ENDED = re.compile(rf"(?i)[<\[{{]\s*/\s*(?:{SOLUTION})|&lt;\s*/\s*(?:{SOLUTION})")
+_OUR_TAG = re.compile(r"(?i)<\s*/?\s*(?:reasoning|revision)\s*>")
 _NO_EDITS = re.compile(r"(?im)(?:^[ \t*_`]*|>\s*)<\s*edits\s*/\s*>[ \t*_`]*$")
 _SELF_CLOSED = re.compile(r"(?i)<\s*edits\s*/\s*>")
 
@@ -163,9 +164,9 @@ def _revised_answers(text: str, answer: str) -> Sequence[Section]:
     seen = without_reasoning(text)
     forms: tuple[_Form, ...] = (
         partial(tagged, text, "revision", answer=answer, seen=seen),
-        partial(_in_their_tags, text, answer),
-        partial(_under_their_headings, text, answer),
-        partial(_under_our_headings, text, answer),
+        partial(_in_their_tags, text, answer, seen),
+        partial(_under_their_headings, text, answer, seen),
+        partial(_under_our_headings, text, answer, seen),
     )
     found: list[Sequence[Section]] = []
     broken: list[SectionError] = []
@@ -190,14 +191,16 @@ def _revised_answers(text: str, answer: str) -> Sequence[Section]:
     return first or mentioned
 
 
-def _in_their_tags(text: str, answer: str) -> Sequence[Section]:
+def _in_their_tags(text: str, answer: str, seen: str) -> Sequence[Section]:
     """The published identifiers as tags, where any of them is closed."""
-    return tagged(text, SOLUTION, answer=answer) if _SOLUTION_ENDED.search(text) else []
+    if not _SOLUTION_ENDED.search(seen):
+        return []
+    return tagged(text, SOLUTION, answer=answer, seen=seen)
 
 
-def _under_their_headings(text: str, answer: str) -> Sequence[Section]:
+def _under_their_headings(text: str, answer: str, seen: str) -> Sequence[Section]:
     """The published identifiers, which have no end of their own."""
-    found = headed(text, SOLUTION, [REASONING], answer=answer)
+    found = headed(text, SOLUTION, [REASONING], answer=answer, seen=seen)
     if not found:
         return []
     heading = text[found[-1].start :].lstrip('*_`"#> \t-\\')
@@ -211,14 +214,15 @@ def _under_their_headings(text: str, answer: str) -> Sequence[Section]:
     return [_unless_in_fence(text, part, answer) for part in found]
 
 
-def _under_our_headings(text: str, answer: str) -> Sequence[Section]:
+def _under_our_headings(text: str, answer: str, seen: str) -> Sequence[Section]:
     """`{reasoning}` and `{revision}`, or without braces where the reply begins with the first."""
-    found = headed(text, "revision", ["reasoning"], answer=answer, bare=False, brackets="{")
+    of_reply = partial(headed, text, answer=answer, seen=seen, brackets="{")
+    found = of_reply("revision", ["reasoning"], bare=False)
     if not found:
         reasons = headed(text, "reasoning", brackets="{")
         if not reasons or text[: reasons[0].start].strip():
             return []
-        found = headed(text, r"revision|revised[ ]answer", answer=answer, brackets="{")
+        found = of_reply(r"revision|revised[ ]answer")
     if len(found) > 1:
         raise SectionError("the reply has the heading of the revision twice", found[0].start)
     return [_unless_in_fence(text, part, answer) for part in found]
@@ -245,6 +249,9 @@ def _chosen(found: Sequence[Section]) -> Section:
 def _text_of(revised: Section, rationale: str, answer: str) -> str:
     """The revised answer without the frame that the reply put around it and the answer lacks."""
     text = revised.text
+    for tag in _OUR_TAG.findall(text):
+        if tag.lower() not in answer.lower():
+            raise SectionError(f"the revised answer holds {tag}, a tag of the form", revised.start)
     if revised.escaped:
         text = from_escaped_tags(text, answer)
     else:
