@@ -13,6 +13,8 @@ ROOT = Path(clair_apo.__file__).parent
 
 # A room and all that it may import, besides itself. Everything points down.
 GROUND = {
+    "arrow_rows",
+    "cells",
     "columns",
     "controls",
     "errors",
@@ -25,6 +27,8 @@ GROUND = {
     "stats",
 }
 MAY_IMPORT = {
+    "arrow_rows": {"errors"},
+    "cells": {"errors", "files", "records"},
     "columns": set(),
     "controls": {"records", "stats"},
     "errors": set(),
@@ -32,7 +36,7 @@ MAY_IMPORT = {
     "files": {"errors", "records"},
     "splits": set(),
     "stats": {"records"},
-    "rows": {"errors", "files", "records"},
+    "rows": {"arrow_rows", "cells", "errors", "files", "records"},
     "progress": set(),
     "config": {"errors", "files"},
     "models": {"errors"},
