@@ -13,6 +13,7 @@ ROOT = Path(clair_apo.__file__).parent
 
 # A room and all that it may import, besides itself. Everything points down.
 GROUND = {
+    "alignment",
     "arrow_rows",
     "cells",
     "columns",
@@ -27,6 +28,7 @@ GROUND = {
     "stats",
 }
 MAY_IMPORT = {
+    "alignment": set(),
     "arrow_rows": {"errors"},
     "cells": {"errors", "files", "records"},
     "columns": set(),

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
-from rapidfuzz.distance import Levenshtein
 
+from clair_apo.alignment import edit_distance
 from clair_apo.clair.language import language_of
 from clair_apo.clair.truncation import RowRefusedError, TrainingTokens
 from clair_apo.clair.wording import is_refusal, mention_of_revision
@@ -220,7 +220,7 @@ class Gate:
                 DropReason.MENTIONS_REVISION, f"the revision speaks of being one: {words!r}"
             )
         if config.max_edit_ratio is not None:
-            share = Levenshtein.distance(answer, revision) / max(len(answer), len(revision))
+            share = edit_distance(answer, revision) / max(len(answer), len(revision))
             if share > config.max_edit_ratio:
                 return Verdict(
                     DropReason.OVER_EDITED,
