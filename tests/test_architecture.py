@@ -26,6 +26,7 @@ GROUND = {
     "progress",
     "splits",
     "stats",
+    "terminal",
 }
 MAY_IMPORT = {
     "alignment": set(),
@@ -39,11 +40,12 @@ MAY_IMPORT = {
     "splits": set(),
     "stats": {"records"},
     "rows": {"arrow_rows", "cells", "errors", "files", "records"},
-    "progress": set(),
+    "progress": {"terminal"},
     "config": {"errors", "files"},
     "models": {"errors"},
     "runs": {"errors", "files"},
     "shutdown": set(),
+    "terminal": set(),
     "llm": GROUND | {"models"},
     "clair": GROUND | {"llm", "models", "runs"},
     "apo": GROUND | {"models", "runs", "shutdown"},

@@ -5,7 +5,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from threading import Event, Thread
-from typing import Protocol
+from typing import Any, Protocol
 
 from rich.console import Console, RenderableType
 from rich.progress import (
@@ -19,13 +19,23 @@ from rich.progress import (
 )
 from rich.text import Text
 
-CONSOLE = Console(stderr=True, highlight=False)
+from clair_apo.terminal import NARROWEST
+
+
+def _console(**settings: Any) -> Console:
+    console = Console(highlight=False, **settings)
+    if console.width < NARROWEST:  # 0 would write nothing, and 1 a letter a line
+        console.width = 80
+    return console
+
+
+CONSOLE = _console(stderr=True)
 """Remarks and progress, on standard error."""
 
 LINE_EVERY_S = 30.0
 """How often a line of progress is written where standard error is no terminal."""
 
-_RESULTS = Console(highlight=False, soft_wrap=True)
+_RESULTS = _console(soft_wrap=True)
 _RATE_OVER_S = 300.0  # rows come in their order, so in bursts
 _COST_OVER_ROWS = 2000
 _BAR_EVERY_S = 0.1
@@ -77,7 +87,7 @@ def show_progress(
     rows = _Rows(stage, total, usage, money)
     if total == 0:
         yield rows.done
-    elif CONSOLE.is_terminal:
+    elif CONSOLE.is_terminal and not CONSOLE.is_dumb_terminal:  # where no bar can be drawn
         with rows.bar:
             yield rows.done
     else:

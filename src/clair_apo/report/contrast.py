@@ -5,6 +5,7 @@ they were made.
 """
 
 import itertools
+import os
 import statistics
 from array import array
 from collections import Counter
@@ -180,7 +181,7 @@ def summarise(run: RunFolder, read: Callable[[], None] = lambda: None) -> Contra
         rejected.add(pair.provenance.rejected.model)
         chosen.add(pair.provenance.chosen.model)
     return ContrastSummary(
-        run=run.path.resolve().name,
+        run=os.fsencode(run.path.resolve().name).decode(errors="replace"),
         recipes=_names(recipes, manifest, "recipe"),
         rejected_from=_names(rejected, manifest, "target", "model"),
         chosen_from=_names(chosen, manifest, "reviser", "model"),

@@ -6,6 +6,7 @@ models or trainers.
 
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -78,6 +79,7 @@ def read_training(folder: Path) -> TrainingRun:
         raise RunError(f"{found / STATE}: cannot be read ({error})") from None
     whole = found.resolve()
     name = whole.parent.name if whole.name == CHECKPOINT else whole.name
+    name = os.fsencode(name).decode(errors="replace")  # it need not be UTF-8
     return TrainingRun(found, name, logs, _facts([found, found.parent]))
 
 
