@@ -91,7 +91,8 @@ class Books:
             "started": now(),
         }
         yield entry
-        self.folder.record_stage(name, entry | {"ended": now()})
+        digests = {file: file_digest(self.folder.file(file)) for file in files.values()}
+        self.folder.record_stage(name, entry | {"digests": digests, "ended": now()})
 
     def note(self, stage: str, **numbers: Any) -> None:
         """Add numbers to the entry of a stage that has ended."""

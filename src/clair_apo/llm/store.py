@@ -74,6 +74,12 @@ class RequestStore(StoreFile):
     def __contains__(self, key: str) -> bool:
         return bool(self._rows("SELECT 1 FROM answers WHERE key = ?", key))
 
+    def missing(self, keys: Sequence[str]) -> set[str]:
+        """Those of some keys that have no answer; a few hundred at a time."""
+        places = ", ".join("?" * len(keys))
+        rows = self._rows(f"SELECT key FROM answers WHERE key IN ({places})", *keys)
+        return {*keys} - {row[0] for row in rows}
+
     def get(self, key: str) -> RawResponse | None:
         """The response under a key, None where there is none.
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from clair_apo.files import atomic_writer
-from clair_apo.progress import show_progress
+from clair_apo.progress import say, show_progress
 from clair_apo.records import Record
 from clair_apo.report.card import CARD, has_dataset, render_card
 from clair_apo.report.contrast import (
@@ -44,6 +44,11 @@ def write_report(run: Path) -> ReportFiles:
     """
     folder = RunFolder(run)
     check_complete(folder)
+    for name in folder.changed_files():
+        say(
+            f"warning: {folder.file(name)} is not as the run wrote it: damaged, or changed by "
+            "hand; `clair-apo generate` makes it again from the store"
+        )
     with show_progress("report", _rows(folder)) as tell:
 
         def read() -> None:
