@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils.import_utils import is_triton_available
 
-from clair_apo.apo.attention import attends_to_trees, tree_mask
+from clair_apo.apo.attention import attends_to_trees
 from clair_apo.apo.head import LabelScores, score_labels
 from clair_apo.apo.layout import IGNORED, PackedRow, packed_row, pair_trees
 from clair_apo.apo.logps import PairForward, TokenLogps
@@ -35,7 +35,7 @@ def shared_prefix_forward(
     inputs = {
         "input_ids": row.ids,
         "position_ids": row.positions,
-        "attention_mask": tree_mask(row.lengths),
+        "attention_mask": row.lengths,
         "use_cache": False,
     }
     with attends_to_trees(bare):
