@@ -7,6 +7,7 @@ reference, or with the reference model where there is one. Every process takes p
 # mypy: allow-untyped-calls
 # trl and accelerate are typed in part only
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,7 +25,6 @@ from trl.trainer.utils import add_fused_lm_head
 
 from clair_apo.apo.failures import Work, named_memory_failure
 from clair_apo.apo.logps import TokenLogps, padded
-from clair_apo.apo.numbering import NumberedPairs
 from clair_apo.apo.reference import (
     CollateWithReference,
     KnownPairs,
@@ -35,13 +35,20 @@ from clair_apo.apo.reference import (
     why_policy_moved,
 )
 from clair_apo.apo.reference_identity import agreed_identity, weights_digest
-from clair_apo.apo.reference_store import PairTokenLogps, ReferenceStore
+from clair_apo.apo.reference_store import (
+    OWN_FORWARD,
+    PairTokenLogps,
+    ReferenceIdentity,
+    ReferenceStore,
+)
 from clair_apo.apo.row_trainer import RowTrainer
 from clair_apo.errors import TrainingError
 
 FLUSH_SECONDS = 60.0
 """A computation that is killed loses no more than this."""
 _KEYING_BATCH = 64
+
+logger = logging.getLogger(__name__)
 
 
 class _Request(NamedTuple):
@@ -87,6 +94,7 @@ class ReferenceCache:
         self._trainer = trainer
         self._weights = weights
         self._reload = reload
+        self._requests: list[_Request] = []
         self._waiting: list[_Request] = []
         self._policy_is_wrapped = False
         self._store: ReferenceStore | None = None
@@ -95,21 +103,40 @@ class ReferenceCache:
     def store(self) -> ReferenceStore:
         """The folder of this reference; first asked for while the policy still is the reference."""
         if self._store is None:
-            trainer = self._trainer
-            model: Any = trainer.ref_model or unwrapped_policy(trainer)
-            adapter = reference_adapter_name(trainer) if isinstance(model, PeftModel) else None
-            identity = agreed_identity(
-                weights=self._weights or weights_digest(model, adapter),
-                processing_class=trainer.processing_class,
-                dtype=model.dtype,
-                mixed_precision=trainer.accelerator.mixed_precision,
-                spread=_uses_fsdp(trainer),
-            )
+            model: Any = self._trainer.ref_model or unwrapped_policy(self._trainer)
+            identity = self._identity(model)
             name = str(getattr(model.config, "_name_or_path", "")) or type(model).__name__
             # a folder's last part is enough: where it lay on one machine is no news to a reader
             name = Path(name).name if name.startswith(("/", ".")) else name
             self._store = ReferenceStore(self.root, identity, name)
+            self._say_what_is_not_used(identity)
         return self._store
+
+    def _identity(self, model: Any) -> ReferenceIdentity:
+        trainer = self._trainer
+        if self._weights is None:
+            adapter = reference_adapter_name(trainer) if isinstance(model, PeftModel) else None
+            self._weights = weights_digest(model, adapter)
+        identity = agreed_identity(
+            weights=self._weights,
+            processing_class=trainer.processing_class,
+            dtype=model.dtype,
+            mixed_precision=trainer.accelerator.mixed_precision,
+            spread=_uses_fsdp(trainer),
+        )
+        forward = None if trainer.trees_are_exact(model) else OWN_FORWARD
+        return identity.model_copy(update={"forward": forward})
+
+    def _say_what_is_not_used(self, identity: ReferenceIdentity) -> None:
+        """Name the entries that trees may have made for a model that they are not exact for."""
+        doubtful = self.root / identity.model_copy(update={"forward": None}).digest
+        first = self._trainer.accelerator.is_main_process
+        if identity.forward is not None and first and doubtful.exists():
+            logger.warning(
+                f"reference cache: {doubtful} is not used and can be deleted: shared beginnings, "
+                "which it may have been computed with, are not exact for this model. The reference "
+                "is computed again"
+            )
 
     @property
     def digest(self) -> str | None:
@@ -134,7 +161,9 @@ class ReferenceCache:
                 f"{name}: precompute_ref_log_probs needs a data set with a length, not a stream; "
                 "set it to false"
             )
-        self._add(_Request(dataset, name, batch_size))
+        request = _Request(dataset, name, batch_size)
+        self._requests.append(request)
+        self._add(request)
 
     def complete(self) -> None:
         """Compute what waited, now that the policy is wrapped for training.
@@ -143,8 +172,18 @@ class ReferenceCache:
             TrainingError: training goes on from a checkpoint, so the policy is not the reference.
         """
         self._policy_is_wrapped = True
+        if self._asks_policy and not self._trainer.trees_are_exact(self._trainer.model_wrapped):
+            self._ask_anew()
         while self._waiting:
             self._add(self._waiting.pop())
+
+    def _ask_anew(self) -> None:
+        """Forget what was found before the policy could be compared with its trees."""
+        if self._store is None or self._store.identity.forward is not None:
+            return
+        self._store, self._waiting = None, list(reversed(self._requests))
+        self.known.clear()
+        self.computed.clear()
 
     def build(self) -> None:
         """Compute what waited, for a trainer that will not train."""
@@ -157,6 +196,7 @@ class ReferenceCache:
             unused = torch.optim.SGD(trainer.model.parameters())
             trainer.model, _ = trainer.accelerator.prepare(trainer.model, unused)
             trainer.model_wrapped = trainer.model
+        trainer.settle_layout(trainer.model_wrapped)
         self.complete()
 
     def differences(self, dataset: Dataset, count: int, batch_size: int) -> list[Difference]:
@@ -205,7 +245,7 @@ class ReferenceCache:
                     "give the reference a model of its own (ref_model, or reference: PATH in one "
                     "process)"
                 )
-            if self._asks_policy and _is_spread(trainer) and not self._policy_is_wrapped:
+            if self._asks_policy and is_spread(trainer) and not self._policy_is_wrapped:
                 self._waiting.append(request)
                 return
             self._compute(request, pairs.keys, missing)
@@ -219,12 +259,12 @@ class ReferenceCache:
         if self._asks_policy:
             moved = why_policy_moved(trainer) if trainer.state.global_step > 0 else None
             return moved and f"{moved}, so it cannot be asked"
-        if trainer.ref_model is None and _is_spread(trainer):
+        if trainer.ref_model is None and is_spread(trainer):
             return "the reference was let go, and FSDP and DeepSpeed load none again"
         return None
 
     def _pairs(self, dataset: Dataset) -> KnownPairs:
-        collate = self._inner_collator()
+        collate = self._trainer.collate_as_in_training
         found = list(
             DataLoader(
                 dataset,
@@ -279,7 +319,7 @@ class ReferenceCache:
             DataLoader(
                 request.dataset.select(rows),
                 batch_size=request.batch_size,
-                collate_fn=NumberedPairs(self._inner_collator()),
+                collate_fn=self._trainer.collate_as_in_training,
             )
         )
         work = Work(
@@ -318,12 +358,9 @@ class ReferenceCache:
             for row, length in zip(rows.cpu().numpy(), lengths.tolist(), strict=True)
         ]
 
-    def _inner_collator(self) -> Any:
-        collate = self._trainer.data_collator
-        return collate.collate if isinstance(collate, CollateWithReference) else collate
 
-
-def _is_spread(trainer: RowTrainer) -> bool:
+def is_spread(trainer: RowTrainer) -> bool:
+    """Whether FSDP or DeepSpeed will spread the policy over processes, or has."""
     return _uses_fsdp(trainer) or bool(trainer.is_deepspeed_enabled)
 
 

@@ -31,6 +31,7 @@ from clair_apo.records import Record, digest
 from clair_apo.runs import now
 
 FORMAT = 1
+OWN_FORWARD = "own"
 IDENTITY_FILE = "reference.json"
 _KEY_BYTES = hashlib.sha256().digest_size
 
@@ -47,11 +48,14 @@ class ReferenceIdentity(Record):
     dtype: str
     """Of the weights, and of the arithmetic where that differs: `float32, bf16 autocast`."""
     format: int = FORMAT
+    forward: str | None = None
+    """`own` for a model that shared beginnings are not exact for: only its own forward was asked.
+    The folders without it may hold what earlier versions asked such a model in the other way."""
 
     @property
     def digest(self) -> str:
         """The name of its folder: 32 hex digits."""
-        return digest(self.model_dump())[:32]
+        return digest(self.model_dump(exclude_none=True))[:32]
 
 
 class ReferenceFacts(Record):
@@ -130,6 +134,7 @@ class ReferenceStore:
 
     def __init__(self, root: Path, identity: ReferenceIdentity, model: str) -> None:
         self.folder = root / identity.digest
+        self.identity = identity
         self._facts = ReferenceFacts(identity=identity, model=model, created=now())
         if (self.folder / IDENTITY_FILE).exists():
             read_facts(self.folder)

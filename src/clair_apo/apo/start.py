@@ -62,9 +62,7 @@ class StartGuard:
         pairs = trainer.train_dataset
         if not isinstance(pairs, Dataset):
             return
-        columns = [c for c in pairs.column_names if c.endswith("_ids")]
-        batch = trainer.data_collator([{c: pairs[0][c] for c in columns}])
-        batch = {key: value.to(trainer.accelerator.device) for key, value in batch.items()}
+        batch = trainer.first_pairs(1, trainer.data_collator)
         found = [logps.item() for logps in reference_logps(trainer, batch)]
         described = describe_data(trainer)
         kept = trainer.state.stateful_callbacks.setdefault(

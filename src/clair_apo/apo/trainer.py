@@ -48,21 +48,24 @@ from clair_apo.apo.invariants import (
 )
 from clair_apo.apo.lengths import PairLengths
 from clair_apo.apo.logps import model_inputs
-from clair_apo.apo.numbering import ROW, ROWS, NumberedPairs, rows_of
+from clair_apo.apo.numbering import (
+    IMAGES,
+    ROW,
+    ROWS,
+    TOKENS_PER_WINNER,
+    WEIGHTS,
+    NumberedPairs,
+    rows_of,
+)
 from clair_apo.apo.objectives import Objective
 from clair_apo.apo.outcome_log import OutcomeLog
 from clair_apo.apo.reference import TOKEN_COLUMNS, reference_tokens
-from clair_apo.apo.reference_cache import ReferenceCache
+from clair_apo.apo.reference_cache import ReferenceCache, is_spread
 from clair_apo.apo.reference_choice import choose_reference, finish_choice
 from clair_apo.apo.reference_trainer import AskPolicyAtStart, ReferenceTrainer
-from clair_apo.apo.row_trainer import WEIGHTS
 from clair_apo.apo.start import StartGuard
 from clair_apo.apo.support import half_precision_warning
 from clair_apo.files import atomic_writer
-
-TOKENS_PER_WINNER = "tokens_per_winner"
-"""The key of a batch with the mean length of the winners of its step, the same for each pair, (B,).
-"""
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +149,7 @@ class APOTrainer(ReferenceTrainer, CheckpointingTrainer):
         )
         self.alarms = AlarmCallback(self.loss_types, getattr(args, "on_alarm", "warn"))
         self.add_callback(self.alarms)
-        _ = self.pair_layout  # refuses, or says why it is padded, before anything is computed
+        self.settle_layout(None if is_spread(self) else self.model)
         if warning := half_precision_warning(self.model):
             logger.warning(warning)
 
@@ -179,10 +182,10 @@ class APOTrainer(ReferenceTrainer, CheckpointingTrainer):
         return prepared.add_column(ROW, range(len(prepared)))
 
     def _set_signature_columns_if_needed(self) -> None:
-        """Keep the columns that name a pair."""
+        """Keep the column that numbers a pair; the collator is not given it."""
         super()._set_signature_columns_if_needed()
-        known = self._signature_columns
-        self._signature_columns = known + [c for c in ("id", ROW) if c not in known]
+        if ROW not in self._signature_columns:
+            self._signature_columns = [*self._signature_columns, ROW]
 
     # --- loss
 
@@ -212,7 +215,7 @@ class APOTrainer(ReferenceTrainer, CheckpointingTrainer):
     ) -> Any:
         """What a row adds to the loss of its step, or the mean over a batch outside of one."""
         if not self.computes_pairs:
-            ours = (ROWS, *TOKEN_COLUMNS)
+            ours = (ROWS, IMAGES, *TOKEN_COLUMNS)
             theirs = {key: value for key, value in inputs.items() if key not in ours}
             found = super().compute_loss(model, theirs, return_outputs, num_items_in_batch)
             self._guard.check_finite_mean(found[0] if return_outputs else found, inputs)
