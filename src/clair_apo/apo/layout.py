@@ -37,6 +37,8 @@ _OF_TOKENS = frozenset(
     }
 )
 """Columns with a value for each token of each row, (2B, T)."""
+_GRID = "image_grid_thw"
+"""How many patches each image has, (images, 3): always one image after the other."""
 _OF_PAIRS = frozenset({IMAGES, WEIGHTS, ROWS, TOKENS_PER_WINNER})
 """Columns of ours with a value for each pair, (B,)."""
 
@@ -298,14 +300,14 @@ def _images_of_rows(batch: Mapping[str, Any], key: str) -> list[Tensor] | None:
     if counts is None or not isinstance(value, Tensor) or not value.dim():
         return None
     rows = 2 * counts.tolist()  # the winners' images, then the same for the losers
-    images, grid = sum(rows), batch.get("image_grid_thw")
+    images, grid = sum(rows), batch.get(_GRID)
     if key == "pixel_values" and grid is not None:  # patches end to end, as many as the grid says
         patches = grid.prod(-1).tolist()
         if len(patches) != images or len(value) != sum(patches):
             return None
         of_images = iter(value.split(patches))
         return [torch.cat([value[:0], *itertools.islice(of_images, count)]) for count in rows]
-    by_row = len(value) == len(rows)
+    by_row = len(value) == len(rows) and key != _GRID
     by_image = len(value) == images
     if by_row and by_image and set(rows) != {1}:
         return None

@@ -11,7 +11,7 @@ its adapters and hooks. Afterwards everything is as it was, random numbers inclu
 import contextlib
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -63,6 +63,10 @@ class Agreement(NamedTuple):
     fault: str | None = None
     """What kept the two from being compared."""
 
+    def because(self, fault: str) -> Self:
+        """The same, not agreed for another reason."""
+        return type(self)(self.tokens, self.difference, self.allowed, fault)
+
     @property
     def reason(self) -> str | None:
         """Why trees are not to be taken; None where both say the same."""
@@ -89,7 +93,7 @@ def compare_layouts(model: Any, batches: Batches, device: torch.device) -> Agree
     if found.reason is None or not hooked:
         return found
     names = ", ".join(sorted(hooked)[:3])
-    return found._replace(fault=f"{found.reason}; hooks of yours stand on {names}")
+    return found.because(f"{found.reason}; hooks of yours stand on {names}")
 
 
 def _compared(

@@ -158,7 +158,7 @@ class RowTrainer(DPOTrainer):
         if getattr(self.args, "pair_layout", "auto") == "shared_prefix":
             raise refused(reason)
         logger.warning(f"pair_layout auto: padded, because {reason}")
-        self._layout = self._choice._replace(layout="padded", reason=reason)
+        self._layout = LayoutChoice("padded", reason, self._choice.trees_possible)
 
     def _agreement(self, model: Any) -> Agreement:
         bare = bare_model(model)
@@ -177,7 +177,7 @@ class RowTrainer(DPOTrainer):
         with self.accelerator.autocast():
             found = compare_layouts(model, self.first_pairs, self.accelerator.device)
         reasons = [reason for reason in gather_object([found.reason]) if reason]
-        return found._replace(fault=reasons[0]) if reasons else found
+        return found.because(reasons[0]) if reasons else found
 
     # --- batches of the data outside of a loader
 

@@ -207,6 +207,7 @@ _OBSTACLES: tuple[tuple[Callable[[Any, Any], bool], str], ...] = (
     ),
     (_slides, "not all layers attend to the whole sequence (a sliding window, or another kind)"),
     (_has("attention_chunk_size"), "the model attends in chunks"),
+    (_has("keep_window_size"), "the model picks the keys that a token attends to by itself"),
     (_has("attn_logit_softcapping"), "the model caps its attention scores"),
     (_has("final_logit_softcapping"), "the model caps its logits"),
     (_has("logit_scale", 1), "the model scales its logits"),
