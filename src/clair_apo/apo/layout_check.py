@@ -9,6 +9,7 @@ its adapters and hooks. Afterwards everything is as it was, random numbers inclu
 # trl and transformers are typed in part only
 
 import contextlib
+import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, Self
@@ -120,7 +121,7 @@ def _compared(
 
 
 def _failed(fault: str) -> Agreement:
-    return Agreement(0, float("nan"), 0.0, fault)
+    return Agreement(0, math.inf, 0.0, fault)
 
 
 def _agreement(found: Tensor, wanted: Tensor, half: bool) -> Agreement:
