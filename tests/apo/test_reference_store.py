@@ -16,6 +16,7 @@ from clair_apo.apo.reference_store import (
     stored_references,
 )
 from clair_apo.errors import StoreError
+from clair_apo.records import digest
 
 IDENTITY = ReferenceIdentity(weights="aa", tokenizer="bb", dtype="float32")
 
@@ -34,6 +35,14 @@ def answers(*numbers: int) -> dict[bytes, PairTokenLogps]:
 @pytest.fixture
 def store(tmp_path):
     return ReferenceStore(tmp_path / "cache", IDENTITY, "tiny")
+
+
+def test_the_folder_of_a_reference_is_called_as_before_unless_it_is_asked_in_another_way():
+    """The digest of the four fields that the first version had."""
+    known = {"weights": "aa", "tokenizer": "bb", "dtype": "float32", "format": 1}
+    assert IDENTITY.digest == digest(known)[:32]
+    own = IDENTITY.model_copy(update={"forward": "own"})
+    assert own.digest == digest(known | {"forward": "own"})[:32]
 
 
 def same(found, expected):
