@@ -104,19 +104,22 @@ def _compared(
     hooked: Mapping[str, nn.Module],
 ) -> Agreement:
     half = bare_model(model).dtype.itemsize < 4 or torch.is_autocast_enabled(device.type)
+    stage = "a batch of the first pairs"
     try:
         with undisturbed(model, device, hooked.values()), _adapters_visible(model):
             pairs = few_pairs(batches)
             if columns := columns_beside_trees(model, pairs):
                 return _failed(f"batches carry {columns[0]} for the model, which trees do not")
+            stage = "the model's own forward"
             own = own_logps(model, pairs)
+            stage = "the forward through shared beginnings"
             with fast_float32_products(device):
                 trees = shared_prefix_forward(model, pairs, statistics=False)
     except ClairApoError as error:
         return _failed(str(error))
     except Exception as error:  # whatever it is, the model's own way is still there
         words = " ".join(str(error).split())[:200]
-        return _failed(f"trees fail in this model ({type(error).__name__}: {words})")
+        return _failed(f"{stage} fails ({type(error).__name__}: {words})")
     return _agreement(torch.cat([trees.chosen.values, trees.rejected.values]), own, half)
 
 
