@@ -81,6 +81,13 @@ def test_losses_are_those_of_trl_whole_and_cut_into_rows(kind, make, monkeypatch
     assert set(rows) == {1}, "a pair a row, of policy and reference"
 
 
+def test_a_row_without_any_image_is_a_row_of_text(make, monkeypatch):
+    monkeypatch.setitem(PICTURES, "qwen2_vl", (0, 2, 1))
+    wanted = losses(make(DPOTrainer, "qwen2_vl"))
+    found = losses(make(APOTrainer, "qwen2_vl", max_tokens_per_batch=1))
+    assert found == pytest.approx(wanted, rel=1e-4)
+
+
 def test_the_reference_is_the_initial_policy_where_none_is_passed(make):
     """TRL reloads one by name; a copy of the same model is what it should be."""
     wanted = losses(make(DPOTrainer, "llava", ref_seed=0))

@@ -241,6 +241,8 @@ def take_pairs(batch: Mapping[str, Any], pairs: Sequence[int]) -> dict[str, Any]
     one = torch.as_tensor(pairs, device=batch["input_ids"].device)
     both = torch.cat([one, one + half])
     taken = {key: _taken(batch, key, one, both) for key in batch}
+    # without any image, processors make no column of images, and models expect none
+    taken = {k: v for k, v in taken.items() if not (_is_of_images(batch, k) and len(v) == 0)}
     used = int(taken["attention_mask"].any(0).nonzero()[-1]) + 1
     width = batch["input_ids"].shape[1]
     for key in _OF_TOKENS & set(taken):
