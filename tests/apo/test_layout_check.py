@@ -427,3 +427,19 @@ def test_entries_of_a_model_that_trees_are_exact_for_are_still_read(make, tmp_pa
         found = first_rewards(make, make_model(), tmp_path / "old")
     assert found > 0.1 * 3, "read: the reference is 3 nats a token too low, and beta is 0.1"
     assert not any(m.startswith("reference cache") for m in caplog.messages)
+
+
+def test_a_policy_that_can_only_be_compared_once_it_is_spread_forgets_what_it_found_before(
+    make, tmp_path, monkeypatch
+):
+    """As under FSDP: entries are found while the trainer is made, trees are tried at the start."""
+    options = {"router_aux_loss_coef": 0.0, "reference_cache": str(tmp_path / "old")}
+    other = make(with_sinks(), **(options | {"reference_cache": str(tmp_path / "new")}))
+    put_nonsense(other, tmp_path / "old")
+    for module in ("reference_cache", "reference_trainer", "trainer"):
+        monkeypatch.setattr(f"clair_apo.apo.{module}.is_spread", lambda trainer: True)
+    trainer = make(with_sinks(), max_steps=1, **options)
+    assert trainer.pair_layout == "shared_prefix", "nothing was tried yet"
+    trainer.train()
+    assert trainer.pair_layout == "padded"
+    assert trainer.state.log_history[0]["rewards/chosen"] == pytest.approx(0, abs=1e-4)

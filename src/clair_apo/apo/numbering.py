@@ -3,7 +3,7 @@
 B is the number of pairs.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -47,19 +47,24 @@ def unwrapped_collator(collate: Any) -> Collate:
 class NumberedPairs(WrappedCollator):
     """A collator whose batches say which rows they hold, under `ROWS`.
 
-    The other is given rows without the number, as TRL gives them.
+    The other is given rows with the columns that TRL gives it.
+
+    Args:
+        collate: the other.
+        ours: columns that are kept to name pairs, and that TRL's trainer would not have kept.
     """
+
+    def __init__(self, collate: Collate, ours: Collection[str] = (ROW,)) -> None:
+        super().__init__(collate)
+        self._ours = frozenset(ours)
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Collate rows."""
-        ours = {ROWS: torch.tensor([row.get(ROW, -1) for row in rows])}
+        added = {ROWS: torch.tensor([row.get(ROW, -1) for row in rows])}
         if any("image" in row or "images" in row for row in rows):
-            ours[IMAGES] = torch.tensor([_images(row) for row in rows])
-        return {**self.collate([_without_number(row) for row in rows]), **ours}
-
-
-def _without_number(row: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in row.items() if key != ROW}
+            added[IMAGES] = torch.tensor([_images(row) for row in rows])
+        given = [{k: v for k, v in row.items() if k not in self._ours} for row in rows]
+        return {**self.collate(given), **added}
 
 
 def _images(row: Mapping[str, Any]) -> int:

@@ -178,8 +178,9 @@ class ReferenceCache:
             self._add(self._waiting.pop())
 
     def _ask_anew(self) -> None:
-        """Forget what was found before the policy could be compared with its trees."""
-        if self._store is None or self._store.identity.forward is not None:
+        """Forget what was found before a spread policy could be compared with its trees."""
+        found_before = self._store is not None and self._store.identity.forward is None
+        if not (found_before and is_spread(self._trainer)):
             return
         self._store, self._waiting = None, list(reversed(self._requests))
         self.known.clear()

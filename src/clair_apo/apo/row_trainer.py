@@ -31,7 +31,7 @@ from clair_apo.apo.layout_check import (
     random_numbers_kept,
 )
 from clair_apo.apo.logps import PairForward, joined, padded_forward
-from clair_apo.apo.numbering import WEIGHTS, NumberedPairs, rows_of, unwrapped_collator
+from clair_apo.apo.numbering import ROW, WEIGHTS, NumberedPairs, rows_of, unwrapped_collator
 from clair_apo.apo.repeats import pair_weights
 from clair_apo.apo.shared_prefix import bare_model, shared_prefix_forward
 from clair_apo.apo.support import (
@@ -184,8 +184,12 @@ class RowTrainer(DPOTrainer):
     @property
     def collate_as_in_training(self) -> NumberedPairs:
         """The collator that was passed, or TRL's, given the columns that it has in training."""
-        collate = unwrapped_collator(self.data_collator)
-        return NumberedPairs(self._get_collator_with_removed_columns(collate))
+        return self.numbered(unwrapped_collator(self.data_collator))
+
+    def numbered(self, collate: Any) -> NumberedPairs:
+        """A collator with its batches numbered, given no column that TRL would not give it."""
+        named = (ROW, "id") if self.args.remove_unused_columns else (ROW,)
+        return NumberedPairs(self._get_collator_with_removed_columns(collate), named)
 
     def first_pairs(self, count: int, collate: Any = None) -> dict[str, Any]:
         """The first pairs of the training data as a padded batch, the same every time.
@@ -196,7 +200,7 @@ class RowTrainer(DPOTrainer):
         """
         pairs: Any = self.train_dataset
         first = list(itertools.islice(pairs, count))
-        collate = self._get_collator_with_removed_columns(collate or self.collate_as_in_training)
+        collate = collate or self.collate_as_in_training
         with random_numbers_kept(self.accelerator.device):
             batch = collate(first)
         prepared: dict[str, Any] = self._prepare_inputs(batch)

@@ -54,7 +54,6 @@ from clair_apo.apo.numbering import (
     ROWS,
     TOKENS_PER_WINNER,
     WEIGHTS,
-    NumberedPairs,
     rows_of,
 )
 from clair_apo.apo.objectives import Objective
@@ -138,7 +137,7 @@ class APOTrainer(ReferenceTrainer, CheckpointingTrainer):
             quantization_config=quantization_config,
             peft_config=peft_config,
         )
-        self.data_collator = NumberedPairs(self.data_collator)
+        self.data_collator = self.numbered(self.data_collator)
         finish_choice(self, choice)
         self._kept = OutcomeLog(self.accelerator)
         self.add_callback(self._kept)
@@ -182,10 +181,10 @@ class APOTrainer(ReferenceTrainer, CheckpointingTrainer):
         return prepared.add_column(ROW, range(len(prepared)))
 
     def _set_signature_columns_if_needed(self) -> None:
-        """Keep the column that numbers a pair; the collator is not given it."""
+        """Keep the columns that name a pair; the collator is not given them."""
         super()._set_signature_columns_if_needed()
-        if ROW not in self._signature_columns:
-            self._signature_columns = [*self._signature_columns, ROW]
+        known = self._signature_columns
+        self._signature_columns = known + [c for c in ("id", ROW) if c not in known]
 
     # --- loss
 
