@@ -120,7 +120,7 @@ class APOTrainer(ReferenceTrainer, CheckpointingTrainer):
         self.data_description = ""
         self._guard = FailureGuard(self)
         self._start = StartGuard(self)
-        self.reference_cache = ReferenceCache(self, choice.cache, choice.weights, choice.reload)
+        self.reference_cache = ReferenceCache(self, choice.cache, choice.function, choice.reload)
         super().__init__(
             model=model,
             ref_model=choice.model,
