@@ -23,14 +23,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from accelerate.utils import extract_model_from_parallel
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTuner
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from clair_apo.apo.noise import DROPOUT
 from clair_apo.apo.shared_prefix import bare_model
 from clair_apo.apo.support import why_no_trees
+from clair_apo.apo.users_code import FUNCTIONS, calls_users_code, is_library, module_of
 from clair_apo.records import digest
 
 # What a config says of names, files, generation and kernels; none of it enters a forward without
@@ -70,7 +73,6 @@ _NOT_OF_THE_MODULE = {
     "active_adapter",
     "merged_adapters",
 }
-_LIBRARIES = {"clair_apo", "torch", "transformers", "peft", "trl", "accelerate", "deepspeed"}
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
@@ -101,8 +103,7 @@ def model_function(model: Any) -> ModelFunction:
     Args:
         model: plain, or with adapters; in training or in eval mode, which makes no difference.
     """
-    reader = _Reader(getattr(model, "_orig_mod", model))  # of torch.compile
-    return reader.read()
+    return _Reader(extract_model_from_parallel(model, keep_torch_compile=False)).read()
 
 
 def adapter_containers(model: Any) -> set[str]:
@@ -145,7 +146,7 @@ class _Reader:
     """Reads one model.
 
     Args:
-        model: not compiled.
+        model: not wrapped.
     """
 
     def __init__(self, model: Any) -> None:
@@ -253,7 +254,7 @@ class _Reader:
 
     def _class(self, module: nn.Module) -> Any:
         """A module's class; of one that no library brings, the files that define it too."""
-        if isinstance(module, nn.modules.dropout._DropoutNd | nn.Identity):
+        if isinstance(module, (*DROPOUT, nn.Identity)):
             return "Identity"  # in eval mode
         kind = type(module)
         if kind not in self._classes:
@@ -262,7 +263,7 @@ class _Reader:
 
     def _definitions(self, kind: type) -> Iterator[Any]:
         for base in kind.__mro__[:-1]:
-            if not _is_library(base.__module__):
+            if not is_library(base.__module__):
                 yield self._source(base.__module__, f"the class {base.__name__}")
                 continue
             for name, function in vars(base).items():
@@ -282,7 +283,7 @@ class _Reader:
 
     def _held(self, name: str, module: nn.Module) -> list[Any]:
         """What a module holds beside weights and modules."""
-        library = _is_library(type(module).__module__)
+        library = is_library(type(module).__module__)
         adapters = self._adapters.get(name)
         used = adapters.used if adapters else ()
         found = []
@@ -293,7 +294,7 @@ class _Reader:
                 continue
             if type(module) is nn.Embedding and key == "padding_idx":  # enters gradients alone
                 continue
-            if isinstance(module, nn.modules.dropout._DropoutNd):
+            if isinstance(module, DROPOUT):
                 continue
             if adapters and isinstance(value, dict):
                 value = [value[adapter] for adapter in used if adapter in value]
@@ -310,7 +311,7 @@ class _Reader:
         for kinds, read in self._readers():
             if isinstance(value, kinds):
                 return read(value, where)
-        if callable(value) and _module_of(value) is not None:
+        if callable(value) and module_of(value) is not None:
             return self._code(value, where)
         return self._object(value, where)
 
@@ -326,7 +327,7 @@ class _Reader:
             (Mapping, lambda v, w: sorted([str(k), self._value(x, w)] for k, x in v.items())),
             (list | tuple, lambda v, w: [self._value(x, w) for x in v]),
             (set | frozenset, lambda v, w: sorted(str(self._value(x, w)) for x in v)),
-            (_FUNCTIONS, self._code),
+            (FUNCTIONS, self._code),
         )
 
     def _hidden(self, module: nn.Module, where: str) -> Any:
@@ -342,7 +343,7 @@ class _Reader:
 
     def _object(self, value: Any, where: str) -> Any:
         kind = type(value)
-        if _is_library(kind.__module__) or id(value) in self._seen:
+        if is_library(kind.__module__) or id(value) in self._seen:
             return kind.__name__
         self._seen.add(id(value))
         held = sorted([k, self._value(v, where)] for k, v in getattr(value, "__dict__", {}).items())
@@ -362,17 +363,8 @@ class _Reader:
 
     def _patched(self, where: str, value: Any) -> None:
         """Name a function that is the user's own, or that wraps one."""
-        waiting, seen = [value], set()
-        while waiting:
-            function = waiting.pop()
-            if id(function) in seen or isinstance(function, nn.Module):
-                continue
-            seen.add(id(function))
-            module = _module_of(function)
-            if module is not None and not _is_library(module):
-                self._unreadable.append(f"{where} is the user's own function")
-                return
-            waiting += _inside(function)
+        if calls_users_code(value):
+            self._unreadable.append(f"{where} is the user's own function")
 
     # --- configuration
 
@@ -391,8 +383,8 @@ class _Reader:
         bare = bare_model(self._model)
         name = getattr(bare.config.get_text_config(), "_attn_implementation", None)
         function = ALL_ATTENTION_FUNCTIONS.get(name) if name in ALL_ATTENTION_FUNCTIONS else None
-        module = _module_of(function)
-        if module is not None and not _is_library(module):
+        module = module_of(function)
+        if module is not None and not is_library(module):
             self._patched(f"attn_implementation {name}", function)
         plain = module is None or module.startswith("transformers.")
         return None if plain and why_no_trees(bare) is None else str(name)
@@ -412,13 +404,6 @@ _PROMPT = {
     "encoder_reparameterization_type",
     "encoder_num_layers",
 }
-_FUNCTIONS = (
-    types.FunctionType,
-    types.BuiltinFunctionType,
-    types.MethodType,
-    functools.partial,
-    type,
-)
 
 
 def function_config(model: Any) -> dict[str, Any]:
@@ -442,51 +427,6 @@ def _without(value: Any) -> Any:
         for k, v in value.items()
         if k not in _NOT_THE_FUNCTION and "dropout" not in k  # none in eval mode
     }
-
-
-def _module_of(function: Any) -> str | None:
-    """Where a function's code stands; None for what is no Python function.
-
-    Its globals say so: `functools.wraps` gives it the `__module__` of what it wraps.
-    """
-    function = getattr(function, "__func__", function)
-    if isinstance(function, types.FunctionType):
-        return str(function.__globals__.get("__name__", ""))
-    if isinstance(function, functools.partial | types.BuiltinFunctionType | type | None):
-        return None
-    called = inspect.getattr_static(type(function), "__call__", None)
-    return _module_of(called) if isinstance(called, types.FunctionType) else None
-
-
-def _inside(function: Any) -> list[Any]:
-    """The functions that a function calls by holding them."""
-    if isinstance(function, functools.partial):
-        return [part for part in (function.func, *function.args) if callable(part)]
-    plain = getattr(function, "__func__", function)
-    held = [getattr(plain, "__wrapped__", None), *vars(plain).values()] if _has_dict(plain) else []
-    held += [_content(cell) for cell in getattr(plain, "__closure__", None) or ()]
-    return [part for part in held if isinstance(part, _FUNCTIONS) and not isinstance(part, type)]
-
-
-def _has_dict(value: Any) -> bool:
-    return hasattr(value, "__dict__")
-
-
-def _content(cell: types.CellType) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:  # not filled yet
-        return None
-
-
-@functools.cache
-def _is_library(module: str) -> bool:
-    """Whether code is part of Python or of an installed package, and so known by its name."""
-    root = module.split(".")[0]
-    if root in _LIBRARIES or root in sys.stdlib_module_names:
-        return root != "__main__"
-    path = getattr(sys.modules.get(module), "__file__", None) or ""
-    return any(part in ("site-packages", "dist-packages") for part in Path(path).parts)
 
 
 def _whole(value: Any) -> Tensor:

@@ -107,7 +107,7 @@ def _inside(reference: PeftModel) -> Any:
         outside = adapter.is_prompt_learning or adapter.peft_type in _FROM_OUTSIDE
         if outside or getattr(adapter, "alora_invocation_tokens", None):
             raise ConfigError(
-                f"ref_model: its adapter ({adapter.peft_type}) acts from outside of the "
+                f"ref_model: its adapter ({adapter.peft_type.value}) acts from outside of the "
                 "model, on prompts or on whole sequences, which cannot be scored as a reference; "
                 "pass a ref_model without it, or with the adapter merged"
             )
