@@ -47,6 +47,21 @@ def read_rows(name: str, split: str | Sequence[str] = "train") -> Iterator[Row]:
         raise DataError(f"{name}: there is no such file or folder")
 
 
+def split_names(name: str) -> tuple[str, ...]:
+    """The splits of a folder or hub data set; none for a file, and for what cannot be read."""
+    path = Path(name).expanduser()
+    if path.is_file() or not (path.is_dir() or _may_be_a_hub_name(name)):
+        return ()
+    from datasets import get_dataset_split_names
+
+    try:
+        if (path / "dataset_dict.json").exists():  # saved by `datasets`
+            return tuple(json.loads((path / "dataset_dict.json").read_text())["splits"])
+        return tuple(get_dataset_split_names(str(path) if path.is_dir() else name))
+    except Exception:  # errors of many libraries; reading the rows says what is wrong
+        return ()
+
+
 def _may_be_a_hub_name(name: str) -> bool:
     return not name.startswith((".", "/", "~")) and name.count("/") <= 1
 

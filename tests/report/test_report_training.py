@@ -172,3 +172,16 @@ def test_what_others_wrote_is_text_and_the_policy_allows_no_script(folder):
 def test_odd_entries_of_a_manifest_do_no_harm(folder):
     page = write_training_report(folder(alarms="none", why=3, objective=None, beta=[1])).page
     assert "Alarms" in page.read_text()
+
+
+@pytest.mark.parametrize(("written", "objective"), [("checkpoint", "apo_zero"), ("adapter", None)])
+def test_a_run_folder_of_an_earlier_version_says_only_what_is_of_this_training(
+    folder, written, objective
+):
+    """It has one record, in the run folder, of the training that ended last."""
+    place = folder()
+    stage = {"output_dir": f"runs/support/{written}", "objective": "apo_zero"}
+    RunFolder(place.parent).record_stage("train", stage)
+    assert read_training(place).facts.get("objective") == objective
+    RunFolder(place).record_stage("train", {"objective": "its own"})
+    assert read_training(place).facts["objective"] == "its own"

@@ -1,6 +1,7 @@
 """Names of other libraries that are no promise of theirs, and that we use all the same."""
 
 PRIVATE_NAMES = (
+    "trl.DPOTrainer._compute_loss",
     "trl.DPOTrainer._is_vlm",
     "trl.DPOTrainer._precompute_ref_logps",
     "trl.DPOTrainer._prepare_dataset",

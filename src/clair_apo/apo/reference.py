@@ -27,6 +27,7 @@ from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
 
 from clair_apo.apo.logps import PairLogps, TokenLogps
+from clair_apo.apo.noise import in_eval_mode
 from clair_apo.apo.reference_identity import trained_base_weights
 from clair_apo.apo.reference_store import PairTokenLogps
 from clair_apo.apo.row_trainer import RowTrainer
@@ -182,6 +183,7 @@ def reference_tokens(
         model = trainer.model if trainer.ref_model is None else trainer.ref_model
     with (
         torch.no_grad(),
+        in_eval_mode(model, policy),
         reference_adapter(trainer),
         disable_gradient_checkpointing(policy, options),
     ):

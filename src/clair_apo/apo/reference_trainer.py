@@ -10,6 +10,7 @@ from datasets import Dataset, IterableDataset
 from transformers import TrainerCallback
 from transformers.trainer import Trainer
 
+from clair_apo.apo.invariants import check_head
 from clair_apo.apo.reference import why_policy_moved
 from clair_apo.apo.reference_cache import ReferenceCache
 from clair_apo.apo.row_trainer import RowTrainer
@@ -23,6 +24,7 @@ class ReferenceTrainer(RowTrainer):
 
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
         """Know the reference of every pair; batches look it up, the data set stays as it is."""
+        check_head(self.model)
         self.reference_cache.add(dataset, name, batch_size)
         return dataset
 

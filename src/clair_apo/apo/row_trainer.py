@@ -27,6 +27,7 @@ from clair_apo.apo.numbering import rows_of
 from clair_apo.apo.repeats import pair_weights
 from clair_apo.apo.shared_prefix import bare_model, shared_prefix_forward
 from clair_apo.apo.support import choose_layout, computes_pairs
+from clair_apo.errors import ConfigError
 
 WEIGHTS = "pair_weights"
 """The key of a batch with the weight of each pair, (B,): 0 where it only fills up, else 1."""
@@ -56,8 +57,13 @@ class RowTrainer(DPOTrainer):
 
     @property
     def computes_pairs(self) -> bool:
-        """Whether objective and log-ratios are ours, not left to TRL."""
-        return computes_pairs(self.args, self.model)
+        """Whether objective and log-ratios are ours, not left to TRL or to a subclass."""
+        return not self._has_a_loss_of_its_own and computes_pairs(self.args, self.model)
+
+    @property
+    def _has_a_loss_of_its_own(self) -> bool:
+        """Whether a subclass overrides the method in which TRL computes the loss."""
+        return getattr(self._compute_loss, "__func__", None) is not DPOTrainer._compute_loss
 
     @property
     def loss_is_scaled_for_ga(self) -> bool:  # type: ignore[override] # a constant in trl
@@ -71,6 +77,14 @@ class RowTrainer(DPOTrainer):
         Raises:
             ConfigError: `shared_prefix` was asked for by name, and does not go.
         """
+        if self._layout is None and self._has_a_loss_of_its_own:
+            if getattr(self.args, "pair_layout", "auto") == "shared_prefix":
+                raise ConfigError(
+                    "pair_layout shared_prefix: _compute_loss is overridden, and takes padded "
+                    "batches; set pair_layout to auto"
+                )
+            logger.warning("pair_layout auto: padded, because _compute_loss is overridden")
+            self._layout = "padded"
         if self._layout is None:
             choice = choose_layout(
                 self.args,
