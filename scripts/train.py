@@ -22,11 +22,12 @@ import sys
 
 from clair_apo.errors import reported_errors
 from clair_apo.shutdown import end_process
+from clair_apo.terminal import steady_output
 
 
 def main() -> None:
     """Parse, train, write; a user's mistake is one line and exit status 2."""
-    with reported_errors():
+    with steady_output(), reported_errors():
         from clair_apo.cli import train_and_report
 
         train_and_report(sys.argv[1:])

@@ -21,7 +21,7 @@ def main() -> None:
         from trl import KTOConfig, KTOTrainer, ModelConfig, get_peft_config
 
         from clair_apo.apo.arguments import PairArguments, parse_into
-        from clair_apo.apo.data import load_pairs, split_pairs
+        from clair_apo.apo.data import load_split_pairs
         from clair_apo.apo.train import resume_point
         from clair_apo.apo.unpaired import unpaired_rows
         from clair_apo.models import find_model
@@ -29,8 +29,9 @@ def main() -> None:
         kinds = (PairArguments, KTOConfig, ModelConfig)
         script, args, model = parse_into(sys.argv[1:], kinds)
         resume_from = resume_point(args)
-        pairs = load_pairs(script.dataset_name, script.dataset_train_split)
-        split = split_pairs(pairs, script.held_out, script.max_pairs)
+        split = load_split_pairs(
+            script.dataset_name, script.dataset_train_split, script.held_out, script.max_pairs
+        )
         args.model_init_kwargs = {
             "revision": model.model_revision,
             "attn_implementation": model.attn_implementation,

@@ -13,6 +13,9 @@ ROOT = Path(clair_apo.__file__).parent
 
 # A room and all that it may import, besides itself. Everything points down.
 GROUND = {
+    "alignment",
+    "arrow_rows",
+    "cells",
     "columns",
     "controls",
     "errors",
@@ -23,8 +26,12 @@ GROUND = {
     "progress",
     "splits",
     "stats",
+    "terminal",
 }
 MAY_IMPORT = {
+    "alignment": set(),
+    "arrow_rows": {"errors"},
+    "cells": {"errors", "files", "records"},
     "columns": set(),
     "controls": {"records", "stats"},
     "errors": set(),
@@ -32,12 +39,13 @@ MAY_IMPORT = {
     "files": {"errors", "records"},
     "splits": set(),
     "stats": {"records"},
-    "rows": {"errors", "files", "records"},
-    "progress": set(),
+    "rows": {"arrow_rows", "cells", "errors", "files", "records"},
+    "progress": {"terminal"},
     "config": {"errors", "files"},
     "models": {"errors"},
     "runs": {"errors", "files"},
     "shutdown": set(),
+    "terminal": set(),
     "llm": GROUND | {"models"},
     "clair": GROUND | {"llm", "models", "runs"},
     "apo": GROUND | {"models", "runs", "shutdown"},

@@ -1,5 +1,6 @@
 """Files of records: named where a line is wrong, written whole or not at all."""
 
+import errno
 import json
 import os
 import resource
@@ -62,6 +63,56 @@ def test_a_full_disk_is_one_sentence_and_the_old_file_stays(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert path.read_text() == "first"
     assert [p.name for p in tmp_path.iterdir()] == ["f.txt"]
+
+
+def test_an_error_of_something_else_in_the_block_is_not_called_one_of_the_file(tmp_path):
+    for error in (OSError(errno.EOVERFLOW, "too large for its type"), ConnectionResetError("gone")):
+        with pytest.raises(OSError) as caught, atomic_writer(tmp_path / "f.txt") as file:
+            file.write("text")
+            raise error
+        assert caught.value is error
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "advice"),
+    [
+        (errno.ENOSPC, "free space there"),
+        (errno.EDQUOT, "free space there"),
+        (errno.EACCES, "make it writable"),
+        (errno.EROFS, "make it writable"),
+        (errno.EIO, "name another folder"),
+        (errno.ENAMETOOLONG, "name another folder"),
+        (errno.EOVERFLOW, "name another folder"),
+    ],
+)
+def test_only_a_full_disk_is_to_be_emptied(tmp_path, monkeypatch, code, advice):
+    def fails(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", fails)
+    with (
+        pytest.raises(WriteError, match=rf"f\.txt: .*\({os.strerror(code)}\); {advice}") as caught,
+        atomic_writer(tmp_path / "f.txt") as file,
+    ):
+        file.write("text")
+    assert ("free space" in str(caught.value)) is (code in (errno.ENOSPC, errno.EDQUOT))
+
+
+def test_a_disk_that_is_full_when_the_file_is_closed_is_one_sentence(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with (
+        pytest.raises(WriteError, match=r"f\.txt: cannot be written \(File too large\)"),
+        atomic_writer(tmp_path / "f.txt") as file,
+    ):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1, hard))
+        try:
+            file.write("still in the buffer")
+        finally:
+            try:
+                file.close()
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_place_where_no_file_can_be_is_named(tmp_path):

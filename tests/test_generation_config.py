@@ -284,3 +284,14 @@ def test_a_switch_needs_no_value(spelling, before):
     assert not GenerateConfig.from_command_line(others).offline
     off = [*others, "--offline", "false"]
     assert not GenerateConfig.from_command_line(off).offline
+
+
+@pytest.mark.parametrize("key", ["run_dir", "target.model", "target.api_key_env", "prompts.path"])
+def test_a_value_that_no_file_can_hold_is_refused_by_its_key(key):
+    values = {"run_dir": "r", "prompts.path": "p", "target.model": "t", "reviser.model": "v"}
+    args = [
+        word for name, value in (values | {key: "a\udcff"}).items() for word in (f"--{name}", value)
+    ]
+    with pytest.raises(ConfigError, match=key) as caught:
+        GenerateConfig.from_command_line(args)
+    str(caught.value).encode()

@@ -2,13 +2,14 @@
 
 import io
 import time
+from datetime import datetime
 from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
 from clair_apo import progress
-from clair_apo.progress import show_progress
+from clair_apo.progress import show_progress, wait_in_words
 
 
 def usage(**changes):
@@ -94,13 +95,51 @@ def test_rows_that_cost_nothing_because_they_were_stored_do_not_hide_what_the_ot
 
 
 def test_a_wait_that_the_server_asked_for_is_told_until_it_is_over(screen):
-    with show_progress("revise", 1, usage(waits_until=time.time() + 3600)):
+    in_two_days = time.time() + 2 * 86400
+    with show_progress("revise", 1, usage(waits_until=in_two_days)):
         pass
     with show_progress("pair", 1, usage(waits_until=time.time() - 1)):
         pass
     first, second = screen.getvalue().splitlines()
-    assert "waiting for the server until " in first
+    day = datetime.fromtimestamp(in_two_days).date()
+    assert f"waiting for the server 2 days, until {day} " in first
     assert "waiting" not in second
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [
+        (45, "45 s, until "),
+        (2 * 3600, "2.0 h, until "),
+        (172_800, "2 days, until "),
+        (1e18, "31,688,087,814 years"),  # 365.25 days each; no calendar has such a date
+        (float("inf"), "inf years"),
+    ],
+)
+def test_a_wait_of_any_length_is_told_in_words(seconds, told):
+    assert wait_in_words(seconds).startswith(told)
+
+
+@pytest.mark.parametrize("kind", ["screen", "terminal"])
+def test_what_cannot_be_shown_ends_neither_the_run_nor_the_lines_that_follow(
+    request, monkeypatch, kind
+):
+    text = request.getfixturevalue(kind)
+    monkeypatch.setattr(progress, "LINE_EVERY_S", 0.01)
+    broken = [True]
+
+    def money():
+        if broken[0]:
+            raise OverflowError("nobody has so much")
+        return 3.0
+
+    with show_progress("revise", 2, usage(), money):
+        time.sleep(0.3)
+        broken[0] = False
+        give_up = time.monotonic() + 20
+        while "$3.00 so far" not in text.getvalue() and time.monotonic() < give_up:
+            time.sleep(0.01)
+    assert "$3.00 so far" in text.getvalue()
 
 
 def test_the_time_left_is_told_from_the_rows_done_so_far(screen):

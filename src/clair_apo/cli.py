@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clair_apo.errors import reported_errors
+from clair_apo.errors import ConfigError, reported_errors
 from clair_apo.progress import print_result
+from clair_apo.terminal import steady_output
 
 if TYPE_CHECKING:
     from clair_apo.clair import GenerateConfig
@@ -186,6 +187,7 @@ def train_and_report(args: Sequence[str]) -> None:
     """
     from clair_apo.apo.train import main as train_on_pairs
 
+    _check_text(args)
     result = train_on_pairs(args)
     if result is not None:
         _print_training_report(result.output_dir)
@@ -215,6 +217,7 @@ def build(context: typer.Context) -> None:
     with reported_errors(interrupted=AGAIN):
         from clair_apo.apo.reference_command import main as build_reference
 
+        _check_text(context.args)
         build_reference(context.args)
 
 
@@ -237,6 +240,13 @@ def verify(context: typer.Context, reference_cache: _Cache = None, config: _Conf
 
         for line in verify_reference(reference_cache, config, context.args):
             print_result(line)
+
+
+def _check_text(args: Sequence[str]) -> None:
+    from clair_apo.config import unwritable
+
+    if fault := unwritable(list(args)):
+        raise ConfigError(f"command line: {fault}")
 
 
 def _print_report(run: Path) -> None:
@@ -266,4 +276,5 @@ def _print_training_report(folder: Path) -> None:
 
 def main() -> None:
     """The entry point of the command."""
-    app()
+    with steady_output():
+        app()

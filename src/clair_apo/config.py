@@ -4,13 +4,14 @@ Generation configs are `Config` models; training configs are TRL's dataclasses a
 `read_yaml` and `unknown_key`.
 """
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, Self, get_args
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ValidationError
+from pydantic import AfterValidator, BaseModel, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -43,6 +44,13 @@ class Config(BaseSettings):
         cli_prog_name="clair-apo generate",
         cli_exit_on_error=False,
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_text(cls, values: Any) -> Any:
+        if fault := unwritable(values):
+            raise ValueError(fault)
+        return values
 
     @classmethod
     def settings_customise_sources(
@@ -109,7 +117,39 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected keys and values, found {type(content).__name__}")
+    if fault := unwritable(content):
+        raise ConfigError(f"{path}: {fault}")
     return content
+
+
+def unwritable(value: Any, key: str = "") -> str:
+    """What is wrong with the first text in a value that no file can hold; empty where all can.
+
+    Names of files may hold bytes that are no UTF-8, and YAML can spell halves of characters.
+
+    Args:
+        value: texts, at any depth of mappings and sequences.
+        key: where the value stands.
+    """
+    if isinstance(value, str | Path):
+        fault = _fault_of(str(value))
+        return f"{key}: {fault}" if key and fault else fault
+    inside: Iterable[tuple[str, Any]] = ()
+    if isinstance(value, Mapping):
+        inside = ((f"{key}.{name}" if key else str(name), inner) for name, inner in value.items())
+    elif isinstance(value, list | tuple):
+        inside = ((key, inner) for inner in value)
+    return next((fault for where, inner in inside if (fault := unwritable(inner, where))), "")
+
+
+def _fault_of(text: str) -> str:
+    if "\0" in text:
+        return f"{text!r} holds a NUL character; take it out"
+    if text.encode(errors="replace").decode() == text:
+        return ""
+    if sys.getfilesystemencoding() == "utf-8":
+        return f"{text!r} holds bytes that are no UTF-8 text; rename what it names"
+    return f"{text!r} is no text in this locale; set PYTHONUTF8=1"
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:

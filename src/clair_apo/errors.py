@@ -54,6 +54,8 @@ class TrainingError(ClairApoError):
 def reported_errors(interrupted: str = "") -> Iterator[None]:
     """Turn a user's mistake into one line and exit status 2, and Ctrl+C into 130.
 
+    So is what the system refuses, whatever part of the program asked it.
+
     A run that waits for something else ends with status 3.
 
     Args:
@@ -68,6 +70,18 @@ def reported_errors(interrupted: str = "") -> Iterator[None]:
         raise SystemExit(3) from None
     except ClairApoError as error:
         sys.stderr.write(f"clair-apo: error: {error}\n")
+        raise SystemExit(2) from None
+    except OSError as error:  # such as a name that is too long, or a disk that is gone
+        place = f"{error.filename!r}: " if error.filename else ""
+        sys.stderr.write(f"clair-apo: error: {place}{error.strerror or error}\n")
+        raise SystemExit(2) from None
+    except UnicodeEncodeError as error:
+        if error.encoding != sys.getfilesystemencoding() or error.encoding == "utf-8":
+            raise
+        sys.stderr.write(
+            f"clair-apo: error: {error.object!a} can be no file's name in this locale, whose "
+            f"encoding is {error.encoding}; set PYTHONUTF8=1\n"
+        )
         raise SystemExit(2) from None
     except KeyboardInterrupt as interruption:
         how = str(interruption) or interrupted

@@ -1,12 +1,14 @@
 """Records and foreign rows in files: read line by line, written whole or not at all."""
 
+import errno
+import io
 import json
 import os
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, BinaryIO, TypeVar
 
 from pydantic import ValidationError
 
@@ -61,6 +63,46 @@ def _numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
         raise DataError(f"{path}:{number}: not UTF-8 text") from None
 
 
+class _File(io.TextIOWrapper):
+    """A text file that says what it is when it cannot be written."""
+
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        self._path = path
+        super().__init__(file, encoding="utf-8", newline="\n")
+
+    def write(self, text: str, /) -> int:
+        with _write_errors(self._path):
+            return super().write(text)
+
+    def close(self) -> None:
+        with _write_errors(self._path):
+            super().close()
+
+
+@contextmanager
+def _write_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _write_error(path, error) from None
+
+
+def _write_error(path: Path, error: OSError) -> WriteError:
+    return WriteError(
+        f"{path}: cannot be written ({error.strerror or error}); {advice_on_writing(error)}, then "
+        "run the same command again"
+    )
+
+
+def advice_on_writing(error: OSError) -> str:
+    """What a user can do where something cannot be written."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "free space there or name another folder"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "make it writable or name another folder"
+    return "name another folder, or mend what that one lies on"
+
+
 @contextmanager
 def atomic_writer(path: Path) -> Iterator[IO[str]]:
     """A text file that appears under its name whole, when the block ends, or not at all.
@@ -71,17 +113,16 @@ def atomic_writer(path: Path) -> Iterator[IO[str]]:
     # not tempfile's, which nobody else may read: the process's umask decides
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("x", encoding="utf-8", newline="\n") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise WriteError(
-            f"{path}: cannot be written ({error.strerror or error}); free space there or name "
-            "another folder, then run the same command again"
-        ) from None
+        with _write_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = _File(path, temporary.open("xb"))
+        with file:
+            yield file  # what goes wrong in the block for other reasons is no fault of this file
+            with _write_errors(path):
+                file.flush()
+                os.fsync(file.fileno())
+        with _write_errors(path):
+            temporary.replace(path)
     finally:
         with suppress(OSError):  # where it could not be made there is none
             temporary.unlink(missing_ok=True)

@@ -3,9 +3,10 @@
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import datetime, timedelta
 from threading import Event, Thread
-from typing import Protocol
+from typing import Any, Protocol
 
 from rich.console import Console, RenderableType
 from rich.progress import (
@@ -19,16 +20,28 @@ from rich.progress import (
 )
 from rich.text import Text
 
-CONSOLE = Console(stderr=True, highlight=False)
+from clair_apo.terminal import NARROWEST
+
+
+def _console(**settings: Any) -> Console:
+    console = Console(highlight=False, **settings)
+    if console.width < NARROWEST:  # 0 would write nothing, and 1 a letter a line
+        console.width = 80
+    return console
+
+
+CONSOLE = _console(stderr=True)
 """Remarks and progress, on standard error."""
 
 LINE_EVERY_S = 30.0
 """How often a line of progress is written where standard error is no terminal."""
 
-_RESULTS = Console(highlight=False, soft_wrap=True)
+_RESULTS = _console(soft_wrap=True)
 _RATE_OVER_S = 300.0  # rows come in their order, so in bursts
 _COST_OVER_ROWS = 2000
 _BAR_EVERY_S = 0.1
+_SHORT_WAIT_S = 600.0
+_YEAR_S = 365.25 * 86400
 
 
 def print_result(result: RenderableType) -> None:
@@ -77,7 +90,7 @@ def show_progress(
     rows = _Rows(stage, total, usage, money)
     if total == 0:
         yield rows.done
-    elif CONSOLE.is_terminal:
+    elif CONSOLE.is_terminal and not CONSOLE.is_dumb_terminal:  # where no bar can be drawn
         with rows.bar:
             yield rows.done
     else:
@@ -89,12 +102,14 @@ def show_progress(
         finally:
             over.set()
             writer.join()
-            say(rows.line())
+            with suppress(Exception):
+                say(rows.line())
 
 
 def _write_lines(rows: "_Rows", over: Event) -> None:
     while not over.wait(LINE_EVERY_S):
-        say(rows.line())
+        with suppress(Exception):  # the next line may be written; the run goes on without any
+            say(rows.line())
 
 
 class _Rows:
@@ -129,7 +144,7 @@ class _Rows:
         parts = [f"{self.stage}: {done:,} of {self.total:,} rows", *self._parts()]
         left_s = self.bar.tasks[0].time_remaining
         if done < self.total and left_s is not None:
-            parts.append(f"about {_duration(left_s)} left")
+            parts.append(f"about {duration(left_s)} left")
         return "; ".join(parts)
 
     def status(self) -> str:
@@ -154,8 +169,7 @@ class _Rows:
         if (cost := self._money()) is not None:
             yield f"${cost:.2f} so far" + self._projected(cost)
         if usage.waits_until > time.time():
-            at = time.strftime("%H:%M:%S", time.localtime(usage.waits_until))
-            yield f"waiting for the server until {at}"
+            yield f"waiting for the server {wait_in_words(usage.waits_until - time.time())}"
 
     def _projected(self, cost: float) -> str:
         """The cost when the stage is done: as much for each row as for the latest ones."""
@@ -186,7 +200,10 @@ class _Bar(Progress):
 
     def get_renderables(self) -> Iterable[RenderableType]:
         """The bar, and what there is to say."""
-        status = self._status() if self.tasks else ""  # rich asks once before there are any
+        status = ""
+        if self.tasks:  # rich asks once before there are any
+            with suppress(Exception):  # it would end the thread that draws
+                status = self._status()
         yield self.make_tasks_table(self.tasks)
         if status:
             yield Text("  " + status, style="dim")
@@ -199,8 +216,26 @@ def _short(number: int) -> str:
     return str(number)
 
 
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = seconds / 60
-    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+def wait_in_words(seconds: float) -> str:
+    """How long something is waited for, and until when: `2 days, until 2026-12-02 09:32`.
+
+    Times are local, their seconds shown where the wait is short. What no calendar reaches has no
+    date.
+    """
+    try:
+        until = datetime.now() + timedelta(seconds=seconds)
+    except (OverflowError, ValueError):
+        return duration(seconds)
+    shown = until.isoformat(" ", "seconds" if seconds < _SHORT_WAIT_S else "minutes")
+    return f"{duration(seconds)}, until {shown}"
+
+
+def duration(seconds: float) -> str:
+    """So many seconds in the largest fitting unit, rounded."""
+    for length, most, unit in ((1, 90, "s"), (60, 90, "min"), (3600, 36, "h")):
+        if seconds < most * length:
+            count = seconds / length
+            return f"{count:.1f} h" if unit == "h" else f"{count:.0f} {unit}"
+    if seconds < 2 * _YEAR_S:
+        return f"{seconds / 86400:.0f} days"
+    return f"{seconds / _YEAR_S:,.0f} years"

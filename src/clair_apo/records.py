@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 FinishReason = Literal["stop", "length", "content_filter", "given", "other"]
+"""What ended an answer; `other`, in rows of earlier versions, is not known to be whole."""
 RevisionFormat = Literal["full", "edits"]
 Direction = Literal["improve", "worsen"]
 TokenLimitField = Literal["max_tokens", "max_completion_tokens"]
@@ -98,6 +99,9 @@ class Response(Record):
     text: str
     model: str
     """Identity of the model; `given` where the data brought the answer."""
+    answered_by: str | None = None
+    """The model that answered, as its server names it; None where that told none, where the data
+    brought the answer, and in rows of before this was written down."""
     finish_reason: FinishReason
     prompt_tokens: int = 0
     """Summed over all requests that led to the answer."""
@@ -148,6 +152,8 @@ class Revision(Record):
     format: RevisionFormat
     direction: Direction = "improve"
     model: str
+    answered_by: str | None = None
+    """The model that gave the last reply, as its server names it; None as in `Response`."""
     finish_reason: FinishReason
     prompt_tokens: int
     """Summed over all requests that led to the revision."""
@@ -181,7 +187,9 @@ class Origin(Record):
 
     kind: Literal["given", "response", "revision"]
     model: str
-    """Identity of the model that wrote it."""
+    """Identity of the model that was asked for it."""
+    answered_by: str | None = None
+    """The model that answered, as its server names it; None as in `Response`."""
     request_keys: tuple[str, ...] = ()
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -287,6 +295,8 @@ class DropReason(StrEnum):
     """An edit names text that stands in the answer not at all, or more than once."""
     NO_OP = "no_op"
     """Both sides are equal."""
+    THINKING_DIFFERS = "thinking_differs"
+    """One side begins with thinking and the other does not; only where thinking is kept."""
     OVER_EDITED = "over_edited"
     """The revision changes more than the gate allows."""
     IDENTICAL_AFTER_TRUNCATION = "identical_after_truncation"

@@ -108,6 +108,17 @@ class RunFolder:
             raise RunError(f"{path}: is not a manifest; use another run folder")
         return content
 
+    def changed_files(self) -> Iterator[str]:
+        """The files of stages that have ended which are gone, or not as they were written.
+
+        Entries of before digests were written down vouch for nothing.
+        """
+        for stage in self.manifest().get("stages", {}).values():
+            for name, digest in stage.get("digests", {}).items():
+                path = self.file(name)
+                if not path.is_file() or file_digest(path) != digest:
+                    yield name
+
     def update_manifest(self, **entries: Any) -> None:
         """Add or replace top-level entries, and note the versions that wrote them."""
         content = self.manifest() | entries

@@ -9,11 +9,13 @@ from clair_apo.apo.cpu_attention import BLOCK, causal_attention
 HEADS, WIDTH = 6, 8
 
 
-def states(queries: int, keys: int, kv_heads: int, dtype=torch.float64) -> list[torch.Tensor]:
+def states(
+    queries: int, keys: int, kv_heads: int, dtype=torch.float64, of_values=WIDTH
+) -> list[torch.Tensor]:
     """Sharp ones, laid out as a model's projections are: positions before heads."""
     generator = torch.Generator().manual_seed(queries + keys)
-    shapes = ((queries, HEADS), (keys, kv_heads), (keys, kv_heads))
-    drawn = (torch.randn(1, *shape, WIDTH, generator=generator).to(dtype) for shape in shapes)
+    shapes = ((queries, HEADS, WIDTH), (keys, kv_heads, WIDTH), (keys, kv_heads, of_values))
+    drawn = (torch.randn(1, *shape, generator=generator).to(dtype) for shape in shapes)
     return [2 * x.transpose(1, 2).requires_grad_() for x in drawn]
 
 
@@ -53,6 +55,17 @@ def test_values_and_gradients_are_those_of_torch(queries, keys, kv_heads):
         theirs = with_gradients(torchs_own, inputs, scaling)
         for found, wanted in zip(mine, theirs, strict=True):
             torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("of_values", [3, 13])
+def test_values_may_be_narrower_or_wider_than_keys(of_values):
+    """As in DeepSeek's attention, 128 beside 192."""
+    inputs = states(BLOCK + 20, BLOCK + 27, 2, of_values=of_values)
+    mine = with_gradients(causal_attention, inputs, 0.7)
+    theirs = with_gradients(torchs_own, inputs, 0.7)
+    assert mine[0].shape[-1] == of_values
+    for found, wanted in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-12)
 
 
 def test_a_later_key_changes_no_bit():

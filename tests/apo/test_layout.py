@@ -6,7 +6,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_pairs import Pair, edge_pairs, padded_batch
 
-from clair_apo.apo.layout import IGNORED, cut, packed_row, pair_trees, take_pairs, tree_sizes
+from clair_apo.apo.layout import (
+    IGNORED,
+    cut,
+    packed_row,
+    pair_trees,
+    take_pairs,
+    tree_sizes,
+    why_uncut,
+)
+from clair_apo.apo.numbering import IMAGES
+from clair_apo.errors import TrainingError
 
 _ = IGNORED
 # prompt 10 11, both answers begin with 20, then differ
@@ -113,3 +123,97 @@ def test_taken_pairs_bring_both_rows_and_everything_that_belongs_to_them():
     assert taken["ref_chosen_logps"].tolist() == [2, 4]
     assert taken["ref_chosen_token_logps"].tolist() == [4, 5, 8, 9]
     assert taken["ref_chosen_lengths"].tolist() == [2, 2]
+
+
+# --- columns that are not of tokens
+
+
+def patches(numbers):
+    """Patches that each hold their number."""
+    return torch.tensor(numbers, dtype=torch.float)[:, None].repeat(1, 8)
+
+
+def seeing_batch(images, grids):
+    """Three pairs with so many images; the grids of all images of the winners, then again."""
+    batch = padded_batch(edge_pairs()[:3])
+    batch["mm_token_type_ids"] = torch.ones_like(batch["input_ids"])
+    batch["image_grid_thw"] = torch.tensor(grids * 2)
+    count = int(batch["image_grid_thw"].prod(1).sum())
+    batch["pixel_values"] = patches(range(count))
+    return batch | {IMAGES: torch.tensor(images)}
+
+
+def test_patches_that_lie_end_to_end_go_with_the_pair_whose_images_they_are_of():
+    grids = [[1, 2, 2], [1, 2, 4], [1, 4, 4]]  # 4, 8 and 16 patches
+    batch = seeing_batch([1, 0, 2], grids)
+    taken = take_pairs(batch, [2])
+    # the winners' 28 patches, then the losers'; the third pair's begin after the first image's 4
+    wanted = [*range(4, 28), *range(32, 56)]
+    assert torch.equal(taken["pixel_values"], patches(wanted))
+    assert taken["image_grid_thw"].tolist() == [grids[1], grids[2]] * 2
+    assert taken[IMAGES].tolist() == [2]
+    assert taken["mm_token_type_ids"].shape == taken["input_ids"].shape
+    none = take_pairs(batch, [1])
+    assert batch.keys() - none.keys() == {"pixel_values", "image_grid_thw"}
+
+
+def test_images_by_rows_and_one_after_the_other_are_told_apart_by_how_many_there_are():
+    batch = padded_batch(edge_pairs()[:3]) | {IMAGES: torch.tensor([2, 1, 1])}
+    by_row = torch.arange(6.0)[:, None, None, None, None].repeat(1, 2, 3, 4, 4)
+    one_by_one = torch.arange(8.0)[:, None, None, None].repeat(1, 3, 4, 4)
+    taken = take_pairs(batch | {"pixel_values": by_row, "image_sizes": one_by_one}, [0, 2])
+    assert taken["pixel_values"][:, 0, 0, 0, 0].tolist() == [0, 2, 3, 5]
+    assert taken["image_sizes"][:, 0, 0, 0].tolist() == [0, 1, 3, 4, 5, 7]
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"pixel_values": patches(range(64)), "image_grid_thw": torch.tensor([[1, 4, 4]] * 4)},
+        {"pixel_values": patches(range(4)), IMAGES: torch.tensor([2, 0])},  # by row or by image?
+        {"pixel_values": patches(range(5)), IMAGES: torch.tensor([1, 1])},
+        {"audio_frames": patches(range(5)), IMAGES: torch.tensor([1, 1])},
+        {"weights_of_classes": torch.ones(3)},
+        {"words": ["one", "two", "three"]},
+    ],
+    ids=["no count", "either way", "neither", "unknown", "another length", "a list"],
+)
+def test_a_column_that_nothing_assigns_to_pairs_is_never_cut_but_taken_whole(columns):
+    batch = padded_batch(edge_pairs()[:2]) | columns
+    name = next(iter(columns))
+    assert why_uncut(batch) == f"nothing says which part of {name} belongs to which pair"
+    with pytest.raises(TrainingError, match=name):
+        take_pairs(batch, [0])
+    whole = take_pairs(batch, [0, 1])
+    assert whole.keys() == batch.keys()
+    assert all(whole[key] is batch[key] for key in batch)
+
+
+def test_columns_of_a_users_own_are_cut_by_rows_or_kept_as_they_are():
+    own = {
+        "score": torch.arange(3.0),
+        "segments": torch.arange(6),
+        "names": ["a", "b", "c"],
+        "step": 7,
+        "rate": torch.tensor(0.5),
+    }
+    taken = take_pairs(padded_batch(edge_pairs()[:3]) | own, [2])
+    assert taken["score"].tolist() == [2.0]
+    assert taken["segments"].tolist() == [2, 5]
+    assert taken["names"] == ["c"]
+    assert taken["step"] == 7
+    assert taken["rate"] == 0.5
+
+
+def test_trees_and_their_sizes_do_not_depend_on_the_side_of_the_padding_or_on_dtypes():
+    batch = padded_batch(edge_pairs())
+    order = batch["attention_mask"].argsort(dim=1, stable=True)  # the padding first
+    left = {key: rows.gather(1, order) for key, rows in batch.items()}
+    left["input_ids"] = left["input_ids"].int()
+    left["attention_mask"] = left["attention_mask"].bool()
+    left["completion_mask"] = left["completion_mask"].float()
+    assert not left["attention_mask"][:, 0].all()
+    for found, wanted in zip(pair_trees(left), pair_trees(batch), strict=True):
+        for name in wanted._fields[1:]:
+            assert torch.equal(getattr(found, name), getattr(wanted, name)), name
+    assert tree_sizes(left) == tree_sizes(batch)

@@ -8,6 +8,7 @@ from clair_apo.apo.data import (
     TrainingPair,
     data_digest,
     load_pairs,
+    load_split_pairs,
     pair_from_row,
     split_pairs,
 )
@@ -184,3 +185,46 @@ def test_the_row_for_trl_keeps_messages_and_the_id():
     row = pair.to_trl_row()
     assert row["id"] == pair.id
     assert row["chosen"][0]["role"] == "assistant"
+
+
+@pytest.fixture(params=["files", "saved"])
+def parted(request, tmp_path):
+    """A folder with 12 pairs to train on and 3 to test with, one prompt in both."""
+    rows = make_rows(14)
+    splits = {"train": rows[:12], "test": rows[11:]}
+    if request.param == "saved":
+        DatasetDict({k: Dataset.from_list(v) for k, v in splits.items()}).save_to_disk(tmp_path)
+    else:
+        for name, part in splits.items():
+            write(tmp_path / f"{name}.jsonl", part)
+    return str(tmp_path)
+
+
+def test_the_test_split_is_held_out_and_nothing_else(parted):
+    for share in (0.02, 0.1, 0.9):
+        split = load_split_pairs(parted, "train", share, max_pairs=5)
+        assert {pair.id for pair in split.held_out} == {p.id for p in load_pairs(parted, "test")}
+        assert (len(split.train), len(split.held_out), split.left) == (5, 3, 7)
+    whole = load_split_pairs(parted, "train", 0.1)
+    assert len(whole.train) == 12
+    assert whole.rule == f"the test split of {parted}, 1 of whose prompts are trained on too"
+
+
+def test_nothing_is_held_out_where_the_share_is_0(parted):
+    split = load_split_pairs(parted, "train", 0)
+    assert (len(split.train), split.held_out) == (12, ())
+    assert split.rule == f"held_out is 0, although {parted} has a test split"
+
+
+def test_a_test_split_that_is_trained_on_is_parted_by_digest(parted):
+    split = load_split_pairs(parted, "test", 0.1)
+    assert split == split_pairs(load_pairs(parted, "test"), 0.1)
+
+
+def test_the_rule_says_why_nothing_is_held_out(tmp_path):
+    name = write(tmp_path / "pairs.jsonl", make_rows(6))
+    assert load_split_pairs(name, "train", 0.0).rule == "held_out is 0"
+    assert (
+        "no prompt's digest falls into held_out 1e-09" in split_pairs(load_pairs(name), 1e-9).rule
+    )
+    assert "held_out 0.5" in split_pairs(load_pairs(name), 0.5).rule

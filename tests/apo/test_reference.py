@@ -9,7 +9,7 @@ import logging
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from tiny_apo import make_model
 from trl import DPOTrainer
 from trl.trainer.utils import use_adapter
@@ -119,17 +119,6 @@ def test_the_reference_of_an_adapter_is_the_model_without_it(config, tokenizer, 
     expected = by_hand(make_model(), trainer.train_dataset[0])
     assert first_reference(trainer) == pytest.approx(expected.item(), abs=1e-4)
     with pytest.raises(TrainingError, match=r"step 0: a reward is .*init_lora_weights"):
-        trainer.train()
-
-
-def test_dropout_that_stays_on_is_refused_at_step_0(config, tokenizer, pairs):
-    trainer = APOTrainer(
-        model=make_model(attention_dropout=0.5),
-        args=config(disable_dropout=False),
-        train_dataset=pairs,
-        processing_class=tokenizer,
-    )
-    with pytest.raises(TrainingError, match=r"step 0: a reward is .*disable_dropout"):
         trainer.train()
 
 
@@ -331,3 +320,40 @@ def test_a_reference_that_is_no_model_or_is_given_twice_is_refused(config, token
         make("./nowhere")
     with pytest.raises(ConfigError, match="nowhere and a ref_model were both given"):
         make("./nowhere", ref_model=make_model(1))
+
+
+@pytest.mark.parametrize("precompute", [True, False])
+def test_a_reference_with_an_adapter_is_what_it_is_when_merged(
+    config, tokenizer, pairs, precompute
+):
+    def reference():
+        model = make_model()
+        torch.manual_seed(4)
+        lora = LoraConfig(target_modules=["q_proj"], r=4, init_lora_weights=False, use_dora=True)
+        return get_peft_model(model, lora)
+
+    losses = []
+    for passed in (reference(), reference().merge_and_unload()):
+        trainer = APOTrainer(
+            model=make_model(),
+            ref_model=passed,
+            args=config(precompute_ref_log_probs=precompute, pair_layout="padded"),
+            train_dataset=pairs,
+            processing_class=tokenizer,
+        )
+        trainer.train()
+        losses.append([e["loss"] for e in trainer.state.log_history if "loss" in e])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    assert abs(losses[0][0] - 1) > 1e-3, "it is another than the policy"
+
+
+def test_a_reference_whose_adapter_acts_from_outside_is_refused(config, tokenizer, pairs):
+    prompt = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    with pytest.raises(ConfigError, match=r"its adapter \(PROMPT_TUNING\) acts from outside"):
+        APOTrainer(
+            model=make_model(),
+            ref_model=get_peft_model(make_model(), prompt),
+            args=config(),
+            train_dataset=pairs,
+            processing_class=tokenizer,
+        )

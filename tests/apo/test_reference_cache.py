@@ -5,9 +5,9 @@ import itertools
 import pytest
 import torch
 from datasets import Dataset, IterableDataset
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
 from tiny_apo import make_model, make_rows, make_tokenizer
-from transformers.models.llama.modeling_llama import LlamaModel
+from torch.nn import functional
 from trl import DPOConfig, DPOTrainer
 
 from clair_apo.apo import reference_cache as module
@@ -20,13 +20,13 @@ from clair_apo.errors import TrainingError
 def forwards(monkeypatch):
     """A list that grows by one with every forward of any tiny model: the pairs in it."""
     seen: list[int] = []
-    forward = LlamaModel.forward
+    embed = functional.embedding  # a patched model would be another reference
 
-    def counting(self, input_ids=None, *args, **kwargs):
-        seen.append(len(input_ids) // 2)
-        return forward(self, input_ids, *args, **kwargs)
+    def counting(ids, *args, **kwargs):
+        seen.append(len(ids) // 2)
+        return embed(ids, *args, **kwargs)
 
-    monkeypatch.setattr(LlamaModel, "forward", counting)
+    monkeypatch.setattr(functional, "embedding", counting)
     return seen
 
 
@@ -39,7 +39,7 @@ def make(config, tokenizer, pairs):
         tokenizing = options.pop("processing_class", tokenizer)
         return kind(
             model=model or make_model(),
-            args=options.pop("args", None) or config(**options),
+            args=options.pop("args", None) or config(**({"pair_layout": "padded"} | options)),
             train_dataset=data or pairs,
             processing_class=tokenizing,
             eval_dataset=options.pop("eval_dataset", None),
@@ -389,3 +389,56 @@ def test_a_stream_that_is_to_be_computed_beforehand_is_refused(make):
     stream = IterableDataset.from_generator(lambda: iter(make_rows(8)))
     with pytest.raises(TrainingError, match="needs a data set with a length, not a stream"):
         make(data=stream, precompute_ref_log_probs=True)
+
+
+def two_adapters(seed, active):
+    """A reference with two trained adapters; `active` are on."""
+    model = make_model()
+    for number, name in enumerate(("default", "other")):
+        torch.manual_seed(1 + number * seed)
+        target = [f"{'qk'[number]}_proj"]
+        lora = LoraConfig(r=4, init_lora_weights=False, target_modules=target)
+        model = get_peft_model(model, lora) if number == 0 else model
+        if number:
+            model.add_adapter(name, lora)
+    if active:
+        model.base_model.set_adapter(active)
+    else:
+        model.base_model.disable_adapter_layers()
+    return model
+
+
+@pytest.mark.parametrize(
+    ("seed", "active"), [(3, ["default", "other"]), (2, []), (2, ["default"]), (2, ["other"])]
+)
+def test_other_adapters_that_are_on_are_another_reference(make, seed, active):
+    def asked(*state):
+        options = {"peft_config": LoraConfig(r=2, target_modules=["v_proj"])}
+        trainer = make(ref_model=two_adapters(*state), **options)
+        return len(trainer.reference_cache.computed)
+
+    assert asked(2, ["default", "other"]) == 8
+    assert asked(2, ["default", "other"]) == 0
+    assert asked(seed, active) == 8
+
+
+def test_a_reference_with_a_hook_is_asked_in_every_run_and_kept_in_none(make, tmp_path, caplog):
+    def doubled():
+        model = make_model()
+        model.model.norm.register_forward_hook(lambda module, args, out: 2 * out)
+        return model
+
+    make(ref_model=make_model())
+    kept = sorted((tmp_path / "reference").rglob("*"))
+    for _ in range(2):
+        with caplog.at_level("WARNING", "clair_apo"):
+            trainer = make(ref_model=doubled(), pair_layout="padded")
+        assert len(trainer.reference_cache.computed) == 8
+        assert "a hook on model.norm is the user's own function" in caplog.text
+        assert trainer.reference_cache.digest is None
+        batch = trainer.data_collator(list(trainer.train_dataset))
+        with torch.no_grad():
+            row = trainer.train_dataset[0]
+            expected = tokens_by_hand(doubled(), row).sum()
+        torch.testing.assert_close(batch[SUM_COLUMNS[0]][0], expected, atol=1e-4, rtol=0)
+    assert sorted((tmp_path / "reference").rglob("*")) == kept

@@ -172,3 +172,26 @@ def test_the_list_of_references_counts_each_pair_once_and_names_faults(store, tm
 def test_where_there_is_no_cache_a_person_is_told_how_to_make_one(tmp_path):
     with pytest.raises(StoreError, match="clair-apo reference build"):
         stored_references(tmp_path)
+
+
+def test_a_cache_of_the_first_format_opens_and_is_not_believed(store, tmp_path):
+    first = IDENTITY.model_copy(update={"format": 1})
+    old = ReferenceStore(tmp_path / "cache", first, "tiny")
+    old.add(answers(1))
+    assert store.folder != old.folder
+    assert store.find(answers(1)) == {}
+    assert f"({old.folder.name[:12]})" in str(store.earlier_format())
+    assert "computed anew" in str(store.earlier_format())
+    assert ReferenceStore(tmp_path / "cache", IDENTITY, "another").earlier_format() is None
+    (known,) = stored_references(tmp_path / "cache")
+    assert (known.pairs, known.faults) == (1, ())
+    store.add(answers(1))
+    assert store.earlier_format() is None, "said once: then the cache has the new one"
+
+
+def test_what_is_not_to_be_kept_is_neither_found_nor_written(store, tmp_path):
+    store.add(answers(1))
+    unkept = ReferenceStore(tmp_path / "cache", IDENTITY, "tiny", keeps=False)
+    assert unkept.find(answers(1)) == {}
+    unkept.add(answers(2))
+    assert store.find(answers(2)) == {}

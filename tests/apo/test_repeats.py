@@ -12,9 +12,9 @@ from tiny_apo import make_model, make_rows
 from torch.utils.data import DataLoader
 
 from clair_apo.apo.anchors import PairOutcomes
+from clair_apo.apo.numbering import WEIGHTS
 from clair_apo.apo.outcome_log import OutcomeLog
 from clair_apo.apo.repeats import fills_a_stream, given_by_stream, pair_weights
-from clair_apo.apo.row_trainer import WEIGHTS
 from clair_apo.apo.trainer import APOTrainer
 
 PROCESSES = 2

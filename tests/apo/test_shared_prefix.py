@@ -6,12 +6,12 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from tiny_pairs import FAMILIES, edge_pairs, padded_batch, separate_logps, sharp_model, tokens
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GPT2Config, GPT2LMHeadModel
 
 from clair_apo.apo import attention, shared_prefix
 from clair_apo.apo.attention import TREE_ATTENTION, attends_to_trees, tree_attention
 from clair_apo.apo.config import APOConfig
-from clair_apo.apo.layout import packed_row, pair_trees
+from clair_apo.apo.layout import packed_row
 from clair_apo.apo.logps import padded_forward
 from clair_apo.apo.shared_prefix import shared_prefix_forward
 from clair_apo.apo.support import choose_layout
@@ -189,18 +189,57 @@ def test_a_label_lost_at_the_branch_would_be_noticed(monkeypatch):
 # --- beside other features
 
 
-def test_flex_attention_says_the_same_with_its_block_mask():
-    """Its forward only: it has no backward on a CPU, and no GPU has run it here."""
-    model = sharp_model("llama", torch.float32)
-    row = packed_row(pair_trees(padded_batch(PAIRS)))
-    inputs = {"input_ids": row.ids, "position_ids": row.positions, "use_cache": False}
+@pytest.fixture
+def on_flex(monkeypatch):
+    """FlexAttention as on CUDA, its forward alone: it has no backward on a CPU, and no GPU has run
+    it here. The list grows by one with every call."""
+    calls = []
+    real = attention.flex_attention_forward
+
+    def counted(*inputs):
+        calls.append(inputs)
+        return real(*inputs)
+
+    monkeypatch.setattr(attention, "_flexes", lambda device: True)
+    monkeypatch.setattr(attention, "NARROWEST_FLEX_HEAD", 8)
+    monkeypatch.setattr(attention, "flex_attention_forward", counted)
     with torch.no_grad(), torch.compiler.set_stance("force_eager"):  # compiling takes a minute
-        with attends_to_trees(model):
-            mine = model(**inputs, attention_mask=row.lengths).logits
-        model.set_attn_implementation("flex_attention")
-        mask = attention.tree_block_mask(row.lengths)
-        theirs = model(**inputs, attention_mask=mask).logits
-    torch.testing.assert_close(theirs, mine, atol=2e-4, rtol=1e-4)
+        yield calls
+
+
+def of_gpt2(**options):
+    """A model that transformers does not let attend by FlexAttention under its own name."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 97, "n_positions": 256, "n_embd": 32, "n_layer": 2, "n_head": 4}
+    return GPT2LMHeadModel(GPT2Config(**sizes, **options)).eval()
+
+
+@pytest.mark.parametrize("make", [lambda: sharp_model("llama", torch.float32), of_gpt2])
+def test_flex_attention_says_the_same_with_its_block_mask(make, on_flex):
+    model = make()
+    assert worst_miss(forward(model), expected(model)) < 2e-4
+    masks = {id(call[4]) for call in on_flex}
+    assert len(on_flex) == 2, "in each layer"
+    assert len(masks) == 1, "one mask for all layers"
+
+
+def test_under_autocast_flex_attention_gets_states_of_one_dtype(on_flex):
+    model = sharp_model("llama", torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        forward(model)
+    assert {state.dtype for call in on_flex for state in call[1:4]} == {torch.bfloat16}
+
+
+def test_where_flex_attention_has_no_dropout_or_no_kernel_torchs_attention_serves(
+    on_flex, monkeypatch
+):
+    monkeypatch.setattr(attention, "NARROWEST_FLEX_HEAD", 16)
+    model = sharp_model("llama", torch.float32)
+    assert worst_miss(forward(model), expected(model)) < 2e-4, "heads of 8"
+    monkeypatch.setattr(attention, "NARROWEST_FLEX_HEAD", 8)
+    dropping = of_gpt2(attn_pdrop=0.5, resid_pdrop=0.0, embd_pdrop=0.0).train()
+    assert worst_miss(forward(dropping), expected(dropping.eval())) > 1e-3
+    assert not on_flex
 
 
 @pytest.mark.parametrize("options", [{}, {"use_dora": True}], ids=["lora", "dora"])

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 import runpy
@@ -17,10 +18,12 @@ from typer.testing import CliRunner
 from clair_apo.apo.arguments import parse_arguments, resolved_yaml
 from clair_apo.apo.checkpoints import last_checkpoint
 from clair_apo.apo.data import load_pairs, split_pairs
+from clair_apo.apo.dry_run import look_over
 from clair_apo.apo.train import main, resume_point, summary, train
 from clair_apo.cli import app, train_and_report
 from clair_apo.errors import ConfigError, ModelNotFoundError, TrainingError
 from clair_apo.records import digest
+from clair_apo.report.curves import read_training
 from clair_apo.runs import RunFolder
 
 ROOT = Path(__file__).parents[2]
@@ -150,13 +153,29 @@ def test_the_written_settings_run_again_and_give_the_same_weights(run):
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_a_run_folder_gets_the_stage_into_its_own_manifest(run):
+def test_two_trainings_below_one_run_folder_have_a_record_each(run):
     RunFolder(run.folder).record_stage("pair", {"pairs": 24})
-    main(run(held_out=0.0))
-    stages = RunFolder(run.folder).manifest()["stages"]
-    assert set(stages) == {"pair", "train"}
-    assert stages["train"]["rewards"] is None
-    assert not (run.folder / "checkpoint" / "manifest.json").exists()
+    before = (run.folder / "manifest.json").read_bytes()
+    for name, beta in (("checkpoint", 0.1), ("adapter", 0.7)):
+        main(run(output_dir=str(run.folder / name), beta=beta, held_out=0.0, max_steps=1))
+    assert (run.folder / "manifest.json").read_bytes() == before
+    for name, beta in (("checkpoint", 0.1), ("adapter", 0.7)):
+        facts = read_training(run.folder / name).facts
+        assert (facts["beta"], Path(facts["output_dir"]).name) == (beta, name)
+        assert facts["rewards"] is None
+
+
+def test_a_test_split_that_the_data_brings_is_held_out(run):
+    data = run.folder / "dataset"
+    data.mkdir()
+    rows = make_rows(24)
+    (data / "train.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows[:20]))
+    (data / "test.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows[20:]))
+    result = train(parse_arguments(run(dataset_name=str(data), max_steps=1)))
+    assert (result.trained, result.held_out) == (20, 4)
+    assert result.held_out_by == f"the test split of {data}"
+    shown = look_over(parse_arguments(run(dataset_name=str(data))))
+    assert (shown.pairs, shown.trained, shown.held_out) == (24, 20, 4)
 
 
 def test_options_on_the_command_line_win_over_the_file(run):
@@ -279,7 +298,9 @@ def test_resuming_with_other_pairs_is_refused(run):
 
 def test_the_summary_says_where_nothing_was_held_out(run):
     result = train(parse_arguments(run(held_out=0.0, max_steps=1)))
-    assert "no held-out rewards" in summary(result)
+    assert "no held-out rewards: no pair was held out (held_out is 0)" in summary(result)
+    of_trl = dataclasses.replace(result, held_out=3)
+    assert "no held-out rewards: the loss is TRL's own" in summary(of_trl)
 
 
 def test_the_objectives_load_no_trl():

@@ -1,7 +1,8 @@
 """A corpus of spellings in which models send what they were asked for, written by ourselves.
 
 Each entry of `FULL` says `WHY` and `TEXT`, each of `EDITS` says `WHY` and `EDIT`, in the way that
-its name names. `WHOLE` holds replies whose revised answer is easily taken for something else.
+its name names, of `ANSWER`. `WHOLE` holds replies whose revised answer is easily taken for
+something else, `BROKEN_OFF` those in either format that are not whole.
 """
 
 import json
@@ -11,6 +12,7 @@ from clair_runs import edit_reply, full_reply
 from clair_apo.clair import Edit
 
 WHY = "The unit is wrong.\nIt should be metres."
+ANSWER = "The bridge is 30 feet long.\n\n- It is **old**."
 TEXT = "The bridge is 30 metres long.\n\n- It is **old**."
 EDIT = Edit("old", "new")
 
@@ -41,13 +43,10 @@ FULL = {
     "our tags as plain headings": f"Reasoning: {WHY}\nRevision: {TEXT}",
     "reasoning never closed": f"<reasoning>\n{WHY}\n<revision>\n{TEXT}\n</revision>",
     "reasoning without tags": f"{WHY}\n\n<revision>\n{TEXT}\n</revision>",
-    "revision never closed": f"<reasoning>{WHY}</reasoning>\n<revision>\n{TEXT}\n",
-    "revision closed without a slash": f"<reasoning>{WHY}</reasoning>\n<revision>{TEXT}<revision>",
     "in a fence": f"```\n{_OURS}\n```",
     "in a fence of xml": f"```xml\n{_OURS}\n```",
     "in tildes": f"~~~\n{_OURS}\n~~~",
     "in a fence that is opened and never closed": f"```xml\n{_OURS}",
-    "in a fence, never closed": f"```xml\n{_OURS.removesuffix('</revision>')}```",
     "a fence in each tag": _OURS.replace(WHY, f"```\n{WHY}\n```").replace(
         TEXT, f"```\n{TEXT}\n```"
     ),
@@ -175,10 +174,7 @@ EDITS = {
     "edits with labels": _edits(f"**Edit 1:**\n<edit>\n{_PAIR}\n</edit>"),
     "a comment between": _edits(f"<!-- the unit -->\n<edit>\n{_PAIR}\n</edit>"),
     "no frame around an edit": _edits(_PAIR),
-    "an edit never closed": _edits(f"<edit>\n{_PAIR}"),
     "no frame around the edits": f"<reasoning>{WHY}</reasoning>\n<edit>\n{_PAIR}\n</edit>",
-    "edits never closed": _ONE.removesuffix("</edits>"),
-    "edits never closed, in a fence": f"```xml\n{_ONE.removesuffix('</edits>')}```",
     "an edit in attributes": _edits('<edit find="old" replace="new"/>'),
     "an edit in attributes, with an end": _edits("<edit find='old' replace='new'></edit>"),
     "CDATA": _edits(
@@ -268,7 +264,6 @@ WHOLE = {
         "The model closes with </think> and goes on.",
     ),
     "an answer that ends with a backslash": ("<revision>a \\\\</revision>", "a \\\\"),
-    "an answer that begins with marks, never closed": ("<revision>`ls` lists", "`ls` lists"),
     "an answer that begins with a bracket": ("### Reasoning\nx\n### Revision\n](a)", "](a)"),
     "an answer that is a dialogue": (
         "<revision>\n[user]\nHi\n[assistant]\nHello\n</revision>",
@@ -291,3 +286,48 @@ WHOLE = {
         "## Revision\nRead it again.",
     ),
 }
+
+_CUT_TEXT = "The bridge is 30 metres long and it was"
+BROKEN_OFF = {
+    "revision never closed": f"<reasoning>{WHY}</reasoning>\n<revision>\n{TEXT}\n",
+    "revision closed without a slash": f"<reasoning>{WHY}</reasoning>\n<revision>{TEXT}<revision>",
+    "revision with half of its end": f"{_OURS.removesuffix('</revision>')}</revi",
+    "revision in capitals": f"<REASONING>{WHY}</REASONING>\n<REVISION>{_CUT_TEXT}",
+    "revision with attributes": f'<reasoning>{WHY}</reasoning>\n<revision lang="en">{_CUT_TEXT}',
+    "revision in bold": f"**<revision>**\n{_CUT_TEXT}",
+    "revision in square brackets": f"[reasoning]{WHY}[/reasoning]\n[revision]\n{_CUT_TEXT}",
+    "revision without reasoning": f"<revision>\n{_CUT_TEXT}",
+    "neither is closed": f"<reasoning>\n{WHY}\n<revision>\n{_CUT_TEXT}",
+    "after thinking": f"<think>Hm.</think>\n<revision>\n{_CUT_TEXT}",
+    "after a draft that is whole": f"<revision>A draft.</revision>\nBetter:\n<revision>{_CUT_TEXT}",
+    "after an echo of the form": (
+        f"<revision>the whole revised answer</revision>\n<revision>\n{_CUT_TEXT}"
+    ),
+    "in a fence, never closed": f"```xml\n{_OURS.removesuffix('</revision>')}```",
+    "an answer about other tags": f"<revision>\nWrite <b>bold</b> and {_CUT_TEXT}",
+    "their tags": (
+        f"<teacher_reasoning>{WHY}</teacher_reasoning>\n<corrected_student_solution>{_CUT_TEXT}"
+    ),
+    "their tags, the second alone": f"<corrected_student_solution>\n{_CUT_TEXT}",
+    "their identifiers, the first closed": (
+        f"{{teacher_reasoning}}{WHY}{{/teacher_reasoning}}\n"
+        f"{{corrected_student_solution}}\n{_CUT_TEXT}"
+    ),
+    "published, in a fence that never closes": f"```\n{_THEIRS}",
+    "published, inside a fence of code": f"{_THEIRS}\n\n```python\nprint(1",
+    "headings, inside a fence of code": f"### Reasoning\n{WHY}\n\n### Revision\n```\nprint(1",
+    "JSON": json.dumps({"reasoning": WHY, "revision": TEXT})[:-9],
+    "JSON in a fence": f"```json\n{json.dumps({'reasoning': WHY, 'revision': TEXT})[:-9]}",
+    "JSON with tags in it": json.dumps({"revision": "Write <revision>1</revision> and so"})[:-5],
+    "edits never closed": _ONE.removesuffix("</edits>"),
+    "edits never closed, in a fence": f"```xml\n{_ONE.removesuffix('</edits>')}```",
+    "an edit never closed": _edits(f"<edit>\n{_PAIR}"),
+    "a second edit never closed": f"{_ONE.removesuffix('</edits>')}<edit>\n<find>It",
+    "a second edit without any frame": f"{_PAIR}\n<edit>\n<find>It is</find>\n<replace>It",
+    "replace never closed": _ONE.partition("</replace>")[0],
+    "find never closed": _ONE.partition("</find>")[0],
+    "nothing but the beginning of edits": "<reasoning>x</reasoning>\n<edits>\n",
+    "a list of edits in JSON": f'<edits>\n[{_ROW}, {{"find": "It',
+    "edits in JSON": json.dumps({"reasoning": WHY, "edits": [json.loads(_ROW)]})[:-3],
+}
+"""As a server cuts them that says `stop`."""

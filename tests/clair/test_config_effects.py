@@ -1,6 +1,7 @@
 """No field of the config that changes nothing: each is set to another value and its effect seen."""
 
 from queue import SimpleQueue
+from types import SimpleNamespace
 
 import pytest
 from clair_runs import Replying, edit_reply, jsonl_bytes
@@ -10,8 +11,8 @@ from clair_apo.clair import GenerateConfig, generate
 from clair_apo.config import dotted_keys
 from clair_apo.errors import DataError, RequestError
 from clair_apo.llm import Meter, ModelSpec, RequestStore, StoredChat
+from clair_apo.llm.clients import Connection
 from clair_apo.llm.http import _Server
-from clair_apo.llm.keys import find_key
 
 OTHER = {
     "run_dir": "elsewhere",
@@ -51,6 +52,7 @@ CONNECTION = {
     "base_url": "http://127.0.0.1:2/v1",
     "api_key_env": "ANOTHER_KEY",
     "timeout_s": 3.0,
+    "patience_s": 9.0,
     "max_in_flight": 2,
     "requests_per_minute": 7,
     "tokens_per_minute": 700,
@@ -65,6 +67,8 @@ ELSEWHERE |= {
     f"{who}.{name}" for who in ("target", "reviser") for name in ("token_limit_field", "extra_body")
 }
 ELSEWHERE |= {"prompts.ngram", "max_cost", "target.mode", "reviser.mode", "output.parquet"}
+# ... of answers that begin with thinking
+ELSEWHERE |= {"strip_thinking"}
 # ... of the gate
 ELSEWHERE |= {
     f"gate.{name}"
@@ -147,12 +151,12 @@ def _connection(monkeypatch, spec):
     """What is handed to the client of a server, its limits, and to a model in this process."""
     handed = []
     monkeypatch.setattr("clair_apo.llm.http.Gate", lambda *limits: handed.append(limits))
-    monkeypatch.setattr("clair_apo.llm.http.ServerHealth", lambda *_: None)
+    monkeypatch.setattr("clair_apo.llm.http.ServerHealth", lambda *known: handed.append(known[-1]))
     monkeypatch.setattr("clair_apo.llm.http._Server._show", lambda _: None)
     monkeypatch.setattr("httpx2.Limits", lambda **limits: handed.append(limits))
-    monkeypatch.setattr("openai.DefaultAioHttpClient", lambda limits: None)
-    monkeypatch.setattr("openai.AsyncOpenAI", lambda **settings: handed.append(settings))
-    _Server(spec, find_key(spec), Meter(), SimpleQueue())
+    monkeypatch.setattr("openai.DefaultAioHttpClient", lambda **_: SimpleNamespace())
+    monkeypatch.setattr("openai.AsyncOpenAI", lambda **settings: handed.append(_plain(settings)))
+    _Server(Connection.of(spec), Meter(), SimpleQueue())
     monkeypatch.setattr(
         "clair_apo.llm.local.LocalChat", lambda source, **kwargs: handed.append(kwargs)
     )
@@ -160,6 +164,10 @@ def _connection(monkeypatch, spec):
     with RequestStore(":memory:") as store:
         _ = StoredChat(spec.model_copy(update={"base_url": None}), store)._model
     return handed
+
+
+def _plain(settings):
+    return {name: value for name, value in settings.items() if name != "http_client"}
 
 
 # test_http sees timeout_s at work

@@ -36,7 +36,7 @@ def _reason(verdict):
     [
         ("An answer.", "stop", 99, None),
         ("An answer.", "given", 0, None),
-        ("An answer.", "other", 5, None),
+        ("An answer.", "other", 5, DropReason.REQUEST_FAILED),
         (" \n\t", "stop", 1, DropReason.EMPTY),
         ("", "length", 100, DropReason.CUT),
         ("It goes", "length", 50, DropReason.CUT),
@@ -52,7 +52,7 @@ def test_an_answer_is_judged_by_text_finish_and_length(text, finish, tokens, rea
     ("text", "finish", "tokens", "reason"),
     [
         ("<edits>", "stop", 99, None),
-        ("<edits>", "other", 5, None),
+        ("<edits>", "other", 5, DropReason.REQUEST_FAILED),
         ("<edits>", "length", 5, DropReason.CUT),
         ("<edits>", "stop", 100, DropReason.CUT),
         ("", "length", 100, DropReason.CUT),

@@ -242,11 +242,16 @@ def test_a_request_that_two_stores_answer_differently_is_counted_and_the_first_a
 ):
     for number in (1, 2):
         with RequestStore(tmp_path / "run" / f"{number}-of-3" / "requests.sqlite") as store:
-            store.put_many([StoredAnswer("shared", "m", {"from": number})])
+            store.put_many([StoredAnswer("shared", "m", _whole(number))])
     merged = merge(tmp_path / "run", folders)
     assert merged.conflicts == 1
     with RequestStore(tmp_path / "requests.sqlite") as store:
-        assert store.get("shared") == {"from": 1}
+        assert store.get("shared") == _whole(1)
+
+
+def _whole(number):
+    message = {"content": f"from {number}"}
+    return {"choices": [{"message": message, "finish_reason": "stop"}]}
 
 
 def assert_refused(out, folders, match, error=RunError):

@@ -5,11 +5,13 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 from clair_runs import write_rows
 
 from chat_server import ChatServer, Reply
+from clair_apo import files
 from clair_apo.clair import GenerateConfig, generate
 from clair_apo.errors import WriteError
 from clair_apo.llm import RequestStore
@@ -31,14 +33,15 @@ def test_answers_under_way_are_kept_when_a_row_cannot_be_written(tmp_path, monke
     def full_for_responses(path):
         with writer(path) as file:
             if path.name == "responses.jsonl":
-                file.write = no_room
+                file.write = partial(no_room, path)
             yield file
 
-    def no_room(_):
+    def no_room(path, _):
         give_up = time.monotonic() + 20
         while server.under_way < 3 and time.monotonic() < give_up:
             time.sleep(0.01)
-        raise OSError(errno.ENOSPC, "no space left")
+        with files._write_errors(path):
+            raise OSError(errno.ENOSPC, "no space left")
 
     monkeypatch.setattr(HttpChat, "stop", stop_and_tell)
     monkeypatch.setattr(MODULE, "atomic_writer", full_for_responses)
@@ -51,7 +54,9 @@ def test_answers_under_way_are_kept_when_a_row_cannot_be_written(tmp_path, monke
         config = GenerateConfig(
             run_dir=tmp_path / "run", prompts={"path": str(data)}, target=model, reviser=model
         )
-        with pytest.raises(WriteError, match=r"responses\.jsonl: cannot be written"):
+        with pytest.raises(
+            WriteError, match=r"responses\.jsonl: cannot be written .*free space there"
+        ):
             generate(config)
         assert len(server.asked) == 4
     with RequestStore(config.store_path) as store:

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from llm_requests import ask_for
+from llm_requests import answers_of, ask_for
 from werkzeug import Response
 
 from batch_endpoints import (
@@ -15,7 +15,8 @@ from batch_endpoints import (
     silent,
 )
 from clair_apo.errors import RequestError
-from clair_apo.llm import Completion, RequestStore, StoredAnswer, batch
+from clair_apo.llm import Completion, RequestStore, StoredAnswer, StoredChat, batch
+from clair_apo.llm.ask import TRIES_IN_GROUPS
 from clair_apo.llm.batch import BatchChat
 from clair_apo.llm.tables import CREATING, FORGOTTEN, READ, StoredBatch
 
@@ -312,12 +313,37 @@ def test_answers_of_an_old_batch_that_nobody_wants_any_more_are_kept_too(server,
     assert_all_answered(store, questions(3))
 
 
-def test_an_answer_of_an_old_batch_that_nobody_can_read_is_kept_as_it_was_paid_for(server, store):
-    unreadable = {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2}}
-    server.outcomes = [Outcome(line=lambda line: answered(line, lambda _: unreadable))]
-    leave_batch(server, store, questions(2))
-    ask(server, store, questions(1))
-    assert store.get(questions(2)[1].key) == unreadable
+BROKEN_OFF = {"choices": [], "usage": {"prompt_tokens": 300, "completion_tokens": 200}}
+
+
+def test_an_answer_of_an_old_batch_that_broke_off_is_counted_and_is_no_answer(server, store):
+    server.outcomes = [Outcome(line=lambda line: answered(line, lambda _: BROKEN_OFF))]
+    first, second = questions(2)
+    leave_batch(server, store, [first, second])
+    ask(server, store, [first])
+    assert store.answer(second) is None
+    assert store.spent("run")["big"].completion_tokens >= 200
+
+
+def test_what_broke_off_in_a_batch_is_asked_for_in_the_next_one(server, store):
+    server.outcomes = [
+        Outcome(line=lambda line: answered(line, lambda _: BROKEN_OFF)),
+        Outcome(),
+    ]
+    chat = StoredChat(server.spec, store, BatchChat(server.spec, store, "run"), run_id="run")
+    found = answers_of(chat, questions(3))
+    assert [answer.completion.text for answer in found] == ["re: q0", "re: q1", "re: q2"]
+    assert set(server.asked.values()) == {2}
+    assert store.spent("run")["big"].answers == 6
+
+
+def test_what_breaks_off_in_every_batch_fails_its_row_after_a_few(server, store):
+    server.outcomes = [Outcome(line=lambda line: answered(line, lambda _: BROKEN_OFF))] * 9
+    chat = StoredChat(server.spec, store, BatchChat(server.spec, store, "run"), run_id="run")
+    (answer,) = answers_of(chat, questions(1))
+    assert "no answer in choices[0]" in answer.failure
+    assert set(server.asked.values()) == {TRIES_IN_GROUPS}
+    assert store.spent("run")["big"].answers == TRIES_IN_GROUPS
 
 
 def test_a_batch_that_was_created_but_not_noted_is_found_by_its_name(server, store, monkeypatch):
@@ -462,3 +488,21 @@ def test_a_download_that_breaks_off_is_begun_again(server, store, monkeypatch):
     ask(server, store, requests)
     assert_all_answered(store, requests)
     assert server.asked == {r.key: 1 for r in requests}
+
+
+def test_a_key_that_a_batch_echoes_is_in_no_answer_and_no_reason(server, store, monkeypatch):
+    key = "sk-very-secret-0123456789"
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+
+    def echo(line):
+        if line["body"]["messages"][-1]["content"] == "q0":
+            return rejected(line, message=f"no {key}")
+        message = {"content": f"Bearer {key}"}
+        body = {"choices": [{"message": message, "finish_reason": "stop"}]}
+        return answered(line, lambda _: body)
+
+    server.outcomes = [Outcome(line=echo)]
+    bad, good = questions(2)
+    got = ask(server, store, [bad, good])
+    assert got[bad.key].failure.endswith("no ***")
+    assert Completion.from_response(store.get(good.key)).text == "Bearer ***"

@@ -131,3 +131,36 @@ def test_an_account_without_money_ends_the_run_at_once(server, store):
     with pytest.raises(RequestError, match="nothing left to spend"):
         ask(server, store, 2)
     assert len(server.offered_at) == 1
+
+
+@pytest.mark.parametrize("after", [str(2 * 24 * HOUR_S), "1e18"])
+def test_a_pause_of_more_than_a_day_ends_the_run_with_the_time_to_come_again(
+    server, store, clock, after
+):
+    server.replies = [limited(**{"Retry-After": after})]
+    with pytest.raises(RequestError, match=r"it asks for .*longer than patience_s.*again to go on"):
+        ask(server, store, 2)
+
+
+ODD = {
+    "a page": Response("<html>hello</html>", 200, {"Content-Type": "text/html"}),
+    "no JSON": Response("{", 200, {"Content-Type": "application/json"}),
+    "deep JSON": Response("[" * 100_000, 200, {"Content-Type": "application/json"}),
+    "no names": Response("{}", 200, {"Content-Type": "application/json"}),
+    "no gzip": Response(
+        b"abcd", 200, {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_an_odd_reply_to_a_call_is_one_call_more(server, store, clock, case):
+    server.refusals = [ODD[case]]
+    assert len(ask(server, store, 2)) == 2
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_nothing_but_odd_replies_end_the_run_with_a_sentence(server, store, clock, case):
+    server.refusals = [ODD[case]] * 50
+    with pytest.raises(RequestError, match=r"localhost:\d+ .*run the same command again"):
+        ask(server, store, 2)

@@ -66,6 +66,7 @@ OF_NO_ACCOUNT = {
     "price": {"input": 1, "output": 1},
     "api_key_env": "OTHER_KEY",
     "timeout_s": 1.0,
+    "patience_s": 1.0,
     "max_in_flight": 1,
     "requests_per_minute": 1,
     "tokens_per_minute": 1,
@@ -158,6 +159,8 @@ def test_a_setting_with_a_place_of_its_own_is_not_sent_beside(name):
         ("top_p", 0.0),
         ("top_p", 1.1),
         ("timeout_s", 0),
+        ("patience_s", -1),
+        ("patience_s", float("inf")),
         ("max_in_flight", 0),
         ("batch_size", 0),
         ("dtype", "fp8"),
@@ -172,18 +175,13 @@ def test_a_setting_out_of_range_is_refused_by_its_name(name, value):
 @given(
     st.builds(
         Completion,
-        text=st.text(),
-        finish_reason=st.sampled_from(["stop", "length", "content_filter", "other"]),
+        text=st.text(min_size=1).filter(str.strip),
+        finish_reason=st.sampled_from(["stop", "length", "content_filter"]),
         prompt_tokens=st.integers(0, 10**6),
         completion_tokens=st.integers(0, 10**6),
+        refused=st.booleans(),
+        model=st.just("m"),
     )
 )
 def test_a_completion_goes_through_a_response_unchanged(given_completion):
     assert Completion.from_response(given_completion.to_response("m")) == given_completion
-
-
-@pytest.mark.parametrize("reason", ["tool_calls", "eos", None, 3])
-def test_a_finish_reason_that_is_not_known_is_other(reason):
-    response = completion().to_response("m")
-    response["choices"][0]["finish_reason"] = reason
-    assert Completion.from_response(response).finish_reason == "other"

@@ -187,3 +187,19 @@ def test_the_mode_of_a_spec_decides_who_answers(folder, mode, name):
 def test_the_batch_mode_without_a_server_is_refused():
     with pytest.raises(ValueError, match="mode 'batch' needs a server"):
         ModelSpec(model="m", mode="batch")
+
+
+def test_an_answer_that_broke_off_is_asked_for_in_other_files_and_then_fails(folder):
+    (request,) = questions(1)
+    for number in range(file_chat.TRIES):
+        got, (command,) = ask(folder, [request])
+        assert got == {}, number
+        run_batch(command)
+        output = folder / shlex.split(command)[5].rpartition("/")[2]
+        output.write_text(output.read_text().replace('"stop"', '"abort"'))
+    got, commands = ask(folder, [request])
+    assert commands == []
+    assert "'abort'" in got[request.key].failure
+    output.write_text(output.read_text().replace('"abort"', '"stop"'))
+    got, _ = ask(folder, [request])
+    assert Completion.from_response(got[request.key].response).text == "re: q0"

@@ -18,6 +18,7 @@ from llm_requests import answers_of, ask_for
 from chat_server import ChatServer, Reply
 from clair_apo.errors import RequestError
 from clair_apo.llm import ModelSpec, RequestStore, StoredChat, health
+from clair_apo.llm.failures import ODD_REPLIES
 from clair_apo.llm.health import ATTEMPTS
 from clair_apo.llm.http import HttpChat
 from clair_apo.llm.keys import find_key
@@ -282,7 +283,12 @@ def test_a_reply_that_is_no_completion_asks_whether_the_address_is_right(server,
     server.reply = lambda _: Reply(body=body)
     message = failure(spec, "q")
     assert f"is base_url '{spec.base_url}' right?" in message
-    assert len(server.asked) == 1
+    assert len(server.asked) == ODD_REPLIES
+
+
+def test_a_first_reply_that_is_no_completion_is_tried_again(server, spec):
+    server.reply = one_after_the_other(Reply(body=""), Reply(body="{not json"), Reply())
+    assert answers(spec, "q")["q"].response is not None
 
 
 def test_a_web_page_between_answers_is_tried_again(server, spec):

@@ -237,7 +237,7 @@ def test_rows_that_used_up_their_attempts_while_the_server_was_down_are_asked_ag
         return next(probes)
 
     async def two_rows():
-        judge = health.ServerHealth(Gate(4, None, None), Meter(), probe)
+        judge = health.ServerHealth(Gate(4, None, None), Meter(), probe, patience_s=60.0)
         judge.answered()
         down.sent_at = time.monotonic()
         return await asyncio.gather(*(judge.blames_the_request(down) for _ in range(2)))
@@ -245,12 +245,15 @@ def test_rows_that_used_up_their_attempts_while_the_server_was_down_are_asked_ag
     assert asyncio.run(two_rows()) == [False, False]
 
 
+@pytest.mark.parametrize("status", [502, 503])  # down, and busy
 def test_a_server_that_stays_down_ends_the_run_and_keeps_what_was_answered(
-    server, no_waits, monkeypatch
+    server, no_waits, monkeypatch, status
 ):
-    monkeypatch.setattr(health, "PATIENCE_S", 0.5)
-    server.reply = lambda asked: Reply() if asked.number < 20 else error(503, "gone")
-    with closing(HttpChat(spec_for(server.url, max_in_flight=8))) as chat:
+    monkeypatch.setattr(health, "PATIENCE_S", 0.5 if status == 502 else 300.0)
+    patience_s = 0.5 if status == 503 else 300.0
+    server.reply = lambda asked: Reply() if asked.number < 20 else error(status, "gone")
+    spec = spec_for(server.url, max_in_flight=8, patience_s=patience_s)
+    with closing(HttpChat(spec)) as chat:
         for text in questions(100):
             chat.submit(ask_for(text))
         found = []

@@ -1,5 +1,6 @@
 """The request store: what was paid for stays, whatever happens to the process."""
 
+import json
 import os
 import signal
 import sqlite3
@@ -16,9 +17,17 @@ from llm_requests import ask_for
 from clair_apo.errors import StoreError
 from clair_apo.llm import Answer, RequestStore, StoredAnswer, disks
 from clair_apo.llm import store as store_module
-from clair_apo.llm.tables import Spent, StoredBatch
+from clair_apo.llm import store_file as store_file_module
+from clair_apo.llm.checksums import checksum
+from clair_apo.llm.tables import PUT_ANSWER, Spent, StoredBatch
 
-ANSWER = {"choices": [{"message": {"content": "Grüße, 世界 \u2028"}}], "n": 1.5, "none": None}
+
+def whole(text, **more):
+    """A response that says that its answer came to an end."""
+    return {"choices": [{"message": {"content": text}, "finish_reason": "stop"}]} | more
+
+
+ANSWER = whole("Grüße, 世界 \u2028", n=1.5, none=None)
 
 
 @pytest.fixture
@@ -31,7 +40,8 @@ def put(store, key, response, *, model="m", run_id=""):
 
 
 def used(prompt_tokens, completion_tokens):
-    return {"usage": {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}}
+    usage = {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}
+    return whole("hello", usage=usage)
 
 
 def test_what_is_put_is_got_again_also_after_reopening(path):
@@ -47,9 +57,9 @@ def test_what_is_put_is_got_again_also_after_reopening(path):
 
 def test_the_first_answer_under_a_key_stays(path):
     with RequestStore(path) as store:
-        put(store, "k", {"first": 1})
-        put(store, "k", {"second": 2})
-        assert store.get("k") == {"first": 1}
+        put(store, "k", whole("first"))
+        put(store, "k", whole("second"))
+        assert store.get("k") == whole("first")
         assert len(store) == 1
 
 
@@ -150,7 +160,7 @@ def test_another_version_is_refused_and_left_as_it_is(path):
     with sqlite3.connect(path) as db:
         db.execute("PRAGMA user_version = 99")
     db.close()
-    assert_refused(path, "version 99, this program reads 2")
+    assert_refused(path, "version 99, this program reads 3")
 
 
 def test_a_database_of_somebody_else_is_refused_and_left_as_it_is(tmp_path):
@@ -171,7 +181,7 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path):
 
 def test_a_store_that_is_damaged_while_in_use_says_so(path):
     with RequestStore(path) as store:
-        store._db.execute("DROP TABLE answers")
+        store.db.execute("DROP TABLE answers")
         with pytest.raises(StoreError, match="no such table"):
             store.get("k")
         with pytest.raises(StoreError, match="no such table"):
@@ -221,7 +231,7 @@ def test_a_usage_that_is_none_counts_as_no_tokens(response):
 
 def test_sums_are_made_without_reading_an_answer(path):
     with RequestStore(path) as store:
-        plan = store._db.execute(
+        plan = store.db.execute(
             "EXPLAIN QUERY PLAN SELECT model, count(*), sum(prompt_tokens), sum(completion_tokens) "
             "FROM answers WHERE run_id = 'r' GROUP BY model"
         ).fetchall()
@@ -233,7 +243,7 @@ def test_answers_take_no_more_bytes_than_their_text(path):
     response = {"choices": [{"message": {"content": "世界" * 50}}]}
     with RequestStore(path) as store:
         put(store, "k", response)
-        ((kept,),) = store._db.execute("SELECT CAST(response AS BLOB) FROM answers").fetchall()
+        ((kept,),) = store.db.execute("SELECT CAST(response AS BLOB) FROM answers").fetchall()
         assert store.get("k") == response
     frame = len('{"choices":[{"message":{"content":""}}]}')
     assert len(kept) == frame + 3 * 2 * 50  # UTF-8, neither spaces nor escapes
@@ -261,12 +271,12 @@ def test_a_full_disk_is_named_and_takes_nothing_with_it(path):
     with RequestStore(path) as store:
         put(store, "k", ANSWER)
         # SQLite reports its page limit as it reports a full disk: SQLITE_FULL
-        pages = store._db.execute("PRAGMA page_count").fetchone()[0]
-        store._db.execute(f"PRAGMA max_page_count = {pages}")
+        pages = store.db.execute("PRAGMA page_count").fetchone()[0]
+        store.db.execute(f"PRAGMA max_page_count = {pages}")
         with pytest.raises(StoreError, match=r"disk is full: free space.*the same command again"):
             put(store, "big", {"text": "x" * 100_000})
         assert store.get("k") == ANSWER
-        store._db.execute("PRAGMA max_page_count = 100000")
+        store.db.execute("PRAGMA max_page_count = 100000")
         put(store, "big", {"text": "x" * 100_000})
     with RequestStore(path) as store:
         assert len(store) == 2
@@ -287,7 +297,7 @@ def test_room_is_looked_for_before_the_disk_is_full_so_that_answers_under_way_st
 
 def test_a_store_that_may_not_be_written_says_how_to_mend_that(path):
     with RequestStore(path) as store:
-        store._db.execute("PRAGMA query_only = ON")  # SQLITE_READONLY, as for a read-only file
+        store.db.execute("PRAGMA query_only = ON")  # SQLITE_READONLY, as for a read-only file
         with pytest.raises(StoreError, match="make the file and its folder writable"):
             put(store, "k", ANSWER)
 
@@ -312,7 +322,7 @@ def test_damage_in_a_store_too_large_to_be_read_through_is_reported_when_it_is_m
 ):
     path = tmp_path / "s.sqlite"
     damage(path, 0.5)
-    monkeypatch.setattr(store_module, "CHECKED_WHOLE_BYTES", 1000)
+    monkeypatch.setattr(store_file_module, "CHECKED_WHOLE_BYTES", 1000)
     with RequestStore(path) as store, pytest.raises(StoreError, match=r"malformed.*recover"):
         for n in range(60):
             store.get(f"{n:04}")
@@ -321,7 +331,7 @@ def test_damage_in_a_store_too_large_to_be_read_through_is_reported_when_it_is_m
 def test_a_large_store_whose_end_is_damaged_is_refused_when_it_is_opened(tmp_path, monkeypatch):
     path = tmp_path / "s.sqlite"
     damage(path, 0.999)
-    monkeypatch.setattr(store_module, "CHECKED_WHOLE_BYTES", 1000)
+    monkeypatch.setattr(store_file_module, "CHECKED_WHOLE_BYTES", 1000)
     assert_refused(path, r"malformed.*recover")
 
 
@@ -332,28 +342,54 @@ def test_a_store_that_was_cut_short_is_refused(tmp_path):
     assert_refused(path, r"malformed.*recover")
 
 
-@pytest.mark.parametrize(("text", "told"), [("{", "k is no JSON:"), ("[]", "k is no JSON object")])
-def test_an_answer_that_is_no_json_object_is_damage(path, text, told):
-    with RequestStore(path) as store:
-        put(store, "k", ANSWER)
-        store._db.execute("UPDATE answers SET response = ?", (text,))
-        with pytest.raises(StoreError, match=rf"{told}.*recover"):
-            store.get("k")
+BROKEN_OFF = [
+    {"choices": []},
+    {"choices": [{"message": {"content": "half"}, "finish_reason": "abort"}]},
+    {"choices": [{"message": {"content": "half"}, "finish_reason": None}]},
+    {"choices": [{"message": {"content": ""}, "finish_reason": "error", "error": {"code": 502}}]},
+]
 
 
-def test_a_response_without_an_answer_is_a_failed_answer_and_no_damage(path):
+@pytest.mark.parametrize("kept", BROKEN_OFF)
+def test_what_broke_off_and_was_kept_by_an_earlier_version_is_no_answer_and_makes_way(path, kept):
     request = ask_for("q")
     with RequestStore(path) as store:
+        put(store, "other", whole("as it was"), run_id="r")
+        paid = kept | {"usage": {"prompt_tokens": 3, "completion_tokens": 2}}
+        row = (request.key, "m", "r", 3, 2, 0.0, json.dumps(paid))  # as version 0.1 wrote it
+        with store.db:
+            store.db.execute(PUT_ANSWER, (*row, checksum(row)))
         assert store.answer(request) is None
-        put(store, request.key, {"choices": []})
-        answer = store.answer(request)
-    assert answer.completion is None
-    assert "no answer in choices[0]" in answer.failure
+        failed_before = store.failed_answer(request)
+        assert failed_before.completion is None
+        assert failed_before.failure
+        put(store, request.key, used(30, 20), run_id="r")
+        assert store.answer(request).completion.text == "hello"
+        # both were paid for, and so was the one beside them
+        assert store.spent("r") == {"m": Spent(3, 33, 22)}
+    with RequestStore(path) as store:
+        assert store.answer(request).completion.text == "hello"
+        assert store.get("other") == whole("as it was")
+
+
+@pytest.mark.parametrize("kept", BROKEN_OFF)
+def test_a_whole_answer_of_another_store_takes_the_place_of_one_that_broke_off(tmp_path, kept):
+    request = ask_for("q")
+    with RequestStore(tmp_path / "theirs.sqlite") as store:
+        put(store, request.key, used(30, 20), run_id="part")
+        store.put_broken_off([StoredAnswer("else", "m", kept | used(4, 5))], "part")
+    with RequestStore(tmp_path / "mine.sqlite") as store:
+        put(store, request.key, kept, run_id="whole")
+        for answers in (1, 0):  # a merge may be made again
+            taken = store.take_over(tmp_path / "theirs.sqlite", "part", "whole")
+            assert (taken.answers, taken.conflicts) == (answers, 0)
+            assert store.answer(request).completion.text == "hello"
+            assert store.spent("whole") == {"m": Spent(3, 34, 25)}
 
 
 def journal(path):
     with RequestStore(path) as store:
-        return store._db.execute("PRAGMA journal_mode").fetchone()[0]
+        return store.db.execute("PRAGMA journal_mode").fetchone()[0]
 
 
 def test_on_a_network_file_system_a_store_keeps_a_rollback_journal_and_says_so(
@@ -361,7 +397,7 @@ def test_on_a_network_file_system_a_store_keeps_a_rollback_journal_and_says_so(
 ):
     assert journal(path) == "wal"
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr(store_module, "file_system", lambda _: "nfs4")
+    monkeypatch.setattr(store_file_module, "file_system", lambda _: "nfs4")
     assert journal(path) == "delete"
     assert "network file system (nfs4)" in capsys.readouterr().err
     with RequestStore(path) as store:
@@ -397,16 +433,16 @@ def test_a_store_takes_over_the_answers_and_batches_of_another(tmp_path):
     with RequestStore(theirs) as store:
         put(store, "a", used(1, 1), run_id="part")
         put(store, "b", used(2, 2), run_id="another")
-        put(store, "c", {"said": "no"}, run_id="part")
+        put(store, "c", whole("no"), run_id="part")
         store.add_batch(replace(BATCH, run_id="part"))
     before = theirs.read_bytes()
     with RequestStore(mine) as store:
-        put(store, "c", {"said": "yes"}, run_id="whole")
+        put(store, "c", whole("yes"), run_id="whole")
         put(store, "b", used(2, 2), run_id="another")
         taken = store.take_over(theirs, "part", "whole")
         assert (taken.answers, taken.conflicts) == (1, 1)
         assert store.get("a") == used(1, 1)
-        assert store.get("c") == {"said": "yes"}
+        assert store.get("c") == whole("yes")
         assert store.spent("whole") == {"m": Spent(2, 1, 1)}
         assert store.batches() == [replace(BATCH, run_id="whole")]
         again = store.take_over(theirs, "part", "whole")
@@ -436,7 +472,7 @@ def make_older(path):
     with RequestStore(path) as store:
         put(store, "k", ANSWER, run_id="part")
         store.add_batch(BATCH)
-        store._db.execute("DROP TABLE failures")
+        store.db.execute("DROP TABLE failures")
 
 
 def test_a_store_from_before_failures_were_kept_opens_with_all_that_it_holds(path):

@@ -64,3 +64,10 @@ def test_a_frequent_word_in_a_long_text_is_still_matched():
     long = "the cat and the dog. " * 100
     diff = word_diff(long, "Well: " + long)
     assert joined(diff.chosen, "changed") == "Well: "
+
+
+def test_a_table_of_a_hundred_rows_that_moved_is_compared():
+    table = [f"| {n} | yes | no | {n % 7} | ok |" for n in range(150)]
+    diff = word_diff("\n".join(table), "Here it is:\n\n" + "\n".join(table[1:]) + "\n" + table[0])
+    assert joined(diff.chosen, "changed").startswith("Here it is:")
+    assert len(joined(diff.rejected, "changed")) < 100

@@ -9,8 +9,9 @@ from report_runs import Page, make_dropped, make_pair, make_run
 from clair_apo.errors import RunError
 from clair_apo.records import DropReason, Message, Origin, Stage
 from clair_apo.report import ContrastSummary, write_report
+from clair_apo.report import page as page_module
 from clair_apo.report import write as write_module
-from clair_apo.report.page import MAX_CARDS, REASON_SENTENCES, STAGE_NAMES
+from clair_apo.report.page import MAX_CARDS, MAX_TEXT, REASON_SENTENCES, STAGE_NAMES
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -203,3 +204,32 @@ def test_a_run_whose_counts_do_not_close_gets_no_report(tmp_path):
         write_report(tmp_path)
     assert not (tmp_path / "report.html").exists()
     assert not (tmp_path / "contrast.json").exists()
+
+
+def test_a_text_of_a_million_characters_is_cut_on_the_page_and_measured_whole(tmp_path):
+    long = "word " * 200_000
+    pair = make_pair(rejected=long, chosen=long + "end", levenshtein=3)
+    page = page_of(tmp_path, [pair], [make_dropped(raw=long)])
+    assert len(page.text) < 4 * MAX_TEXT
+    left_out = len(long) - MAX_TEXT
+    assert f"[{left_out:,} more characters]" in page.text
+    assert f"[{left_out + 3:,} more characters]" in page.text
+    assert f"{len(long):,} → {len(long) + 3:,}" in page.text
+
+
+def test_a_page_of_long_texts_shows_fewer_pairs_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(page_module, "MAX_PAGE", 20_000)
+    pairs = [make_pair(str(n), rejected=f"{n} " * 1000) for n in range(10, 30)]
+    dropped = [make_dropped(str(n), raw="x" * 30_000) for n in range(3)]
+    page = page_of(tmp_path, pairs, dropped)
+    shown = page.articles("pair")
+    assert 1 < len(shown) < 8
+    assert f"A random sample of {len(shown)} of all 20 pairs" in page.text
+    assert "A random sample of 1 of all 3 dropped prompts" in page.text
+
+
+def test_how_far_a_report_is_stands_on_standard_error(tmp_path, capsys):
+    make_run(tmp_path, [make_pair("a"), make_pair("b")], [make_dropped()])
+    write_report(tmp_path)
+    # 2 pairs and 1 dropped prompt are read for the numbers and for the page, 3 prompts once
+    assert "report: 9 of 9 rows" in capsys.readouterr().err

@@ -3,13 +3,14 @@
 import json
 import math
 import re
+from itertools import pairwise
 
 import pytest
 
 from clair_apo.errors import RunError
 from clair_apo.report import find_training, write_training_report
 from clair_apo.report.curves import read_training
-from clair_apo.report.plots import QUADRANTS, training_plots
+from clair_apo.report.plots import MAX_POINTS, QUADRANTS, _thinned, training_plots
 from clair_apo.report.training import PAGE
 from clair_apo.runs import RunFolder
 
@@ -172,3 +173,30 @@ def test_what_others_wrote_is_text_and_the_policy_allows_no_script(folder):
 def test_odd_entries_of_a_manifest_do_no_harm(folder):
     page = write_training_report(folder(alarms="none", why=3, objective=None, beta=[1])).page
     assert "Alarms" in page.read_text()
+
+
+def test_of_very_many_logs_no_line_has_more_points_than_can_be_seen(folder):
+    many = read_training(folder([log(step) for step in range(1, 7 * MAX_POINTS + 4)]))
+    steps = _thinned(many.curve("loss")).steps
+    assert MAX_POINTS / 2 < len(steps) <= MAX_POINTS
+    assert steps[-1] == 7 * MAX_POINTS + 3, "the last one counts"
+    assert {later - step for step, later in pairwise(steps)} == {8}
+    few = read_training(folder())
+    assert _thinned(few.curve("loss")) == few.curve("loss")
+    assert _thinned(few.curve("never")) == ((), ())
+    # two coordinates of fewer than 20 characters for each point of 7 lines and 4 areas
+    sizes = [sum(len(plot.svg) for plot in training_plots(run)) for run in (many, few)]
+    assert sizes[0] < sizes[1] + (7 + 4 * 2) * MAX_POINTS * 2 * 20
+
+
+@pytest.mark.parametrize(("written", "objective"), [("checkpoint", "apo_zero"), ("adapter", None)])
+def test_a_run_folder_of_an_earlier_version_says_only_what_is_of_this_training(
+    folder, written, objective
+):
+    """It has one record, in the run folder, of the training that ended last."""
+    place = folder()
+    stage = {"output_dir": f"runs/support/{written}", "objective": "apo_zero"}
+    RunFolder(place.parent).record_stage("train", stage)
+    assert read_training(place).facts.get("objective") == objective
+    RunFolder(place).record_stage("train", {"objective": "its own"})
+    assert read_training(place).facts["objective"] == "its own"

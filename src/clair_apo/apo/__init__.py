@@ -13,17 +13,19 @@ The data goes one way through this room:
     shared_prefix, logps   what the policy says of both answers of a pair, in either layout
     reference    what the reference says of them: `reference_choice` (which one it is),
                  `reference_cache` (found or computed), `reference_store` (on disk, by content),
-                 `reference_identity` (digests), `reference_files` (info, verify),
-                 `reference_command` (build)
+                 `reference_identity`, `model_function` and `users_code` (digests),
+                 `reference_files` (info, verify), `reference_command` (build)
     objectives   the loss of each pair, from its two log-ratios
                  and their weighted sum, which a run minimises
     anchors      where winner and loser stand: rewards, quadrants, KL (`outcome_log` keeps them)
     alarms       what contradicts the objective, in words
     invariants   what must hold before the first step means anything (`start` looks at it)
+    noise        what makes training mode random, and what ends it
     failures     the pairs of a loss that is no number, and of a batch too large
     dry_run      a run before it costs anything: `lengths`, `estimate`, `dry_run_text`
     unpaired     pairs taken apart, for TRL's KTO trainer
     checkpoints  whole or torn, and the last one that is whole
+    run_record   what a run was told and what it used, from its first step on
     average      the mean of checkpoints, or of a model and an earlier one
     interrupt    Ctrl+C saves before it stops
     train        all of it, from a YAML file (`arguments`) to a checkpoint (`facts` and `card`

@@ -10,6 +10,7 @@ import statistics
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal
 
+from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from clair_apo.records import Record
@@ -33,6 +34,9 @@ DRIFT_WINDOW = 10
 DRIFT_SHARE = 0.5
 """Change of the winners' mean length since the first window, as a share of it. Lengths differ by
 about half their mean, so 10 logs of 4 pairs move by chance about 0.1."""
+
+_OF_EVERY_PROCESS = {"loss", "learning_rate"}
+"""Keys of the logs that the Trainer itself writes, on every process after the same step."""
 
 AlarmName = Literal["winner_falls", "winner_collapses", "saturated", "length_drifts"]
 Logs = Sequence[Mapping[str, Any]]
@@ -196,6 +200,7 @@ class AlarmCallback(TrainerCallback):
         self._objectives = objectives
         self._stops = on_alarm == "stop"
         self._watch = AlarmWatch(objectives)
+        self._before: tuple[Alarm, ...] = ()
 
     @property
     def alarms(self) -> tuple[Alarm, ...]:
@@ -210,16 +215,27 @@ class AlarmCallback(TrainerCallback):
         self._watch = AlarmWatch(self._objectives)
         for entry in state.log_history:
             self._watch.see(entry)
+        self._before = self.alarms
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Look at the newest log."""
-        for alarm in self._watch.see(state.log_history[-1]):
-            if state.is_world_process_zero:
+        """Look at the newest log; all processes stop where the first one does."""
+        entry = state.log_history[-1]
+        raised = self._watch.see(entry)
+        if state.is_world_process_zero:
+            for alarm in raised:
                 logger.warning(f"alarm: {alarm}")
-            if self._stops and self.stopped_by is None:
-                self.stopped_by = alarm
-                # without the optimizer nothing could be resumed
-                args.save_only_model = False
-                control.should_save = control.should_training_stop = True
+        if not self._stops or not entry.keys() >= _OF_EVERY_PROCESS:
+            return
+        if args.world_size > 1:  # what a process logged by itself alone, others have not seen
+            first = [self.alarms]
+            broadcast_object_list(first)
+            self._watch.alarms = list(first[0])
+        new = [alarm for alarm in self.alarms if alarm not in self._before]
+        self._before = self.alarms
+        if new and self.stopped_by is None:
+            self.stopped_by = new[0]
+            # without the optimizer nothing could be resumed
+            args.save_only_model = False
+            control.should_save = control.should_training_stop = True

@@ -27,7 +27,8 @@ class PairArguments:
     dataset_train_split: str = "train"
     """The split to read, where the data has several."""
     held_out: float = 0.1
-    """The share of prompts held out for evaluation, chosen by their digest; 0 holds out none."""
+    """The share of prompts held out for evaluation, chosen by their digest; 0 holds out none.
+    Where the data has a `test` split of its own, that is held out instead."""
     max_pairs: int | None = None
     """Train on the first so many pairs in the order of their digests; all by default."""
 

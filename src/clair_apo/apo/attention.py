@@ -2,14 +2,17 @@
 
 A row of trees (`layout.PackedRow`) goes through the model's own code. Its mask, with four
 dimensions as transformers passes masks of one's own through untouched, says how long the parts of
-each pair are:
+each pair are, and `tree_attention`, under the name `TREE_ATTENTION` in transformers'
+`AttentionInterface`, attends by it:
 
-- everywhere, `tree_attention` attends once for each branch, under the name `TREE_ATTENTION` in
-  transformers' `AttentionInterface`: on a CPU by `cpu_attention.causal_attention`, elsewhere by
-  torch's `scaled_dot_product_attention`;
-- on CUDA the mask becomes a `BlockMask`, which transformers' own `flex_attention` takes.
+- on CUDA in one call of `flex_attention`, with the `BlockMask` of these lengths;
+- elsewhere, and on CUDA where FlexAttention cannot (dropout, very narrow heads), once for each
+  branch: on a CPU by `cpu_attention.causal_attention`, else by torch's
+  `scaled_dot_product_attention`.
 
-A model attends in this way only inside `attends_to_trees`; at all other times it is untouched.
+It computes what its arguments say and nothing else: a model that hands over more, such as sinks or
+a soft cap, is refused. A model attends in this way only inside `attends_to_trees`; at all other
+times it is untouched.
 """
 
 import contextlib
@@ -20,16 +23,44 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+from torch.utils.weak import WeakIdKeyDictionary
 from transformers import AttentionInterface, PreTrainedModel
+from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import repeat_kv
 from transformers.utils.import_utils import is_triton_available
 
+from clair_apo.apo.block_mask import tree_block_mask
 from clair_apo.apo.cpu_attention import causal_attention
+from clair_apo.errors import TrainingError
 
 TREE_ATTENTION = "clair_apo_tree"
 """The name of `tree_attention` in transformers. It has no mask function there on purpose: without
 one, transformers makes no mask where none is passed."""
+
+NARROWEST_FLEX_HEAD = 16
+"""FlexAttention's kernels take no narrower heads."""
+
+_NO_PART_OF_THE_FUNCTION = frozenset(
+    {
+        "cache_position",
+        "num_items_in_batch",
+        "output_attentions",
+        "output_hidden_states",
+        "output_router_logits",
+        "position_ids",
+        "return_dict",
+        "use_cache",
+    }
+)
+"""What models hand over that attention has no use for: positions are in queries and keys by then,
+the rest asks for outputs."""
+
+_block_masks = WeakIdKeyDictionary()
+"""The `BlockMask` of each mask that is alive: the layers of a model share one."""
+
+
+class UnknownKeywordError(TrainingError):
+    """A model hands its attention something that attention over trees does not compute."""
 
 
 def tree_attention(
@@ -45,18 +76,24 @@ def tree_attention(
     """Attention over one row of P trees, in the form that transformers calls.
 
     Args:
-        module: the attention layer; unused.
+        module: the attention layer, for its name and whether it is causal.
         query: (1, heads, N, width).
         key: (1, key-value heads, N, width).
-        value: (1, key-value heads, N, width).
+        value: (1, key-value heads, N, width of values).
         attention_mask: `PackedRow.lengths`, (1, 1, P, 3).
         dropout: as the layer says.
         scaling: of the scores; by default 1 / sqrt(width).
-        kwargs: whatever else a model passes; unused.
+        kwargs: whatever else a model passes; None is nothing.
 
     Returns:
-        (1, N, heads, width), and no attention weights.
+        (1, N, heads, width of values), and no attention weights.
+
+    Raises:
+        UnknownKeywordError: a keyword that may change the function.
     """
+    _refuse_more(module, kwargs)
+    if _flexes(query.device) and not dropout and _flexible(query, value):
+        return _flex_attention(module, query, key, value, attention_mask, scaling), None
     lengths: list[list[int]] = attention_mask[0, 0].tolist()
     # split and not sliced: its backward is one concatenation, where a slice's fills a row of zeros
     sizes = [size for trunk, chosen, rejected in lengths for size in (trunk + chosen, rejected)]
@@ -76,6 +113,38 @@ def tree_attention(
                 )
                 found.append(attend(q, k, v, scaling))
     return torch.cat(found, dim=1).to(value.dtype), None
+
+
+def _refuse_more(module: nn.Module, more: dict[str, Any]) -> None:
+    if getattr(module, "is_causal", True) is False or more.get("is_causal") is False:
+        raise UnknownKeywordError(f"attention in {type(module).__name__} is not causal")
+    for name, value in more.items():
+        neutral = value is None or (name == "is_causal" and value is True)
+        if not neutral and name not in _NO_PART_OF_THE_FUNCTION:
+            raise UnknownKeywordError(
+                f"{type(module).__name__} hands {name} to its attention, which attention over "
+                "shared beginnings does not compute; set pair_layout to padded"
+            )
+
+
+def _flexible(query: Tensor, value: Tensor) -> bool:
+    return min(query.shape[-1], value.shape[-1]) >= NARROWEST_FLEX_HEAD
+
+
+def _flex_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    lengths: Tensor,
+    scaling: float | None,
+) -> Tensor:
+    """All trees in one call, in the dtype of `value`: under autocast, rotary ones are wider."""
+    mask = _block_masks.get(lengths)
+    if mask is None:
+        mask = _block_masks[lengths] = tree_block_mask(lengths)
+    query, key = query.to(value.dtype), key.to(value.dtype)
+    return flex_attention_forward(module, query, key, value, mask, scaling)[0]
 
 
 def _torch_attention(
@@ -99,38 +168,8 @@ def _torch_attention(
     ).transpose(1, 2)
 
 
-def tree_mask(lengths: Tensor) -> Tensor | BlockMask:
-    """What a model inside `attends_to_trees` takes for `attention_mask`.
-
-    Args:
-        lengths: `PackedRow.lengths`, (1, 1, P, 3), on the model's device.
-    """
-    return tree_block_mask(lengths) if _flexes(lengths.device) else lengths
-
-
 def _flexes(device: torch.device) -> bool:
     return device.type == "cuda" and is_triton_available()
-
-
-def tree_block_mask(lengths: Tensor) -> BlockMask:
-    """The mask of `flex_attention` for a row of trees.
-
-    Args:
-        lengths: `PackedRow.lengths`, (1, 1, P, 3).
-    """
-    sizes = lengths.flatten()
-    total = int(sizes.sum())
-    part = torch.repeat_interleave(torch.arange(len(sizes), device=sizes.device), sizes)
-    pair, kind = part // 3, part % 3
-
-    def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return (
-            (query >= key)
-            & (pair[query] == pair[key])
-            & ((kind[key] == 0) | (kind[key] == kind[query]))
-        )
-
-    return create_block_mask(sees, None, None, total, total, device=sizes.device)
 
 
 @contextlib.contextmanager
@@ -143,9 +182,8 @@ def attends_to_trees(model: PreTrainedModel) -> Iterator[None]:
         model: neither wrapped nor adapted (`shared_prefix.bare_model`).
     """
     own = model.config._attn_implementation
-    name = "flex_attention" if _flexes(model.device) else TREE_ATTENTION
     try:
-        model.set_attn_implementation(name)
+        model.set_attn_implementation(TREE_ATTENTION)
         yield
     finally:
         model.set_attn_implementation(own)

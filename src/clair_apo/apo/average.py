@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from clair_apo.apo.adapters import ADAPTER_FILE, load_policy
 from clair_apo.apo.checkpoints import NOTE, why_torn
-from clair_apo.apo.reference_identity import function_config, weights_digest
+from clair_apo.apo.model_function import function_config, model_function
 from clair_apo.errors import ConfigError
 from clair_apo.models import find_model
 from clair_apo.records import Record
@@ -71,13 +71,13 @@ def average_models(
         if fault is not None:
             raise ConfigError(f"{place} is no whole checkpoint: {fault}; leave it out")
     mean = _load(places[0])
-    averaged = [AveragedModel(name=names[0], weight=shares[0], digest=weights_digest(mean))]
+    averaged = [AveragedModel(name=names[0], weight=shares[0], digest=model_function(mean).digest)]
     total = shares[0]
     for name, place, share in list(zip(names, places, shares, strict=True))[1:]:
         other = _load(place)
         _check_fit(mean, other, names[0], name)
         _check_vocabulary(places[0], place, name)
-        averaged.append(AveragedModel(name=name, weight=share, digest=weights_digest(other)))
+        averaged.append(AveragedModel(name=name, weight=share, digest=model_function(other).digest))
         total += share
         if share:
             _move_towards(mean, other, share / total)

@@ -29,7 +29,9 @@ def model_card(trainer: Any, name: str, tags: list[str]) -> str:
         "Data": describe_data(trainer),
         "Truncated": _truncated(found),
         "Pair layout": found.pair_layout,
-        "Steps": f"{trainer.state.global_step}, learning rate {trainer.args.learning_rate:g}",
+        "Steps": f"{trainer.state.global_step}",
+        "Learning rate": str(found.learning_rates or f"{trainer.args.learning_rate:g}, not used"),
+        "Changed on the way": "; ".join(found.changes) or "nothing",
         "Versions": ", ".join(f"{k} {v}" for k, v in package_versions().items()),
     }
     why = "\n".join(found.why) or "An objective of TRL's."

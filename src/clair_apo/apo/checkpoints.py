@@ -8,13 +8,17 @@ the sizes of its files; older checkpoints go only then.
 # mypy: allow-untyped-calls
 # trl is typed in part only
 
+import contextlib
 import json
 import logging
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_model, save_model
 from transformers.trainer_utils import rotate_checkpoints
 from trl.trainer.dpo_trainer import DPOTrainer
 
@@ -23,6 +27,8 @@ from clair_apo.records import Record
 from clair_apo.runs import write_json
 
 NOTE = "checkpoint.json"
+REFERENCE = "reference.safetensors"
+"""A reference that moves (`sync_ref_model`), as it was at the step of the checkpoint."""
 
 logger = logging.getLogger(__name__)
 
@@ -101,8 +107,31 @@ def _note(checkpoint: Path) -> CheckpointNote | None:
         return CheckpointNote(complete=False)
 
 
+@contextlib.contextmanager
+def named_write_failure(folder: Path, step: int) -> Iterator[None]:
+    """Say that a disk did not take what was written, whatever the library that wrote raises.
+
+    Raises:
+        TrainingError: names the folder, the step and what to do.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+        of_torch = "PytorchStreamWriter" in reason or "inline_container" in reason
+        if isinstance(error, RuntimeError) and not of_torch:
+            raise
+        raise TrainingError(
+            f"step {step}: {folder} cannot be written ({reason}). Free space, or save less "
+            "(save_total_limit, save_only_model); then go on from the last whole checkpoint with "
+            "--resume_from_checkpoint true"
+        ) from error
+
+
 class CheckpointingTrainer(DPOTrainer):
     """TRL's trainer with checkpoints that survive a kill at any moment."""
+
+    args: Any
 
     def train(
         self,
@@ -122,8 +151,45 @@ class CheckpointingTrainer(DPOTrainer):
                 raise TrainingError(f"{folder}: there is no whole checkpoint to resume from")
             resume_from_checkpoint = str(last)
         if resume_from_checkpoint:
-            check_resumable(Path(resume_from_checkpoint))
+            self.check_resumed(Path(resume_from_checkpoint))
+            self._restore_reference(Path(resume_from_checkpoint))
         return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+
+    def check_resumed(self, checkpoint: Path) -> None:
+        """Refuse a checkpoint from which this run cannot go on.
+
+        Raises:
+            TrainingError: says why.
+        """
+        check_resumable(checkpoint)
+        if self.args.sync_ref_model and not (checkpoint / REFERENCE).is_file():
+            raise TrainingError(
+                f"{checkpoint}: sync_ref_model moves the reference, and this checkpoint does not "
+                "hold it as it was then (earlier versions, FSDP and DeepSpeed save none): start a "
+                "new run in another output_dir"
+            )
+
+    def _save_reference(self, checkpoint: Path) -> None:
+        """Keep a reference that moves, where one process has it whole."""
+        spread = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        if self.args.sync_ref_model and self.args.should_save and not spread:
+            reference = self.accelerator.unwrap_model(self.ref_model, keep_torch_compile=False)
+            save_model(reference, str(checkpoint / REFERENCE))
+
+    def _restore_reference(self, checkpoint: Path) -> None:
+        if self.args.sync_ref_model:
+            reference = self.accelerator.unwrap_model(self.ref_model, keep_torch_compile=False)
+            load_model(reference, checkpoint / REFERENCE)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As `Trainer.save_model`; a disk that is full is said in words.
+
+        Raises:
+            TrainingError: the folder cannot be written.
+        """
+        folder = Path(str(output_dir or self.args.output_dir))
+        with named_write_failure(folder, self.state.global_step):
+            super().save_model(output_dir, _internal_call)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         run = Path(self._get_output_dir(trial=trial))
@@ -134,7 +200,9 @@ class CheckpointingTrainer(DPOTrainer):
         self.accelerator.wait_for_everyone()
         args.save_total_limit = None  # nothing older goes before this one is whole
         try:
-            super()._save_checkpoint(model, trial)
+            with named_write_failure(checkpoint, self.state.global_step):
+                super()._save_checkpoint(model, trial)
+                self._save_reference(checkpoint)
         finally:
             args.save_total_limit = limit
         self.accelerator.wait_for_everyone()

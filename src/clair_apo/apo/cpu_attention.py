@@ -4,7 +4,8 @@ torch's own kernel for CPUs multiplies small tiles at a third of the rate of its
 and deals out whole heads over cores in the backward pass. Here a block of queries of all heads is
 one batched product with every key it sees, and the softmax stays within one buffer.
 
-Shapes: K key-value heads, each asked by G heads; n queries, m keys, D width of a head.
+Shapes: K key-value heads, each asked by G heads; n queries, m keys, D width of a head, V width of
+its values.
 """
 
 from collections.abc import Iterator
@@ -24,11 +25,11 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float |
     Args:
         query: (1, KG, n, D).
         key: (1, K, m, D), of no fewer keys than queries.
-        value: (1, K, m, D).
+        value: (1, K, m, V).
         scaling: of the scores; by default 1 / sqrt(D).
 
     Returns:
-        (1, n, KG, D), in float32, or float64 where the query is.
+        (1, n, KG, V), in float32, or float64 where the query is.
     """
     dtype = torch.promote_types(query.dtype, torch.float32)
     queries, keys, values = (x[0].to(dtype).contiguous() for x in (query, key, value))
@@ -57,7 +58,7 @@ class _Scores:
         self._unseen = queries.new_full(square, -torch.inf).triu(1)
 
     def product(self, left: Tensor, right: Tensor) -> Tensor:
-        """(K, Gb, D) times (K, seen, D), over D."""
+        """(K, Gb, D) times (K, seen, D), over D; of gradients and values, over V."""
         shape = (*left.shape[:2], right.shape[1])
         room = self._room[: shape[0] * shape[1] * shape[2]].view(shape)
         return torch.bmm(left, right.transpose(1, 2), out=room)
@@ -72,13 +73,13 @@ class _Scores:
 
 
 class _CausalAttention(torch.autograd.Function):
-    """Queries (K, G, n, D), keys and values (K, m, D), to (n, K, G, D)."""
+    """Queries (K, G, n, D), keys (K, m, D) and values (K, m, V), to (n, K, G, V)."""
 
     @staticmethod
     def forward(ctx: Any, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         ctx.save_for_backward(queries, keys, values)
-        kv_heads, group, count, width = queries.shape
-        attended = queries.new_empty(count, kv_heads, group, width)
+        kv_heads, group, count, _ = queries.shape
+        attended = queries.new_empty(count, kv_heads, group, values.shape[-1])
         scores = _Scores(queries, keys)
         for block in _blocks(queries, keys):
             shares = scores.probabilities(_of_block(queries, block), keys[:, : block.seen])

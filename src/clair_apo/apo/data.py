@@ -8,12 +8,15 @@ import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from clair_apo.cells import conversation
 from clair_apo.errors import DataError
 from clair_apo.records import Conversation, Record, digest, prompt_id
-from clair_apo.rows import conversation, read_rows
+from clair_apo.rows import read_rows, split_names
 from clair_apo.splits import is_held_out
 
 COLUMNS = ("prompt", "chosen", "rejected")
+TEST = "test"
+"""The split that is held out where data brings it."""
 
 
 class TrainingPair(Record):
@@ -35,6 +38,10 @@ class PairSplit(NamedTuple):
 
     train: tuple[TrainingPair, ...]
     held_out: tuple[TrainingPair, ...]
+    rule: str = ""
+    """What held them out, or why none is, in words."""
+    left: int = 0
+    """Pairs beyond `max_pairs`."""
 
 
 def load_pairs(name: str, split: str = "train") -> list[TrainingPair]:
@@ -73,12 +80,49 @@ def split_pairs(
     """
     ordered = sorted(pairs, key=lambda pair: (pair.id, digest(pair.to_trl_row())))
     out = tuple(pair for pair in ordered if is_held_out(pair.id, held_out))
-    rest = tuple(pair for pair in ordered if not is_held_out(pair.id, held_out))[:max_pairs]
+    rest = tuple(pair for pair in ordered if not is_held_out(pair.id, held_out))
     if not rest:
         raise DataError(
             f"all {len(ordered)} pairs are held out, none is left to train on; lower held_out"
         )
-    return PairSplit(train=rest, held_out=out)
+    if out:
+        rule = f"by the digests of their prompts, held_out {held_out:g}"
+    elif held_out:
+        rule = f"no prompt's digest falls into held_out {held_out:g}; raise it"
+    else:
+        rule = "held_out is 0"
+    train = rest[:max_pairs]
+    return PairSplit(train=train, held_out=out, rule=rule, left=len(rest) - len(train))
+
+
+def load_split_pairs(
+    name: str, train_split: str, held_out: float, max_pairs: int | None = None
+) -> PairSplit:
+    """Load pairs and hold some out: the data's own `test` split, else as `split_pairs`.
+
+    Args:
+        name: as `load_pairs` takes it.
+        train_split: the split to train on.
+        held_out: where the data has a `test` split beside that one, any share above 0 holds out
+            that split and nothing else, since it may be of the same prompts; 0 holds out none.
+        max_pairs: as `split_pairs` takes it.
+
+    Raises:
+        DataError: as the two functions.
+    """
+    pairs = load_pairs(name, train_split)
+    if train_split == TEST or TEST not in split_names(name):
+        return split_pairs(pairs, held_out, max_pairs)
+    split = split_pairs(pairs, 0, max_pairs)
+    if not held_out:
+        rule = f"held_out is 0, although {name} has a {TEST} split"
+        return PairSplit(split.train, (), rule, split.left)
+    tested = split_pairs(load_pairs(name, TEST), 0).train
+    both = len({pair.id for pair in tested} & {pair.id for pair in split.train})
+    rule = f"the {TEST} split of {name}"
+    if both:
+        rule += f", {both} of whose prompts are trained on too"
+    return PairSplit(split.train, tested, rule, split.left)
 
 
 def data_digest(pairs: Iterable[TrainingPair]) -> str:

@@ -20,7 +20,7 @@ from trl.trainer.utils import get_peft_config
 
 from clair_apo.apo.adapters import adapter_folder
 from clair_apo.apo.arguments import TrainingSetup
-from clair_apo.apo.data import PairSplit, TrainingPair, load_pairs, split_pairs
+from clair_apo.apo.data import PairSplit, TrainingPair, load_split_pairs
 from clair_apo.apo.estimate import Estimate, estimate, matrix_rate
 from clair_apo.apo.invariants import check_tokens, left_out
 from clair_apo.apo.lengths import PairLengths, cut_pair, pair_lengths
@@ -68,8 +68,9 @@ def look_over(setup: TrainingSetup) -> DryRun:
             `pair_layout` that training would refuse.
     """
     script = setup.script
-    pairs = load_pairs(script.dataset_name, script.dataset_train_split)
-    split = split_pairs(pairs, script.held_out, script.max_pairs)
+    split = load_split_pairs(
+        script.dataset_name, script.dataset_train_split, script.held_out, script.max_pairs
+    )
     location = find_model(str(setup.model.model_name_or_path)).location
     adapter = adapter_folder(location)
     tokenizer = _loaded(AutoTokenizer, adapter.tokenizer if adapter else location, setup)
@@ -80,9 +81,9 @@ def look_over(setup: TrainingSetup) -> DryRun:
     lengths = _lengths(found.rows, setup) if found.rows else None
     dtype = torch.bfloat16 if setup.args.bf16 else torch.float32
     return DryRun(
-        pairs=len(pairs),
+        pairs=len(split.train) + len(split.held_out) + split.left,
         held_out=len(split.held_out),
-        beyond_max_pairs=len(pairs) - len(split.held_out) - len(split.train),
+        beyond_max_pairs=split.left,
         trained=len(split.train),
         problems=tuple(found.problems),
         lengths=lengths,

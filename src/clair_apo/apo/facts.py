@@ -13,6 +13,7 @@ from clair_apo.apo.alarms import Alarm
 from clair_apo.apo.lengths import PairLengths, pair_lengths
 from clair_apo.apo.objectives import SFT
 from clair_apo.apo.reference_choice import BASE, INITIAL
+from clair_apo.apo.run_record import LearningRates, record_of
 from clair_apo.apo.shared_prefix import bare_model
 from clair_apo.records import Record, digest
 
@@ -54,6 +55,10 @@ class RunFacts(Record):
     held_out_anchors: dict[str, float]
     """The last evaluation, without `eval_`."""
     alarms: tuple[Alarm, ...]
+    learning_rates: LearningRates | None
+    """Those that steps had; None before the first."""
+    changes: tuple[str, ...]
+    """Settings that a resumed run changed, each with its step, in words."""
 
 
 def run_facts(trainer: Any) -> RunFacts:
@@ -63,7 +68,8 @@ def run_facts(trainer: Any) -> RunFacts:
         trainer: an `APOTrainer`, before, during or after training.
     """
     template = getattr(trainer.processing_class, "chat_template", None)
-    history = trainer.state.log_history
+    history, record = trainer.state.log_history, record_of(trainer.state)
+    unknown = [f"not known before step {record.began_at}"] if record and record.began_at else []
     return RunFacts(
         objective=_objective(trainer),
         why=tuple(WHY[name] for name in trainer.loss_types if name in WHY),
@@ -77,6 +83,8 @@ def run_facts(trainer: Any) -> RunFacts:
         anchors=_last(history, "rewards/chosen", ""),
         held_out_anchors=_last(history, "eval_loss", "eval_"),
         alarms=trainer.alarms.alarms,
+        learning_rates=record.learning_rates if record else None,
+        changes=(*unknown, *map(str, record.changes)) if record else (),
     )
 
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from accelerate.utils import extract_model_from_parallel
+from peft import PeftModel
 from torch import Tensor
 from trl.data_utils import _tokenize
 from trl.trainer.dpo_config import DPOConfig
@@ -23,6 +25,94 @@ LOGP_TOLERANCE_HALF = 0.1
 """The same in bfloat16 and float16: nine times the largest miss measured, 0.011 (SmolLM2-135M, 12
 answers of 149 to 369 tokens, reference precomputed in batches of another size; 0.006 under
 autocast, 0.000007 in float32)."""
+
+
+def check_there_are_pairs(pairs: Any, name: str) -> None:
+    """Refuse a data set without a row.
+
+    Args:
+        pairs: a data set or a stream; of a dictionary each is looked at.
+        name: of the data set, for the error.
+
+    Raises:
+        TrainingError: names it.
+    """
+    if isinstance(pairs, Mapping):
+        for part, there in pairs.items():
+            check_there_are_pairs(there, f"{name} {part}")
+    elif pairs is not None and next(iter(pairs), None) is None:
+        raise TrainingError(f"{name} holds no pair: there is nothing to train on or to evaluate")
+
+
+def check_answers(row: Mapping[str, Any], where: str) -> None:
+    """Refuse a pair that lacks an answer, before it is tokenized.
+
+    Args:
+        row: as it was passed; tokens that are there already are looked at by `check_tokens`.
+        where: which pair it is, for the message.
+
+    Raises:
+        TrainingError: names the pair.
+    """
+    for side in ("chosen", "rejected"):
+        if side not in row or f"{side}_ids" in row:
+            continue
+        answer = row[side]
+        turns = (
+            [answer] if isinstance(answer, str) else [t and t.get("content") for t in answer or ()]
+        )
+        if not any(isinstance(text, list) or (text or "").strip() for text in turns):
+            raise TrainingError(f"{where}: {side!r} is empty; take the pair out, or fill it in")
+
+
+def check_adapter(model: Any, has_reference: bool) -> None:
+    """Refuse an adapter that TRL's trainer cannot find, before it looks for it.
+
+    Args:
+        model: the policy as it was passed.
+        has_reference: whether a reference model was passed.
+
+    Raises:
+        TrainingError: says how to call it.
+    """
+    names = list(getattr(model, "peft_config", None) or ())
+    if isinstance(model, PeftModel) and not has_reference and "default" not in names:
+        raise TrainingError(
+            f"the policy's adapter is called {', '.join(names)}, and TRL's trainer copies the one "
+            'called default as its reference: load it under that name (adapter_name="default"), '
+            "or pass ref_model"
+        )
+
+
+def check_head(model: Any) -> None:
+    """Refuse a head that an adapter wraps so that it has no weights of its own to score with.
+
+    Args:
+        model: the policy.
+
+    Raises:
+        TrainingError: says what to leave out.
+    """
+    head = model.get_output_embeddings()
+    if type(head).__name__ == "TrainableTokensWrapper":
+        raise TrainingError(
+            "trainable_token_indices also wraps the model's head where that is tied to the "
+            "embeddings, and log-probabilities are computed from the head's weights alone: leave "
+            "it out, or train the embeddings as a whole (modules_to_save)"
+        )
+
+
+def has_coarse_weights(model: Any) -> bool:
+    """Whether some weights have fewer than 32 bits; what quantized ones give depends on the batch.
+
+    Args:
+        model: wrapped or not, adapted or not.
+    """
+    inner = extract_model_from_parallel(model)
+    bare = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+    if getattr(bare, "quantization_method", None) or getattr(bare, "hf_quantizer", None):
+        return True
+    return any(weight.dtype.itemsize < 4 for weight in inner.parameters())
 
 
 def left_out(processing_class: Any, row: Mapping[str, Any]) -> str | None:
@@ -60,7 +150,7 @@ def check_tokens(
             "same way with and without an answer, or end the prompt where a token ends"
         )
     for side in ("chosen", "rejected"):
-        if not row[f"{side}_ids"]:
+        if not len(row[f"{side}_ids"]):  # a list, or a tensor of a formatted stream
             raise TrainingError(f"{where}: {side!r} has no tokens; take the pair out")
     prompt_tokens = len(row["prompt_ids"])
     room = args.max_length if args.truncation_mode == "keep_start" else None

@@ -12,17 +12,35 @@ position has one label. The last token of an answer predicts none and is left ou
 from the start of the pair, and those of a branch go on where the trunk ends.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
+from clair_apo.apo.numbering import IMAGES, ROWS, TOKENS_PER_WINNER, WEIGHTS
+from clair_apo.errors import TrainingError
+
 IGNORED = -100
 """The label of a position that predicts no token of an answer."""
 
-
 _RAGGED = "_token_logps"
+_OF_TOKENS = frozenset(
+    {
+        "input_ids",
+        "attention_mask",
+        "completion_mask",
+        "position_ids",
+        "token_type_ids",
+        "mm_token_type_ids",
+    }
+)
+"""Columns with a value for each token of each row, (2B, T)."""
+_GRID = "image_grid_thw"
+"""How many patches each image has, (images, 3): always one image after the other."""
+_OF_PAIRS = frozenset({IMAGES, WEIGHTS, ROWS, TOKENS_PER_WINNER})
+"""Columns of ours with a value for each pair, (B,)."""
 
 
 class PairTree(NamedTuple):
@@ -82,7 +100,7 @@ def pair_trees(batch: Mapping[str, Tensor]) -> list[PairTree]:
     ids, seen, answers = (
         batch[key].cpu() for key in ("input_ids", "attention_mask", "completion_mask")
     )
-    tokens = [row[mask] for row, mask in zip(ids, seen.bool(), strict=True)]
+    tokens = [row[mask].long() for row, mask in zip(ids, seen.bool(), strict=True)]
     scored = [row[mask].bool() for row, mask in zip(answers, seen.bool(), strict=True)]
     half = len(tokens) // 2
     return [_tree(tokens[i], tokens[half + i], scored[i], scored[half + i]) for i in range(half)]
@@ -118,14 +136,27 @@ def tree_sizes(batch: Mapping[str, Tensor]) -> list[int]:
     """Input tokens of the tree of every pair, without making the trees.
 
     Args:
-        batch: `input_ids` and `attention_mask`, each (2B, T), winners first, padded on the right.
+        batch: `input_ids` and `attention_mask`, each (2B, T), winners first.
     """
-    (chosen, rejected), seen = batch["input_ids"].chunk(2), batch["attention_mask"].bool()
+    seen = batch["attention_mask"].bool()
+    ids, seen = flushed(seen, batch["input_ids"], seen)
+    chosen, rejected = ids.chunk(2)
     same = (chosen == rejected) & seen.chunk(2)[0] & seen.chunk(2)[1]
     shared = (same.cumprod(1).sum(1) - 1).clamp(min=0)
     inputs = (seen.sum(1) - 1).clamp(min=0).chunk(2)
     sizes: list[int] = (inputs[0] + inputs[1] - shared).tolist()
     return sizes
+
+
+def flushed(seen: Tensor, *columns: Tensor) -> tuple[Tensor, ...]:
+    """Columns (R, T) with the padding on the right, wherever it was.
+
+    Args:
+        seen: (R, T), boolean: what is no padding.
+        columns: values for each token.
+    """
+    order = (~seen).to(torch.uint8).argsort(dim=1, stable=True)
+    return tuple(column.gather(1, order) for column in columns)
 
 
 def _common_tokens(one: Tensor, other: Tensor) -> int:
@@ -191,24 +222,97 @@ def _filled(sizes: Sequence[int], limit: int, padded: bool) -> list[range]:
 def take_pairs(batch: Mapping[str, Any], pairs: Sequence[int]) -> dict[str, Any]:
     """The given pairs of a padded batch, without the columns that are padding for all of them.
 
+    All pairs in their order are the batch as it is.
+
     Args:
-        batch: tensors of 2B rows, winners first, or of B rows, one for each pair. Values of tokens
-            end to end, `*_token_logps`, have their number for each of the rows in `*_lengths`.
+        batch: tensors or lists of 2B rows, winners first, or of B rows, one for each pair. Values
+            of tokens end to end, `*_token_logps`, have their number for each of the rows in
+            `*_lengths`. Images may lie end to end, where `IMAGES` counts them.
         pairs: positions, from 0 to B - 1.
+
+    Raises:
+        TrainingError: nothing says which part of a column belongs to which pair.
     """
     half = len(batch["input_ids"]) // 2
+    if list(pairs) == list(range(half)):
+        return dict(batch)
+    if uncut := why_uncut(batch):
+        raise TrainingError(f"a batch cannot be cut between pairs: {uncut}")
     one = torch.as_tensor(pairs, device=batch["input_ids"].device)
     both = torch.cat([one, one + half])
-    taken = {}
-    for key, rows in batch.items():
-        if key.endswith(_RAGGED):
-            lengths = batch[key.removesuffix(_RAGGED) + "_lengths"]
-            answers = rows.split(lengths.tolist())
-            wanted = one if len(lengths) == half else both
-            taken[key] = torch.cat([answers[position] for position in wanted.tolist()])
-        else:
-            taken[key] = rows[one if len(rows) == half else both]
+    taken = {key: _taken(batch, key, one, both) for key in batch}
+    # without any image, processors make no column of images, and models expect none
+    taken = {k: v for k, v in taken.items() if not (_is_of_images(batch, k) and len(v) == 0)}
     used = int(taken["attention_mask"].any(0).nonzero()[-1]) + 1
-    for key in ("input_ids", "attention_mask", "completion_mask"):
-        taken[key] = taken[key][:, :used]
+    width = batch["input_ids"].shape[1]
+    for key in _OF_TOKENS & set(taken):
+        if taken[key].shape[1:2] == (width,):
+            taken[key] = taken[key][:, :used]
     return taken
+
+
+def why_uncut(batch: Mapping[str, Any]) -> str | None:
+    """Why a padded batch cannot be cut between pairs; None if it can."""
+    for key, value in batch.items():
+        if _is_of_images(batch, key):
+            known = _images_of_rows(batch, key) is not None
+        else:
+            known = key.endswith(_RAGGED) or _is_cut_by_rows(value, len(batch["input_ids"]))
+        if not known:
+            return f"nothing says which part of {key} belongs to which pair"
+    return None
+
+
+def _is_cut_by_rows(value: Any, rows: int) -> bool:
+    if isinstance(value, Tensor) and value.dim():
+        return len(value) in (rows, rows // 2)
+    return not isinstance(value, list | tuple) or len(value) in (rows, rows // 2)
+
+
+def _taken(batch: Mapping[str, Any], key: str, one: Tensor, both: Tensor) -> Any:
+    """What belongs to some pairs of one column of a batch that can be cut."""
+    value = batch[key]
+    if _is_of_images(batch, key):
+        parts = _images_of_rows(batch, key)
+        assert parts is not None  # else why_uncut names it
+        return torch.cat([parts[row] for row in both.tolist()])
+    if key.endswith(_RAGGED):
+        lengths = batch[key.removesuffix(_RAGGED) + "_lengths"]
+        answers = value.split(lengths.tolist())
+        wanted = one if len(lengths) == len(batch["input_ids"]) // 2 else both
+        return torch.cat([answers[position] for position in wanted.tolist()])
+    if isinstance(value, list | tuple):
+        wanted = both if len(value) == len(batch["input_ids"]) else one
+        return [value[position] for position in wanted.tolist()]
+    if not isinstance(value, Tensor) or not value.dim():
+        return value
+    return value[(both if len(value) == len(batch["input_ids"]) else one).to(value.device)]
+
+
+def _is_of_images(batch: Mapping[str, Any], key: str) -> bool:
+    """Whether a column may lie image by image: by its name, or where all that is not known may."""
+    if key in _OF_TOKENS or key in _OF_PAIRS or key.startswith("ref_"):
+        return False
+    return IMAGES in batch or key.startswith(("image", "pixel"))
+
+
+def _images_of_rows(batch: Mapping[str, Any], key: str) -> list[Tensor] | None:
+    """What each of the 2B rows has of a column of images, (0 or more, ...); None if unknown."""
+    value, counts = batch[key], batch.get(IMAGES)
+    if counts is None or not isinstance(value, Tensor) or not value.dim():
+        return None
+    rows = 2 * counts.tolist()  # the winners' images, then the same for the losers
+    images, grid = sum(rows), batch.get(_GRID)
+    if key == "pixel_values" and grid is not None:  # patches end to end, as many as the grid says
+        patches = grid.prod(-1).tolist()
+        if len(patches) != images or len(value) != sum(patches):
+            return None
+        of_images = iter(value.split(patches))
+        return [torch.cat([value[:0], *itertools.islice(of_images, count)]) for count in rows]
+    by_row = len(value) == len(rows) and key != _GRID
+    by_image = len(value) == images
+    if by_row and by_image and set(rows) != {1}:
+        return None
+    if by_row:
+        return list(value.split(1))
+    return list(value.split(rows)) if by_image else None

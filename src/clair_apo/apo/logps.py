@@ -10,7 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-_NOT_FOR_THE_MODEL = {"completion_mask", "pair_weights", "rows", "tokens_per_winner"}
+from clair_apo.apo.layout import flushed
+from clair_apo.apo.numbering import IMAGES, ROWS, TOKENS_PER_WINNER, WEIGHTS
+
+_NOT_FOR_THE_MODEL = {"completion_mask", IMAGES, ROWS, TOKENS_PER_WINNER, WEIGHTS}
 
 
 class PairLogps(NamedTuple):
@@ -130,10 +133,10 @@ def padded_forward(model: Any, batch: Mapping[str, Tensor]) -> PairForward:
 
 def first_differences(batch: Mapping[str, Tensor]) -> Tensor:
     """How many tokens both answers of each pair begin with, (B,), from a padded batch (2B, T)."""
-    ids, seen, answers = (
-        batch[key].chunk(2) for key in ("input_ids", "attention_mask", "completion_mask")
-    )
-    same = ((ids[0] == ids[1]) & seen[0].bool() & seen[1].bool()).cumprod(1)
+    seen = batch["attention_mask"].bool()
+    columns = flushed(seen, batch["input_ids"], seen, batch["completion_mask"].bool())
+    ids, present, answers = (column.chunk(2) for column in columns)
+    same = ((ids[0] == ids[1]) & present[0] & present[1]).cumprod(1)
     return (same[:, 1:] * answers[0][:, 1:]).sum(1)
 
 

@@ -22,10 +22,13 @@ class OutcomeLog(TrainerCallback):
     def __init__(self, accelerator: Any) -> None:
         self._accelerator = accelerator
         self._tables: dict[Mode, list[Tensor]] = {"train": [], "eval": []}
+        self._fresh: list[Tensor] = []
+        """Of training, by this process alone."""
 
     def on_train_begin(self, *event: Any, **more: Any) -> None:
         """Forget what a run that broke off left; `auto_find_batch_size` begins several times."""
         self._tables["train"].clear()
+        self._fresh.clear()
 
     def keep(self, mode: Mode, outcomes: PairOutcomes, weights: Tensor | None) -> None:
         """Keep the outcomes of the pairs that count.
@@ -33,7 +36,7 @@ class OutcomeLog(TrainerCallback):
         Args:
             mode: in an evaluation the pairs that fill the last batch of several processes are left
                 out here, and all processes must call it.
-            outcomes: of one row of this process.
+            outcomes: of one row of this process; in training they are seen once gathered.
             weights: of its pairs in training, (B,): those with 0 are left out; None keeps all.
         """
         table = outcomes.table()
@@ -41,21 +44,25 @@ class OutcomeLog(TrainerCallback):
             table = self._accelerator.gather_for_metrics(table)
             if fills_a_stream(self._accelerator.gradient_state.active_dataloader):
                 table = table[given_by_stream(PairOutcomes.from_tables([table]).rows)]
-        elif weights is not None:
-            table = table[weights > 0]
-        self._tables[mode].append(table)
+            self._tables["eval"].append(table)
+        else:
+            self._fresh.append(table if weights is None else table[weights > 0])
+
+    def gather(self) -> None:
+        """Share what was kept in training since; all processes must call, after the same batch."""
+        if not self._fresh:
+            return
+        table = torch.cat(self._fresh)
+        self._fresh.clear()
+        # processes may have seen different numbers of pairs: fill up, leave out what fills
+        table = self._accelerator.pad_across_processes(table, pad_index=torch.nan)
+        table = self._accelerator.gather(table)
+        self._tables["train"].append(table[~table.isnan().all(1)])
 
     def seen(self, mode: Mode) -> PairOutcomes | None:
-        """All that was kept since it was taken last, by all processes; None if there is nothing."""
-        if not self._tables[mode]:
-            return None
-        table = torch.cat(self._tables[mode])
-        if mode == "train":
-            # processes may have seen different numbers of pairs: fill up, leave out what fills
-            table = self._accelerator.pad_across_processes(table, pad_index=torch.nan)
-            table = self._accelerator.gather(table)
-            table = table[~table.isnan().all(1)]
-        return PairOutcomes.from_tables([table])
+        """All that was gathered since it was taken last; None if there is nothing."""
+        tables = self._tables[mode]
+        return PairOutcomes.from_tables([torch.cat(tables)]) if tables else None
 
     def take(self, mode: Mode) -> PairOutcomes | None:
         """The same, and begin anew."""

@@ -13,7 +13,7 @@ import contextlib
 import copy
 import hashlib
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +27,8 @@ from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
 
 from clair_apo.apo.logps import PairLogps, TokenLogps
+from clair_apo.apo.noise import in_eval_mode
+from clair_apo.apo.numbering import Collate, WrappedCollator
 from clair_apo.apo.reference_identity import trained_base_weights
 from clair_apo.apo.reference_store import PairTokenLogps
 from clair_apo.apo.row_trainer import RowTrainer
@@ -75,7 +77,7 @@ def pair_keys(batch: Mapping[str, Any]) -> KnownPairs:
     return KnownPairs(keys, tokens[:half] + tokens[half:])
 
 
-class CollateWithReference:
+class CollateWithReference(WrappedCollator):
     """A collator whose batches carry the reference's log-probs.
 
     Args:
@@ -86,11 +88,11 @@ class CollateWithReference:
 
     def __init__(
         self,
-        collate: Callable[[list[dict[str, Any]]], dict[str, Any]],
+        collate: Collate,
         known: dict[bytes, PairTokenLogps],
         tail_weight: float | None,
     ) -> None:
-        self.collate = collate
+        super().__init__(collate)
         self.known = known
         self.tail_weight = tail_weight
 
@@ -102,7 +104,7 @@ class CollateWithReference:
         """
         batch = dict(self.collate(rows))
         pairs = [self._of(key) for key in pair_keys(batch).keys]
-        expected = batch["completion_mask"][:, 1:].sum(1).chunk(2)
+        expected = batch["completion_mask"][:, 1:].bool().sum(1).chunk(2)
         for side in range(2):
             answers = [pair[side] for pair in pairs]
             lengths = torch.tensor([len(answer) for answer in answers])
@@ -182,6 +184,7 @@ def reference_tokens(
         model = trainer.model if trainer.ref_model is None else trainer.ref_model
     with (
         torch.no_grad(),
+        in_eval_mode(model, policy),
         reference_adapter(trainer),
         disable_gradient_checkpointing(policy, options),
     ):

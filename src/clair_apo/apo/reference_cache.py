@@ -7,6 +7,7 @@ reference, or with the reference model where there is one. Every process takes p
 # mypy: allow-untyped-calls
 # trl and accelerate are typed in part only
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,24 +18,23 @@ import torch
 from accelerate.utils import tqdm
 from datasets import Dataset
 from numpy.typing import NDArray
-from peft import PeftModel
 from torch.utils.data import DataLoader
 from trl.models.utils import prepare_deepspeed
 from trl.trainer.utils import add_fused_lm_head
 
 from clair_apo.apo.failures import Work, named_memory_failure
 from clair_apo.apo.logps import TokenLogps, padded
-from clair_apo.apo.numbering import NumberedPairs
+from clair_apo.apo.model_function import ModelFunction, model_function
 from clair_apo.apo.reference import (
     CollateWithReference,
     KnownPairs,
     pair_keys,
-    reference_adapter_name,
+    reference_adapter,
     reference_tokens,
     unwrapped_policy,
     why_policy_moved,
 )
-from clair_apo.apo.reference_identity import agreed_identity, weights_digest
+from clair_apo.apo.reference_identity import agreed_identity
 from clair_apo.apo.reference_store import PairTokenLogps, ReferenceStore
 from clair_apo.apo.row_trainer import RowTrainer
 from clair_apo.errors import TrainingError
@@ -42,6 +42,8 @@ from clair_apo.errors import TrainingError
 FLUSH_SECONDS = 60.0
 """A computation that is killed loses no more than this."""
 _KEYING_BATCH = 64
+
+logger = logging.getLogger(__name__)
 
 
 class _Request(NamedTuple):
@@ -67,8 +69,8 @@ class ReferenceCache:
     Args:
         trainer: with model, reference and tokenizer in place.
         root: the cache's folder.
-        weights: digest of the reference model, where there is one: taken before it was spread
-            over processes.
+        function: of the reference model, where there is one: read before it was spread over
+            processes.
         reload: loads that model again, where the trainer lets it go once it has answered.
     """
 
@@ -76,7 +78,7 @@ class ReferenceCache:
         self,
         trainer: RowTrainer,
         root: Path,
-        weights: str | None,
+        function: ModelFunction | None,
         reload: Callable[[], Any] | None = None,
     ) -> None:
         self.root = root
@@ -85,7 +87,7 @@ class ReferenceCache:
         self.computed: set[bytes] = set()
         """Keys of the pairs that no cache had, and that were computed here."""
         self._trainer = trainer
-        self._weights = weights
+        self._function = function
         self._reload = reload
         self._waiting: list[_Request] = []
         self._policy_is_wrapped = False
@@ -97,9 +99,11 @@ class ReferenceCache:
         if self._store is None:
             trainer = self._trainer
             model: Any = trainer.ref_model or unwrapped_policy(trainer)
-            adapter = reference_adapter_name(trainer) if isinstance(model, PeftModel) else None
+            if self._function is None:
+                with reference_adapter(trainer):
+                    self._function = model_function(model)
             identity = agreed_identity(
-                weights=self._weights or weights_digest(model, adapter),
+                weights=self._function.digest,
                 processing_class=trainer.processing_class,
                 dtype=model.dtype,
                 mixed_precision=trainer.accelerator.mixed_precision,
@@ -108,13 +112,22 @@ class ReferenceCache:
             name = str(getattr(model.config, "_name_or_path", "")) or type(model).__name__
             # a folder's last part is enough: where it lay on one machine is no news to a reader
             name = Path(name).name if name.startswith(("/", ".")) else name
-            self._store = ReferenceStore(self.root, identity, name)
+            unreadable = self._function.unreadable
+            if unreadable:
+                logger.warning(
+                    f"reference cache: {'; '.join(unreadable[:3])}. What that does to the "
+                    "reference no digest can tell, so its log-probs are computed in this run, and "
+                    "neither taken from the cache nor kept in it"
+                )
+            self._store = ReferenceStore(self.root, identity, name, keeps=not unreadable)
+            if not unreadable and (earlier := self._store.earlier_format()):
+                logger.warning(earlier)
         return self._store
 
     @property
     def digest(self) -> str | None:
         """Of the reference, where it has been asked for; None where the cache is not used."""
-        return self._store.folder.name if self._store else None
+        return self._store.folder.name if self._store and self._store.keeps else None
 
     def add(self, dataset: Dataset, name: str, batch_size: int) -> None:
         """Know the reference's answer to every pair of a data set.
@@ -157,6 +170,7 @@ class ReferenceCache:
             unused = torch.optim.SGD(trainer.model.parameters())
             trainer.model, _ = trainer.accelerator.prepare(trainer.model, unused)
             trainer.model_wrapped = trainer.model
+        trainer.settle_layout(trainer.model_wrapped)
         self.complete()
 
     def differences(self, dataset: Dataset, count: int, batch_size: int) -> list[Difference]:
@@ -205,7 +219,7 @@ class ReferenceCache:
                     "give the reference a model of its own (ref_model, or reference: PATH in one "
                     "process)"
                 )
-            if self._asks_policy and _is_spread(trainer) and not self._policy_is_wrapped:
+            if self._asks_policy and is_spread(trainer) and not self._policy_is_wrapped:
                 self._waiting.append(request)
                 return
             self._compute(request, pairs.keys, missing)
@@ -219,12 +233,12 @@ class ReferenceCache:
         if self._asks_policy:
             moved = why_policy_moved(trainer) if trainer.state.global_step > 0 else None
             return moved and f"{moved}, so it cannot be asked"
-        if trainer.ref_model is None and _is_spread(trainer):
+        if trainer.ref_model is None and is_spread(trainer):
             return "the reference was let go, and FSDP and DeepSpeed load none again"
         return None
 
     def _pairs(self, dataset: Dataset) -> KnownPairs:
-        collate = self._inner_collator()
+        collate = self._trainer.collate_as_in_training
         found = list(
             DataLoader(
                 dataset,
@@ -279,7 +293,7 @@ class ReferenceCache:
             DataLoader(
                 request.dataset.select(rows),
                 batch_size=request.batch_size,
-                collate_fn=NumberedPairs(self._inner_collator()),
+                collate_fn=self._trainer.collate_as_in_training,
             )
         )
         work = Work(
@@ -318,12 +332,9 @@ class ReferenceCache:
             for row, length in zip(rows.cpu().numpy(), lengths.tolist(), strict=True)
         ]
 
-    def _inner_collator(self) -> Any:
-        collate = self._trainer.data_collator
-        return collate.collate if isinstance(collate, CollateWithReference) else collate
 
-
-def _is_spread(trainer: RowTrainer) -> bool:
+def is_spread(trainer: RowTrainer) -> bool:
+    """Whether FSDP or DeepSpeed will spread the policy over processes, or has."""
     return _uses_fsdp(trainer) or bool(trainer.is_deepspeed_enabled)
 
 

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from peft import PeftModel
+from peft import PeftModel, PeftType
 from transformers import AutoModelForCausalLM
 from trl.trainer.dpo_config import DPOConfig
 
+from clair_apo.apo.model_function import ModelFunction, model_function
 from clair_apo.apo.reference import frozen_copy
-from clair_apo.apo.reference_identity import weights_digest
 from clair_apo.apo.reference_store import cache_path
 from clair_apo.errors import ConfigError, TrainingError
 from clair_apo.models import find_model
@@ -42,8 +42,8 @@ class ReferenceChoice:
     """Whether all rewards must be 0 before the first step."""
     cache: Path
     """Its folder."""
-    weights: str | None
-    """Digest of `model`, taken while it is whole; None where it is not needed."""
+    function: ModelFunction | None
+    """Of `model`, read while it is whole; None where it is not needed."""
     reload: Callable[[], Any] | None
     """Loads `model` again, where it was loaded for this run alone and goes once it has answered."""
 
@@ -77,21 +77,44 @@ def choose_reference(
     load = None if name in (INITIAL, BASE) else _loader(name, model, args)
     if load is not None:
         ref_model = load()
+    if isinstance(ref_model, PeftModel):
+        ref_model = _inside(ref_model)
     passed = ref_model is not None
     adapter = new_adapter or trained_adapter
     # without a copy, TRL would load the reference by the model's name, whatever was passed
     if not (passed or adapter or args.precompute_ref_log_probs or isinstance(model, str)):
         logger.info("a frozen copy of the policy is held as its reference")
         ref_model = frozen_copy(model)
-    weights = _digest(ref_model) if passed and args.precompute_ref_log_probs else None
+    function = model_function(ref_model) if passed and args.precompute_ref_log_probs else None
     return ReferenceChoice(
         args=args,
         model=ref_model,
         is_initial_policy=not passed and (name == INITIAL or not trained_adapter),
         cache=cache_path(getattr(args, "reference_cache", None)),
-        weights=weights,
-        reload=functools.partial(_load_again, name, load, weights) if load and weights else None,
+        function=function,
+        reload=functools.partial(_load_again, name, load, function) if load and function else None,
     )
+
+
+def _inside(reference: PeftModel) -> Any:
+    """The model that an adapter changes, with the adapter in it: TRL adds its head to that alone.
+
+    Raises:
+        ConfigError: the adapter acts from outside of the model.
+    """
+    adapters: list[Any] = [reference.peft_config[name] for name in reference.active_adapters]
+    for adapter in adapters:
+        outside = adapter.is_prompt_learning or adapter.peft_type in _FROM_OUTSIDE
+        if outside or getattr(adapter, "alora_invocation_tokens", None):
+            raise ConfigError(
+                f"ref_model: its adapter ({adapter.peft_type.value}) acts from outside of the "
+                "model, on prompts or on whole sequences, which cannot be scored as a reference; "
+                "pass a ref_model without it, or with the adapter merged"
+            )
+    return reference.get_base_model()
+
+
+_FROM_OUTSIDE = (PeftType.XLORA, PeftType.POLY)
 
 
 def _with_precompute_decided(args: DPOConfig, train_dataset: Any) -> DPOConfig:
@@ -124,20 +147,14 @@ def _loader(name: str, model: Any, args: DPOConfig) -> Callable[[], Any]:
     return load
 
 
-def _load_again(name: str, load: Callable[[], Any], weights: str) -> Any:
+def _load_again(name: str, load: Callable[[], Any], function: ModelFunction) -> Any:
     found = load()
-    if _digest(found) != weights:
+    if model_function(found).digest != function.digest:
         raise TrainingError(
             f"reference: {name} holds other weights than when this run began, so it cannot be "
             "asked about pairs that are not in the reference cache"
         )
     return found
-
-
-def _digest(model: Any) -> str:
-    adapters = getattr(model, "active_adapters", ()) if getattr(model, "peft_config", None) else ()
-    adapters = adapters() if callable(adapters) else adapters  # a method where peft wraps nothing
-    return weights_digest(model, adapters[0] if adapters else None)
 
 
 def finish_choice(trainer: Any, choice: ReferenceChoice) -> None:

@@ -52,6 +52,10 @@ def build_reference(setup: TrainingSetup) -> BuiltReference:
     """
     trainer = _built(setup)
     cache = trainer.reference_cache
+    if not cache.store.keeps:
+        raise StoreError(
+            "this reference has hooks or functions of the user's own, so nothing of it is kept"
+        )
     built = BuiltReference(cache.store.folder, len(cache.known), len(cache.computed))
     keep_what_processes_shared(setup.args.world_size)
     trainer.end()  # else torch warns of a process group that nobody ended

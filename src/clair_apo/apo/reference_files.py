@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.filesize import decimal
 from rich.table import Table
 
-from clair_apo.apo.reference_store import StoredReference, cache_path, stored_references
+from clair_apo.apo.reference_store import FORMAT, StoredReference, cache_path, stored_references
 from clair_apo.errors import ConfigError, StoreError
 
 
@@ -15,13 +15,14 @@ def table(stored: Sequence[StoredReference]) -> Table:
     shown = Table("reference", "model", "dtype", "pairs", "tokens", "size", "since")
     for one in stored:
         facts = one.facts
+        unused = ", earlier format: not used" if facts.identity.format < FORMAT else ""
         shown.add_row(
             facts.identity.digest[:12],
             facts.model,
             facts.identity.dtype,
             f"{one.pairs:,}",
             f"{one.tokens:,}",
-            decimal(one.size) + (f", {len(one.faults)} damaged" if one.faults else ""),
+            decimal(one.size) + (f", {len(one.faults)} damaged" if one.faults else "") + unused,
             facts.created[:10],
         )
     return shown

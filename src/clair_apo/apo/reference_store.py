@@ -25,12 +25,14 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 
 from clair_apo.errors import StoreError, WriteError
-from clair_apo.files import atomic_writer
+from clair_apo.files import advice_on_writing, atomic_writer
 from clair_apo.models import cache_folder
 from clair_apo.records import Record, digest
 from clair_apo.runs import now
 
-FORMAT = 1
+FORMAT = 2
+"""Of what an entry is found by. Format 1 said nothing of all adapters, buffers and attributes that
+enter the forward: its answers may be another model's, and are not used."""
 IDENTITY_FILE = "reference.json"
 _KEY_BYTES = hashlib.sha256().digest_size
 
@@ -41,7 +43,7 @@ class ReferenceIdentity(Record):
     """Whatever decides a reference's log-probabilities, besides the token ids."""
 
     weights: str
-    """SHA-256 of all weights, adapter included, and of the configuration that they work under."""
+    """SHA-256 of the function that the model computes, as `model_function` reads it."""
     tokenizer: str
     """SHA-256 of vocabulary, rules and chat template."""
     dtype: str
@@ -123,20 +125,24 @@ class ReferenceStore:
         root: the cache's folder; made when the first answer is kept.
         identity: who is asked.
         model: what it is called, for `info`.
+        keeps: False for a reference that no digest tells apart: nothing is found, nothing kept.
 
     Raises:
         StoreError: its folder holds another reference than its name says.
     """
 
-    def __init__(self, root: Path, identity: ReferenceIdentity, model: str) -> None:
+    def __init__(
+        self, root: Path, identity: ReferenceIdentity, model: str, *, keeps: bool = True
+    ) -> None:
         self.folder = root / identity.digest
+        self.keeps = keeps
         self._facts = ReferenceFacts(identity=identity, model=model, created=now())
         if (self.folder / IDENTITY_FILE).exists():
             read_facts(self.folder)
 
     def find(self, keys: Collection[bytes]) -> dict[bytes, PairTokenLogps]:
         """The answers that are there; damaged files are named in a warning and not used."""
-        wanted = set(keys)
+        wanted = set(keys) if self.keeps else set()
         found: dict[bytes, PairTokenLogps] = {}
         for path in _shard_paths(self.folder) if wanted else ():
             try:
@@ -152,13 +158,32 @@ class ReferenceStore:
                 break
         return found
 
+    def earlier_format(self) -> str | None:
+        """What to say where the cache knew this model in a format that is not believed any more."""
+        if (self.folder / IDENTITY_FILE).exists():
+            return None
+        stale = [
+            folder.name[:12]
+            for folder in sorted(self.folder.parent.glob("*"))
+            if (facts := _readable_facts(folder))
+            and facts.identity.format < FORMAT
+            and facts.model == self._facts.model
+        ]
+        if not stale:
+            return None
+        return (
+            f"reference cache: what was kept of {self._facts.model} in an earlier format "
+            f"({', '.join(stale)}) may be of other adapters, buffers or attributes, so the "
+            "reference is computed anew; these folders can be deleted"
+        )
+
     def add(self, answers: Mapping[bytes, PairTokenLogps]) -> None:
         """Keep answers for good, in one new file.
 
         Raises:
             StoreError: the folder cannot be written.
         """
-        if not answers:
+        if not answers or not self.keeps:
             return
         pairs = list(answers.values())
         content = safetensors.numpy.save(
@@ -176,11 +201,15 @@ class ReferenceStore:
             _write_whole(
                 self.folder / f"{hashlib.sha256(content).hexdigest()}.safetensors", content
             )
-        except (OSError, WriteError) as error:
-            reason = getattr(error, "strerror", None) or error
+        except OSError as error:
             raise StoreError(
-                f"{self.folder}: the reference cache cannot be written ({reason}); free "
-                "space, or name another folder with reference_cache"
+                f"{self.folder}: the reference cache cannot be written ({error.strerror or error});"
+                f" {advice_on_writing(error)} with reference_cache"
+            ) from None
+        except WriteError as error:
+            raise StoreError(
+                f"{self.folder}: the reference cache cannot be written ({error}); another folder "
+                "is named with reference_cache"
             ) from None
 
 
@@ -204,6 +233,13 @@ def read_facts(folder: Path) -> ReferenceFacts:
             "it is not used: delete the folder, or name another one with reference_cache"
         )
     return facts
+
+
+def _readable_facts(folder: Path) -> ReferenceFacts | None:
+    try:
+        return read_facts(folder)
+    except StoreError:
+        return None
 
 
 def stored_references(root: Path) -> list[StoredReference]:

@@ -10,8 +10,9 @@ from datasets import Dataset, IterableDataset
 from transformers import TrainerCallback
 from transformers.trainer import Trainer
 
+from clair_apo.apo.invariants import check_head
 from clair_apo.apo.reference import why_policy_moved
-from clair_apo.apo.reference_cache import ReferenceCache
+from clair_apo.apo.reference_cache import ReferenceCache, is_spread
 from clair_apo.apo.row_trainer import RowTrainer
 from clair_apo.errors import TrainingError
 
@@ -23,6 +24,8 @@ class ReferenceTrainer(RowTrainer):
 
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
         """Know the reference of every pair; batches look it up, the data set stays as it is."""
+        check_head(self.model)
+        self.settle_layout(None if is_spread(self) else self.model)
         self.reference_cache.add(dataset, name, batch_size)
         return dataset
 
@@ -67,12 +70,13 @@ class AskPolicyAtStart(TrainerCallback):
             self._trainer.is_fsdp_enabled = False
 
     def on_train_begin(self, *event: Any, **more: Any) -> None:
-        """Compute what no cache had; without a cache, see that the policy stays its reference.
+        """Settle the layout; compute what no cache had, or see that the policy stays its reference.
 
         Raises:
             TrainingError: it would not.
         """
         trainer = self._trainer
+        trainer.settle_layout(trainer.model_wrapped)
         if trainer.precompute_ref_logps:
             trainer.reference_cache.complete()
         elif trainer.ref_model is None and (why := why_policy_moved(trainer)):

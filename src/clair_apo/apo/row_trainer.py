@@ -9,27 +9,39 @@ into rows, micro-batches and processes, its loss is the mean over its pairs, eac
 # trl is typed in part only
 
 import contextlib
+import functools
+import itertools
 import logging
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, gather_object
 from torch import Tensor
 from trl.trainer.dpo_trainer import DPOTrainer
 
 from clair_apo.apo.attention import attends_to_trees
 from clair_apo.apo.config import MAX_TOKENS_PER_BATCH
 from clair_apo.apo.float32_products import fast_float32_products
-from clair_apo.apo.layout import cut, take_pairs, tree_sizes
+from clair_apo.apo.layout import cut, take_pairs, tree_sizes, why_uncut
+from clair_apo.apo.layout_check import (
+    Agreement,
+    compare_layouts,
+    foreign_hooks,
+    random_numbers_kept,
+)
 from clair_apo.apo.logps import PairForward, joined, padded_forward
-from clair_apo.apo.numbering import rows_of
+from clair_apo.apo.numbering import ROW, WEIGHTS, NumberedPairs, rows_of, unwrapped_collator
 from clair_apo.apo.repeats import pair_weights
 from clair_apo.apo.shared_prefix import bare_model, shared_prefix_forward
-from clair_apo.apo.support import choose_layout, computes_pairs
-
-WEIGHTS = "pair_weights"
-"""The key of a batch with the weight of each pair, (B,): 0 where it only fills up, else 1."""
+from clair_apo.apo.support import (
+    LayoutChoice,
+    choose_layout,
+    computes_pairs,
+    reads_whole_batches,
+    refused,
+    why_no_trees,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -41,10 +53,26 @@ class _Rows(NamedTuple):
     """Every pair once."""
     surplus: list[range]
     """Rows that only keep step with other processes."""
+    whole: bool = False
+    """Whether each row is the batch as it is, padding included."""
 
     @property
     def all(self) -> list[range]:
         return self.own + self.surplus
+
+    def of(self, batch: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The rows themselves."""
+        return [dict(batch) if self.whole else take_pairs(batch, pairs) for pairs in self.all]
+
+
+class _Compared(NamedTuple):
+    """A model that was compared."""
+
+    model: Any
+    """Held, so that no other takes its place in memory."""
+    hooks: frozenset[str]
+    """Modules with hooks of the user's."""
+    agreement: Agreement
 
 
 class RowTrainer(DPOTrainer):
@@ -52,17 +80,30 @@ class RowTrainer(DPOTrainer):
 
     model: Any
     args: Any
-    _layout: str | None = None
+    _layout: LayoutChoice | None = None
+    _reads_whole_batches = False
+    """Whether a forward may depend on the other pairs of its batch, or on the padding."""
+
+    @functools.cached_property
+    def _known_agreements(self) -> dict[int, _Compared]:
+        return {}
 
     @property
     def computes_pairs(self) -> bool:
-        """Whether objective and log-ratios are ours, not left to TRL."""
-        return computes_pairs(self.args, self.model)
+        """Whether objective and log-ratios are ours, not left to TRL or to a subclass."""
+        return not self._has_a_loss_of_its_own and computes_pairs(self.args, self.model)
+
+    @property
+    def _has_a_loss_of_its_own(self) -> bool:
+        """Whether a subclass overrides the method in which TRL computes the loss."""
+        return getattr(self._compute_loss, "__func__", None) is not DPOTrainer._compute_loss
 
     @property
     def loss_is_scaled_for_ga(self) -> bool:  # type: ignore[override] # a constant in trl
         """Whether losses are divided by the pairs of a whole step; TRL's own are means of means."""
         return self.computes_pairs
+
+    # --- layout
 
     @property
     def pair_layout(self) -> str:
@@ -71,6 +112,16 @@ class RowTrainer(DPOTrainer):
         Raises:
             ConfigError: `shared_prefix` was asked for by name, and does not go.
         """
+        return self._choice.layout
+
+    @property
+    def _choice(self) -> LayoutChoice:
+        if self._layout is None and self._has_a_loss_of_its_own:
+            reason = "_compute_loss is overridden, and takes padded batches"
+            if getattr(self.args, "pair_layout", "auto") == "shared_prefix":
+                raise refused(reason)
+            logger.warning(f"pair_layout auto: padded, because {reason}")
+            self._layout = LayoutChoice("padded", reason)
         if self._layout is None:
             choice = choose_layout(
                 self.args,
@@ -80,8 +131,83 @@ class RowTrainer(DPOTrainer):
             )
             if choice.reason:
                 logger.warning(f"pair_layout auto: padded, because {choice.reason}")
-            self._layout = choice.layout
+            self._layout = choice
         return self._layout
+
+    def settle_layout(self, policy: Any = None) -> None:
+        """Take trees only where they say what the model says itself: compared once for each model.
+
+        All processes call, before anything is computed with trees. A model that was compared is
+        compared again where its hooks are others.
+
+        Args:
+            policy: as its forward works now; None where it does not yet, because it will be spread
+                over processes.
+
+        Raises:
+            ConfigError: `shared_prefix` was asked for by name, and is not exact.
+        """
+        self._reads_whole_batches = bool(
+            reads_whole_batches(self.args, self.model) or foreign_hooks(self.model)
+        )
+        for model, name in ((policy, ""), (self.ref_model, "the reference: ")):
+            if model is None or self.pair_layout == "padded":
+                continue
+            reason = self._agreement(model).reason
+            if reason:
+                self._pad(name + reason)
+
+    def _pad(self, reason: str) -> None:
+        if getattr(self.args, "pair_layout", "auto") == "shared_prefix":
+            raise refused(reason)
+        logger.warning(f"pair_layout auto: padded, because {reason}")
+        self._layout = LayoutChoice("padded", reason)
+
+    def _agreement(self, model: Any) -> Agreement:
+        bare = bare_model(model)
+        hooks = frozenset(foreign_hooks(model))
+        known = self._known_agreements.get(id(bare))
+        if known is None or known.hooks != hooks:
+            known = _Compared(bare, hooks, self._compared(model))
+            self._known_agreements[id(bare)] = known
+        return known.agreement
+
+    def _compared(self, model: Any) -> Agreement:
+        """The same on every process: where one finds a difference, all do."""
+        reason = why_no_trees(bare_model(model))
+        if reason:
+            return Agreement(0, 0.0, 0.0, reason)
+        with self.accelerator.autocast():
+            found = compare_layouts(model, self.first_pairs, self.accelerator.device)
+        reasons = [reason for reason in gather_object([found.reason]) if reason]
+        return found.because(reasons[0]) if reasons else found
+
+    # --- batches of the data outside of a loader
+
+    @property
+    def collate_as_in_training(self) -> NumberedPairs:
+        """The collator that was passed, or TRL's, given the columns that it has in training."""
+        return self.numbered(unwrapped_collator(self.data_collator))
+
+    def numbered(self, collate: Any) -> NumberedPairs:
+        """A collator with its batches numbered, given no column that TRL would not give it."""
+        named = (ROW, "id") if self.args.remove_unused_columns else (ROW,)
+        return NumberedPairs(self._get_collator_with_removed_columns(collate), named)
+
+    def first_pairs(self, count: int, collate: Any = None) -> dict[str, Any]:
+        """The first pairs of the training data as a padded batch, the same every time.
+
+        Args:
+            count: pairs, fewer where there are not so many.
+            collate: by default `collate_as_in_training`.
+        """
+        pairs: Any = self.train_dataset
+        first = list(itertools.islice(pairs, count))
+        collate = collate or self.collate_as_in_training
+        with random_numbers_kept(self.accelerator.device):
+            batch = collate(first)
+        prepared: dict[str, Any] = self._prepare_inputs(batch)
+        return prepared
 
     # --- forward
 
@@ -98,7 +224,7 @@ class RowTrainer(DPOTrainer):
         if WEIGHTS in batch:  # a row of a step
             return self._forward_row(model, batch, statistics)
         rows = self._rows(batch)
-        found = [self._forward_row(model, take_pairs(batch, row), statistics) for row in rows.all]
+        found = [self._forward_row(model, row, statistics) for row in rows.of(batch)]
         return joined(found[: len(rows.own)])
 
     def _forward_row(
@@ -113,18 +239,20 @@ class RowTrainer(DPOTrainer):
         """Where to cut a batch; as many rows on every process where a forward needs all of them."""
         limit = getattr(self.args, "max_tokens_per_batch", MAX_TOKENS_PER_BATCH)
         padded = self.pair_layout == "padded"
+        whole = why_uncut(batch) is not None or (padded and self._reads_whole_batches)
         if padded:
-            lengths = batch["attention_mask"].sum(1).chunk(2)
+            lengths = batch["attention_mask"].bool().sum(1).chunk(2)
             sizes = (2 * torch.maximum(*lengths)).tolist()
         else:
             sizes = tree_sizes(batch)
-        own = cut(sizes, limit, padded=padded)
+        own = cut(sizes, None if whole else limit, padded=padded)
         most = len(own)
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             count = torch.tensor([most], device=self.accelerator.device)
             most = int(self.accelerator.gather(count).max())
         smallest = sizes.index(min(sizes))
-        return _Rows(own, [range(smallest, smallest + 1)] * (most - len(own)))
+        surplus = range(len(sizes)) if whole else range(smallest, smallest + 1)
+        return _Rows(own, [surplus] * (most - len(own)), whole)
 
     # --- training
 
@@ -155,9 +283,9 @@ class RowTrainer(DPOTrainer):
             return theirs
         inputs = self._prepare_inputs(inputs)
         plan = self._rows(inputs)
-        rows = [take_pairs(inputs, row) for row in plan.all]
+        rows = plan.of(inputs)
         for surplus in rows[len(plan.own) :]:
-            surplus[WEIGHTS] = torch.zeros(1, device=surplus["input_ids"].device)
+            surplus[WEIGHTS] = torch.zeros_like(surplus[WEIGHTS])
         if num_items_in_batch is None:  # not within a step of the Trainer: a mean over this batch
             num_items_in_batch = len(inputs["input_ids"]) / 2 * self.accelerator.num_processes
         losses = []

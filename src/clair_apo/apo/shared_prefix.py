@@ -5,6 +5,7 @@ TRL's fused head scores labelled positions only, it is used; elsewhere `head.sco
 """
 
 import contextlib
+import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,10 +15,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils.import_utils import is_triton_available
 
-from clair_apo.apo.attention import attends_to_trees, tree_mask
+from clair_apo.apo.attention import attends_to_trees
 from clair_apo.apo.head import LabelScores, score_labels
 from clair_apo.apo.layout import IGNORED, PackedRow, packed_row, pair_trees
-from clair_apo.apo.logps import PairForward, TokenLogps
+from clair_apo.apo.logps import PairForward, TokenLogps, model_inputs
+from clair_apo.errors import TrainingError
 
 
 def shared_prefix_forward(
@@ -29,13 +31,21 @@ def shared_prefix_forward(
         model: a causal model that `support.choose_layout` has no objection to, wrapped or not.
         batch: `input_ids`, `attention_mask` and `completion_mask`, each (2B, T).
         statistics: whether entropies and likeliest tokens are wanted.
+
+    Raises:
+        TrainingError: the batch has more for the model than tokens.
     """
+    if columns := columns_beside_trees(model, batch):
+        raise TrainingError(
+            f"a batch carries {columns[0]} for the model, which is lost where pairs share their "
+            "beginning; set pair_layout to padded"
+        )
     bare = bare_model(model)
     row = packed_row(pair_trees(batch)).to(bare.device)
     inputs = {
         "input_ids": row.ids,
         "position_ids": row.positions,
-        "attention_mask": tree_mask(row.lengths),
+        "attention_mask": row.lengths,
         "use_cache": False,
     }
     with attends_to_trees(bare):
@@ -45,6 +55,13 @@ def shared_prefix_forward(
             with _scores_labels(bare, statistics):
                 scores = model(**inputs, labels=row.labels)
     return _of_pairs(scores, row)
+
+
+def columns_beside_trees(model: Any, batch: Mapping[str, Any]) -> list[str]:
+    """Columns of a padded batch that the model has a name for, and that trees cannot pass on."""
+    named = inspect.signature(bare_model(model).forward).parameters
+    known = ("input_ids", "attention_mask")
+    return [key for key in model_inputs(batch) if key in named and key not in known]
 
 
 def bare_model(model: Any) -> PreTrainedModel:

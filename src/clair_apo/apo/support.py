@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate.utils import is_peft_model
+from torch import nn
 from transformers import PreTrainedModel
 from trl.trainer.dpo_config import DPOConfig
 
@@ -50,10 +51,17 @@ def choose_layout(
         or _settings(args, parallel)
         or _adapter(model)
         or why_no_trees(bare_model(model))
+        or _counting_adapter(model)
+        or reads_whole_batches(args, model)
     )
     if reason and asked == "shared_prefix":
-        raise ConfigError(f"pair_layout shared_prefix: {reason}; set pair_layout to auto")
+        raise refused(reason)
     return LayoutChoice("padded" if reason else "shared_prefix", reason)
+
+
+def refused(reason: str) -> ConfigError:
+    """The error where `shared_prefix` was asked for by name, and does not go."""
+    return ConfigError(f"pair_layout shared_prefix: {reason}; set pair_layout to auto")
 
 
 def computes_pairs(args: DPOConfig, model: Any) -> bool:
@@ -107,6 +115,30 @@ def _settings(args: DPOConfig, parallel: Any) -> str | None:
 def _adapter(model: Any) -> str | None:
     if is_peft_model(model) and model.active_peft_config.is_prompt_learning:
         return "the adapter learns a prompt, which every sequence begins with"
+    return None
+
+
+def _counting_adapter(model: Any) -> str | None:
+    for adapter in model.peft_config.values() if is_peft_model(model) else ():
+        if getattr(adapter, "alora_invocation_tokens", None):
+            return "the adapter counts tokens from the end of each sequence (alora)"
+    return None
+
+
+def reads_whole_batches(args: DPOConfig, model: Any) -> str | None:
+    """What makes a forward depend on the shape of its batch; None if nothing is known to.
+
+    Such a run is padded, and its batches are not cut into rows.
+
+    Args:
+        args: `neftune_noise_alpha`.
+        model: adapted or not.
+    """
+    if args.neftune_noise_alpha:
+        return "neftune_noise_alpha scales its noise by the length of a padded batch"
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            return f"{name} takes statistics over all tokens of a padded batch"
     return None
 
 
@@ -173,6 +205,7 @@ _OBSTACLES: tuple[tuple[Callable[[Any, Any], bool], str], ...] = (
     ),
     (_slides, "not all layers attend to the whole sequence (a sliding window, or another kind)"),
     (_has("attention_chunk_size"), "the model attends in chunks"),
+    (_has("keep_window_size"), "the model picks the keys that a token attends to by itself"),
     (_has("attn_logit_softcapping"), "the model caps its attention scores"),
     (_has("final_logit_softcapping"), "the model caps its logits"),
     (_has("logit_scale", 1), "the model scales its logits"),
@@ -183,7 +216,9 @@ _OBSTACLES: tuple[tuple[Callable[[Any, Any], bool], str], ...] = (
     (_rope_follows_length, "rotary positions change with the longest sequence of a batch"),
     (lambda model, config: not getattr(config, "is_causal", True), "attention is not causal"),
     (
-        lambda model, config: not model._supports_attention_backend,
+        lambda model, config: (
+            not (model._supports_attention_backend and model._can_set_attn_implementation())
+        ),
         "its attention is not replaceable through transformers",
     ),
     (lambda model, config: config is not model.config, "the model has parts beside its text part"),

@@ -22,17 +22,18 @@ from clair_apo.apo.adapters import load_policy
 from clair_apo.apo.anchors import RewardIntervals
 from clair_apo.apo.arguments import TrainingSetup, parse_arguments, resolved_yaml
 from clair_apo.apo.checkpoints import check_resumable, last_checkpoint
-from clair_apo.apo.data import PairSplit, TrainingPair, data_digest, load_pairs, split_pairs
+from clair_apo.apo.data import PairSplit, TrainingPair, data_digest, load_split_pairs
 from clair_apo.apo.dry_run import look_over
 from clair_apo.apo.dry_run_text import dry_run_text
 from clair_apo.apo.facts import run_facts
 from clair_apo.apo.interrupt import Interrupt
+from clair_apo.apo.run_record import check_settings, settings_of
 from clair_apo.apo.trainer import APOTrainer
 from clair_apo.errors import ClairApoError, TrainingError
 from clair_apo.files import atomic_writer
 from clair_apo.models import find_model
 from clair_apo.progress import CONSOLE, print_result
-from clair_apo.runs import MANIFEST, RunFolder, now, write_json
+from clair_apo.runs import RunFolder, now, write_json
 from clair_apo.shutdown import keep_what_processes_shared
 
 _QUIET_BELOW = 2000
@@ -50,7 +51,9 @@ class TrainingResult:
     held_out: int
     steps: int
     rewards: RewardIntervals | None
-    """Mean rewards of the held-out pairs; None where none were held out."""
+    """Mean rewards of the held-out pairs; None where none were held out, or TRL has the loss."""
+    held_out_by: str = ""
+    """What held them out, or why none is."""
 
 
 def main(argv: Sequence[str] | None = None) -> TrainingResult | None:
@@ -83,11 +86,21 @@ def train(setup: TrainingSetup) -> TrainingResult:
         KeyboardInterrupt: Ctrl+C; a checkpoint is saved, and the message says how to go on.
     """
     resume_from = resume_point(setup.args)
+    if resume_from:
+        check_settings(Path(resume_from), _told(setup))
     split = load_split(setup)
     if setup.args.process_index == 0:
-        CONSOLE.print(f"{len(split.train)} pairs to train on, {len(split.held_out)} held out")
+        CONSOLE.print(
+            f"{len(split.train)} pairs to train on, {len(split.held_out)} held out: {split.rule}"
+        )
     with quiet(few=is_quickly_done(split)):
         return _run(setup, split, resume_from)
+
+
+def _told(setup: TrainingSetup) -> dict[str, Any]:
+    """The settings of the command line, known before a model is loaded."""
+    settings = settings_of(setup.args)
+    return {k: v for k, v in settings.items() if not k.startswith("model_init_kwargs.")}
 
 
 def _run(setup: TrainingSetup, split: PairSplit, resume_from: str | None) -> TrainingResult:
@@ -118,6 +131,7 @@ def _run(setup: TrainingSetup, split: PairSplit, resume_from: str | None) -> Tra
         held_out=len(split.held_out),
         steps=trainer.state.global_step,
         rewards=measured.intervals() if measured else None,
+        held_out_by=split.rule,
     )
     _write(trainer, setup, split, result, started)
     keep_what_processes_shared(setup.args.world_size)
@@ -128,8 +142,12 @@ def _run(setup: TrainingSetup, split: PairSplit, resume_from: str | None) -> Tra
 def summary(result: TrainingResult) -> str:
     """A few lines for a person."""
     lines = [f"trained on {result.trained} pairs in {result.steps} steps"]
-    if result.rewards is None:
-        lines.append("no held-out rewards: no pair was held out, or the loss is TRL's own")
+    if not result.held_out:
+        lines.append(f"no held-out rewards: no pair was held out ({result.held_out_by})")
+    elif result.rewards is None:
+        lines.append(
+            "no held-out rewards: the loss is TRL's own; its metrics are in trainer_state.json"
+        )
     else:
         lines.append("held-out rewards, mean over pairs with 95 % interval:")
         for side in ("winner", "loser", "margin"):
@@ -167,8 +185,10 @@ def load_split(setup: TrainingSetup) -> PairSplit:
     Raises:
         DataError: no pairs there, or a row that is none.
     """
-    pairs = load_pairs(setup.script.dataset_name, setup.script.dataset_train_split)
-    return split_pairs(pairs, setup.script.held_out, setup.script.max_pairs)
+    script = setup.script
+    return load_split_pairs(
+        script.dataset_name, script.dataset_train_split, script.held_out, script.max_pairs
+    )
 
 
 def make_trainer(setup: TrainingSetup, split: PairSplit) -> APOTrainer:
@@ -279,15 +299,15 @@ def _write(
         each = trainer.evaluation_rewards.model_dump()
         ids = [pair.id for pair in split.held_out]
         write_json(result.output_dir / "evaluation.json", {"rewards": rewards, "ids": ids, **each})
-    run = result.output_dir.parent
-    folder = RunFolder(run if (run / MANIFEST).exists() else result.output_dir)
-    folder.record_stage(
+    # never into the run folder above: a second training there has a record of its own
+    RunFolder(result.output_dir).record_stage(
         "train",
         {
             "output_dir": str(result.output_dir),
             "dataset": setup.script.dataset_name,
             "trained": result.trained,
             "held_out": result.held_out,
+            "held_out_by": result.held_out_by,
             "digest_trained": data_digest(split.train),
             "digest_held_out": data_digest(split.held_out),
             "steps": result.steps,

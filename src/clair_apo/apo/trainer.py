@@ -37,32 +37,41 @@ from clair_apo.apo.anchors import (
 from clair_apo.apo.card import model_card
 from clair_apo.apo.checkpoints import CheckpointingTrainer
 from clair_apo.apo.config import APOConfig
-from clair_apo.apo.facts import measure, tokens_digest
+from clair_apo.apo.facts import describe_data, measure, tokens_digest
 from clair_apo.apo.failures import FailureGuard
 from clair_apo.apo.held_memory import memory_held
 from clair_apo.apo.invariants import (
     LOGP_TOLERANCE_FP32,
     LOGP_TOLERANCE_HALF,
+    check_adapter,
+    check_answers,
+    check_head,
+    check_there_are_pairs,
     check_tokens,
+    has_coarse_weights,
     left_out,
 )
 from clair_apo.apo.lengths import PairLengths
 from clair_apo.apo.logps import model_inputs
-from clair_apo.apo.numbering import ROW, ROWS, NumberedPairs, rows_of
+from clair_apo.apo.noise import switch_off_dropout
+from clair_apo.apo.numbering import (
+    IMAGES,
+    ROW,
+    ROWS,
+    TOKENS_PER_WINNER,
+    WEIGHTS,
+    rows_of,
+)
 from clair_apo.apo.objectives import Objective
 from clair_apo.apo.outcome_log import OutcomeLog
 from clair_apo.apo.reference import TOKEN_COLUMNS, reference_tokens
-from clair_apo.apo.reference_cache import ReferenceCache
+from clair_apo.apo.reference_cache import ReferenceCache, is_spread
 from clair_apo.apo.reference_choice import choose_reference, finish_choice
 from clair_apo.apo.reference_trainer import AskPolicyAtStart, ReferenceTrainer
-from clair_apo.apo.row_trainer import WEIGHTS
+from clair_apo.apo.run_record import RunRecorder, check_settings, settings_of
 from clair_apo.apo.start import StartGuard
 from clair_apo.apo.support import half_precision_warning
 from clair_apo.files import atomic_writer
-
-TOKENS_PER_WINNER = "tokens_per_winner"
-"""The key of a batch with the mean length of the winners of its step, the same for each pair, (B,).
-"""
 
 logger = logging.getLogger(__name__)
 
@@ -114,13 +123,16 @@ class APOTrainer(ReferenceTrainer, CheckpointingTrainer):
         peft_config: PeftConfig | None = None,
     ) -> None:
         args = args or APOConfig(f"{_name_of(model)}-APO")
+        check_there_are_pairs(train_dataset, "train_dataset")
+        check_there_are_pairs(eval_dataset, "eval_dataset")
+        check_adapter(model, ref_model is not None)
         choice = choose_reference(model, ref_model, args, train_dataset, peft_config is not None)
         self.starts_at_reference = choice.is_initial_policy
         self.evaluation_rewards: PairRewards | None = None
         self.data_description = ""
         self._guard = FailureGuard(self)
         self._start = StartGuard(self)
-        self.reference_cache = ReferenceCache(self, choice.cache, choice.weights, choice.reload)
+        self.reference_cache = ReferenceCache(self, choice.cache, choice.function, choice.reload)
         super().__init__(
             model=model,
             ref_model=choice.model,
@@ -135,7 +147,11 @@ class APOTrainer(ReferenceTrainer, CheckpointingTrainer):
             quantization_config=quantization_config,
             peft_config=peft_config,
         )
-        self.data_collator = NumberedPairs(self.data_collator)
+        check_head(self.model)
+        if args.disable_dropout:
+            switch_off_dropout(self.model)
+            switch_off_dropout(self.ref_model)
+        self.data_collator = self.numbered(self.data_collator)
         finish_choice(self, choice)
         self._kept = OutcomeLog(self.accelerator)
         self.add_callback(self._kept)
@@ -146,7 +162,8 @@ class APOTrainer(ReferenceTrainer, CheckpointingTrainer):
         )
         self.alarms = AlarmCallback(self.loss_types, getattr(args, "on_alarm", "warn"))
         self.add_callback(self.alarms)
-        _ = self.pair_layout  # refuses, or says why it is padded, before anything is computed
+        self.add_callback(RunRecorder(self, describe_data))
+        self.settle_layout(None if is_spread(self) else self.model)
         if warning := half_precision_warning(self.model):
             logger.warning(warning)
 
@@ -160,6 +177,10 @@ class APOTrainer(ReferenceTrainer, CheckpointingTrainer):
         dataset_name: str,
     ) -> Dataset | IterableDataset:
         """Tokenize as TRL does, but refuse by name what TRL drops or cuts in silence."""
+        dataset = _as_python(dataset)
+        if isinstance(dataset, Dataset):
+            for index, row in enumerate(_raw(dataset)):
+                check_answers(row, f"{dataset_name} pair {row.get('id', index)}")
         with _without_max_length(args):  # TRL drops rows that max_length would empty
             prepared = super()._prepare_dataset(dataset, processing_class, args, dataset_name)
 
@@ -179,7 +200,7 @@ class APOTrainer(ReferenceTrainer, CheckpointingTrainer):
         return prepared.add_column(ROW, range(len(prepared)))
 
     def _set_signature_columns_if_needed(self) -> None:
-        """Keep the columns that name a pair."""
+        """Keep the columns that name a pair; the collator is not given them."""
         super()._set_signature_columns_if_needed()
         known = self._signature_columns
         self._signature_columns = known + [c for c in ("id", ROW) if c not in known]
@@ -212,7 +233,7 @@ class APOTrainer(ReferenceTrainer, CheckpointingTrainer):
     ) -> Any:
         """What a row adds to the loss of its step, or the mean over a batch outside of one."""
         if not self.computes_pairs:
-            ours = (ROWS, *TOKEN_COLUMNS)
+            ours = (ROWS, IMAGES, *TOKEN_COLUMNS)
             theirs = {key: value for key, value in inputs.items() if key not in ours}
             found = super().compute_loss(model, theirs, return_outputs, num_items_in_batch)
             self._guard.check_finite_mean(found[0] if return_outputs else found, inputs)
@@ -223,6 +244,8 @@ class APOTrainer(ReferenceTrainer, CheckpointingTrainer):
         self._guard.check_finite(outcomes)
         mode: Literal["train", "eval"] = "train" if self.model.training else "eval"
         self._kept.keep(mode, outcomes, inputs.get(WEIGHTS))
+        if num_items_in_batch is None:  # outside of a step, which gathers at its end
+            self._kept.gather()
         tokens = outcomes.chosen_tokens
         per_winner = inputs.get(TOKENS_PER_WINNER, tokens.float().mean())
         losses = outcomes.losses + self.objective.sft(outcomes.chosen_logps, tokens, per_winner)
@@ -231,6 +254,16 @@ class APOTrainer(ReferenceTrainer, CheckpointingTrainer):
             return loss
         with torch.no_grad():  # the fused head makes no logits; compute_metrics asks for them
             return loss, model(**model_inputs(inputs))
+
+    def check_resumed(self, checkpoint: Path) -> None:
+        """Refuse to go on from a checkpoint that was made with other settings.
+
+        Raises:
+            TrainingError: names them, or says that the checkpoint cannot be resumed from.
+        """
+        super().check_resumed(checkpoint)
+        settings = settings_of(self.args, self.model)
+        check_settings(checkpoint, settings, splits_steps=self.computes_pairs)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As `Trainer.train`; memory that runs out outside of a batch is said in words too."""
@@ -243,8 +276,9 @@ class APOTrainer(ReferenceTrainer, CheckpointingTrainer):
         """One forward and backward for each row; the first step of a run is looked at."""
         with self._guard.named_memory_failure(inputs):
             loss = super().training_step(model, inputs, num_items_in_batch)
+        self._kept.gather()  # here, where all processes come by; not in log, which one may call
         if not self._start.checked:
-            self._start.check(self._kept.seen("train"))
+            self._start.check(self._kept.seen("train"), inputs)
         return loss
 
     def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -255,7 +289,7 @@ class APOTrainer(ReferenceTrainer, CheckpointingTrainer):
     # --- metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the means over all pairs since the last log."""
+        """Add the means over all pairs since the last log; one process may call it alone."""
         outcomes = self._kept.take("train") if self.model.training else None
         if outcomes is not None:
             logs.update(pair_metrics(outcomes, self.objective))
@@ -291,7 +325,7 @@ class APOTrainer(ReferenceTrainer, CheckpointingTrainer):
     @property
     def logp_tolerance(self) -> float:
         """Nats by which two log-probs of an answer may differ, times the root of its tokens."""
-        half = self.accelerator.mixed_precision != "no" or self.model.dtype.itemsize < 4
+        half = self.accelerator.mixed_precision != "no" or has_coarse_weights(self.model)
         return LOGP_TOLERANCE_HALF if half else LOGP_TOLERANCE_FP32
 
     # --- the card
@@ -324,6 +358,21 @@ class APOTrainer(ReferenceTrainer, CheckpointingTrainer):
 def _name_of(model: Any) -> str:
     name = model if isinstance(model, str) else getattr(model.config, "_name_or_path", "")
     return name.rstrip("/").split("/")[-1] or "model"
+
+
+def _as_python(dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
+    """Rows as lists and text, whatever arrays a data set is told to give; transforms stay."""
+    if isinstance(dataset, Dataset) and dataset.format["type"] not in (None, "custom"):
+        return dataset.with_format(None)
+    return dataset
+
+
+def _raw(dataset: Any) -> Any:
+    """The columns of a pair that are text, in every row."""
+    if dataset.format["type"] == "custom":
+        return dataset
+    wanted = ("id", "chosen", "rejected")
+    return dataset.select_columns([c for c in wanted if c in dataset.column_names])
 
 
 @contextlib.contextmanager

@@ -4,8 +4,9 @@ The stages, in the order of the data; `generate` walks through all of them:
 
     prompts -> respond -> revise (templates, parse, edits, repair) -> pairs (gate, contrast)
 
-`parse` reads replies with the help of `reply` (what stands around one), `sections` (tags and
-headings) and `edit_list`; `gate` judges with the help of `wording`, `language` and `truncation`.
+`parse` reads replies with the help of `reply` (what stands around one), `sections` (tags),
+`headings`, `edit_list` and `escapes`; `texts` says what of an answer becomes a side of a pair;
+`gate` judges with the help of `wording`, `language` and `truncation`.
 
 Loads no torch; knows nothing of training.
 """

@@ -16,6 +16,7 @@ from clair_apo.clair.gate import GATE_VERSION
 from clair_apo.clair.parse import PARSER_VERSION
 from clair_apo.clair.prompts import PromptSurvey
 from clair_apo.clair.stages import Stages
+from clair_apo.clair.texts import ANSWER_VERSION
 from clair_apo.errors import ClairApoError, RunError
 from clair_apo.files import atomic_writer, first_fault
 from clair_apo.progress import say
@@ -24,6 +25,7 @@ from clair_apo.runs import RunFolder, file_digest, now
 
 # stage by stage, in the order of the data: the settings that decide its rows, and its name in words
 _DECIDED_BY = {
+    "respond": ({"answers", "strip_thinking"}, "answers and all that is made of them"),
     "strengthen": ({"reviser"}, "the stronger model's answers and pairs"),
     "judge": ({"judge"}, "judgements and pairs"),
     "revise": ({"reviser", "template", "parser"}, "revisions and pairs"),
@@ -91,7 +93,8 @@ class Books:
             "started": now(),
         }
         yield entry
-        self.folder.record_stage(name, entry | {"ended": now()})
+        digests = {file: file_digest(self.folder.file(file)) for file in files.values()}
+        self.folder.record_stage(name, entry | {"digests": digests, "ended": now()})
 
     def note(self, stage: str, **numbers: Any) -> None:
         """Add numbers to the entry of a stage that has ended."""
@@ -123,6 +126,8 @@ class Books:
                 "model": chats.target.identity if chats.asks_target else config.target.model,
                 **config.target.sampling.in_key(),
             },
+            "answers": ANSWER_VERSION,
+            "strip_thinking": config.strip_thinking,
             "parser": PARSER_VERSION,
             "gate": {
                 **config.gate.model_dump(mode="json"),
@@ -158,7 +163,9 @@ def _changed_stages(
     before: dict[str, Any], settings: dict[str, Any], stages: tuple[str, ...]
 ) -> tuple[str, ...]:
     """Say what changed since the folder was last used; the stages that it changes."""
-    changed = {what for what, value in before.items() if settings.get(what) != value}
+    # a setting that an earlier version did not write down had no effect, or another one
+    deciding = set[str]().union(*(what for what, _ in _DECIDED_BY.values()))
+    changed = {what for what in deciding if before.get(what) != settings.get(what)}
     names = [name for name in _DECIDED_BY if name in stages]
     first = next((n for n, name in enumerate(names) if _DECIDED_BY[name][0] & changed), None)
     if first is None:

@@ -87,6 +87,10 @@ class GenerateConfig(Config):
     """The model that revises or, for `stronger_preferred`, the stronger one."""
     judge: ModelSpec | None = None
     """The model that chooses and verifies; another one than the reviser if you like."""
+    strip_thinking: bool = True
+    """Take from every answer and every revision the thinking that it begins with, such as
+    `<think> ... </think>`, and from answers the end marks that a server let through; false leaves
+    them in both sides of a pair. The request store keeps answers as they came."""
     revision: RevisionConfig = RevisionConfig()
     gate: GateConfig = GateConfig()
     verify: bool = False

@@ -148,7 +148,7 @@ def words_of(text: str) -> list[str]:
 def _questions(name: str) -> Iterator[tuple[str, str]]:
     columns: tuple[str, ...] = ()
     found = False
-    for row, content in read_rows(name, TEST_SPLITS):
+    for row, content in read_rows(name, TEST_SPLITS, QUESTION_COLUMNS):
         columns = columns or tuple(content)
         for question in questions_from_row(content):
             found = True

@@ -2,8 +2,7 @@
 
 import re
 
-from rapidfuzz.distance import Levenshtein
-
+from clair_apo.alignment import edit_distance
 from clair_apo.records import Contrast
 
 TOKENIZER = "lower-cased words and punctuation marks"
@@ -26,13 +25,14 @@ def measure_contrast(*, chosen: str, rejected: str) -> Contrast:
 
     Returns:
         Jaccard similarity of the token sets (0 to 1, higher is more contrastive; 1 for two empty
-        texts) and Levenshtein distance in characters (lower is more contrastive).
+        texts) and Levenshtein distance in characters (lower is more contrastive); of
+        very long texts it may be too large, see `clair_apo.alignment.edit_distance`.
     """
     winner, loser = token_set(chosen), token_set(rejected)
     union = winner | loser
     return Contrast(
         jaccard=len(winner & loser) / len(union) if union else 1.0,
-        levenshtein=Levenshtein.distance(rejected, chosen),
+        levenshtein=edit_distance(rejected, chosen),
         rejected_characters=len(rejected),
         chosen_characters=len(chosen),
     )

@@ -6,19 +6,23 @@ of taste has a threshold in `GateConfig`, and two presets: `paper` and `strict`.
 
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
+from unicodedata import normalize
 
 from pydantic import AfterValidator, Field, model_validator
-from rapidfuzz.distance import Levenshtein
 
+from clair_apo.alignment import edit_distance
 from clair_apo.clair.language import language_of
 from clair_apo.clair.truncation import RowRefusedError, TrainingTokens
 from clair_apo.clair.wording import is_refusal, mention_of_revision
 from clair_apo.config import Section
 from clair_apo.errors import ConfigError
+from clair_apo.llm.thinking import without_thinking
 from clair_apo.records import Conversation, DropReason, FinishReason, Message
 
-GATE_VERSION = 3
+GATE_VERSION = 4
 """Goes up whenever the same rows may be judged differently; runs rebuild their pairs then."""
+
+_NOT_WHOLE = "nothing says that the model came to the end of its answer"
 
 PRESETS: dict[str, dict[str, Any]] = {
     # the published recipe keeps whatever could be read and differs
@@ -131,11 +135,18 @@ def judge_answer(
         return Verdict(DropReason.EMPTY, "the answer has no text")
     if finish_reason == "content_filter":
         return Verdict(DropReason.CUT, "a content filter broke the answer off")
+    if finish_reason not in ("stop", "given"):
+        return Verdict(DropReason.REQUEST_FAILED, _NOT_WHOLE)
     return None
 
 
 def judge_reply(
-    text: str, finish_reason: FinishReason, tokens: int, max_tokens: int
+    text: str,
+    finish_reason: FinishReason,
+    tokens: int,
+    max_tokens: int,
+    *,
+    refused: bool = False,
 ) -> Verdict | None:
     """Why a reviser's reply need not be parsed; None where it is to be.
 
@@ -144,13 +155,18 @@ def judge_reply(
         finish_reason: as the server said.
         tokens: length of the reply; some servers say `stop` although the limit was reached.
         max_tokens: the limit.
+        refused: the model declined, in the field that there is for it.
     """
+    if refused:
+        return Verdict(DropReason.REFUSED, "the reviser declined")
     if finish_reason == "content_filter":
         return Verdict(DropReason.REFUSED, "the server's content filter withheld the reply")
     if finish_reason == "length" or tokens >= max_tokens:
         return Verdict(DropReason.CUT, f"the reply ran into the limit of {max_tokens} tokens")
     if not text.strip():
         return Verdict(DropReason.EMPTY, "the reply has no text")
+    if finish_reason != "stop":
+        return Verdict(DropReason.REQUEST_FAILED, _NOT_WHOLE)
     return None
 
 
@@ -220,7 +236,7 @@ class Gate:
                 DropReason.MENTIONS_REVISION, f"the revision speaks of being one: {words!r}"
             )
         if config.max_edit_ratio is not None:
-            share = Levenshtein.distance(answer, revision) / max(len(answer), len(revision))
+            share = edit_distance(answer, revision) / max(len(answer), len(revision))
             if share > config.max_edit_ratio:
                 return Verdict(
                     DropReason.OVER_EDITED,
@@ -246,8 +262,14 @@ class Gate:
         """
         if not chosen.strip() or not rejected.strip():
             return Verdict(DropReason.EMPTY, "one side has no text")
-        if chosen.strip() == rejected.strip():
+        if _canonical(chosen) == _canonical(rejected):
             return Verdict(DropReason.NO_OP, "both sides are equal")
+        if _thinks(chosen) != _thinks(rejected):
+            return Verdict(
+                DropReason.THINKING_DIFFERS,
+                "one side begins with thinking and the other does not (strip_thinking takes it "
+                "from both)",
+            )
         return (
             self._language_changed(chosen, rejected)
             or self._length_ratio(chosen, rejected)
@@ -300,3 +322,12 @@ class Gate:
             DropReason.IDENTICAL_AFTER_TRUNCATION,
             f"{same} within the training length of {self._tokens.max_length}",
         )
+
+
+def _canonical(text: str) -> str:
+    """The same for texts that Unicode holds for the same, however their accents are coded."""
+    return normalize("NFC", text.strip())
+
+
+def _thinks(text: str) -> bool:
+    return without_thinking(text) != text

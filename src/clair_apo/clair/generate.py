@@ -17,6 +17,7 @@ from clair_apo.clair.chats import check_models, open_chats
 from clair_apo.clair.config import GenerateConfig
 from clair_apo.clair.gate import Gate
 from clair_apo.clair.judge import comparison_numbers
+from clair_apo.clair.losses import find_losses
 from clair_apo.clair.prompts import load_prompts, survey_prompts
 from clair_apo.clair.publish import write_parquet_splits
 from clair_apo.clair.split import write_splits
@@ -86,7 +87,12 @@ def generate(
     check_models(config, given, survey)
     folder = RunFolder(config.folder)
     folder.prepare()
-    with folder.locked(), RequestStore(config.store_path) as store:
+    with ExitStack() as stack:
+        store = stack.enter_context(RequestStore(config.store_path))
+        losses = find_losses(folder, store)  # before what a killed run left half written goes
+        stack.enter_context(folder.locked())
+        if lost := losses.sentence(config.store_path):
+            say(lost)
         books = Books(config, folder, survey)
         chats = open_chats(config, survey, store, given, books.run_id, books.costs_before)
         stages = Stages(config, chats, template, rubric, gate)

@@ -247,6 +247,7 @@ def _stages(folder: RunFolder, shards: Sequence[ShardRun]) -> dict[str, Any]:
         entries = [shard.manifest["stages"][name] for shard in shards]
         stages[name] = _summed(entries) | {
             "files": first["files"],
+            "digests": {file: file_digest(folder.file(file)) for file in first["files"]},
             "inputs": {file: file_digest(folder.file(file)) for file in first["inputs"]},
             "started": min(entry["started"] for entry in entries),
             "ended": max(entry["ended"] for entry in entries),

@@ -105,6 +105,7 @@ def _origin(side: Response | Revision, cost: CostOf) -> Origin:
     return Origin(
         kind=kind,
         model=side.model,
+        answered_by=side.answered_by,
         request_keys=side.request_keys,
         prompt_tokens=side.prompt_tokens,
         completion_tokens=side.completion_tokens,

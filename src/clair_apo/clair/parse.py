@@ -6,22 +6,50 @@ published recipe, `{teacher_reasoning}` and `{corrected_student_solution}`. Repl
 come as one JSON object with the same names.
 
 What is read generously is the form, never the text: nothing is taken from a revised answer that
-could be part of it. A chatty last sentence that no tag sets apart stays, for the gate to judge.
+could be part of it, which the student's answer tells. A chatty last sentence that no tag sets
+apart stays, for the gate to judge. What opens and is not closed is not whole and is no revision;
+only identifiers and headings have no end of their own.
 """
 
-import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
-from clair_apo.clair.edit_list import EditListError, edits_of_json, loose_edits, read_edits
+from clair_apo.clair.edit_list import (
+    EditListError,
+    edits_of_json,
+    is_empty_list,
+    loose_edits,
+    read_edits,
+)
 from clair_apo.clair.edits import Edit
-from clair_apo.clair.reply import reply_proper, whole_fence
-from clair_apo.clair.sections import REASONING, SOLUTION, Section, headed, tagged
+from clair_apo.clair.escapes import (
+    EscapeError,
+    from_escaped_tags,
+    refuse_doubtful_escapes,
+    refuse_spelled_breaks,
+    unescaped,
+)
+from clair_apo.clair.headings import REASONING, SOLUTION, headed
+from clair_apo.clair.reply import (
+    NO_JSON,
+    has_open_fence,
+    json_value,
+    reply_proper,
+    whole_fence,
+)
+from clair_apo.clair.sections import (
+    Section,
+    SectionError,
+    tagged,
+    unclosed,
+    without_reasoning,
+)
+from clair_apo.clair.texts import indentation, trimmed
 from clair_apo.records import DropReason
 
-PARSER_VERSION = 2
+PARSER_VERSION = 3
 """Goes up whenever the same reply may be read differently; runs rebuild their revisions then."""
 
 
@@ -62,82 +90,150 @@ _EDIT_PLACEHOLDER = Edit("a passage of the answer", "what stands there instead")
 # the template shows the answer between <answer> tags and each turn under its role
 _ECHOED_TAG = re.compile(r"(?is)\A\s*<answer>(?P<text>(?:(?!</?answer>).)*)</answer>\s*\Z")
 _ECHOED_ROLE = re.compile(r"(?i)\A\s*\[assistant\][ \t]*\n")
+_ENDED = re.compile(rf"(?i)[<\[{{]\s*/\s*(?:{REASONING})")
+_SOLUTION_ENDED = re.compile(rf"(?i)[<\[{{]\s*/\s*(?:{SOLUTION})|&lt;\s*/\s*(?:{SOLUTION})")
+_OUR_TAG = re.compile(r"(?i)<\s*/?\s*(?:reasoning|revision)\s*>")
+_NO_EDITS = re.compile(r"(?im)(?:^[ \t*_`]*|>\s*)<\s*edits\s*/\s*>[ \t*_`]*$")
+_SELF_CLOSED = re.compile(r"(?i)<\s*edits\s*/\s*>")
 
 
-def parse_revision(text: str) -> ParsedRevision:
+def parse_revision(text: str, answer: str) -> ParsedRevision:
     """Read a reply in the format `full`.
 
     Of several revised answers the last one counts: drafts and echoes stand before it.
 
     Args:
-        text: the reviser's whole reply. One that the token limit cut must not come here: a last
-            tag that is never closed is taken to reach to the reply's end.
+        text: the reviser's whole reply. One that the token limit cut must not come here: under
+            an identifier or a heading, the revised answer reaches to the reply's end.
+        answer: the text that was revised. What it contains itself is text in the reply as well.
 
     Returns:
-        The revised answer (`.text`) and the reasoning (`.rationale`, empty where none was given).
+        The revised answer (`.text`, without outer blank lines and trailing blanks) and the
+        reasoning (`.rationale`, empty where none was given).
 
     Raises:
-        ParseError: no revised answer in it; `.reason` says why.
+        ParseError: no whole revised answer in it, or one that can be read in two ways; `.reason`
+            says why.
     """
-    text = reply_proper(text)
-    revised = _chosen(_revised_answers(text))
-    before, after = text[: revised.start], text[revised.start :]
-    rationale, answer = _rationale(before) or _late_rationale(after), revised.text
-    framed = whole_fence(rationale), whole_fence(answer)
-    if framed[0] is not None and framed[1] is not None:  # a model that fences every part
-        rationale, answer = framed[0], framed[1]
-    echo = _ECHOED_TAG.match(answer)
-    answer = _ECHOED_ROLE.sub("", echo["text"] if echo else answer)
-    return ParsedRevision(text=answer.strip(), rationale=rationale.strip())
+    text = reply_proper(text, answer)
+    try:
+        revised = _chosen(_revised_answers(text, answer))
+        before, after = text[: revised.start], text[revised.end :]
+        rationale = _rationale(before) or _late_rationale(after)
+        return ParsedRevision(
+            text=_text_of(revised, rationale, answer),
+            rationale=(whole_fence(rationale) or rationale).strip(),
+        )
+    except (SectionError, EscapeError) as error:
+        raise ParseError(DropReason.UNPARSED, str(error)) from None
 
 
-def parse_edits(text: str) -> ParsedEdits:
+def parse_edits(text: str, answer: str) -> ParsedEdits:
     """Read a reply in the format `edits`.
 
     Of several lists the last one counts. A list may be XML-like elements, with or without the
-    frames `<edits>` and `<edit>`, or JSON objects with `find` and `replace`.
+    frames `<edits>` and `<edit>`, or JSON objects with `find` and `replace`. Where the whole reply
+    is escaped as XML is, which its passages tell, it is decoded.
 
     Args:
         text: the reviser's whole reply; not one that the token limit cut.
+        answer: the text that is to be edited.
 
     Raises:
-        ParseError: no list of edits in it, or one that is not well formed.
+        ParseError: no list of edits in it, or one that is not whole, not well formed, or can be
+            read in two ways.
     """
-    text = reply_proper(text)
+    text = reply_proper(text, answer)
     try:
-        edits, before = _edits(text)
-    except EditListError as error:
+        edits, before = _edits(text, answer)
+    except (EditListError, SectionError, EscapeError) as error:
         raise ParseError(DropReason.UNPARSED, str(error)) from None
     if edits == (_EDIT_PLACEHOLDER,):
         raise ParseError(DropReason.UNPARSED, "the reply only repeats the instructions")
     return ParsedEdits(edits=edits, rationale=_rationale(before).strip())
 
 
-def _revised_answers(text: str) -> Sequence[Section]:
-    """The parts of a reply that may be the revised answer, of the first spelling that occurs."""
-    found = (
-        tagged(text, f"revision|{SOLUTION}")
-        or headed(text, SOLUTION, [REASONING])
-        or headed(text, "revision", ["reasoning"], bare=False)
-        or _under_plain_headings(text)
-    )
-    if found:
-        return found
-    value = _json_object(text, "revision")
+_Form = Callable[[], Sequence[Section]]
+
+
+def _revised_answers(text: str, answer: str) -> Sequence[Section]:
+    """The parts of a reply that may be the revised answer, in the form that it begins with."""
+    value = _json_value(text, "revision")
     if isinstance(value, str):
-        return [Section(len(text), value)]
-    raise ParseError(
-        DropReason.UNPARSED,
-        "the reply has neither <revision> ... </revision> nor {corrected_student_solution}",
+        return [Section(len(text), len(text), value)]
+    seen = without_reasoning(text)
+    forms: tuple[_Form, ...] = (
+        partial(tagged, text, "revision", answer=answer, seen=seen),
+        partial(_in_their_tags, text, answer, seen),
+        partial(_under_their_headings, text, answer, seen),
+        partial(_under_our_headings, text, answer, seen),
     )
+    found: list[Sequence[Section]] = []
+    broken: list[SectionError] = []
+    for form in forms if value is NO_JSON else ():
+        try:
+            found.append(form())
+        except SectionError as error:
+            broken.append(error)
+    by_lines = [[part for part in parts if part.begins_line] for parts in found]
+    first = min(
+        (parts for parts in by_lines if parts), key=lambda parts: parts[0].start, default=()
+    )
+    fault = min(broken, key=lambda error: error.start, default=None)
+    if fault and (not first or fault.start <= first[0].start):
+        raise fault
+    mentioned = next((parts for parts in found if parts), ())
+    if not first and not mentioned:
+        raise ParseError(
+            DropReason.UNPARSED,
+            "the reply has neither <revision> ... </revision> nor {corrected_student_solution}",
+        )
+    return first or mentioned
 
 
-def _under_plain_headings(text: str) -> Sequence[Section]:
-    """`Reasoning:` and `Revision:`, without any brackets, where the reply begins with the first."""
-    reasons = headed(text, "reasoning")
-    if not reasons or text[: reasons[0].start].strip():
+def _in_their_tags(text: str, answer: str, seen: str) -> Sequence[Section]:
+    """The published identifiers as tags, where any of them is closed."""
+    if not _SOLUTION_ENDED.search(seen):
         return []
-    return headed(text, r"revision|revised[ ]answer")[:1]
+    return tagged(text, SOLUTION, answer=answer, seen=seen)
+
+
+def _under_their_headings(text: str, answer: str, seen: str) -> Sequence[Section]:
+    """The published identifiers, which have no end of their own."""
+    found = headed(text, SOLUTION, [REASONING], answer=answer, seen=seen)
+    if not found:
+        return []
+    heading = text[found[-1].start :].lstrip('*_`"#> \t-\\')
+    reasons = headed(text[: found[-1].start], REASONING)
+    if reasons and headed(text[found[-1].end :], REASONING):
+        raise SectionError("the reply gives its reasoning twice", found[-1].start)
+    closed = _SOLUTION_ENDED.search(text, found[-1].start)
+    # in angle brackets they are tags, unless the one before has no end either
+    if not closed and (_ENDED.search(text) or (heading[:1] == "<" and not reasons)):
+        raise SectionError("the revised answer is not closed", found[-1].start)
+    return [_unless_in_fence(text, part, answer) for part in found]
+
+
+def _under_our_headings(text: str, answer: str, seen: str) -> Sequence[Section]:
+    """`{reasoning}` and `{revision}`, or without braces where the reply begins with the first."""
+    of_reply = partial(headed, text, answer=answer, seen=seen, brackets="{")
+    found = of_reply("revision", ["reasoning"], bare=False)
+    if not found:
+        reasons = headed(text, "reasoning", brackets="{")
+        if not reasons or text[: reasons[0].start].strip():
+            return []
+        found = of_reply(r"revision|revised[ ]answer")
+    if len(found) > 1:
+        raise SectionError("the reply has the heading of the revision twice", found[0].start)
+    return [_unless_in_fence(text, part, answer) for part in found]
+
+
+def _unless_in_fence(text: str, part: Section, answer: str) -> Section:
+    """A part that nothing closes, where the reply does not break off inside a code fence."""
+    breaks_off = has_open_fence(part.text) and not has_open_fence(answer)
+    if part.end == len(text) and (breaks_off or has_open_fence(text[: part.start])):
+        raise SectionError("the reply ends inside a code fence", part.start)
+    return part
 
 
 def _chosen(found: Sequence[Section]) -> Section:
@@ -150,47 +246,107 @@ def _chosen(found: Sequence[Section]) -> Section:
     return own[-1]
 
 
-def _edits(text: str) -> tuple[tuple[Edit, ...], str]:
+def _text_of(revised: Section, rationale: str, answer: str) -> str:
+    """The revised answer without the frame that the reply put around it and the answer lacks."""
+    text = revised.text
+    for tag in _OUR_TAG.findall(text):
+        if tag.lower() not in answer.lower():
+            raise SectionError(f"the revised answer holds {tag}, a tag of the form", revised.start)
+    if revised.escaped:
+        text = from_escaped_tags(text, answer)
+    else:
+        refuse_doubtful_escapes([text], answer)
+    refuse_spelled_breaks(text, answer)
+    framed = whole_fence(text)  # of a model that fences every part
+    if framed is not None and whole_fence(rationale) is not None and whole_fence(answer) is None:
+        text = framed
+    echo = _ECHOED_TAG.match(text)
+    if echo and "<answer>" not in answer.lower():
+        text = echo["text"]
+    if "[assistant]" not in answer.lower():
+        text = _ECHOED_ROLE.sub("", text)
+    return trimmed(text, _keeps_indentation(text, revised.start, answer))
+
+
+def _keeps_indentation(text: str, start: int, answer: str) -> bool:
+    """Whether the blanks before a revised answer are its own, not those of the form around it.
+
+    Raises:
+        SectionError: that cannot be told.
+    """
+    blanks, lines = indentation(text), text.strip().split("\n")
+    known = answer[:1].isspace() or f"{blanks}{lines[0]}".rstrip() in answer.split("\n")
+    if known or (blanks != "\t" and len(blanks) < 2):
+        return known
+    if len(lines) > 1 and all(line.startswith(blanks) for line in lines[1:] if line.strip()):
+        raise SectionError("every line of the revised answer is indented, unlike the answer", start)
+    return len(lines) > 1 and (blanks == "\t" or len(blanks) >= 4)  # a block of code in Markdown
+
+
+def _edits(text: str, answer: str) -> tuple[tuple[Edit, ...], str]:
     """The edits of a reply, and what stands before them."""
-    if re.search(r"(?i)<\s*edits\s*/\s*>", text):
-        return (), text
-    found = tagged(text, "edits")
-    if found:
-        return read_edits(found[-1].text), text[: found[-1].start]
-    block = loose_edits(text)
+    value = _json_value(text, "edits")
+    if value is not NO_JSON and value is not None:
+        return edits_of_json(value, answer), text
+    seen = without_reasoning(text)
+    found = tagged(text, "edits", answer=answer, seen=seen, counted=False)
+    proper = [part for part in found if part.begins_line]
+    alone = list(_NO_EDITS.finditer(seen))
+    filled = [part for part in proper if not is_empty_list(part.text)]
+    last = max([part.start for part in proper] + [match.start() for match in alone], default=-1)
+    if filled and filled[-1].start == last:
+        return _listed(filled[-1], answer), text[:last]
+    if filled:
+        raise EditListError("the reply has a list of edits and an empty one")
+    if last >= 0:
+        return (), text[:last]
+    written = [part for part in found if not is_empty_list(part.text)]
+    if written:
+        return _listed(written[-1], answer), text[: written[-1].start]
+    block = loose_edits(seen)
     if block is not None:
-        return read_edits(block), text[: text.index(block)]
-    value = _json_object(text, "edits")
-    if value is None:
-        raise EditListError("the reply has no <edits> ... </edits>")
-    return edits_of_json(value), text
+        return read_edits(text[block[0] : block[1]], answer), text[: block[0]]
+    if found or _SELF_CLOSED.search(seen):
+        return (), text
+    raise EditListError("the reply has no <edits> ... </edits>")
+
+
+def _listed(part: Section, answer: str) -> tuple[Edit, ...]:
+    return read_edits(unescaped(part.text) if part.escaped else part.text, answer)
+
+
+def _json_value(text: str, key: str) -> object:
+    try:
+        return json_value(text, key)
+    except ValueError as error:
+        raise ParseError(DropReason.UNPARSED, str(error)) from None
 
 
 def _rationale(before: str) -> str:
     """The reasoning in what stands before the revision; all of that where nothing names it."""
-    if value := _json_object(before, "reasoning"):
+    value = _json_value(before, "reasoning")
+    if value is not NO_JSON and value:
         return str(value)
     named = (
-        tagged(before, f"reasoning|{REASONING}")
+        _reasons_in_tags(before, f"reasoning|{REASONING}")
         or headed(before, REASONING)
         or headed(before, "reasoning")
     )
-    return named[-1].text if named else before
+    return _plain(named[-1]) if named else before
 
 
 def _late_rationale(after: str) -> str:
     """The reasoning of a reply that gives it after the revised answer."""
-    named = headed(after, REASONING) or tagged(after, "reasoning")
-    return named[-1].text if named else ""
+    named = headed(after, REASONING) or _reasons_in_tags(after, "reasoning")
+    return _plain(named[-1]) if named else ""
 
 
-def _json_object(text: str, key: str) -> Any:
-    """What a reply that is one JSON object has under a key; None where it is none."""
-    bare = whole_fence(text) or text.strip()
-    if not bare.startswith("{"):
-        return None
+def _reasons_in_tags(text: str, name: str) -> list[Section]:
     try:
-        value = json.loads(bare, strict=False)  # models break lines inside strings
-    except (ValueError, RecursionError):
-        return None
-    return value.get(key) if isinstance(value, dict) else None
+        return tagged(text, name)
+    except SectionError:  # it is not the reasoning that has to be whole
+        return unclosed(text, name)
+
+
+def _plain(section: Section) -> str:
+    return unescaped(section.text) if section.escaped else section.text

@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from clair_apo.arrow_rows import Row
 from clair_apo.clair.config import PromptsConfig
 from clair_apo.clair.contamination import ContaminationIndex
 from clair_apo.clair.duplicates import SeenPrompts
 from clair_apo.clair.shards import PromptShard
 from clair_apo.errors import DataError
 from clair_apo.records import Dropped, Prompt, canonical_json
-from clair_apo.rows import prompt_from_row, read_rows
+from clair_apo.rows import prompt_columns, prompt_from_row, read_rows
 
 
 def load_prompts(
@@ -43,7 +44,7 @@ def load_prompts(
     folder = f"{path.parent}/" if path.exists() else ""
     seen = SeenPrompts()
     found = False
-    for number, (where, row) in enumerate(read_rows(config.path, config.split)):
+    for number, (where, row) in enumerate(_rows(config)):
         if drawn is not None and number not in drawn:
             continue
         prompt = _checked(row, where, config)
@@ -94,10 +95,12 @@ def survey_prompts(config: PromptsConfig, shard: PromptShard | None = None) -> P
     return PromptSurvey(prompts, given, waiting, content.hexdigest(), tests)
 
 
+def _rows(config: PromptsConfig) -> Iterator[Row]:
+    return read_rows(config.path, config.split, prompt_columns(config.column))
+
+
 def _checked(row: Mapping[str, Any], where: str, config: PromptsConfig) -> Prompt:
-    prompt = prompt_from_row(row, where, config.column)
-    if config.ignore_given:
-        prompt = prompt.model_copy(update={"given": ()})
+    prompt = prompt_from_row(row, where, config.column, with_given=not config.ignore_given)
     length = sum(len(message.content) for message in prompt.messages)
     if length > config.max_characters:
         raise DataError(
@@ -112,7 +115,7 @@ def _drawn(config: PromptsConfig) -> set[int] | None:
     if config.limit is None:
         return None
     total = 0
-    for where, row in read_rows(config.path, config.split):
+    for where, row in _rows(config):
         _checked(row, where, config)
         total += 1
     if config.limit >= total:

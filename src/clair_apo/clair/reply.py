@@ -3,34 +3,71 @@
 Nothing here knows what a revision is; `sections` finds it in what is left.
 """
 
+import json
 import re
+from typing import Any
 
+from clair_apo.clair.texts import with_line_feeds, without_end_marks
 from clair_apo.llm.thinking import THINKING, after_thinking
 
-_END_MARK = re.compile(
-    r"(?i)(?:<\|(?:im_end|eot_id|end|return|endoftext|end_of_text|end_of_solution)\|>"
-    r"|</s>|<end_of_turn>)\Z"
-)
-_LONGEST_END_MARK = len("<|end_of_solution|>")
 _FENCE = re.compile(r"(?m)^[ \t]*(?:```+|~~~+)[\w+-]*[ \t]*$")
+_OPENING_FENCE = re.compile(r"\A\s*(?:```+|~~~+)[\w+-]*[ \t]*\n")
+_CLOSING_FENCE = re.compile(r"\n[ \t]*(?:```+|~~~+)\s*\Z")
 # what a reply in one of the known forms must have somewhere
 _FORM = re.compile(
     r"""(?ix) <\s*/?\s*(?:reasoning|revision|edits?|find)\b | ["'](?:edits|revision)["']\s*:
     | teacher[\W_]{0,3}reasoning | corrected[\W_]{0,3}student"""
 )
+_HEADING = re.compile(r"(?im)^[\W_]{0,9}(?:reasoning|revision|revised[ ]answer)\b")
+_BEGINS_WITH_FORM = re.compile(
+    r"(?i)[\W_]{0,9}(?:reasoning|revision|revised[ ]answer|edits|teacher[\W_]{0,3}reasoning"
+    r"|corrected[\W_]{0,3}student)\b"
+)
+_FORM_ENDS = re.compile(r"(?i)<\s*/\s*(?:revision|edits?)\s*>")
 _PAIRED = ("reasoning", "revision", "edits", "find", "replace")
+_JSON_FORM = re.compile(r"""\{\s*["'](?:reasoning|revision|edits)["']\s*:""")
+NO_JSON = object()
+"""Stands for the value of a reply that is no JSON object."""
 
 
-def reply_proper(text: str) -> str:
+def reply_proper(text: str, answer: str) -> str:
     """The reply itself, its lines ending in LF.
 
     Taken away are: thinking before it, in the spellings of a dozen model families, also where the
     chat template opened it and only its end is in the reply; end marks such as `<|im_end|>` that a
-    server let through; and a code fence around the whole, with whatever follows it.
+    server let through, unless the answer speaks of them; and a code fence around the whole, with
+    whatever follows it.
+
+    Args:
+        text: the reply.
+        answer: the text that was revised.
     """
-    text = text.replace("\r\n", "\n").replace("\r", "\n").lstrip("\ufeff")
-    text = _after_lone_end(after_thinking(_without_end_marks(text)))
-    return _without_outer_fence(text)
+    text = with_line_feeds(text).lstrip("\ufeff")
+    text = after_thinking(without_end_marks(text, answer))
+    if _JSON_FORM.match(_unfenced(text)):
+        return text
+    return _without_outer_fence(_after_lone_end(text), answer)
+
+
+def json_value(text: str, key: str) -> Any:
+    """What a reply that is one JSON object has under a key; None where it has nothing there.
+
+    Returns:
+        `NO_JSON` for a reply in another form.
+
+    Raises:
+        ValueError: the reply begins such an object and cannot be read, or breaks off in it.
+    """
+    bare = _unfenced(text)
+    if not bare.startswith("{"):
+        return NO_JSON
+    try:
+        value = json.loads(bare, strict=False)  # models break lines inside strings
+    except (ValueError, RecursionError):
+        if _JSON_FORM.match(bare):
+            raise ValueError("the reply is a JSON object that is not closed or not valid") from None
+        return NO_JSON
+    return value.get(key) if isinstance(value, dict) else NO_JSON
 
 
 def whole_fence(text: str) -> str | None:
@@ -45,18 +82,20 @@ def whole_fence(text: str) -> str | None:
     return stripped[first.end() : last.start()].strip("\n")
 
 
-def _without_end_marks(text: str) -> str:
-    # by positions: a model that loops may end with thousands of them
-    end = len(text.rstrip())
-    while mark := _END_MARK.search(text, max(0, end - _LONGEST_END_MARK), end):
-        end = mark.start()
-        while end and text[end - 1].isspace():
-            end -= 1
-    return text[:end]
+def has_open_fence(text: str) -> bool:
+    """Whether a text ends inside a code fence."""
+    return len(_FENCE.findall(text)) % 2 == 1
+
+
+def _unfenced(text: str) -> str:
+    """A text without a fence before it and a fence behind it, either of which may be missing."""
+    return _CLOSING_FENCE.sub("", _OPENING_FENCE.sub("", text.rstrip())).strip()
 
 
 def _after_lone_end(text: str) -> str:
     """Drop thinking that the chat template opened: only its end stands in the reply."""
+    if _BEGINS_WITH_FORM.match(text.lstrip()):
+        return text
     for _, closing in THINKING:
         ends = list(closing.finditer(text))
         if not ends:
@@ -73,14 +112,16 @@ def _balanced(text: str, tag: str) -> bool:
     return opened == len(re.findall(rf"(?i)</{tag}\s*>", text))
 
 
-def _without_outer_fence(text: str) -> str:
+def _without_outer_fence(text: str, answer: str) -> str:
     """Drop a fence that opens before anything of the form, and what follows its end."""
     fences = list(_FENCE.finditer(text))
-    # an odd number of fences: the first and the last are not one pair
-    if not fences or len(fences) % 2:
+    # an odd number beside those of the answer: the first and the last are not one pair
+    if len(fences) < 2 or len(fences) % 2 != has_open_fence(answer):
         return text
-    before = text[: fences[0].start()]
-    inside = text[fences[0].end() : fences[-1].start()]
-    if _FORM.search(before) or not _FORM.search(inside):
+    before, after = text[: fences[0].start()], text[fences[-1].end() :]
+    # a fence that ends before the form begins, or within it, is not around it
+    begins = _FORM.search(text, fences[0].end(), fences[1].start())
+    begun = _FORM.search(before) or _HEADING.search(before)
+    if not begins or begun or _FORM_ENDS.search(after):
         return text
-    return f"{before}{inside.strip(chr(10))}"
+    return f"{before}{text[fences[0].end() : fences[-1].start()].strip(chr(10))}"

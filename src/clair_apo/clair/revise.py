@@ -12,8 +12,10 @@ from clair_apo.clair.gate import Verdict, judge_reply
 from clair_apo.clair.parse import ParsedRevision, ParseError, parse_edits, parse_revision
 from clair_apo.clair.repair import REPAIRABLE, repair_message
 from clair_apo.clair.templates import RevisionTemplate
+from clair_apo.clair.texts import trimmed
 from clair_apo.clair.wording import is_refusal
 from clair_apo.llm import Answer, ChatRequest, Dialogue, StoredChat
+from clair_apo.llm.thinking import speaks_of_thinking, without_thinking
 from clair_apo.records import DropReason, Message, Revision, RevisionFormat, Stage
 
 LARGER = 2
@@ -21,7 +23,11 @@ LARGER = 2
 
 
 def revise(
-    case: Case, reviser: StoredChat, template: RevisionTemplate, ask_again: bool = True
+    case: Case,
+    reviser: StoredChat,
+    template: RevisionTemplate,
+    ask_again: bool = True,
+    strip_thinking: bool = True,
 ) -> Dialogue[Made]:
     """Have an answer revised; a reply that is no revision ends the case with its reason.
 
@@ -30,6 +36,7 @@ def revise(
         reviser: the model that revises.
         template: how it is asked.
         ask_again: whether a reply that was cut or cannot be read gets a second chance.
+        strip_thinking: whether thinking that the revised answer begins with is no part of it.
 
     Raises:
         ConfigError: the template does not render.
@@ -38,7 +45,7 @@ def revise(
     spent = _Spent(ask_again)
     messages = template.render(case.prompt.messages, response.text)
     reply = yield from _whole_reply(reviser.request(messages), reviser, spent)
-    result = _read(reply, reviser, response.text, template.format)
+    result = _read(reply, response.text, template.format, strip_thinking)
     if ask_again and isinstance(result, _Fault) and result.mendable:
         assert reply.completion is not None
         messages += (
@@ -46,7 +53,7 @@ def revise(
             Message(role="user", content=repair_message(result.mendable, template.format)),
         )
         reply = yield from _whole_reply(reviser.request(messages), reviser, spent)
-        result = _read(reply, reviser, response.text, template.format)
+        result = _read(reply, response.text, template.format, strip_thinking)
     if isinstance(result, _Fault):
         return drop(case, Stage.REVISE, result.reason, result.detail, result.raw)
     assert reply.completion is not None
@@ -58,6 +65,7 @@ def revise(
         format=template.format,
         direction=template.direction,
         model=reviser.identity,
+        answered_by=reply.completion.model,
         finish_reason=reply.completion.finish_reason,
         prompt_tokens=spent.prompt_tokens,
         completion_tokens=spent.completion_tokens,
@@ -67,19 +75,37 @@ def revise(
     return Made((revision,))
 
 
-def read_reply(reply: str, answer: str, format: RevisionFormat) -> ParsedRevision:
+def read_reply(
+    reply: str, answer: str, format: RevisionFormat, strip_thinking: bool = True
+) -> ParsedRevision:
     """Parse a reviser's reply and, in the format `edits`, apply it to the answer.
+
+    Args:
+        reply: the whole of it.
+        answer: the text that was revised.
+        format: how the reviser was asked to reply.
+        strip_thinking: whether thinking that the revised answer begins with is no part of it,
+            unless the answer speaks of such tags itself.
 
     Raises:
         ParseError: the reply is no revision of this answer; `.reason` says why.
     """
-    if format == "full":
-        return parse_revision(reply)
-    parsed = parse_edits(reply)
-    try:
-        return ParsedRevision(apply_edits(answer, parsed.edits).strip(), parsed.rationale)
-    except EditError as error:
-        raise ParseError(DropReason.EDIT_NOT_FOUND, *error.faults) from None
+    if format == "edits":
+        listed = parse_edits(reply, answer)
+        try:
+            text = apply_edits(answer, listed.edits)
+        except EditError as error:
+            raise ParseError(DropReason.EDIT_NOT_FOUND, *error.faults) from None
+        return ParsedRevision(trimmed(text), listed.rationale)
+    parsed = parse_revision(reply, answer)
+    if not strip_thinking or speaks_of_thinking(answer):
+        return parsed
+    text = without_thinking(parsed.text)
+    if text == parsed.text:
+        return parsed
+    if not text.strip():
+        raise ParseError(DropReason.EMPTY, "the revised answer is thinking and nothing else")
+    return ParsedRevision(trimmed(text), parsed.rationale)
 
 
 @dataclass
@@ -128,11 +154,13 @@ def _judge(answer: Answer) -> Verdict | None:
     done, limit = answer.completion, answer.request.sampling.max_tokens
     if done is None:
         return None
-    return judge_reply(done.text, done.finish_reason, done.completion_tokens, limit)
+    return judge_reply(
+        done.text, done.finish_reason, done.completion_tokens, limit, refused=done.refused
+    )
 
 
 def _read(
-    reply: Answer, reviser: StoredChat, answer: str, format: RevisionFormat
+    reply: Answer, answer: str, format: RevisionFormat, strip_thinking: bool
 ) -> ParsedRevision | _Fault:
     if reply.completion is None:
         return _Fault(DropReason.REQUEST_FAILED, reply.failure, "")
@@ -141,7 +169,7 @@ def _read(
     if verdict:
         return _Fault(verdict.reason, verdict.detail, text)
     try:
-        return read_reply(text, answer, format)
+        return read_reply(text, answer, format, strip_thinking)
     except ParseError as error:
         if error.reason is DropReason.UNPARSED and is_refusal(text):
             return _Fault(DropReason.REFUSED, str(error), text)

@@ -91,6 +91,11 @@ def _read_shard(path: Path) -> ShardRun:
     unfinished = [stage for stage in stages if stage not in manifest.get("stages", {})]
     if unfinished or "counts" not in manifest:
         raise RunError(f"{path}: its run has not ended; run shard {config.shard} again first")
+    if changed := next(folder.changed_files(), None):
+        raise RunError(
+            f"{folder.file(changed)}: is not as the run wrote it: damaged, or changed by hand; run "
+            f"shard {config.shard} again, which makes it from the store"
+        )
     # in the order in which the run walked through them
     ordered = {stage: manifest["stages"][stage] for stage in stages}
     return ShardRun(folder, config, manifest | {"stages": ordered})

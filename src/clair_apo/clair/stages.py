@@ -78,7 +78,7 @@ class Stages:
 
     def dialogue(self, name: str, case: Case) -> Dialogue[Made]:
         """What a case says to the model of a stage of its recipe."""
-        chat, steps = self.chat(name), self.config.steps
+        chat, steps, strip = self.chat(name), self.config.steps, self.config.strip_thinking
         if name == "judge":
             return choose_by_judge(case, self.judge) if chat else choose_by_score(case)
         assert chat is not None
@@ -86,12 +86,12 @@ class Stages:
             samples, needed = (self.config.samples, 2) if steps.chooses else (1, 1)
             if case.prompt.given or steps.given_only:
                 every = steps.given_only and self.chats.judge is None
-                return given_answers(case, None if every else samples, needed)
-            return respond(case, chat, samples, needed)
+                return given_answers(case, None if every else samples, needed, strip)
+            return respond(case, chat, samples, needed, strip)
         if name == "strengthen":
-            return strengthen(case, chat)
+            return strengthen(case, chat, strip)
         assert self.template is not None
-        return revise(case, chat, self.template, self.config.revision.ask_again)
+        return revise(case, chat, self.template, self.config.revision.ask_again, strip)
 
     def pair(self, case: Case) -> Made:
         """Winner and loser of a case that came through the recipe, where the gate lets it pass."""

@@ -7,7 +7,7 @@ A row is a `Dialogue`. Rows are held in bounded numbers: a window of them with a
 goes on as soon as its own answers are there; waves of them with a model that answers in groups.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -27,9 +27,10 @@ from clair_apo.llm.chat import (
     StreamingChat,
 )
 from clair_apo.llm.groups import groups_of
-from clair_apo.llm.keys import find_key
+from clair_apo.llm.keys import GO_ON, find_key
 from clair_apo.llm.meter import Meter
-from clair_apo.llm.responses import is_completion, writable
+from clair_apo.llm.names import is_same_model
+from clair_apo.llm.responses import holds_text, is_completion, usage_of, writable
 from clair_apo.llm.store import RequestStore
 from clair_apo.llm.tables import StoredAnswer
 from clair_apo.llm.talk import Talk
@@ -44,6 +45,12 @@ RECORDED = "recorded:"
 
 REQUESTS_AHEAD = 4
 """Requests that wait for an answer, for each that may be under way: there is always a next one."""
+TRIES, TRIES_IN_GROUPS = 6, 3
+"""How often a request is asked whose answers break off: of a server, and of a model that answers in
+groups, where each time may take a day."""
+MOST_BROKEN_OFF = 20
+"""So many requests may be given up for it one after the other, with no whole answer between them,
+before the run ends: then it is the server."""
 ROWS_HELD = 64
 """Rows that are held at most, for each request that may be under way: so many can be done before
 one that takes long holds them up."""
@@ -64,6 +71,8 @@ def check_model(spec: ModelSpec) -> None:
 
 class StoredChat:
     """A chat model of which nothing is asked twice.
+
+    An answer that broke off is none: it is asked for again a few times, and then its row fails.
 
     The model is connected to (or loaded) at the first request that the store cannot answer.
 
@@ -94,6 +103,12 @@ class StoredChat:
         self._account = Account(spec, budget or Budget())
         self.meter.price, self.meter.batch = self._account.price, self._account.batch
         self._unpaid = deque[ChatRequest]()
+        self._tries = Counter[str]()
+        """Answers to a request that broke off, by its key."""
+        self._again = deque[ChatRequest]()
+        """Requests whose answer broke off, to be asked once more."""
+        self._given_up = 0
+        self._another_was_named = False
         self._store = store
         self._given = model
         self._offline = offline
@@ -171,7 +186,9 @@ class StoredChat:
                     for request in paid:  # one that had no answer at all costs nothing
                         self._account.settle(request, None)
                     answers |= self._brought_along(missing[len(paid) :])
-                    missing = [r for r in missing[len(paid) :] if r.key not in answers]
+                    rest = [*self._again, *missing[len(paid) :]]
+                    self._again.clear()
+                    missing = [r for r in rest if r.key not in answers]
             silent = [request for key, request in requests.items() if key not in answers]
             failed = [Answer(request, None, "the model gave no answer") for request in silent]
             self._store.put_failures(failed)
@@ -236,7 +253,8 @@ class StoredChat:
     def _submit_paid(self) -> None:
         """Send what there is money for; what has to wait for it keeps its turn."""
         while self._unpaid and self._account.reserve(self._unpaid[0]):
-            self._server.submit(self._unpaid.popleft())
+            request = self._unpaid.popleft()
+            self._server.submit(request, self._tries[request.key] + 1)
 
     def _collect(self, waiting: dict[str, list[Talk[T]]]) -> None:
         if len(self._unpaid) == len(waiting):  # nothing is under way that could settle for less
@@ -244,6 +262,14 @@ class StoredChat:
         answered = self._server.collect()
         answers = self._kept(answered)
         self._server.settle(len(answered))
+        if self._given_up >= MOST_BROKEN_OFF:
+            self._keep_what_is_under_way(waiting)
+            raise RequestError(
+                f"{answers[-1].failure}; {self._given_up} requests came to this one after the "
+                f"other, and none was answered between them; {GO_ON}"
+            )
+        self._unpaid.extend(self._again)
+        self._again.clear()
         self._submit_paid()
         for answer in answers:
             for talk in waiting.pop(answer.request.key):
@@ -269,29 +295,60 @@ class StoredChat:
     def _stored(self, request: ChatRequest) -> Answer | None:
         answer = self._store.answer(request)
         self.meter.reused += answer is not None
+        if answer:
+            self._look_who_answered(answer)
         if answer is None and self._offline:
             answer = self._store.failed_answer(request)
         return answer
 
     def _kept(self, answered: Sequence[Answered]) -> list[Answer]:
-        """Store responses together, before anything else is done with them, readable or not."""
-        self._store.put_many(
-            [
-                StoredAnswer(key=one.request.key, model=one.request.model, response=response)
-                for one in answered
-                if (response := _paid_for(one)) is not None
-            ],
-            run_id=self._run_id,
-        )
+        """Store responses together, before anything else is done with them.
+
+        Returns:
+            What they say; without those that broke off and are to be asked for again.
+        """
         answers = [_read(one) for one in answered]
-        self._store.put_failures([answer for answer in answers if answer.completion is None])
-        for one, answer in zip(answered, answers, strict=True):
-            paid = answer.completion
-            if paid is None and (response := _paid_for(one)) is not None:
-                paid = Completion.of_no_answer(response)
-            self.meter.count(paid, failed=answer.completion is None)
-            self._account.settle(one.request, paid)
-        return answers
+        for answer in answers:
+            self._look_who_answered(answer)
+        self._store.put_many(_stored_of(answered, answers, whole=True), run_id=self._run_id)
+        self._store.put_broken_off(_stored_of(answered, answers, whole=False), run_id=self._run_id)
+        final = [
+            answer
+            for one, answer in zip(answered, answers, strict=True)
+            if not self._is_asked_again(one, answer)
+        ]
+        self._store.put_failures([answer for answer in final if answer.completion is None])
+        return final
+
+    def _look_who_answered(self, answer: Answer) -> None:
+        """Say once that a server names another model than the one that it was asked for."""
+        told = answer.completion.model if answer.completion else None
+        if told is None or self._another_was_named or self.spec.model.startswith(RECORDED):
+            return
+        if told != answer.request.model and not is_same_model(self.spec.model, told):
+            self._another_was_named = True
+            say(
+                f"{self.spec.model!r} was asked, and {told!r} says that it answered: rows that it "
+                "answered name it in answered_by"
+            )
+
+    def _is_asked_again(self, answered: Answered, answer: Answer) -> bool:
+        """Count an answer, and see whether it broke off and there is to be another."""
+        request = answered.request
+        paid = answer.completion or _paid_in_vain(answered.response)
+        self._account.settle(request, paid)
+        again = answered.response is not None and answer.completion is None
+        if again:
+            self._tries[request.key] += 1
+            again = self._tries[request.key] < (TRIES if self._streams else TRIES_IN_GROUPS)
+        if again:
+            self.meter.count_again(paid)
+            self._again.append(request)
+            return True
+        self.meter.count(paid, failed=answer.completion is None)
+        broke_off = self._tries.pop(request.key, 0) and answer.completion is None
+        self._given_up = self._given_up + 1 if broke_off else 0
+        return False
 
     @property
     def _streams(self) -> bool:
@@ -343,6 +400,26 @@ def _read(answered: Answered) -> Answer:
     return Answer.of_response(answered.request, answered.response)
 
 
-def _paid_for(answered: Answered) -> RawResponse | None:
-    response = answered.response
-    return response if response is not None and is_completion(response) else None
+def _paid_in_vain(response: RawResponse | None) -> Completion | None:
+    """What a response that is no whole answer was paid for; None where that is nothing."""
+    if response is None or not is_completion(response):
+        return None
+    # one without usage and without text was not worked on
+    return (
+        Completion.of_no_answer(response)
+        if any(usage_of(response)) or holds_text(response)
+        else None
+    )
+
+
+def _stored_of(
+    answered: Sequence[Answered], answers: Sequence[Answer], *, whole: bool
+) -> list[StoredAnswer]:
+    """Those of the responses to be stored that are whole answers, or that are not."""
+    return [
+        StoredAnswer(one.request.key, one.request.model, one.response)
+        for one, answer in zip(answered, answers, strict=True)
+        if one.response is not None
+        and is_completion(one.response)
+        and whole is (answer.completion is not None)
+    ]

@@ -23,8 +23,7 @@ from clair_apo.llm.batch_files import Shard, missing, shards_of, write_shard
 from clair_apo.llm.batch_results import BatchResults
 from clair_apo.llm.batch_server import QUEUE_FULL, BatchServer, NotNowError
 from clair_apo.llm.chat import Answered, ChatModel, ChatRequest, ModelSpec
-from clair_apo.llm.failures import GO_ON
-from clair_apo.llm.keys import host_of
+from clair_apo.llm.keys import GO_ON, host_of
 from clair_apo.llm.store import RequestStore
 from clair_apo.llm.tables import CREATING, FORGOTTEN, READ, StoredBatch
 from clair_apo.progress import say
@@ -42,6 +41,9 @@ LIMITED_TRIES = 20
 FIRST_WAIT_S = 5.0
 LONGEST_WAIT_S = 300.0
 WAIT_GROWTH = 1.5
+LONGEST_PAUSE_S = 86_400.0
+"""A server may ask for so long before it takes the next batch, whatever the patience: a batch may
+take as long."""
 ENDED = ("completed", "failed", "expired", "cancelled")
 
 
@@ -211,7 +213,10 @@ class _Job:
         )
 
     def _not_taken(self, offer: _Offer, refusal: NotNowError) -> None:
-        self._not_before = time.time() + max(refusal.retry_after_s or 0.0, self._wait_s)
+        pause_s = refusal.retry_after_s or 0.0
+        if too_long := self._server.too_long(refusal.sentence, pause_s, LONGEST_PAUSE_S):
+            raise too_long
+        self._not_before = time.time() + max(pause_s, self._wait_s)
         if refusal.full:
             self._hold(offer, alone=not self._under_way)
             return

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from clair_apo.files import atomic_writer
 from clair_apo.llm.chat import ChatRequest, RawResponse
+from clair_apo.llm.secrets import NO_SECRETS, Mask
 from clair_apo.records import canonical_json, digest
 
 ENDPOINT: Final = "/v1/chat/completions"
@@ -84,9 +85,14 @@ def read_keys(path: Path) -> list[str]:
     return [line["custom_id"] for line in _objects(path) if isinstance(line.get("custom_id"), str)]
 
 
-def read_results(path: Path) -> Iterator[BatchResult]:
-    """What an output or error file answers; a line that is torn or foreign answers nothing."""
-    for line in _objects(path):
+def read_results(path: Path, mask: Mask = NO_SECRETS) -> Iterator[BatchResult]:
+    """What an output or error file answers; a line that is torn or foreign answers nothing.
+
+    Args:
+        path: the file.
+        mask: hides what the server that wrote it was told in secret.
+    """
+    for line in _objects(path, mask):
         if isinstance(line.get("custom_id"), str):
             yield _result(line["custom_id"], line.get("response"), line.get("error"))
 
@@ -97,13 +103,13 @@ def _line(key: str, request: ChatRequest, model: str) -> str:
     return canonical_json(line) + "\n"
 
 
-def _objects(path: Path) -> Iterator[dict[str, Any]]:
+def _objects(path: Path, mask: Mask = NO_SECRETS) -> Iterator[dict[str, Any]]:
     # by bytes: an answer may hold a character at which `splitlines` would break the line
     with path.open("rb") as file:
         for raw in file:
             try:
-                line = json.loads(raw)
-            except ValueError:
+                line = mask.value(json.loads(raw))
+            except (ValueError, RecursionError):
                 continue
             if isinstance(line, dict):
                 yield line

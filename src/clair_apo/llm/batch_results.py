@@ -9,7 +9,7 @@ from openai.types import Batch
 
 from clair_apo.llm.batch_files import BatchResult, read_results
 from clair_apo.llm.batch_server import BatchServer
-from clair_apo.llm.chat import Answered, ChatRequest
+from clair_apo.llm.chat import Answered, ChatRequest, Completion
 from clair_apo.llm.responses import is_completion
 from clair_apo.llm.store import RequestStore
 from clair_apo.llm.tables import StoredAnswer, StoredBatch
@@ -54,12 +54,16 @@ class BatchResults:
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "results.jsonl"
                 self._server.download(file_id, path)
-                results = (r for r in read_results(path) if r.key in self.unanswered)
+                results = (
+                    r for r in read_results(path, self._server.mask) if r.key in self.unanswered
+                )
                 while group := list(islice(results, STORED_TOGETHER)):
                     yield self._take(group)
 
     def _take(self, results: list[BatchResult]) -> list[Answered]:
-        others, mine = [], []
+        others: list[StoredAnswer] = []
+        broken_off: list[StoredAnswer] = []
+        mine = []
         for result in results:
             if result.passing:
                 self.unanswered[result.key] = result.failure
@@ -68,6 +72,8 @@ class BatchResults:
             if request := self._wanted.get(result.key):
                 mine.append(Answered(request, result.response, result.failure))
             elif result.response is not None and is_completion(result.response):
-                others.append(StoredAnswer(result.key, self._batch.model, result.response))
+                stored = StoredAnswer(result.key, self._batch.model, result.response)
+                (others if Completion.is_whole(result.response) else broken_off).append(stored)
         self._store.put_many(others, self._batch.run_id)
+        self._store.put_broken_off(broken_off, self._batch.run_id)
         return mine

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import httpx2
 import openai
@@ -12,8 +12,10 @@ from openai.types import Batch
 from clair_apo.errors import RequestError
 from clair_apo.llm.batch_files import ENDPOINT
 from clair_apo.llm.chat import ModelSpec
-from clair_apo.llm.failures import GO_ON, FailureReader, RequestFailure
-from clair_apo.llm.keys import find_key, host_of
+from clair_apo.llm.clients import Connection
+from clair_apo.llm.failures import FailureReader, RequestFailure
+from clair_apo.llm.keys import GO_ON, host_of
+from clair_apo.progress import duration, wait_in_words
 
 T = TypeVar("T")
 
@@ -51,27 +53,29 @@ class BatchServer:
         spec: `base_url` must be set.
 
     Raises:
-        RequestError: there is no key for the server.
+        RequestError: there is no key for the server, or what the environment says of keys, proxies
+            or certificates cannot be used.
+
+    Attributes:
+        mask: hides the key.
+        patience_s: how long it may ask to be left alone before the run ends.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
+        connection = Connection.of(spec)
         self.host = host_of(spec)
         self.model = spec.model
-        key = find_key(spec)
-        self._failures = FailureReader(spec, key)
-        self._client = openai.OpenAI(
-            base_url=spec.base_url,
-            api_key=key or "none",  # the client insists on a key; local servers ignore it
-            timeout=UPLOAD_TIMEOUT_S,
-            max_retries=0,
-        )
+        self.mask, self.patience_s = connection.mask, spec.patience_s
+        self._failures = FailureReader(connection)
+        self._client = connection.one_at_a_time(UPLOAD_TIMEOUT_S)
 
     def upload(self, path: Path) -> str:
         """Hand over an input file; returns the server's name for it."""
 
         def send() -> str:
             with path.open("rb") as file:
-                return self._client.files.create(file=(path.name, file), purpose="batch").id
+                sent = self._client.files.create(file=(path.name, file), purpose="batch")
+            return str(_told(sent, "id").id)
 
         return self._persistently(send)
 
@@ -94,11 +98,13 @@ class BatchServer:
             there = self.find(shard) if sent else None
             sent = True
             try:
-                return there or self._client.batches.create(
-                    input_file_id=file_id,
-                    endpoint=ENDPOINT,
-                    completion_window="24h",
-                    metadata={SHARD: shard},
+                return there or self._batch(
+                    self._client.batches.create(
+                        input_file_id=file_id,
+                        endpoint=ENDPOINT,
+                        completion_window="24h",
+                        metadata={SHARD: shard},
+                    )
                 )
             except openai.APIStatusError as error:
                 raise self._not_now(error) or error from None
@@ -118,18 +124,22 @@ class BatchServer:
         def search() -> Batch | None:
             for batch in self._client.batches.list(limit=100):
                 if (batch.metadata or {}).get(SHARD) == shard:
-                    return batch
+                    return self._batch(batch)
             return None
 
         return self._persistently(search)
 
     def retrieve(self, id: str) -> Batch:
         """How far a batch is."""
-        return self._persistently(lambda: self._client.batches.retrieve(id), missing=f"batch {id}")
+        return self._persistently(
+            lambda: self._batch(self._client.batches.retrieve(id)), missing=f"batch {id}"
+        )
 
     def cancel(self, id: str) -> Batch:
         """End a batch; what was answered until then stays, and is billed."""
-        return self._persistently(lambda: self._client.batches.cancel(id), missing=f"batch {id}")
+        return self._persistently(
+            lambda: self._batch(self._client.batches.cancel(id)), missing=f"batch {id}"
+        )
 
     def download(self, file_id: str, path: Path) -> None:
         """Fetch an output or error file."""
@@ -139,6 +149,30 @@ class BatchServer:
                 reply.stream_to_file(path)
 
         self._persistently(receive, missing=f"file {file_id}")
+
+    def _batch(self, told: Batch) -> Batch:
+        """What the server tells of a batch, without the key."""
+        _told(told, "id", "status")
+        values = self.mask.value(told.model_dump(mode="json", warnings=False))
+        return Batch.construct(None, **values)
+
+    def too_long(
+        self, sentence: str, seconds: float, at_least_s: float = 0.0
+    ) -> RequestError | None:
+        """The error that ends the run where the server asks for more time than it has.
+
+        Args:
+            sentence: what the server said.
+            seconds: how long it asks to be left alone.
+            at_least_s: patience that there is in any case.
+        """
+        patience_s = max(self.patience_s, at_least_s)
+        if seconds <= patience_s:
+            return None
+        return RequestError(
+            f"{sentence}; it asks for {wait_in_words(seconds)}, longer than patience_s allows "
+            f"({duration(patience_s)}); {GO_ON} then, or with a larger patience_s"
+        )
 
     def _persistently(self, call: Callable[[], T], *, missing: str = "") -> T:
         """Call, and again while what went wrong may pass.
@@ -166,10 +200,13 @@ class BatchServer:
     def _once(self, call: Callable[[], T], missing: str) -> T:
         try:
             return call()
+        except (RequestError, NotNowError):
+            raise
         except openai.NotFoundError as error:
             if not missing:
+                told = self._failures.read(error).sentence
                 raise RequestError(
-                    f"{self.host} has no Batch API below {self._client.base_url} ({error}); is "
+                    f"{self.host} has no Batch API below {self._client.base_url} ({told}); is "
                     "base_url right? Mode `live` asks it request by request"
                 ) from None
             raise RequestError(
@@ -177,10 +214,23 @@ class BatchServer:
                 "good, let `clair-apo batches RUN --forget ID` forget it; its requests are asked "
                 "again then"
             ) from None
-        except httpx2.HTTPError as error:  # while a file comes in: the client has let go by then
-            raise RequestFailure("passing", f"{self.host} broke off a reply ({error})") from None
-        except (openai.OpenAIError, OSError) as error:
-            raise self._failures.read(error) from None
+        except Exception as error:  # the client lets through what many libraries below it raise
+            failure = self._failures.read(error)
+            if too_long := self.too_long(failure.sentence, failure.retry_after_s or 0.0):
+                raise too_long from None
+            raise failure from None
+
+
+def _told(answer: Any, *names: str) -> Any:
+    """What the server told, if it is what was asked for.
+
+    Raises:
+        RemoteProtocolError: it is something else, or lacks a name.
+    """
+    for name in names:
+        if not isinstance(getattr(answer, name, None), str):
+            raise httpx2.RemoteProtocolError(f"the reply has no {name!r}")
+    return answer
 
 
 def _may_pass(error: Exception) -> bool | float:

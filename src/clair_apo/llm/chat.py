@@ -16,8 +16,9 @@ from urllib.parse import urlsplit
 from pydantic import Field, JsonValue, field_validator, model_validator
 
 from clair_apo.config import Section
+from clair_apo.llm.endings import ending_of
 from clair_apo.llm.prices import Price
-from clair_apo.llm.responses import first_choice, text_of, usage_of
+from clair_apo.llm.responses import first_choice, model_in, said_in, usage_of
 from clair_apo.records import (
     Conversation,
     FinishReason,
@@ -32,7 +33,6 @@ from clair_apo.records import (
 RawResponse = dict[str, Any]
 T = TypeVar("T")
 
-_FINISHES = ("stop", "length", "content_filter")
 # what `extra_body` may not hold: settings with a place of their own, or that part an answer
 _NOT_EXTRA = {
     *("model", "messages", "max_tokens", "max_completion_tokens", "temperature", "top_p"),
@@ -90,21 +90,43 @@ class Completion(Record):
     finish_reason: FinishReason
     prompt_tokens: int
     completion_tokens: int
+    refused: bool = Field(False, exclude=True)
+    """The text is the model's refusal, told in the field that there is for it."""
+    model: str | None = Field(None, exclude=True)
+    """The model that answered, as the server names it; None where it does not."""
 
     @classmethod
     def from_response(cls, response: RawResponse) -> "Completion":
         """Read an OpenAI chat completion.
 
         Raises:
-            ValueError: it holds no answer.
+            ValueError: it holds no answer, or one of which nothing says that it came to an end.
         """
         choice = first_choice(response)
-        reason = choice.get("finish_reason")
+        ending, said, usage = ending_of(response, choice), said_in(choice), usage_of(response)
+        if (
+            not said.text
+            and ending == "stop"
+            and usage.prompt_tokens
+            and not usage.completion_tokens
+        ):
+            # the end of an answer is a token too: a provider that just woke up, for one
+            raise ValueError("the model gave no token at all")
         return cls(
-            text=text_of(choice),
-            finish_reason=reason if reason in _FINISHES else "other",
-            **usage_of(response)._asdict(),
+            **said._asdict(),
+            finish_reason=ending,
+            model=model_in(response),
+            **usage._asdict(),
         )
+
+    @classmethod
+    def is_whole(cls, response: RawResponse) -> bool:
+        """Whether a response holds an answer that came to an end."""
+        try:
+            cls.from_response(response)
+        except ValueError:
+            return False
+        return True
 
     @classmethod
     def of_no_answer(cls, response: RawResponse) -> "Completion":
@@ -113,7 +135,8 @@ class Completion(Record):
 
     def to_response(self, model: str) -> RawResponse:
         """The same as an OpenAI chat completion, for models that are not behind a server."""
-        message = {"role": "assistant", "content": self.text}
+        said = {"content": None, "refusal": self.text} if self.refused else {"content": self.text}
+        message = {"role": "assistant"} | said
         return {
             "object": "chat.completion",
             "model": model,
@@ -128,7 +151,10 @@ class Completion(Record):
 
 @dataclass(frozen=True)
 class Answered:
-    """A request with its response, or with the reason why this one request can have none."""
+    """A request with its response, or with the reason why this one request can have none.
+
+    A response that broke off is handed out like any other: `StoredChat` asks again for it.
+    """
 
     request: ChatRequest
     response: RawResponse | None
@@ -191,8 +217,13 @@ class StreamingChat(Protocol):
     in_flight_limit: int
     """The most requests that are ever under way."""
 
-    def submit(self, request: ChatRequest) -> None:
-        """Take a request; it is sent as soon as the limits allow. Returns at once."""
+    def submit(self, request: ChatRequest, attempt: int = 1) -> None:
+        """Take a request; it is sent as soon as the limits allow. Returns at once.
+
+        Args:
+            request: what to ask.
+            attempt: which one it is; after an answer that broke off the next waits a little.
+        """
         ...
 
     def collect(self, timeout_s: float | None = None) -> list[Answered]:
@@ -247,6 +278,11 @@ class ModelSpec(Section):
     its key, and written into the manifest: no place for a secret."""
     timeout_s: float = Field(120.0, gt=0)
     """Seconds to wait for one answer of a server, per attempt."""
+    patience_s: float = Field(3600.0, ge=0, allow_inf_nan=False)
+    """Seconds that a server may keep the run waiting while it answers nothing because it is busy,
+    limits the rate or still loads its model; one that asks for longer ends the run with the time
+    at which to come again. One that cannot be reached is waited for 5 minutes at most, and 10
+    seconds where it never answered."""
     max_in_flight: int = Field(256, gt=0)
     """The most requests to a server at the same time; how many it bears is learned on the way."""
     requests_per_minute: int | None = Field(None, gt=0)
@@ -265,6 +301,8 @@ class ModelSpec(Section):
     def _is_address(cls, url: str | None) -> str | None:
         if url is None:
             return None
+        if fault := _address_fault(url):
+            raise ValueError(f"{url!r} is no address ({fault})")
         parts = urlsplit(url)
         if "@" in url or parts.query:  # it stands in configs, manifests and messages
             raise ValueError(
@@ -319,6 +357,23 @@ class ModelSpec(Section):
             token_limit_field=self.token_limit_field,
             extra_body=canonical_json(self.extra_body) if self.extra_body else "",
         )
+
+
+def _address_fault(url: str) -> str:
+    """What keeps a text from being an address of any kind; empty where nothing does."""
+    if not url.isprintable() or any(c.isspace() for c in url):
+        return "it holds blanks, line ends or bytes that are no text"
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 - reading it is what checks it
+        host = parts.hostname or ""
+        if "%" in host:
+            return "an address with a zone or with escapes; name the host"
+        if ":" not in host:
+            host.encode("idna")
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _names(value: JsonValue) -> Iterator[str]:

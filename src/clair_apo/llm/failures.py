@@ -9,25 +9,27 @@
 
 import json
 import math
-import os
 import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 import openai
 
-from clair_apo.llm.chat import ModelSpec
+from clair_apo.llm.clients import Connection
+from clair_apo.llm.keys import GO_ON
+from clair_apo.llm.library_faults import fault_of
 from clair_apo.llm.responses import is_error
 
-GO_ON = "what was answered is kept: run the same command again to go on"
+ODD_REPLIES = 3
+"""So many replies that are no completion end the run where there was no other reply before."""
 
 Fault = Literal["passing", "row", "refusal", "run"]
 
 _PASSING = (408, 409, 425, 429)
 _ROW = (400, 413, 422)
 _OVERLOADED = (408, 429, 503, 529)
+_BUSY = (425, 429, 503, 529)
 _NO_MONEY_CODES = {  # `code` or `type` of the error object, at several providers
     "insufficient_quota",
     "exceeded_current_quota_error",
@@ -56,6 +58,7 @@ class RequestFailure(Exception):
         overloaded: the server has too much to do.
         timed_out: it did not answer in time.
         limited: it is there, and limits the rate.
+        busy: it is there, and can answer later: it limits the rate, or still loads its model.
         retry_after_s: how long it asks to be left alone; None where it does not say.
         attempts: how many there were.
         sent_at: monotonic time of the last.
@@ -70,6 +73,7 @@ class RequestFailure(Exception):
         overloaded: bool = False,
         timed_out: bool = False,
         limited: bool = False,
+        busy: bool = False,
         retry_after_s: float | None = None,
     ) -> None:
         super().__init__(sentence)
@@ -79,6 +83,7 @@ class RequestFailure(Exception):
         self.overloaded = overloaded
         self.timed_out = timed_out
         self.limited = limited
+        self.busy = busy
         self.retry_after_s = retry_after_s
         self.attempts = 1
         self.sent_at = -math.inf
@@ -93,21 +98,20 @@ class FailureReader:
     """Reads what the client raises for one server.
 
     Args:
-        spec: which server and model.
-        key: what must never be in a sentence.
+        connection: which server and model, how it is reached, and what is never in a sentence.
     """
 
-    def __init__(self, spec: ModelSpec, key: str | None) -> None:
-        url = urlsplit(spec.base_url or "")
-        self._where = f"{url.hostname}" + (f":{url.port}" if url.port else "")
-        self._spec, self._key = spec, key
+    def __init__(self, connection: Connection) -> None:
+        self._spec, self._proxy = connection.spec, connection.proxy
+        self._where, self._mask = connection.where, connection.mask
+        self._odd_replies = 0
 
     def read(self, error: Exception) -> RequestFailure:
-        """Say what an error of the client means."""
+        """Say what an error of the client, or of a library below it, means."""
         if isinstance(error, openai.APIStatusError):
             return self._of_status(
                 error.status_code,
-                error.response.text,
+                error.response.content.decode("utf-8", "replace"),
                 retry_after_s(error.response.headers, time.time()),
             )
         if isinstance(error, TimeoutError):
@@ -117,12 +121,9 @@ class FailureReader:
                 overloaded=True,
                 timed_out=True,
             )
-        if isinstance(error, openai.APIConnectionError):
-            # also where its name speaks of a time-out: the client is given none, and its
-            # transport calls every lost connection so
-            reason = self._clean(_deepest_reason(error))
-            return RequestFailure("passing", f"{self._where} could not be reached ({reason})")
-        return RequestFailure("run", f"{self._where}: {self._clean(str(error))}")
+        fault = fault_of(error, self._proxy is not None)
+        told = f"{self._where} {fault.happened} ({self._clean(fault.reason)})"
+        return RequestFailure("passing" if fault.may_pass else "run", told + fault.advice)
 
     def of_body(self, response: dict[str, Any]) -> RequestFailure | None:
         """The failure that some servers put into a reply of status 200; None where it is none."""
@@ -141,14 +142,15 @@ class FailureReader:
             answered_before: the server has answered something else as it should.
         """
         told = f"{self._where} replied with something else than a chat completion, beginning "
-        told += repr(self._clean(text[:60]))
-        if answered_before:
+        told += repr(self._clean(text, 60))
+        self._odd_replies += 1
+        if answered_before or self._odd_replies < ODD_REPLIES:
             return RequestFailure("passing", told)
         return RequestFailure("run", f"{told}; is base_url {self._spec.base_url!r} right?")
 
     def _of_status(self, status: int, body: str, retry_after_s: float | None) -> RequestFailure:
         error = _error_object(body)
-        said = self._clean(_message(error) or body)
+        said = self._clean(_message(error) or _written_out(body))
         told = f"{self._where} answered {status}" + (f": {said}" if said else "")
         if _no_money(status, error):
             return RequestFailure(
@@ -156,44 +158,38 @@ class FailureReader:
             )
         if status in _ROW or _is_too_much_for_one(status, error):
             return RequestFailure("row", told)
-        if status in _PASSING or status >= 500:
+        if status in _PASSING or not 400 <= status < 500:
             return RequestFailure(
                 "passing",
                 told,
                 overloaded=status in _OVERLOADED,
                 limited=status == 429,
+                busy=status in _BUSY or retry_after_s is not None,
                 retry_after_s=retry_after_s,
             )
         key = f"it refused the key in ${self._spec.api_key_env}"
+        if self._proxy:
+            key += f", or the proxy of ${self._proxy.variable} refused the address"
+        if status == 407:
+            return RequestFailure("run", f"{told}; the proxy wants another user and password")
         if status == 401:
             return RequestFailure("run", f"{told}; {key}")
         if status == 404:
             model = f"it knows no model {self._spec.model!r}, or base_url is wrong"
             return RequestFailure("run", f"{told}; {model}")
-        if 400 <= status < 500:
-            advice = f"{key}; {GO_ON}" if status == 403 else GO_ON
-            return RequestFailure("refusal", told, advice=advice)
-        return RequestFailure("run", f"{told}; {GO_ON}")
+        advice = f"{key}; {GO_ON}" if status == 403 else GO_ON
+        return RequestFailure("refusal", told, advice=advice)
 
-    def _clean(self, text: str) -> str:
-        shown = text.replace(self._key, "***") if self._key else text
-        return " ".join(shown.split())[:300]
-
-
-def _deepest_reason(error: BaseException) -> str:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    if isinstance(error, OSError) and error.strerror:
-        # names have numbers of their own, which are negative
-        number = error.errno or 0
-        return (os.strerror(number) if number > 0 else error.strerror).lower()
-    return str(error) or type(error).__name__
+    def _clean(self, text: str, most: int = 300) -> str:
+        """The text in one line, masked before it is cut."""
+        shown = " ".join(self._mask.text(text).split())[:most]
+        return shown.encode("utf-8", "backslashreplace").decode()
 
 
 def _error_object(body: str) -> dict[str, Any]:
     try:
         content = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     if isinstance(content, list) and content:
         content = content[0]
@@ -201,6 +197,14 @@ def _error_object(body: str) -> dict[str, Any]:
         return {}
     error = content.get("error", content)  # some servers have no envelope around it
     return error if isinstance(error, dict) else {"message": str(error)}
+
+
+def _written_out(body: str) -> str:
+    """A body whose JSON spells every letter as it is: else a key could hide in escapes."""
+    try:
+        return json.dumps(json.loads(body), ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return body
 
 
 def _message(error: dict[str, Any]) -> str:
@@ -247,5 +251,5 @@ def _seconds(value: str, unit: float, now: float) -> float:
         pass
     try:
         return parsedate_to_datetime(value).timestamp() - now
-    except ValueError:
+    except (ValueError, TypeError, OverflowError, IndexError):
         return math.nan

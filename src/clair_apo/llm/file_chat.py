@@ -5,6 +5,7 @@ came back. There is one round for each time that a row asks.
 """
 
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count, islice
 from pathlib import Path
@@ -18,13 +19,15 @@ from clair_apo.llm.batch_files import (
     shards_of,
     write_shard,
 )
-from clair_apo.llm.chat import Answered, ChatModel, ChatRequest, ModelSpec
+from clair_apo.llm.chat import Answer, Answered, ChatModel, ChatRequest, ModelSpec
 
 MOST_REQUESTS = 10_000
 """In one file. `vllm run-batch` writes its output when all is done: a crash costs one file's."""
 MOST_BYTES = 200_000_000
 STORED_TOGETHER = 1000
 """Answers per transaction."""
+TRIES = 3
+"""In how many output files the answer to a request may break off before it counts as failed."""
 INPUT, OUTPUT = ".in.jsonl", ".out.jsonl"
 
 
@@ -54,24 +57,40 @@ class FileChat(ChatModel):
         """
         rest = {request.key: request for request in requests}
         failures: dict[str, str] = {}
+        broken_off: Counter[str] = Counter()
         for path in sorted(self._folder.glob(f"*{OUTPUT}")):
-            yield from self._read(path, rest, failures)
+            yield from self._read(path, rest, failures, broken_off)
         yield [Answered(rest.pop(key), None, why) for key, why in failures.items() if key in rest]
         if rest:
             raise WaitingError(self._what_to_run(self._written(rest)))
 
     def _read(
-        self, path: Path, rest: dict[str, ChatRequest], failures: dict[str, str]
+        self,
+        path: Path,
+        rest: dict[str, ChatRequest],
+        failures: dict[str, str],
+        broken_off: Counter[str],
     ) -> Iterator[list[Answered]]:
-        """The answers of one file; a request that failed in it may be answered by another."""
+        """The answers of one file; a request that failed in it may be answered by another.
+
+        So may one whose answer broke off, until as many files as `TRIES` had none that is whole.
+        """
         results = (result for result in read_results(path) if result.key in rest)
         while group := list(islice(results, STORED_TOGETHER)):
-            failures |= {r.key: r.failure for r in group if r.response is None and not r.passing}
-            yield [
-                Answered(rest.pop(r.key), r.response)
-                for r in group
-                if r.response is not None and r.key in rest
-            ]
+            whole = []
+            for result in group:
+                if result.response is None:
+                    if not result.passing:
+                        failures[result.key] = result.failure
+                elif result.key in rest:
+                    answer = Answer.of_response(rest[result.key], result.response)
+                    if answer.completion:
+                        whole.append(Answered(rest.pop(result.key), result.response))
+                        continue
+                    broken_off[result.key] += 1
+                    if broken_off[result.key] >= TRIES:
+                        failures[result.key] = answer.failure
+            yield whole
 
     def _written(self, requests: Mapping[str, ChatRequest]) -> list[Path]:
         """The input files that hold the requests: those that wait already, and new ones."""

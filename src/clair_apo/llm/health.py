@@ -13,10 +13,11 @@ import time
 from collections.abc import Awaitable, Callable
 
 from clair_apo.errors import RequestError
-from clair_apo.llm.failures import GO_ON, RequestFailure
+from clair_apo.llm.failures import RequestFailure
+from clair_apo.llm.keys import GO_ON
 from clair_apo.llm.limits import Gate
 from clair_apo.llm.meter import Meter
-from clair_apo.progress import say
+from clair_apo.progress import duration, say, wait_in_words
 
 ATTEMPTS = 6
 """How often a request is tried."""
@@ -25,7 +26,8 @@ TIME_OUTS = 3
 RATE_LIMITS = 20
 """How often the server may say that there are too many just now, besides."""
 PATIENCE_S = 300.0
-"""How long a server that answered before may be down before the run ends."""
+"""How long a server that answered before may be down before the run ends; one that is there and
+busy has `patience_s` of its spec."""
 FIRST_PATIENCE_S = 10.0
 """The same for one that never answered: more likely it is the wrong one."""
 ATTEMPTS_IN_VAIN = 16
@@ -66,12 +68,19 @@ class ServerHealth:
         gate: shut while the server is down.
         meter: shows until when nothing is sent.
         probe: asks the short question; returns what went wrong, None when it was answered.
+        patience_s: how long a server that is there and busy may answer nothing.
     """
 
     def __init__(
-        self, gate: Gate, meter: Meter, probe: Callable[[], Awaitable[RequestFailure | None]]
+        self,
+        gate: Gate,
+        meter: Meter,
+        probe: Callable[[], Awaitable[RequestFailure | None]],
+        patience_s: float,
     ) -> None:
         self._gate, self._meter, self._probe = gate, meter, probe
+        self._patience_s = patience_s
+        self._busy_since: float | None = None
         self._answered_at = -math.inf
         self._back_at = -math.inf
         self._attempts_in_vain = 0
@@ -87,7 +96,28 @@ class ServerHealth:
     def answered(self) -> None:
         """A request was answered."""
         self._answered_at = time.monotonic()
+        self._busy_since = None
         self._attempts_in_vain = self._failures = self._rejections = 0
+
+    def outlasts_patience(self, failure: RequestFailure) -> str:
+        """The sentence that ends the run where a busy server asks for more time than it has.
+
+        Empty where there is time left, and for any other failure.
+        """
+        if not failure.busy:
+            return ""
+        now = time.monotonic()
+        self._busy_since = now if self._busy_since is None else self._busy_since
+        waited_s, pause_s = now - self._busy_since, failure.retry_after_s or 0.0
+        if pause_s <= self._patience_s - waited_s:
+            return ""
+        asked = f"it asks for {wait_in_words(pause_s)}" if pause_s else "it has nothing to answer"
+        before = f" after {duration(waited_s)} of waiting" if waited_s >= 0.5 else ""
+        return (
+            f"{failure.told}; {asked}{before}, longer than patience_s allows "
+            f"({duration(self._patience_s)}); {GO_ON}"
+            + (" then, or with a larger patience_s" if pause_s else "")
+        )
 
     async def attempt_failed(self, failure: RequestFailure) -> None:
         """An attempt failed that may be repeated; returns when that makes sense.
@@ -147,19 +177,18 @@ class ServerHealth:
     async def _outlast(self, failure: RequestFailure) -> bool:
         """Ask short questions until one is answered: True when it was the first."""
         self._gate.shut()
-        known = self.ever_answered or failure.limited
-        patience_s = PATIENCE_S if known else FIRST_PATIENCE_S
-        number = 0
-        while await self._fails_to_answer():
+        began, number = time.monotonic(), 0
+        while failed := await self._fails_to_answer():
             number += 1
+            patience_s = self._patience_with(failed)
             if number == 1:
-                say(f"{failure.told}; waiting for it, {patience_s:.0f} seconds at most")
-            if patience_s <= 0:
+                say(f"{failure.told}; waiting for it, {duration(patience_s)} at most")
+            left_s = patience_s - (time.monotonic() - began)
+            if left_s <= 0:
                 raise RequestError(f"{failure.told}; {GO_ON}")
-            wait_s = min(jittered_wait_s(number), patience_s)
-            patience_s -= wait_s
-            await self._rest(wait_s)
+            await self._rest(min(jittered_wait_s(number), left_s))
         self._answered_at = time.monotonic()
+        self._busy_since = None
         self._attempts_in_vain = 0
         if number:
             self._back_at = self._answered_at
@@ -167,17 +196,26 @@ class ServerHealth:
         self._gate.reopen()
         return not number
 
-    async def _fails_to_answer(self) -> bool:
+    def _patience_with(self, failure: RequestFailure) -> float:
+        """How long, in seconds, a server that fails so may answer nothing."""
+        if failure.busy:
+            return self._patience_s
+        return min(self._patience_s, PATIENCE_S if self.ever_answered else FIRST_PATIENCE_S)
+
+    async def _fails_to_answer(self) -> RequestFailure | None:
+        """What went wrong with a short question, where that may pass; None: it was answered."""
         await self._rest(self._gate.pause_left_s)
         failure = await self._probe()
         if failure is None or failure.fault == "row":
-            return False
+            return None
         if failure.fault == "refusal":
             raise RequestError(f"{failure.told}; {failure.advice}")
         if failure.fault == "run":
             raise RequestError(failure.told)
+        if too_long := self.outlasts_patience(failure):
+            raise RequestError(too_long)
         self._gate.pause(failure.retry_after_s or 0.0)
-        return True
+        return failure
 
     async def _rest(self, seconds: float) -> None:
         if seconds > 0:

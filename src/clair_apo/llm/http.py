@@ -16,17 +16,16 @@ from threading import Thread
 from typing import Any
 
 import httpx2
-import openai
 import stamina
 
 from clair_apo.errors import RequestError
 from clair_apo.llm.chat import Answered, ChatRequest, ModelSpec, RawResponse
+from clair_apo.llm.clients import Connection
 from clair_apo.llm.failures import FailureReader, RequestFailure
-from clair_apo.llm.health import Attempts, ServerHealth
-from clair_apo.llm.keys import find_key
+from clair_apo.llm.health import Attempts, ServerHealth, jittered_wait_s
 from clair_apo.llm.limits import Gate
 from clair_apo.llm.meter import Meter
-from clair_apo.llm.responses import is_completion
+from clair_apo.llm.responses import count_of, is_completion
 from clair_apo.records import Message
 
 # retries show where logging is set up; without that they would stand bare on standard error
@@ -44,24 +43,30 @@ class HttpChat:
         meter: where what is in flight, the limit and the waits are shown.
 
     Raises:
-        RequestError: the server is not on this machine and there is no key for it.
+        RequestError: the server is not on this machine and there is no key for it, or what the
+            environment says of keys, proxies or certificates cannot be used.
     """
 
     def __init__(self, spec: ModelSpec, meter: Meter | None = None) -> None:
-        key = find_key(spec)
+        connection = Connection.of(spec)
         self.in_flight_limit = spec.max_in_flight
         self._results: SimpleQueue[Answered | Exception] = SimpleQueue()
         self._outstanding = 0
         self._loop = asyncio.new_event_loop()
-        self._server = _Server(spec, key, meter or Meter(), self._results)
+        self._server = _Server(connection, meter or Meter(), self._results)
         # a daemon: a process that was told to stop does not wait for a slow server
         self._thread = Thread(target=self._run, name="requests", daemon=True)
         self._thread.start()
 
-    def submit(self, request: ChatRequest) -> None:
-        """Take a request; it is sent as soon as the limits allow. Returns at once."""
+    def submit(self, request: ChatRequest, attempt: int = 1) -> None:
+        """Take a request; it is sent as soon as the limits allow. Returns at once.
+
+        Args:
+            request: what to ask.
+            attempt: which one it is; after an answer that broke off the next waits a little.
+        """
         self._outstanding += 1
-        self._loop.call_soon_threadsafe(self._server.start, request)
+        self._loop.call_soon_threadsafe(self._server.start, request, attempt)
 
     def collect(self, timeout_s: float | None = None) -> list[Answered]:
         """Wait for at least one answer, or for `timeout_s` seconds, and return all that are there.
@@ -115,25 +120,26 @@ class _Server:
 
     def __init__(
         self,
-        spec: ModelSpec,
-        key: str | None,
+        connection: Connection,
         meter: Meter,
         results: "SimpleQueue[Answered | Exception]",
     ) -> None:
+        spec = connection.spec
         self._spec, self._meter, self._results = spec, meter, results
-        self._failures = FailureReader(spec, key)
+        self._failures = FailureReader(connection)
+        self._mask = connection.mask
         self._gate = Gate(spec.max_in_flight, spec.requests_per_minute, spec.tokens_per_minute)
-        self._health = ServerHealth(self._gate, meter, self._probe)
-        self._client = _client(spec, key)
+        self._health = ServerHealth(self._gate, meter, self._probe, spec.patience_s)
+        self._client = connection.many_at_once()
         self._tasks: set[asyncio.Task[None]] = set()
         self._sending: set[asyncio.Task[Any] | None] = set()
         self._end: Exception | None = None
         self._show()
 
-    def start(self, request: ChatRequest) -> None:
+    def start(self, request: ChatRequest, attempt: int) -> None:
         """Begin to ask."""
         if self._end is None:
-            task = asyncio.get_running_loop().create_task(self._deliver(request))
+            task = asyncio.get_running_loop().create_task(self._deliver(request, attempt))
             self._tasks.add(task)
             task.add_done_callback(self._ended)
 
@@ -150,9 +156,11 @@ class _Server:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._client.close()
 
-    async def _deliver(self, request: ChatRequest) -> None:
+    async def _deliver(self, request: ChatRequest, attempt: int) -> None:
         """Hand out the answer to one request, or the reason why it has none."""
         result = None
+        if attempt > 1:
+            await asyncio.sleep(jittered_wait_s(attempt - 1))
         try:
             while result is None and self._end is None:
                 result = await self._with_attempts(request)
@@ -220,7 +228,10 @@ class _Server:
         """What a failed attempt means for all the others; returns when there may be another."""
         if failure.fault == "run":
             self.stop(RequestError(failure.sentence))  # before its place is given away
-        if failure.retry_after_s:
+        too_long = self._health.outlasts_patience(failure)
+        if too_long and self._end is None:
+            self.stop(RequestError(too_long))
+        if failure.retry_after_s and not too_long:
             self._gate.pause(failure.retry_after_s)
             self._meter.waits_until = time.time() + failure.retry_after_s
         self._gate.failed(failure.sent_at, failure.overloaded)
@@ -243,15 +254,16 @@ class _Server:
                     cast_to=httpx2.Response,
                     body=request.body(self._spec.model),
                 )
-        except (TimeoutError, openai.OpenAIError) as error:
+            response: RawResponse | None = self._mask.value(_json_object(reply.content))
+        except Exception as error:  # the client lets through what many libraries below it raise
             raise self._failures.read(error) from None
         finally:
             self._sending.discard(task)
-        response = _json_object(reply.content)
         if response is not None and (failure := self._failures.of_body(response)):
             raise failure
         if response is None or not is_completion(response):
-            raise self._failures.of_something_else(reply.text, self._health.ever_answered)
+            text = reply.content.decode("utf-8", "replace")
+            raise self._failures.of_something_else(text, self._health.ever_answered)
         return response
 
     async def _probe(self) -> RequestFailure | None:
@@ -278,22 +290,12 @@ class _Server:
         self._meter.limit = self._gate.limit.value
 
 
-def _client(spec: ModelSpec, key: str | None) -> openai.AsyncOpenAI:
-    """A client that keeps a connection for each request in flight, and repeats nothing itself."""
-    most = spec.max_in_flight
-    return openai.AsyncOpenAI(
-        base_url=spec.base_url,
-        api_key=key or "none",  # the client insists on a key; local servers ignore it
-        timeout=None,  # `_send` has one for the attempt as a whole
-        max_retries=0,
-        # with 256 connections this transport takes a quarter of the time of the client's own
-        http_client=openai.DefaultAioHttpClient(
-            limits=httpx2.Limits(max_connections=most, max_keepalive_connections=most)
-        ),
-    )
-
-
 def _json_object(content: bytes) -> RawResponse | None:
+    """The JSON object that a reply consists of; None for anything else.
+
+    Raises:
+        RecursionError: it is nested too deeply.
+    """
     try:
         response = json.loads(content)
     except ValueError:
@@ -303,5 +305,5 @@ def _json_object(content: bytes) -> RawResponse | None:
 
 def _tokens_used(response: RawResponse, otherwise: float) -> float:
     usage = response.get("usage")
-    total = usage.get("total_tokens") if isinstance(usage, dict) else None
-    return float(total) if isinstance(total, int) else otherwise
+    total = count_of(usage.get("total_tokens")) if isinstance(usage, dict) else 0
+    return float(total) or otherwise

@@ -63,19 +63,20 @@ class Judge:
 
 
 def read_comparison(answer: Answer) -> Verdict | None:
-    """The verdict of a comparison; None where the reply holds none, or was cut."""
+    """The verdict of a comparison; None where the reply holds none, or is not whole."""
     return _OF_COMPARISON.get(_last_verdict(answer))
 
 
 def read_confirmation(answer: Answer) -> bool | None:
-    """Whether the claim holds; None where the reply does not say, or was cut."""
+    """Whether the claim holds; None where the reply does not say, or is not whole."""
     return {"yes": True, "no": False}.get(_last_verdict(answer))
 
 
 def _last_verdict(answer: Answer) -> str:
-    if answer.completion is None or answer.completion.finish_reason == "length":
+    done = answer.completion
+    if done is None or done.finish_reason != "stop" or done.refused:
         return ""
-    found = _VERDICT.findall(after_thinking(answer.completion.text))
+    found = _VERDICT.findall(after_thinking(done.text))
     return str(found[-1]).lower() if found else ""
 
 

@@ -7,6 +7,9 @@ from urllib.parse import urlsplit
 from clair_apo.errors import RequestError
 from clair_apo.llm.chat import ModelSpec
 
+GO_ON = "what was answered is kept: run the same command again to go on"
+"""The end of a sentence with which a run ends."""
+
 
 def host_of(spec: ModelSpec) -> str:
     """The server of a spec as it is named to people and in the store: host, and port if any."""

@@ -55,6 +55,14 @@ class Meter:
         """
         self.asked += 1
         self.failed += failed or paid is None
+        self._pay(paid)
+
+    def count_again(self, paid: Completion | None) -> None:
+        """Count an attempt that brought no whole answer and is not a request's last."""
+        self.retried += 1
+        self._pay(paid)
+
+    def _pay(self, paid: Completion | None) -> None:
         if paid is not None:
             self.prompt_tokens += paid.prompt_tokens
             self.completion_tokens += paid.completion_tokens

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from clair_apo.records import canonical_json
 
+_LONGEST_NAME = 200
 # halves of surrogate pairs, which JSON can spell and no file can hold
 _HALVES = re.compile("[\ud800-\udfff]")
 
@@ -21,7 +22,7 @@ def usage_of(response: Mapping[str, Any]) -> Usage:
     """The usage of a response, whether or not there is an answer in it."""
     usage = response.get("usage")
     counts = usage if isinstance(usage, dict) else {}
-    return Usage(_count(counts.get("prompt_tokens")), _count(counts.get("completion_tokens")))
+    return Usage(count_of(counts.get("prompt_tokens")), count_of(counts.get("completion_tokens")))
 
 
 def is_completion(response: Mapping[str, Any]) -> bool:
@@ -47,15 +48,46 @@ def first_choice(response: Mapping[str, Any]) -> dict[str, Any]:
     raise ValueError(f"the response holds no answer in choices[0]: {shown}")
 
 
-def text_of(choice: Mapping[str, Any]) -> str:
+def holds_text(response: Mapping[str, Any]) -> bool:
+    """Whether there is any text in the response, whole or not."""
+    try:
+        return bool(said_in(first_choice(response)).text)
+    except ValueError:
+        return False
+
+
+class Said(NamedTuple):
+    """What a choice says."""
+
+    text: str
+    refused: bool
+    """The model declined, in the field that there is for it."""
+
+
+def said_in(choice: Mapping[str, Any]) -> Said:
     """The text of a choice: empty where there is none, joined where it comes in typed chunks.
 
-    Chunks of other types, such as a model's thinking, are left out.
+    Chunks of other types, such as a model's thinking, are left out. Where the text is blank and a
+    refusal stands beside it, in a field or a chunk of its own, its words are the text.
     """
     message = choice.get("message")
-    content = message.get("content") if isinstance(message, dict) else None
+    if not isinstance(message, dict):
+        return Said("", False)
+    content, refusal = message.get("content"), message.get("refusal")
     chunks = content if isinstance(content, list) else [content]
-    return writable("".join(_chunk(chunk) for chunk in chunks))
+    text = "".join(_chunk(chunk, "text") for chunk in chunks)
+    declined = "".join(_chunk(chunk, "refusal") for chunk in chunks if isinstance(chunk, dict))
+    declined = declined or (refusal if isinstance(refusal, str) else "")
+    refused = bool(declined.strip())
+    return Said(writable(declined if refused and not text.strip() else text), refused)
+
+
+def model_in(response: Mapping[str, Any]) -> str | None:
+    """The name of the model that answered, as the server tells it; None where it does not."""
+    model = response.get("model")
+    if not isinstance(model, str) or not model.strip():
+        return None
+    return writable(" ".join(model.split()))[:_LONGEST_NAME]
 
 
 def writable(text: str) -> str:
@@ -63,11 +95,12 @@ def writable(text: str) -> str:
     return _HALVES.sub("\ufffd", text)
 
 
-def _chunk(chunk: Any) -> str:
-    if isinstance(chunk, dict) and chunk.get("type") == "text":
-        chunk = chunk.get("text")
+def _chunk(chunk: Any, kind: str) -> str:
+    if isinstance(chunk, dict) and chunk.get("type") == kind:
+        chunk = chunk.get(kind)
     return chunk if isinstance(chunk, str) else ""
 
 
-def _count(value: Any) -> int:
+def count_of(value: Any) -> int:
+    """A number of tokens as a server tells it; 0 for what can be none."""
     return value if isinstance(value, int) and 0 <= value < 2**53 else 0

@@ -4,8 +4,12 @@ from dataclasses import dataclass
 
 from clair_apo.llm.chat import RawResponse
 
-VERSION = 2
+VERSION = 3
 """Goes up where an older program would misread a store; a new table alone is no such thing."""
+OLDER_VERSIONS = (2,)
+"""Those that are brought up to date when they are opened: 2 had no checksums."""
+CHECKSUM = "checksum"
+"""The last column of every table; see `clair_apo.llm.checksums`."""
 
 # An answer's row goes to the end of its table, its key into an index: with the row under the key
 # itself every new answer would rewrite a page somewhere in the whole file. `spent` holds all that
@@ -19,7 +23,8 @@ CREATE TABLE IF NOT EXISTS answers (
     prompt_tokens INTEGER NOT NULL,
     completion_tokens INTEGER NOT NULL,
     answered_at REAL NOT NULL,   -- seconds since 1970
-    response TEXT NOT NULL       -- the raw response, JSON
+    response TEXT NOT NULL,      -- the raw response, JSON
+    checksum TEXT                -- of the row, as in all tables
 )""",
     """
 CREATE INDEX IF NOT EXISTS spent ON answers (run_id, model, prompt_tokens, completion_tokens)""",
@@ -32,39 +37,86 @@ CREATE TABLE IF NOT EXISTS batches (
     run_id TEXT NOT NULL,        -- the run that asked
     state TEXT NOT NULL,         -- as the server last named it, or one of ours
     created REAL NOT NULL,       -- seconds since 1970
-    keys TEXT NOT NULL           -- the request keys, JSON
+    keys TEXT NOT NULL,          -- the request keys, JSON
+    checksum TEXT
 )""",
     """
 CREATE TABLE IF NOT EXISTS failures (  -- of no account for a key that is in `answers`
     key TEXT PRIMARY KEY,        -- ChatRequest.key
     reason TEXT NOT NULL,        -- for people
-    failed_at REAL NOT NULL      -- seconds since 1970
+    failed_at REAL NOT NULL,     -- seconds since 1970
+    checksum TEXT
+)""",
+    """
+CREATE TABLE IF NOT EXISTS broken_off (  -- paid for, and no whole answers: asked again
+    key TEXT NOT NULL,           -- the rest as in `answers`; a key may have several
+    model TEXT NOT NULL,
+    run_id TEXT NOT NULL,
+    prompt_tokens INTEGER NOT NULL,
+    completion_tokens INTEGER NOT NULL,
+    answered_at REAL NOT NULL,
+    response TEXT NOT NULL,
+    checksum TEXT,
+    PRIMARY KEY (key, answered_at)
 )""",
 )
-TABLES = {"answers", "batches", "failures"}
+TABLES = ("answers", "batches", "failures", "broken_off")
+_COLUMNS = "key, model, run_id, prompt_tokens, completion_tokens, answered_at, response"
 
+SPENT = """
+SELECT model, count(*), sum(prompt_tokens), sum(completion_tokens) FROM {table}
+WHERE run_id = ? GROUP BY model"""
+"""What a run's responses in `answers`, or in `broken_off`, come to by model."""
+BREAK_OFF = f"""
+INSERT INTO broken_off SELECT {_COLUMNS}, checksum FROM answers WHERE key = ?
+ON CONFLICT DO NOTHING"""
+PUT_BROKEN_OFF = "INSERT INTO broken_off VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+
+PUT_ANSWER = """
+INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO NOTHING"""
+PUT_BATCH = """
+INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"""
+UPDATE_BATCH = """
+UPDATE batches SET state = ?1, id = ?2,
+    checksum = checksum(?2, shard, model, host, run_id, ?1, created, keys)
+WHERE shard = ?3"""
 PUT_FAILURE = """
-INSERT INTO failures VALUES (?, ?, ?)
-ON CONFLICT (key) DO UPDATE SET reason = excluded.reason, failed_at = excluded.failed_at"""
+INSERT INTO failures VALUES (?, ?, ?, ?)
+ON CONFLICT (key) DO UPDATE SET
+    reason = excluded.reason, failed_at = excluded.failed_at, checksum = excluded.checksum"""
 
 # from a store that is attached as `other`; `WHERE true`: without it the parser takes ON CONFLICT
-# for a join
+# for a join. A run's name may change on the way (?1 to ?2), and with it the checksum
 CONFLICTS = """
 SELECT count(*) FROM other.answers AS theirs JOIN main.answers AS ours USING (key)
 WHERE theirs.response != ours.response"""
+OURS_IN_CONFLICT = """
+SELECT key, ours.response FROM other.answers AS theirs JOIN main.answers AS ours USING (key)
+WHERE theirs.response != ours.response"""
+TAKE_BROKEN_OFF = """
+INSERT INTO main.broken_off
+SELECT key, model, run, prompt_tokens, completion_tokens, answered_at, response,
+    checksum(key, model, run, prompt_tokens, completion_tokens, answered_at, response)
+FROM (SELECT *, CASE run_id WHEN ?1 THEN ?2 ELSE run_id END AS run FROM other.broken_off)
+WHERE true ON CONFLICT DO NOTHING"""
 TAKE_ANSWERS = """
 INSERT INTO main.answers
-SELECT key, model, CASE run_id WHEN ? THEN ? ELSE run_id END, prompt_tokens, completion_tokens,
-    answered_at, response
-FROM other.answers WHERE true ORDER BY rowid ON CONFLICT (key) DO NOTHING"""
+SELECT key, model, run, prompt_tokens, completion_tokens, answered_at, response,
+    checksum(key, model, run, prompt_tokens, completion_tokens, answered_at, response)
+FROM (SELECT *, CASE run_id WHEN ?1 THEN ?2 ELSE run_id END AS run, rowid AS place
+    FROM other.answers)
+WHERE true ORDER BY place ON CONFLICT (key) DO NOTHING"""
 TAKE_BATCHES = """
 INSERT INTO main.batches
-SELECT id, shard, model, host, CASE run_id WHEN ? THEN ? ELSE run_id END, state, created, keys
-FROM other.batches WHERE true ON CONFLICT DO NOTHING"""
+SELECT id, shard, model, host, run, state, created, keys,
+    checksum(id, shard, model, host, run, state, created, keys)
+FROM (SELECT *, CASE run_id WHEN ?1 THEN ?2 ELSE run_id END AS run FROM other.batches)
+WHERE true ON CONFLICT DO NOTHING"""
 TAKE_FAILURES = """
 INSERT INTO main.failures
-SELECT key, reason, failed_at FROM other.failures WHERE true
-ON CONFLICT (key) DO UPDATE SET reason = excluded.reason, failed_at = excluded.failed_at
+SELECT key, reason, failed_at, checksum(key, reason, failed_at) FROM other.failures WHERE true
+ON CONFLICT (key) DO UPDATE SET
+    reason = excluded.reason, failed_at = excluded.failed_at, checksum = excluded.checksum
 WHERE excluded.failed_at > failed_at"""
 
 
@@ -83,8 +135,16 @@ class Spent:
     """What one model was asked in one run."""
 
     answers: int
+    """Those that broke off included."""
     prompt_tokens: int
     completion_tokens: int
+
+    def __add__(self, other: "Spent") -> "Spent":
+        return Spent(
+            self.answers + other.answers,
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+        )
 
 
 @dataclass(frozen=True, slots=True)

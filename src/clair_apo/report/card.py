@@ -7,7 +7,7 @@ guess, it stops where the first megabytes of a column are empty lists and a late
 import functools
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
@@ -72,17 +72,25 @@ class _Sums(NamedTuple):
     """US dollars of all that was asked for them; None where one has no price."""
 
 
-def render_card(run: RunFolder, summary: ContrastSummary) -> str | None:
+def has_dataset(run: RunFolder) -> bool:
+    """Whether a run holds a data set, which is what has a card."""
+    return next(_splits(run.file(DATASET)), None) is not None
+
+
+def render_card(
+    run: RunFolder, summary: ContrastSummary, read: Callable[[], None] = lambda: None
+) -> str | None:
     """The card as Markdown with YAML front matter; None where the run holds no data set.
 
     Args:
         run: the folder that `summary` was made of.
         summary: what `summarise` returned for it.
+        read: called for every row that was read.
     """
     splits = list(_splits(run.file(DATASET)))
     if not splits:
         return None
-    manifest, sums = run.manifest(), _sums(run)
+    manifest, sums = run.manifest(), _sums(run, read)
     sources = sums.sources
     config, stages = manifest.get("config", {}), manifest.get("stages", {})
     settings, packages = manifest.get("settings", {}), manifest.get("packages", {})
@@ -151,7 +159,7 @@ def _splits(folder: Path) -> Iterator[Split]:
             yield Split(name=name, file=files[0])
 
 
-def _sums(run: RunFolder) -> _Sums:
+def _sums(run: RunFolder, read: Callable[[], None]) -> _Sums:
     """Tokens and cost of the kept pairs, by side and by the model that wrote it."""
     found: dict[tuple[str, str, str], _Tally] = defaultdict(_Tally)
     whole: float | None = 0.0
@@ -161,6 +169,7 @@ def _sums(run: RunFolder) -> _Sums:
             found[side, origin.kind, origin.model].add(origin)
         cost = pair.provenance.cost
         whole = None if whole is None or cost is None else whole + cost
+        read()
     sources = [
         SideSource(side=side, kind=kind, model=_public(model), **asdict(tally))
         for (side, kind, model), tally in sorted(found.items())

@@ -5,6 +5,7 @@ they were made.
 """
 
 import itertools
+import os
 import statistics
 from array import array
 from collections import Counter
@@ -156,8 +157,12 @@ MEASURES = (
 )
 
 
-def summarise(run: RunFolder) -> ContrastSummary:
+def summarise(run: RunFolder, read: Callable[[], None] = lambda: None) -> ContrastSummary:
     """Count a run's prompts and measure all of its pairs.
+
+    Args:
+        run: the run's folder.
+        read: called for every row that was read.
 
     Raises:
         RunError: no run folder, a file is missing, or the counts do not close.
@@ -171,16 +176,17 @@ def summarise(run: RunFolder) -> ContrastSummary:
     for pair in read_jsonl(run.file(PAIRS), PreferencePair):
         for measure in MEASURES:
             columns[measure.key].append(measure.of(pair.contrast))
+        read()
         recipes.add(pair.recipe)
         rejected.add(pair.provenance.rejected.model)
         chosen.add(pair.provenance.chosen.model)
     return ContrastSummary(
-        run=run.path.resolve().name,
+        run=os.fsencode(run.path.resolve().name).decode(errors="replace"),
         recipes=_names(recipes, manifest, "recipe"),
         rejected_from=_names(rejected, manifest, "target", "model"),
         chosen_from=_names(chosen, manifest, "reviser", "model"),
         tokenizer=str(manifest.get("contrast_tokenizer") or DEFAULT_TOKENIZER),
-        counts=_closed_counts(run, pairs=len(columns["jaccard"])),
+        counts=_closed_counts(run, len(columns["jaccard"]), read),
         statistics=tuple(_statistic(m, columns[m.key]) for m in MEASURES if columns[m.key]),
         lengths=length_histogram(
             rejected=array("q", map(int, columns["rejected_characters"])),
@@ -223,11 +229,17 @@ def _names(found: set[str], manifest: Mapping[str, Any], *keys: str) -> tuple[st
     return (value,) if isinstance(value, str) and value else ()
 
 
-def _closed_counts(run: RunFolder, pairs: int) -> Counts:
-    drops = Counter((d.stage, d.reason) for d in read_jsonl(run.file(DROPPED), Dropped))
+def _closed_counts(run: RunFolder, pairs: int, read: Callable[[], None]) -> Counts:
+    drops = Counter[tuple[Stage, DropReason]]()
+    for drop in read_jsonl(run.file(DROPPED), Dropped):
+        drops[drop.stage, drop.reason] += 1
+        read()
     dropped = sum(drops.values())
     # prompts.jsonl is what the load stage let through: what load dropped stands beside it
-    loaded = sum(1 for _ in read_jsonl(run.file(PROMPTS), Prompt))
+    loaded = 0
+    for _ in read_jsonl(run.file(PROMPTS), Prompt):
+        loaded += 1
+        read()
     at_load = sum(count for (stage, _), count in drops.items() if stage is Stage.LOAD)
     if loaded + at_load != pairs + dropped:
         raise RunError(

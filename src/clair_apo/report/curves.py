@@ -6,12 +6,13 @@ models or trainers.
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from clair_apo.errors import RunError
-from clair_apo.runs import MANIFEST, RunFolder
+from clair_apo.runs import RunFolder
 
 STATE = "trainer_state.json"
 CHECKPOINT = "checkpoint"
@@ -78,13 +79,19 @@ def read_training(folder: Path) -> TrainingRun:
         raise RunError(f"{found / STATE}: cannot be read ({error})") from None
     whole = found.resolve()
     name = whole.parent.name if whole.name == CHECKPOINT else whole.name
-    return TrainingRun(found, name, logs, _facts([found, found.parent]))
+    name = os.fsencode(name).decode(errors="replace")  # it need not be UTF-8
+    return TrainingRun(found, name, logs, _facts(found))
 
 
-def _facts(places: Iterable[Path]) -> Mapping[str, Any]:
-    for place in places:
-        if (place / MANIFEST).is_file():
-            stage = RunFolder(place).manifest().get("stages", {}).get("train")
-            if isinstance(stage, dict):
-                return stage
-    return {}
+def _facts(folder: Path) -> Mapping[str, Any]:
+    """What `train` wrote of this folder; an earlier version wrote it into the run folder above."""
+    own = _stage(folder)
+    if own:
+        return own
+    above = _stage(folder.resolve().parent)
+    return above if Path(str(above.get("output_dir", ""))).name == folder.resolve().name else {}
+
+
+def _stage(folder: Path) -> Mapping[str, Any]:
+    stage = RunFolder(folder).manifest().get("stages", {}).get("train")
+    return stage if isinstance(stage, dict) else {}

@@ -1,14 +1,10 @@
 """Which words of two texts differ. Knows texts, and nothing of runs or pages."""
 
-import re
-from collections.abc import Sequence
-from difflib import SequenceMatcher
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
+from clair_apo.alignment import Block, blocks
 from clair_apo.records import Record
-
-# whitespace is a token of its own, so that a diff loses nothing of either text
-TOKEN = re.compile(r"\s+|\w+|[^\w\s]")
 
 
 class Span(Record):
@@ -26,16 +22,34 @@ class WordDiff(NamedTuple):
 
 
 def word_diff(rejected: str, chosen: str) -> WordDiff:
-    """Compare two texts word by word; every character of both stands in exactly one span."""
-    old, new = TOKEN.findall(rejected), TOKEN.findall(chosen)
-    # blanks as junk: none of them alone parts two changes; no autojunk: it gives up on "the"
-    matcher = SequenceMatcher(str.isspace, old, new, autojunk=False)
-    steps = matcher.get_opcodes()
+    """Compare two texts word by word; every character of both stands in exactly one span.
+
+    Long texts are compared more coarsely, so that the time is bounded: see
+    `clair_apo.alignment.blocks`.
+    """
+    found = list(_without_islands(blocks(rejected, chosen)))
     return WordDiff(
-        rejected=tuple(_span(tag, old[i1:i2]) for tag, i1, i2, _, _ in steps if i1 < i2),
-        chosen=tuple(_span(tag, new[j1:j2]) for tag, _, _, j1, j2 in steps if j1 < j2),
+        rejected=tuple(_span(block.same, block.old) for block in found if block.old),
+        chosen=tuple(_span(block.same, block.new) for block in found if block.new),
     )
 
 
-def _span(tag: str, tokens: Sequence[str]) -> Span:
-    return Span(kind="same" if tag == "equal" else "changed", text="".join(tokens))
+def _without_islands(found: list[Block]) -> Iterator[Block]:
+    """A blank between two changes is changed as well: alone it does not part them."""
+    changed: Block | None = None
+    for number, block in enumerate(found):
+        inside = changed is not None and number + 1 < len(found)
+        if block.same and not (inside and block.old.isspace()):
+            if changed:
+                yield changed
+            changed = None
+            yield block
+        else:
+            before = changed or Block(False, "", "")
+            changed = Block(False, before.old + block.old, before.new + block.new)
+    if changed:
+        yield changed
+
+
+def _span(same: bool, text: str) -> Span:
+    return Span(kind="same" if same else "changed", text=text)

@@ -5,8 +5,9 @@ content security policy runs the page's own script and no other.
 """
 
 import random
-from collections.abc import Iterator
-from typing import TypeVar
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Any, TypeVar
 
 from markupsafe import Markup
 
@@ -34,6 +35,10 @@ from clair_apo.runs import RunFolder
 
 MAX_CARDS = 500
 """Pairs, and dropped prompts, that the page shows at most."""
+MAX_TEXT = 200_000
+"""Characters of one text that the page shows at most."""
+MAX_PAGE = 10_000_000
+"""Characters after which the page shows no more pairs, and no more dropped prompts."""
 SAMPLE_SEED = 0
 
 STAGE_NAMES = {
@@ -54,6 +59,7 @@ REASON_SENTENCES = {
     DropReason.NO_OP: "both sides are equal",
     DropReason.REQUEST_FAILED: "the server rejected the request, or failed at it",
     DropReason.CONTAMINATED: "the prompt shares a passage with a test set",
+    DropReason.THINKING_DIFFERS: "one side begins with thinking, the other does not",
     DropReason.OVER_EDITED: "the revision changes more than the gate allows",
     DropReason.IDENTICAL_AFTER_TRUNCATION: "the same tokens in training, or none",
     DropReason.LENGTH_RATIO: "the winner is too short or too long beside the loser",
@@ -90,16 +96,19 @@ class PairCard(Record):
     """Characters that the chosen answer has more."""
 
 
-def render_page(run: RunFolder, summary: ContrastSummary) -> str:
+def render_page(
+    run: RunFolder, summary: ContrastSummary, read: Callable[[], None] = lambda: None
+) -> str:
     """The report page of a run as HTML.
 
     Args:
         run: the folder that `summary` was made of.
         summary: what `summarise` returned for it.
+        read: called for every row that was read.
     """
     counts = summary.counts
-    pairs = sorted(_sample(run, PAIRS, PreferencePair, counts.pairs), key=lambda pair: pair.id)
-    dropped = sorted(_sample(run, DROPPED, Dropped, counts.dropped), key=lambda row: row.id)
+    pairs = _sample(run, PAIRS, PreferencePair, counts.pairs, read)
+    dropped = _sample(run, DROPPED, Dropped, counts.dropped, read)
     style, script = asset("report.css"), asset("report.js")
     return (
         environment()
@@ -108,8 +117,9 @@ def render_page(run: RunFolder, summary: ContrastSummary) -> str:
             summary=summary,
             rows=[row(statistic) for statistic in summary.statistics],
             figure=length_figure(summary),
-            cards=[_card(pair) for pair in pairs],
+            cards=list(map(_card, pairs)),
             dropped=dropped,
+            max_text=MAX_TEXT,
             seed=SAMPLE_SEED,
             sort_orders=SORT_ORDERS,
             stage_names=STAGE_NAMES,
@@ -123,13 +133,37 @@ def render_page(run: RunFolder, summary: ContrastSummary) -> str:
     )
 
 
-def _sample(run: RunFolder, name: str, kind: type[R], total: int) -> Iterator[R]:
-    """All rows of a file, or a seeded sample of `MAX_CARDS` where there are more."""
-    rows = read_jsonl(run.file(name), kind)
-    if total <= MAX_CARDS:
-        return rows
-    wanted = set(random.Random(SAMPLE_SEED).sample(range(total), MAX_CARDS))
-    return (row for number, row in enumerate(rows) if number in wanted)
+def _sample(
+    run: RunFolder, name: str, kind: type[R], total: int, read: Callable[[], None]
+) -> list[R]:
+    """The rows that the page shows, by their ids: all, or a seeded sample of `MAX_CARDS`.
+
+    They are fewer where they come to more than `MAX_PAGE` characters. An id is a digest, so the
+    first ones are a sample as well.
+    """
+    wanted = set(random.Random(SAMPLE_SEED).sample(range(total), min(total, MAX_CARDS)))
+    found: list[R] = []
+    for number, record in enumerate(read_jsonl(run.file(name), kind)):
+        if number in wanted:
+            found.append(kind.model_validate(_cut(record.model_dump())))
+        read()
+    shown: list[R] = []
+    left = MAX_PAGE
+    for record in sorted(found, key=attrgetter("id")):
+        left -= len(record.model_dump_json())
+        if shown and left < 0:
+            break
+        shown.append(record)
+    return shown
+
+
+def _cut(value: Any) -> Any:
+    """A record's values with texts of `MAX_TEXT` characters at most, and how many are left out."""
+    if isinstance(value, str) and len(value) > MAX_TEXT:
+        return f"{value[:MAX_TEXT]}\n[{len(value) - MAX_TEXT:,} more characters]"
+    if isinstance(value, dict):
+        return {key: _cut(inner) for key, inner in value.items()}
+    return tuple(map(_cut, value)) if isinstance(value, list | tuple) else value
 
 
 def _card(pair: PreferencePair) -> PairCard:

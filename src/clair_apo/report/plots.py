@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from clair_apo.records import Record
-from clair_apo.report.curves import TrainingRun
+from clair_apo.report.curves import Curve, TrainingRun
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,6 +24,8 @@ SIZE = (7.2, 3.4)
 """Inches."""
 DOTS = 150
 """For each inch of a PNG."""
+MAX_POINTS = 2_000
+"""Points of one line: of more logs every second, third, ... is drawn, the last one always."""
 
 
 class Plot(Record):
@@ -85,10 +87,10 @@ def _lines(
 ) -> "Figure | None":
     figure, axes = _axes(label)
     for metric, (name, color, style) in metrics.items():
-        steps, values = run.curve(metric)
+        steps, values = _thinned(run.curve(metric))
         if steps:
             axes.plot(steps, values, style, color=color, label=name, linewidth=1.6)
-        held_out = run.curve(f"eval_{metric}")
+        held_out = _thinned(run.curve(f"eval_{metric}"))
         if held_out.steps and style != "--":
             axes.plot(*held_out, "o", color=color, label=f"{name}, held out", markersize=5)
     if not axes.lines:
@@ -98,8 +100,14 @@ def _lines(
     return _with_legend(figure, axes)
 
 
+def _thinned(curve: Curve) -> Curve:
+    every = -(-len(curve.steps) // MAX_POINTS) or 1
+    first = (len(curve.steps) - 1) % every
+    return Curve(curve.steps[first::every], curve.values[first::every])
+
+
 def _quad(run: TrainingRun) -> "Figure | None":
-    curves = {name: run.curve(f"quadrants/{name}") for name in QUADRANTS}
+    curves = {name: _thinned(run.curve(f"quadrants/{name}")) for name in QUADRANTS}
     steps = curves["winner_up_loser_down"].steps
     if not steps or any(curve.steps != steps for curve in curves.values()):
         return None

@@ -23,6 +23,7 @@ SHOWN_FACTS = {
     "trained": "Pairs trained on",
     "held_out": "Pairs held out",
     "steps": "Steps",
+    "changes": "Changed on the way",
     "pair_layout": "Pair layout",
     "reference": "Reference",
     "reference_digest": "Reference digest",
@@ -89,7 +90,11 @@ def training_page(run: TrainingRun, plots: Sequence[Plot]) -> str:
 
 
 def _facts(stage: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [(name, str(stage[key])) for key, name in SHOWN_FACTS.items() if stage.get(key)]
+    return [(name, _text(stage[key])) for key, name in SHOWN_FACTS.items() if stage.get(key)]
+
+
+def _text(value: Any) -> str:
+    return "; ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _texts(value: Any) -> list[str]:

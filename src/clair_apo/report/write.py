@@ -3,9 +3,17 @@
 from pathlib import Path
 
 from clair_apo.files import atomic_writer
+from clair_apo.progress import say, show_progress
 from clair_apo.records import Record
-from clair_apo.report.card import CARD, render_card
-from clair_apo.report.contrast import ContrastSummary, summarise
+from clair_apo.report.card import CARD, has_dataset, render_card
+from clair_apo.report.contrast import (
+    DROPPED,
+    PAIRS,
+    PROMPTS,
+    ContrastSummary,
+    check_complete,
+    summarise,
+)
 from clair_apo.report.page import render_page
 from clair_apo.runs import RunFolder, write_json
 from clair_apo.splits import DATASET
@@ -27,16 +35,28 @@ class ReportFiles(Record):
 def write_report(run: Path) -> ReportFiles:
     """Summarise a run folder into `contrast.json`, `report.html` and `dataset/README.md` in it.
 
-    The page is self-contained. The same run gives the same bytes.
+    The page is self-contained. The same run gives the same bytes. How far it is stands on standard
+    error.
 
     Raises:
         RunError: no run folder, a file is missing, or the counts do not close.
         DataError: a file has a line that is not its record.
     """
     folder = RunFolder(run)
-    summary = summarise(folder)
-    # all of it before anything is written: all files or none
-    page, card = render_page(folder, summary), render_card(folder, summary)
+    check_complete(folder)
+    for name in folder.changed_files():
+        say(
+            f"warning: {folder.file(name)} is not as the run wrote it: damaged, or changed by "
+            "hand; `clair-apo generate` makes it again from the store"
+        )
+    with show_progress("report", _rows(folder)) as tell:
+
+        def read() -> None:
+            tell("read")
+
+        # all of it before anything is written: all files or none
+        summary = summarise(folder, read)
+        page, card = render_page(folder, summary, read), render_card(folder, summary, read)
     report = ReportFiles(
         contrast=folder.file(CONTRAST),
         page=folder.file(PAGE),
@@ -49,3 +69,15 @@ def write_report(run: Path) -> ReportFiles:
             with atomic_writer(path) as file:
                 file.write(text)
     return report
+
+
+def _rows(run: RunFolder) -> int:
+    """How many rows are read: pairs for the summary, the page and a card, the others once less."""
+    card = has_dataset(run)
+    times = {PROMPTS: 1, DROPPED: 2, PAIRS: 2 + card}
+    return sum(count * _lines(run.file(name)) for name, count in times.items())
+
+
+def _lines(path: Path) -> int:
+    with path.open("rb") as file:
+        return sum(block.count(b"\n") for block in iter(lambda: file.read(2**20), b""))
