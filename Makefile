@@ -1,4 +1,4 @@
-# make demo | test | test-real | check: each sets .venv up by itself, pinned, without a hub.
+# make demo | test | test-real | check | docs: each sets .venv up by itself, pinned, without a hub.
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := PIP_CONSTRAINT=constraints.txt $(BIN)/pip install --quiet --disable-pip-version-check
@@ -8,7 +8,7 @@ PYTHON ?= python3
 WORKERS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
-.PHONY: demo test test-real check clean
+.PHONY: demo test test-real check docs clean
 
 # torch is named with its version: any looser request may bring gigabytes of CUDA
 $(BIN)/.installed: pyproject.toml constraints.txt
@@ -19,7 +19,8 @@ $(BIN)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 $(BIN)/.installed-dev: $(BIN)/.installed
-	$(PIP) --editable ".[dev]"
+	$(PIP) "$(call pinned,pip)"  # dependency groups need 25.1
+	$(PIP) --editable . --group dev --group docs
 	$(PIP) --no-deps "$(call pinned,liger-kernel)"  # a test compares; its losses need no triton
 	touch $@
 
@@ -37,5 +38,10 @@ check: $(BIN)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# warnings are errors: a link that leads nowhere, a name that is not there
+docs: $(BIN)/.installed-dev
+	$(OFFLINE) $(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) docs/_build
