@@ -13,7 +13,7 @@ from pathlib import Path
 
 from clair_apo.apo.arguments import parse_arguments
 from clair_apo.apo.train import TrainingResult, train
-from clair_apo.runs import write_json
+from clair_apo.run_folder import write_json
 
 CONFIG = Path(__file__).parents[1] / "configs" / "apo" / "demo.yaml"
 

@@ -20,7 +20,7 @@ from clair_apo.clair.contrast import TOKENIZER
 from clair_apo.demo.recording import read_recording
 from clair_apo.files import read_jsonl
 from clair_apo.records import Contrast, Dropped, Record, Response, Revision, Stage
-from clair_apo.runs import RunFolder
+from clair_apo.run_folder import RunFolder
 from clair_apo.stats import Interval, mean_interval
 
 

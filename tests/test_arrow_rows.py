@@ -10,7 +10,7 @@ from pyarrow import parquet
 
 from clair_apo.clair import PromptsConfig, load_prompts
 from clair_apo.errors import DataError
-from clair_apo.rows import read_rows
+from clair_apo.ingest.rows import read_rows
 
 
 def bad_utf8(*texts):

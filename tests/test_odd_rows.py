@@ -9,7 +9,7 @@ import pytest
 
 from clair_apo.clair import PromptsConfig, load_prompts
 from clair_apo.errors import DataError
-from clair_apo.rows import prompt_from_row, questions_from_row
+from clair_apo.ingest.rows import prompt_from_row, questions_from_row
 
 NAN = float("nan")
 NOTHING = {

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from clair_apo import progress
-from clair_apo.progress import show_progress, wait_in_words
+from clair_apo import console
+from clair_apo.console import show_progress, wait_in_words
 
 
 def usage(**changes):
@@ -28,7 +28,7 @@ def usage(**changes):
 def screen(monkeypatch):
     """What is written to standard error, which is no terminal."""
     text = io.StringIO()
-    monkeypatch.setattr(progress, "CONSOLE", Console(file=text, width=200))
+    monkeypatch.setattr(console, "CONSOLE", Console(file=text, width=200))
     return text
 
 
@@ -36,7 +36,7 @@ def screen(monkeypatch):
 def terminal(monkeypatch):
     text = io.StringIO()
     console = Console(file=text, width=200, force_terminal=True, color_system=None)
-    monkeypatch.setattr(progress, "CONSOLE", console)
+    monkeypatch.setattr(console, "CONSOLE", console)
     return text
 
 
@@ -51,7 +51,7 @@ def test_without_a_terminal_the_last_line_tells_what_became_of_every_row(screen)
 
 
 def test_without_a_terminal_lines_come_though_no_row_ends(screen, monkeypatch):
-    monkeypatch.setattr(progress, "LINE_EVERY_S", 0.05)
+    monkeypatch.setattr(console, "LINE_EVERY_S", 0.05)
     with show_progress("revise", 10, usage(in_flight=7, limit=16)):
         time.sleep(0.4)
     lines = screen.getvalue().splitlines()
@@ -125,7 +125,7 @@ def test_what_cannot_be_shown_ends_neither_the_run_nor_the_lines_that_follow(
     request, monkeypatch, kind
 ):
     text = request.getfixturevalue(kind)
-    monkeypatch.setattr(progress, "LINE_EVERY_S", 0.01)
+    monkeypatch.setattr(console, "LINE_EVERY_S", 0.01)
     broken = [True]
 
     def money():

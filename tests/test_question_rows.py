@@ -6,7 +6,7 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from clair_apo.errors import DataError
-from clair_apo.rows import questions_from_row, read_rows
+from clair_apo.ingest.rows import questions_from_row, read_rows
 
 ROWS = [{"question": "Why?", "answer": "So."}, {"question": "How?", "answer": "Thus."}]
 TURN = {"role": "user", "content": "Why?"}

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from clair_apo.errors import DataError
 from clair_apo.files import read_jsonl, write_jsonl
+from clair_apo.ingest.rows import prompt_from_row
 from clair_apo.records import (
     Contrast,
     Dropped,
@@ -29,7 +30,6 @@ from clair_apo.records import (
     digest,
     prompt_id,
 )
-from clair_apo.rows import prompt_from_row
 
 RECORDS = [Prompt, Response, Judgement, Revision, PreferencePair, Verification, Dropped]
 turns = st.lists(st.builds(Message), min_size=1, max_size=3).map(tuple)

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from clair_apo.errors import RunError
-from clair_apo.runs import RunFolder, file_digest, git_revision, package_versions, write_json
+from clair_apo.run_folder import RunFolder, file_digest, git_revision, package_versions, write_json
 
 
 def test_a_run_folder_is_made_by_its_first_file_not_before(tmp_path):

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clair_apo.console import print_result
 from clair_apo.errors import ConfigError, reported_errors
-from clair_apo.progress import print_result
-from clair_apo.terminal import steady_output
+from clair_apo.output_streams import steady_output
 
 if TYPE_CHECKING:
     from clair_apo.clair import GenerateConfig
@@ -95,7 +95,7 @@ def _print_estimate(config: "GenerateConfig", tokenizer: str | None) -> None:
     from clair_apo.clair.estimate import estimate
     from clair_apo.clair.money_tables import estimate_table
     from clair_apo.llm.tokens import STAND_IN
-    from clair_apo.runs import write_json
+    from clair_apo.run_folder import write_json
 
     found = estimate(config, tokenizer or STAND_IN)
     path = config.folder / "estimate.json"

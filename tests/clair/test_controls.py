@@ -4,9 +4,9 @@ import pytest
 from clair_runs import Replying, edit_reply, make_config, run, write_rows
 
 from clair_apo.cli import _print_report
-from clair_apo.controls import Controls
 from clair_apo.llm import ModelSpec
 from clair_apo.report import write_report
+from clair_apo.verification import Controls
 
 YES, NO = "<verdict>yes</verdict>", "<verdict>no</verdict>"
 LOOKING = [("<answer_1>\nnew", YES), ("", NO)]

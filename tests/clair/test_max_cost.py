@@ -9,7 +9,7 @@ from clair_runs import full_reply, make_config, write_rows
 from rich.console import Console
 
 from chat_server import Asked, ChatServer, Reply
-from clair_apo import progress
+from clair_apo import console
 from clair_apo.clair import generate
 from clair_apo.errors import BudgetError
 from clair_apo.files import read_jsonl
@@ -156,7 +156,7 @@ def test_the_money_that_is_shown_is_that_of_all_models_and_invocations(
     tmp_path, data, server, monkeypatch
 ):
     text = io.StringIO()
-    monkeypatch.setattr(progress, "CONSOLE", Console(file=text, width=200))
+    monkeypatch.setattr(console, "CONSOLE", Console(file=text, width=200))
     generate(config_for(tmp_path, data, server))
     generate(config_for(tmp_path, data, server, reviser=spec("another", server)))
     shown = re.findall(r"(respond|revise): .*\$([\d.]+) so far", text.getvalue())

@@ -18,7 +18,7 @@ from clair_apo.records import (
     Stage,
     prompt_id,
 )
-from clair_apo.runs import RunFolder, write_json
+from clair_apo.run_folder import RunFolder, write_json
 
 VOID = {"meta", "input", "img", "br", "link", "hr"}
 

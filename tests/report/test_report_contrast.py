@@ -9,7 +9,7 @@ from clair_apo.errors import DataError, RunError
 from clair_apo.records import DropReason, Stage
 from clair_apo.report import summarise
 from clair_apo.report.contrast import MAX_BINS, length_histogram
-from clair_apo.runs import RunFolder
+from clair_apo.run_folder import RunFolder
 
 
 def three_pairs():

@@ -12,7 +12,7 @@ from clair_apo.report import find_training, write_training_report
 from clair_apo.report.curves import read_training
 from clair_apo.report.plots import MAX_POINTS, QUADRANTS, _thinned, training_plots
 from clair_apo.report.training import PAGE
-from clair_apo.runs import RunFolder
+from clair_apo.run_folder import RunFolder
 
 STEPS = range(1, 7)
 SVG_MEDIA = "data:image/svg+xml;base64,"

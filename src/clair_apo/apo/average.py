@@ -26,7 +26,7 @@ from clair_apo.apo.model_function import function_config, model_function
 from clair_apo.errors import ConfigError
 from clair_apo.models import find_model
 from clair_apo.records import Record
-from clair_apo.runs import now, package_versions, write_json
+from clair_apo.run_folder import now, package_versions, write_json
 
 SUM_TOLERANCE = 1e-6
 """By how much the weights may miss a sum of 1: decimal fractions do."""

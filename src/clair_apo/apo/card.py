@@ -6,7 +6,7 @@ import yaml
 
 from clair_apo.apo.anchors import PairRewards
 from clair_apo.apo.facts import RunFacts, describe_data, run_facts
-from clair_apo.runs import package_versions
+from clair_apo.run_folder import package_versions
 
 _PAPER = "https://arxiv.org/abs/2408.06266"
 

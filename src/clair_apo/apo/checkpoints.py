@@ -24,7 +24,7 @@ from trl.trainer.dpo_trainer import DPOTrainer
 
 from clair_apo.errors import TrainingError
 from clair_apo.records import Record
-from clair_apo.runs import write_json
+from clair_apo.run_folder import write_json
 
 NOTE = "checkpoint.json"
 REFERENCE = "reference.safetensors"

@@ -8,10 +8,10 @@ import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from clair_apo.cells import conversation
 from clair_apo.errors import DataError
+from clair_apo.ingest.cells import conversation
+from clair_apo.ingest.rows import read_rows, split_names
 from clair_apo.records import Conversation, Record, digest, prompt_id
-from clair_apo.rows import read_rows, split_names
 from clair_apo.splits import is_held_out
 
 COLUMNS = ("prompt", "chosen", "rejected")

@@ -28,7 +28,7 @@ from clair_apo.errors import StoreError, WriteError
 from clair_apo.files import advice_on_writing, atomic_writer
 from clair_apo.models import cache_folder
 from clair_apo.records import Record, digest
-from clair_apo.runs import now
+from clair_apo.run_folder import now
 
 FORMAT = 2
 """Of what an entry is found by. Format 1 said nothing of all adapters, buffers and attributes that

@@ -29,11 +29,11 @@ from clair_apo.apo.facts import run_facts
 from clair_apo.apo.interrupt import Interrupt
 from clair_apo.apo.run_record import check_settings, settings_of
 from clair_apo.apo.trainer import APOTrainer
+from clair_apo.console import CONSOLE, print_result
 from clair_apo.errors import ClairApoError, TrainingError
 from clair_apo.files import atomic_writer
 from clair_apo.models import find_model
-from clair_apo.progress import CONSOLE, print_result
-from clair_apo.runs import RunFolder, now, write_json
+from clair_apo.run_folder import RunFolder, now, write_json
 from clair_apo.shutdown import keep_what_processes_shared
 
 _QUIET_BELOW = 2000

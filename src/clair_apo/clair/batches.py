@@ -6,7 +6,7 @@ from clair_apo.clair.books import config_of
 from clair_apo.errors import RunError
 from clair_apo.llm import RequestStore
 from clair_apo.llm.batch_desk import BatchDesk, BatchLook
-from clair_apo.runs import RunFolder
+from clair_apo.run_folder import RunFolder
 
 
 def look_after_batches(

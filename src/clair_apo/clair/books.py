@@ -17,11 +17,11 @@ from clair_apo.clair.parse import PARSER_VERSION
 from clair_apo.clair.prompts import PromptSurvey
 from clair_apo.clair.stages import Stages
 from clair_apo.clair.texts import ANSWER_VERSION
+from clair_apo.console import say
 from clair_apo.errors import ClairApoError, RunError
 from clair_apo.files import atomic_writer, first_fault
-from clair_apo.progress import say
 from clair_apo.records import Record
-from clair_apo.runs import RunFolder, file_digest, now
+from clair_apo.run_folder import RunFolder, file_digest, now
 
 # stage by stage, in the order of the data: the settings that decide its rows, and its name in words
 _DECIDED_BY = {

@@ -21,7 +21,7 @@ from clair_apo.records import (
     Revision,
     Stage,
 )
-from clair_apo.runs import RunFolder
+from clair_apo.run_folder import RunFolder
 
 
 @dataclass(frozen=True)

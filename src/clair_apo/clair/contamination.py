@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from clair_apo.errors import DataError
+from clair_apo.ingest.rows import QUESTION_COLUMNS, questions_from_row, read_rows
 from clair_apo.records import Dropped, DropReason, Prompt, Record, Stage, canonical_json
-from clair_apo.rows import QUESTION_COLUMNS, questions_from_row, read_rows
 
 NGRAM = 13
 """Words in a row that make an overlap, by default."""

@@ -24,12 +24,12 @@ from clair_apo.clair.split import write_splits
 from clair_apo.clair.stages import VERIFY, Stages, revision_template
 from clair_apo.clair.templates import load_rubric
 from clair_apo.clair.verify import verification_numbers
+from clair_apo.console import Usage, say, show_progress
 from clair_apo.errors import DataError
 from clair_apo.files import atomic_writer, read_jsonl
 from clair_apo.llm import ChatModel, Dialogue, RequestStore, told_of_errors
-from clair_apo.progress import Usage, say, show_progress
 from clair_apo.records import Dropped, Judgement, PreferencePair, Prompt, Record, Verification
-from clair_apo.runs import RunFolder
+from clair_apo.run_folder import RunFolder
 from clair_apo.splits import DATASET
 
 PROMPTS, PAIRS, DROPPED = "prompts.jsonl", "pairs.jsonl", "dropped.jsonl"

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from clair_apo.clair.case import PARTS
 from clair_apo.llm import RequestStore
-from clair_apo.runs import RunFolder
+from clair_apo.run_folder import RunFolder
 
 # a quote inside a text is escaped, so that no text can spell this
 _KEYS = re.compile(rb'"request_keys":\[("[0-9a-f]{64}"(?:,"[0-9a-f]{64}")*)\]')

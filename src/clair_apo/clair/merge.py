@@ -27,7 +27,7 @@ from clair_apo.errors import RunError
 from clair_apo.files import atomic_writer
 from clair_apo.llm import RequestStore
 from clair_apo.records import Prompt, Record
-from clair_apo.runs import RunFolder, file_digest
+from clair_apo.run_folder import RunFolder, file_digest
 from clair_apo.splits import DATASET
 
 

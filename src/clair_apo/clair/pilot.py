@@ -18,7 +18,7 @@ from clair_apo.errors import ConfigError
 from clair_apo.files import read_jsonl
 from clair_apo.llm import ChatModel, Completion, RequestStore, StoredChat
 from clair_apo.records import PreferencePair, Prompt, Record
-from clair_apo.runs import RunFolder, write_json
+from clair_apo.run_folder import RunFolder, write_json
 from clair_apo.stats import Interval, Share, mean_interval, share_interval
 
 FILE = "pilot.json"

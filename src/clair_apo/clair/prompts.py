@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from clair_apo.arrow_rows import Row
 from clair_apo.clair.config import PromptsConfig
 from clair_apo.clair.contamination import ContaminationIndex
 from clair_apo.clair.duplicates import SeenPrompts
 from clair_apo.clair.shards import PromptShard
 from clair_apo.errors import DataError
+from clair_apo.ingest.arrow_rows import Row
+from clair_apo.ingest.rows import prompt_columns, prompt_from_row, read_rows
 from clair_apo.records import Dropped, Prompt, canonical_json
-from clair_apo.rows import prompt_columns, prompt_from_row, read_rows
 
 
 def load_prompts(

@@ -8,7 +8,7 @@ from typing import Any
 from clair_apo.clair.books import config_of
 from clair_apo.clair.config import GenerateConfig
 from clair_apo.errors import RunError
-from clair_apo.runs import RunFolder
+from clair_apo.run_folder import RunFolder
 
 # these may differ from machine to machine: they decide no row
 _OF_THE_MACHINE = {

@@ -5,7 +5,6 @@ from collections.abc import Iterable
 
 from clair_apo.clair.case import Made
 from clair_apo.clair.judge import tokens_of
-from clair_apo.controls import Controls
 from clair_apo.llm import Dialogue
 from clair_apo.llm.judge import Judge, read_confirmation
 from clair_apo.records import (
@@ -16,6 +15,7 @@ from clair_apo.records import (
     Verification,
     digest,
 )
+from clair_apo.verification import Controls
 
 
 def is_control(pair_id: str, share: float, seed: int) -> bool:

@@ -6,11 +6,11 @@ from textwrap import indent
 
 from clair_apo.clair import GenerateConfig, generate
 from clair_apo.config import read_yaml
+from clair_apo.console import CONSOLE, print_result, show_progress
 from clair_apo.demo.recording import data_file, fill_store
 from clair_apo.files import read_jsonl
 from clair_apo.llm import ChatRequest, Dialogue, ModelSpec, RequestStore, StoredChat
 from clair_apo.models import EMBEDDED, find_model
-from clair_apo.progress import CONSOLE, print_result, show_progress
 from clair_apo.records import Message, PreferencePair
 from clair_apo.report import contrast_table, counts_line, write_report, write_training_report
 

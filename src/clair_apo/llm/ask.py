@@ -13,6 +13,7 @@ from contextlib import suppress
 from functools import cached_property
 from typing import TypeVar
 
+from clair_apo.console import say
 from clair_apo.errors import RequestError, StoreError
 from clair_apo.llm.budget import Account, Budget
 from clair_apo.llm.chat import (
@@ -35,7 +36,6 @@ from clair_apo.llm.store import RequestStore
 from clair_apo.llm.tables import StoredAnswer
 from clair_apo.llm.talk import Talk
 from clair_apo.models import ModelSource, find_model
-from clair_apo.progress import say
 from clair_apo.records import Conversation, Sampling
 
 T = TypeVar("T")

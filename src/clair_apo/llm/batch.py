@@ -18,6 +18,7 @@ from pathlib import Path
 from openai.types import Batch
 from openai.types.batch_error import BatchError
 
+from clair_apo.console import say
 from clair_apo.errors import RequestError
 from clair_apo.llm.batch_files import Shard, missing, shards_of, write_shard
 from clair_apo.llm.batch_results import BatchResults
@@ -26,7 +27,6 @@ from clair_apo.llm.chat import Answered, ChatModel, ChatRequest, ModelSpec
 from clair_apo.llm.keys import GO_ON, host_of
 from clair_apo.llm.store import RequestStore
 from clair_apo.llm.tables import CREATING, FORGOTTEN, READ, StoredBatch
-from clair_apo.progress import say
 from clair_apo.records import digest
 
 MOST_REQUESTS = 50_000

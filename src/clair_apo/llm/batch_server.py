@@ -9,13 +9,13 @@ import openai
 import stamina
 from openai.types import Batch
 
+from clair_apo.console import duration, wait_in_words
 from clair_apo.errors import RequestError
 from clair_apo.llm.batch_files import ENDPOINT
 from clair_apo.llm.chat import ModelSpec
 from clair_apo.llm.clients import Connection
 from clair_apo.llm.failures import FailureReader, RequestFailure
 from clair_apo.llm.keys import GO_ON, host_of
-from clair_apo.progress import duration, wait_in_words
 
 T = TypeVar("T")
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
+from clair_apo.console import say
 from clair_apo.errors import StoreError
 from clair_apo.llm.checksums import (
     DamagedRow,
@@ -27,7 +28,6 @@ from clair_apo.llm.store_faults import (
     damage_of,
 )
 from clair_apo.llm.tables import OLDER_VERSIONS, SCHEMA, TABLES, VERSION
-from clair_apo.progress import say
 
 RESERVE_BYTES = 64 * 2**20
 """So much of the disk stays free: what is under way when it is reached can still be kept."""

@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from clair_apo.console import say
 from clair_apo.errors import ModelNotFoundError
 from clair_apo.models import EMBEDDED, find_model
-from clair_apo.progress import say
 from clair_apo.records import Conversation
 
 STAND_IN = EMBEDDED

@@ -22,7 +22,7 @@ from clair_apo.records import DropReason, Origin, PreferencePair, Record, canoni
 from clair_apo.report.contrast import PAIRS, ContrastSummary
 from clair_apo.report.numerals import numeral, row
 from clair_apo.report.page import REASON_SENTENCES, STAGE_NAMES
-from clair_apo.runs import RunFolder
+from clair_apo.run_folder import RunFolder
 from clair_apo.splits import DATASET, SPLITS, SUFFIXES
 
 CARD = "README.md"

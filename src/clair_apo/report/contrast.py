@@ -12,12 +12,12 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from clair_apo.controls import Controls
 from clair_apo.errors import RunError
 from clair_apo.files import read_jsonl
 from clair_apo.records import Contrast, Dropped, DropReason, PreferencePair, Prompt, Record, Stage
-from clair_apo.runs import MANIFEST, RunFolder
+from clair_apo.run_folder import MANIFEST, RunFolder
 from clair_apo.stats import Interval, mean_interval
+from clair_apo.verification import Controls
 
 PROMPTS = "prompts.jsonl"
 PAIRS = "pairs.jsonl"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from clair_apo.errors import RunError
-from clair_apo.runs import RunFolder
+from clair_apo.run_folder import RunFolder
 
 STATE = "trainer_state.json"
 CHECKPOINT = "checkpoint"

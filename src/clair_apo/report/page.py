@@ -31,7 +31,7 @@ from clair_apo.report.diff import Span, word_diff
 from clair_apo.report.figure import length_figure
 from clair_apo.report.html import asset, environment, source_hash
 from clair_apo.report.numerals import row
-from clair_apo.runs import RunFolder
+from clair_apo.run_folder import RunFolder
 
 MAX_CARDS = 500
 """Pairs, and dropped prompts, that the page shows at most."""

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from clair_apo.console import say, show_progress
 from clair_apo.files import atomic_writer
-from clair_apo.progress import say, show_progress
 from clair_apo.records import Record
 from clair_apo.report.card import CARD, has_dataset, render_card
 from clair_apo.report.contrast import (
@@ -15,7 +15,7 @@ from clair_apo.report.contrast import (
     summarise,
 )
 from clair_apo.report.page import render_page
-from clair_apo.runs import RunFolder, write_json
+from clair_apo.run_folder import RunFolder, write_json
 from clair_apo.splits import DATASET
 
 CONTRAST = "contrast.json"

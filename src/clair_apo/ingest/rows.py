@@ -11,10 +11,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from clair_apo.arrow_rows import Row, dataset_rows, parquet_rows
-from clair_apo.cells import conversation, is_missing, shown
 from clair_apo.errors import DataError
 from clair_apo.files import read_json_rows
+from clair_apo.ingest.arrow_rows import Row, dataset_rows, parquet_rows
+from clair_apo.ingest.cells import conversation, is_missing, shown
 from clair_apo.records import Conversation, GivenAnswer, Prompt, prompt_id
 
 

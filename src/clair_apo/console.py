@@ -20,7 +20,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from clair_apo.terminal import NARROWEST
+from clair_apo.output_streams import NARROWEST
 
 
 def _console(**settings: Any) -> Console:

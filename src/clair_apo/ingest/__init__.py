@@ -1,0 +1,1 @@
+"""Rows of other people's data, made prompts, answers and pairs."""
