@@ -13,8 +13,8 @@ import time
 from clair_apo.clair import load_prompts
 from clair_apo.demo import demo_config
 from clair_apo.llm import Completion, ModelSpec
-from clair_apo.llm.chat import ChatRequest
-from clair_apo.llm.local import LocalChat
+from clair_apo.llm.backends.local import LocalChat
+from clair_apo.llm.types import ChatRequest
 from clair_apo.models import EMBEDDED, find_model
 from clair_apo.records import Prompt
 

@@ -94,7 +94,7 @@ def generate(
 def _print_estimate(config: "GenerateConfig", tokenizer: str | None) -> None:
     from clair_apo.clair.estimate import estimate
     from clair_apo.clair.money_tables import estimate_table
-    from clair_apo.llm.tokens import STAND_IN
+    from clair_apo.llm.token_count import STAND_IN
     from clair_apo.run_folder import write_json
 
     found = estimate(config, tokenizer or STAND_IN)

@@ -9,8 +9,9 @@ from clair_runs import edit_reply, make_config, rows_of, write_rows
 from chat_server import Asked, ChatServer, Reply, completion
 from clair_apo.clair import generate
 from clair_apo.errors import DataError
-from clair_apo.llm import RequestStore, http
-from clair_apo.llm.checksums import use_checksums
+from clair_apo.llm import RequestStore
+from clair_apo.llm.backends import http
+from clair_apo.llm.store_checksums import use_checksums
 
 ANSWER = "An old answer about the bridge."
 HALF = "An old answer about the"

@@ -11,8 +11,8 @@ from clair_apo.clair import GenerateConfig, generate
 from clair_apo.config import dotted_keys
 from clair_apo.errors import DataError, RequestError
 from clair_apo.llm import Meter, ModelSpec, RequestStore, StoredChat
-from clair_apo.llm.clients import Connection
-from clair_apo.llm.http import _Server
+from clair_apo.llm.backends.connection import Connection
+from clair_apo.llm.backends.http import _Server
 
 OTHER = {
     "run_dir": "elsewhere",
@@ -150,17 +150,19 @@ def test_every_field_of_a_run_changes_what_the_run_leaves_or_asks(tmp_path, monk
 def _connection(monkeypatch, spec):
     """What is handed to the client of a server, its limits, and to a model in this process."""
     handed = []
-    monkeypatch.setattr("clair_apo.llm.http.Gate", lambda *limits: handed.append(limits))
-    monkeypatch.setattr("clair_apo.llm.http.ServerHealth", lambda *known: handed.append(known[-1]))
-    monkeypatch.setattr("clair_apo.llm.http._Server._show", lambda _: None)
+    monkeypatch.setattr("clair_apo.llm.backends.http.Gate", lambda *limits: handed.append(limits))
+    monkeypatch.setattr(
+        "clair_apo.llm.backends.http.ServerHealth", lambda *known: handed.append(known[-1])
+    )
+    monkeypatch.setattr("clair_apo.llm.backends.http._Server._show", lambda _: None)
     monkeypatch.setattr("httpx2.Limits", lambda **limits: handed.append(limits))
     monkeypatch.setattr("openai.DefaultAioHttpClient", lambda **_: SimpleNamespace())
     monkeypatch.setattr("openai.AsyncOpenAI", lambda **settings: handed.append(_plain(settings)))
     _Server(Connection.of(spec), Meter(), SimpleQueue())
     monkeypatch.setattr(
-        "clair_apo.llm.local.LocalChat", lambda source, **kwargs: handed.append(kwargs)
+        "clair_apo.llm.backends.local.LocalChat", lambda source, **kwargs: handed.append(kwargs)
     )
-    monkeypatch.setattr("clair_apo.llm.ask.find_model", lambda name, say, revision: name)
+    monkeypatch.setattr("clair_apo.llm.client.find_model", lambda name, say, revision: name)
     with RequestStore(":memory:") as store:
         _ = StoredChat(spec.model_copy(update={"base_url": None}), store)._model
     return handed

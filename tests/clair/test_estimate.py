@@ -9,8 +9,8 @@ from clair_apo.clair.estimate import ANSWER, REPLY, TOKENIZER, VERDICT, Span, es
 from clair_apo.clair.prompts import survey_prompts
 from clair_apo.clair.recipes import RECIPES
 from clair_apo.llm import ModelSpec, RequestStore
-from clair_apo.llm.prices import Price
-from clair_apo.llm.tokens import AROUND_MESSAGE
+from clair_apo.llm.pricing import Price
+from clair_apo.llm.token_count import AROUND_MESSAGE
 
 
 class WordCounter:

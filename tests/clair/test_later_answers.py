@@ -14,7 +14,7 @@ from batch_endpoints import BatchEndpoints, Outcome, answered
 from clair_apo.clair import GenerateConfig, generate
 from clair_apo.cli import app
 from clair_apo.errors import RunError, WaitingError
-from clair_apo.llm import batch
+from clair_apo.llm.backends import batch_api
 
 EDIT = edit_reply(("answer", "best answer"))
 
@@ -42,7 +42,7 @@ def server(httpserver, monkeypatch):
     endpoints.outcomes = [Outcome(line=lambda line: answered(line, reply_to)) for _ in range(4)]
     endpoints.serve(httpserver)
     endpoints.url = endpoints.spec.base_url
-    monkeypatch.setattr(batch, "FIRST_WAIT_S", 0.0)
+    monkeypatch.setattr(batch_api, "FIRST_WAIT_S", 0.0)
     with stamina.set_testing(True, attempts=2):
         yield endpoints
 
@@ -106,7 +106,7 @@ def test_an_interrupted_run_says_how_to_come_back_and_its_batch_can_be_looked_af
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(batch.time, "sleep", interrupt)
+        patch.setattr(batch_api.time, "sleep", interrupt)
         ended = CliRunner().invoke(app, ["generate", "--config", str(path)])
     assert ended.exit_code == 130
     assert "run the same command again" in ended.stderr
@@ -130,7 +130,7 @@ def interrupted(config, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(batch.time, "sleep", interrupt)
+        patch.setattr(batch_api.time, "sleep", interrupt)
         with pytest.raises(KeyboardInterrupt):
             generate(config)
 

@@ -15,7 +15,7 @@ from clair_apo import files
 from clair_apo.clair import GenerateConfig, generate
 from clair_apo.errors import WriteError
 from clair_apo.llm import RequestStore
-from clair_apo.llm.http import HttpChat
+from clair_apo.llm.backends.http import HttpChat
 
 MODULE = sys.modules["clair_apo.clair.generate"]
 

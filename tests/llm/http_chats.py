@@ -8,7 +8,7 @@ from llm_requests import ask_for
 
 from chat_server import Asked, Reply, completion
 from clair_apo.llm import Answered, ModelSpec
-from clair_apo.llm.http import HttpChat
+from clair_apo.llm.backends.http import HttpChat
 from clair_apo.llm.meter import Meter
 
 

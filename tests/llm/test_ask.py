@@ -22,7 +22,7 @@ from clair_apo.llm import (
     told_of_errors,
 )
 from clair_apo.llm import store as store_module
-from clair_apo.llm.http import HttpChat
+from clair_apo.llm.backends.http import HttpChat
 from clair_apo.records import Message
 
 SPEC = ModelSpec(model="m")

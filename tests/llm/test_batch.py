@@ -15,10 +15,11 @@ from batch_endpoints import (
     silent,
 )
 from clair_apo.errors import RequestError
-from clair_apo.llm import Completion, RequestStore, StoredAnswer, StoredChat, batch
-from clair_apo.llm.ask import TRIES_IN_GROUPS
-from clair_apo.llm.batch import BatchChat
-from clair_apo.llm.tables import CREATING, FORGOTTEN, READ, StoredBatch
+from clair_apo.llm import Completion, RequestStore, StoredAnswer, StoredChat
+from clair_apo.llm.backends import batch_api
+from clair_apo.llm.backends.batch_api import BatchChat
+from clair_apo.llm.client import TRIES_IN_GROUPS
+from clair_apo.llm.store_schema import CREATING, FORGOTTEN, READ, StoredBatch
 
 pytestmark = pytest.mark.usefixtures("no_waiting")
 
@@ -95,7 +96,7 @@ def test_a_line_of_the_file_holds_what_the_api_documents(server, store):
 
 
 def test_requests_are_spread_over_files_within_the_limits(server, store, monkeypatch):
-    monkeypatch.setattr(batch, "MOST_REQUESTS", 4)
+    monkeypatch.setattr(batch_api, "MOST_REQUESTS", 4)
     requests = questions(10)
     ask(server, store, requests)
     assert server.largest == [4, 4, 2]
@@ -106,7 +107,7 @@ def test_a_file_is_never_larger_than_the_limit(server, store, monkeypatch):
     requests = questions(6)
     ask(server, store, requests[:1])
     line_bytes = len(server.files["file-0"])
-    monkeypatch.setattr(batch, "MOST_BYTES", 2 * line_bytes)
+    monkeypatch.setattr(batch_api, "MOST_BYTES", 2 * line_bytes)
     ask(server, store, requests[1:])
     assert server.largest == [1, 2, 2, 1]
     sizes = [len(server.files[b.input_file_id]) for b in server.batches.values()]
@@ -114,7 +115,7 @@ def test_a_file_is_never_larger_than_the_limit(server, store, monkeypatch):
 
 
 def test_all_batches_are_submitted_before_the_first_is_waited_for(server, store, monkeypatch):
-    monkeypatch.setattr(batch, "MOST_REQUESTS", 2)
+    monkeypatch.setattr(batch_api, "MOST_REQUESTS", 2)
     ask(server, store, questions(6))
     first_look = next(i for i, c in enumerate(server.calls) if c.startswith("GET /batches/"))
     assert server.calls[:first_look].count("POST /batches") == 3
@@ -186,7 +187,7 @@ def test_a_batch_that_is_refused_as_a_whole_ends_the_run_with_the_reason(server,
 def test_batches_that_the_queue_has_no_room_for_wait_until_others_have_ended(
     server, store, monkeypatch
 ):
-    monkeypatch.setattr(batch, "MOST_REQUESTS", 4)
+    monkeypatch.setattr(batch_api, "MOST_REQUESTS", 4)
     server.most_queued = 8
     requests = questions(20)
     ask(server, store, requests)
@@ -208,7 +209,7 @@ def test_a_batch_larger_than_the_whole_queue_is_halved_until_it_fits(server, sto
 
 
 def test_a_queue_without_room_for_one_request_ends_the_run(server, store, monkeypatch):
-    monkeypatch.setattr(batch, "LONELY_TRIES", 3)
+    monkeypatch.setattr(batch_api, "LONELY_TRIES", 3)
     server.most_queued = 0
     with pytest.raises(RequestError, match="no room in its queue for even one request"):
         ask(server, store, questions(1))
@@ -217,7 +218,7 @@ def test_a_queue_without_room_for_one_request_ends_the_run(server, store, monkey
 
 
 def test_a_server_that_refuses_a_batch_with_429_is_offered_it_later(server, store, monkeypatch):
-    monkeypatch.setattr(batch, "MOST_REQUESTS", 2)
+    monkeypatch.setattr(batch_api, "MOST_REQUESTS", 2)
     create, times = server._create, iter(range(100))
 
     def busy(body):
@@ -281,7 +282,7 @@ def leave_batch(server, store, requests, polls=0):
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(batch.time, "sleep", stop)
+        patch.setattr(batch_api.time, "sleep", stop)
         with pytest.raises(KeyboardInterrupt) as caught:
             list(generator)
     return caught
@@ -373,7 +374,7 @@ def test_a_batch_that_was_noted_but_not_created_is_created_by_the_next_run(
         raise KilledError
 
     with monkeypatch.context() as patch:
-        patch.setattr(batch.BatchServer, "create", die)
+        patch.setattr(batch_api.BatchServer, "create", die)
         with pytest.raises(KilledError):
             ask(server, store, questions(2))
     ask(server, store, questions(2))
@@ -407,7 +408,7 @@ def test_a_cancelled_batch_keeps_what_it_answered_and_ends_the_run(server, store
 
 def test_a_batch_that_the_server_does_not_know_any_more_says_how_to_go_on(server, store):
     (request,) = questions(1)
-    host = batch.BatchServer(server.spec).host
+    host = batch_api.BatchServer(server.spec).host
     store.add_batch(
         StoredBatch("gone", "x", "big", host, "run", "in_progress", 1.0, (request.key,))
     )
@@ -452,7 +453,7 @@ def test_a_server_without_the_batch_api_is_named_with_another_way(server, store,
 
 def test_a_batch_that_another_run_is_about_to_begin_is_left_to_it(server, store):
     (request,) = questions(1)
-    host = batch.BatchServer(server.spec).host
+    host = batch_api.BatchServer(server.spec).host
     theirs = StoredBatch("x", "x", "big", host, "another run", CREATING, 1.0, (request.key,))
     store.add_batch(theirs)
     ask(server, store, [request])

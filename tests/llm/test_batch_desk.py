@@ -7,10 +7,10 @@ from llm_requests import ask_for
 from batch_endpoints import BatchEndpoints, Outcome, answered
 from clair_apo.errors import RequestError
 from clair_apo.llm import ModelSpec
-from clair_apo.llm.batch_desk import BatchDesk
-from clair_apo.llm.batch_files import Shard, write_shard
-from clair_apo.llm.batch_server import BatchServer
-from clair_apo.llm.tables import CREATING, FORGOTTEN, READ, StoredBatch
+from clair_apo.llm.backends.batch_admin import BatchDesk
+from clair_apo.llm.backends.batch_client import BatchServer
+from clair_apo.llm.backends.batch_files import Shard, write_shard
+from clair_apo.llm.store_schema import CREATING, FORGOTTEN, READ, StoredBatch
 
 
 @pytest.fixture(autouse=True)

@@ -10,8 +10,8 @@ from werkzeug import Response
 
 from batch_endpoints import BatchEndpoints
 from clair_apo.errors import RequestError
-from clair_apo.llm import batch
-from clair_apo.llm.batch import BatchChat
+from clair_apo.llm.backends import batch_api
+from clair_apo.llm.backends.batch_api import BatchChat
 
 HOUR_S = 3600
 
@@ -32,7 +32,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(batch, "time", SimpleNamespace(time=clock.time, sleep=clock.sleep))
+    monkeypatch.setattr(batch_api, "time", SimpleNamespace(time=clock.time, sleep=clock.sleep))
     with stamina.set_testing(True, attempts=3):
         yield clock
 
@@ -78,7 +78,7 @@ def test_a_rate_limit_is_waited_out_as_long_as_asked_and_halves_nothing(server, 
 def test_answers_of_other_batches_come_in_while_a_rate_limit_is_waited_out(
     server, store, clock, monkeypatch
 ):
-    monkeypatch.setattr(batch, "MOST_REQUESTS", 2)
+    monkeypatch.setattr(batch_api, "MOST_REQUESTS", 2)
     server.replies = [None, limited(**{"Retry-After": str(HOUR_S)})]
     assert len(ask(server, store, 4)) == 4
     assert server.offered_at[2] - server.offered_at[1] >= HOUR_S
@@ -92,7 +92,7 @@ def test_answers_of_other_batches_come_in_while_a_rate_limit_is_waited_out(
 def test_while_the_server_wants_to_be_left_alone_no_other_shard_is_offered(
     server, store, monkeypatch
 ):
-    monkeypatch.setattr(batch, "MOST_REQUESTS", 1)
+    monkeypatch.setattr(batch_api, "MOST_REQUESTS", 1)
     server.replies = [limited(**{"Retry-After": str(HOUR_S)})]
     assert len(ask(server, store, 3)) == 3
     assert server.offered_at[1] - server.offered_at[0] >= HOUR_S
@@ -101,7 +101,7 @@ def test_while_the_server_wants_to_be_left_alone_no_other_shard_is_offered(
 def test_a_server_that_always_says_how_long_is_asked_again_as_often_as_it_says(
     server, store, monkeypatch
 ):
-    monkeypatch.setattr(batch, "LIMITED_TRIES", 3)
+    monkeypatch.setattr(batch_api, "LIMITED_TRIES", 3)
     server.replies = [limited(**{"Retry-After": "1"}) for _ in range(10)]
     assert len(ask(server, store, 1)) == 1
     assert server.calls.count("POST /files") == 1
@@ -110,7 +110,7 @@ def test_a_server_that_always_says_how_long_is_asked_again_as_often_as_it_says(
 def test_a_rate_limit_without_an_end_ends_the_run_with_the_servers_words(
     server, store, monkeypatch
 ):
-    monkeypatch.setattr(batch, "LIMITED_TRIES", 3)
+    monkeypatch.setattr(batch_api, "LIMITED_TRIES", 3)
     server.replies = [limited() for _ in range(10)]
     with pytest.raises(RequestError, match=r"429: slow down; tried 4 times; .*same command again"):
         ask(server, store, 2)

@@ -7,10 +7,11 @@ from llm_requests import answers_of, ask_for
 
 from batch_endpoints import BatchEndpoints
 from clair_apo.errors import BudgetError
-from clair_apo.llm import StoredChat, batch
-from clair_apo.llm.batch import BatchChat
+from clair_apo.llm import StoredChat
+from clair_apo.llm.backends import batch_api
+from clair_apo.llm.backends.batch_api import BatchChat
 from clair_apo.llm.budget import Budget
-from clair_apo.llm.prices import Price
+from clair_apo.llm.pricing import Price
 
 # a dollar for a completion token of a batch: an answer of the test server has two
 DOLLAR_A_TOKEN = Price(input=0, output=0, batch_input=0, batch_output=1_000_000)
@@ -44,7 +45,7 @@ def leave_batch(server, store, requests):
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(batch.time, "sleep", interrupt)
+        patch.setattr(batch_api.time, "sleep", interrupt)
         with pytest.raises(KeyboardInterrupt):
             answers_of(chat_of(server, store, Budget()), requests)
 

@@ -13,8 +13,8 @@ from clair_apo.llm.budget import (
     require_price,
     worst_case,
 )
-from clair_apo.llm.chat import Completion, ModelSpec
-from clair_apo.llm.prices import FREE, Price
+from clair_apo.llm.pricing import FREE, Price
+from clair_apo.llm.types import Completion, ModelSpec
 
 amounts = st.floats(0, 1)
 

@@ -8,9 +8,10 @@ from llm_requests import ask_for
 
 from batch_endpoints import chat_completion
 from clair_apo.errors import WaitingError
-from clair_apo.llm import Completion, ModelSpec, RequestStore, file_chat
-from clair_apo.llm.file_chat import FileChat
-from clair_apo.llm.modes import model_of_mode
+from clair_apo.llm import Completion, ModelSpec, RequestStore
+from clair_apo.llm.backends import vllm_files
+from clair_apo.llm.backends.select import model_of_mode
+from clair_apo.llm.backends.vllm_files import FileChat
 
 
 @pytest.fixture
@@ -105,7 +106,7 @@ def test_asking_again_before_the_files_are_answered_writes_nothing_new(folder):
 
 
 def test_requests_are_spread_over_files_of_which_each_is_answered_on_its_own(folder, monkeypatch):
-    monkeypatch.setattr(file_chat, "MOST_REQUESTS", 2)
+    monkeypatch.setattr(vllm_files, "MOST_REQUESTS", 2)
     requests = questions(5)
     _, commands = ask(folder, requests)
     assert len(commands) == 3
@@ -191,7 +192,7 @@ def test_the_batch_mode_without_a_server_is_refused():
 
 def test_an_answer_that_broke_off_is_asked_for_in_other_files_and_then_fails(folder):
     (request,) = questions(1)
-    for number in range(file_chat.TRIES):
+    for number in range(vllm_files.TRIES):
         got, (command,) = ask(folder, [request])
         assert got == {}, number
         run_batch(command)

@@ -17,11 +17,12 @@ from llm_requests import answers_of, ask_for
 
 from chat_server import ChatServer, Reply
 from clair_apo.errors import RequestError
-from clair_apo.llm import ModelSpec, RequestStore, StoredChat, health
-from clair_apo.llm.failures import ODD_REPLIES
-from clair_apo.llm.health import ATTEMPTS
-from clair_apo.llm.http import HttpChat
-from clair_apo.llm.keys import find_key
+from clair_apo.llm import ModelSpec, RequestStore, StoredChat
+from clair_apo.llm.backends import server_health
+from clair_apo.llm.backends.http import HttpChat
+from clair_apo.llm.backends.http_errors import ODD_REPLIES
+from clair_apo.llm.backends.server_health import ATTEMPTS
+from clair_apo.llm.spec import find_key
 from clair_apo.records import Message
 
 KEY = "sk-very-secret-5f2a"
@@ -59,7 +60,7 @@ def no_server(spec):
 @pytest.fixture(autouse=True)
 def no_waits(monkeypatch):
     """Attempts as in life, without the waits between them, and no patience with a new server."""
-    monkeypatch.setattr(health, "FIRST_PATIENCE_S", 0.0)
+    monkeypatch.setattr(server_health, "FIRST_PATIENCE_S", 0.0)
     stamina.set_testing(True, attempts=100)
     yield
     stamina.set_testing(False)

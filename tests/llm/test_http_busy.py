@@ -11,8 +11,8 @@ from http_chats import answers, error, one_after_the_other, spec_for
 
 from chat_server import ChatServer, Reply
 from clair_apo.errors import RequestError
-from clair_apo.llm import health
-from clair_apo.llm.failures import retry_after_s
+from clair_apo.llm.backends import server_health
+from clair_apo.llm.backends.http_errors import retry_after_s
 from clair_apo.llm.meter import Meter
 
 LOADING = Reply(status=503, body={"error": {"message": "Loading model", "code": 503}})
@@ -23,8 +23,8 @@ NOTHING = ["nan", "inf", "-inf", "-5", "soon", "", "1e999", "9" * 400, "Mon, 99 
 @pytest.fixture(autouse=True)
 def no_waits(monkeypatch):
     """Attempts as in life, without the waits between them, and no patience with a wrong server."""
-    monkeypatch.setattr(health, "FIRST_PATIENCE_S", 0.0)
-    monkeypatch.setattr(health, "jittered_wait_s", lambda _: 0.01)
+    monkeypatch.setattr(server_health, "FIRST_PATIENCE_S", 0.0)
+    monkeypatch.setattr(server_health, "jittered_wait_s", lambda _: 0.01)
     monkeypatch.setenv("TEST_KEY", "sk-very-secret-5f2a")
     stamina.set_testing(True, attempts=100)
     yield

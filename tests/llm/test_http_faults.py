@@ -13,8 +13,9 @@ from http_chats import answers, fine, spec_for
 
 from chat_server import ChatServer, Reply
 from clair_apo.errors import RequestError
-from clair_apo.llm import ModelSpec, clients, health
-from clair_apo.llm.http import HttpChat
+from clair_apo.llm import ModelSpec
+from clair_apo.llm.backends import connection, server_health
+from clair_apo.llm.backends.http import HttpChat
 
 KEY = "sk-very-secret-5f2a"
 WHOLE = fine().body.encode()
@@ -89,7 +90,7 @@ def no_waits(monkeypatch):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.setenv("TEST_KEY", KEY)
-    monkeypatch.setattr(health, "FIRST_PATIENCE_S", 0.0)
+    monkeypatch.setattr(server_health, "FIRST_PATIENCE_S", 0.0)
     stamina.set_testing(True, attempts=100)
     yield
     stamina.set_testing(False)
@@ -120,7 +121,7 @@ def test_a_server_that_sends_nothing_but_odd_replies_ends_the_run_with_a_sentenc
 
 
 def test_a_reply_without_end_is_not_read_to_it(monkeypatch):
-    monkeypatch.setattr(clients, "MOST_BYTES", 1000)
+    monkeypatch.setattr(connection, "MOST_BYTES", 1000)
     with raw_server(HUGE + b"a" * 100_000, GOOD) as (url, asked):
         assert answers(spec_for(url), "q")["q"].response["choices"]
     assert len(asked) == 2

@@ -17,11 +17,17 @@ from llm_requests import ask_for
 
 from chat_server import ChatServer, Reply
 from clair_apo.errors import RequestError
-from clair_apo.llm import health
-from clair_apo.llm.failures import RequestFailure, retry_after_s
-from clair_apo.llm.health import ATTEMPTS, MOST_FAILURES, RATE_LIMITS, TIME_OUTS, Attempts
-from clair_apo.llm.http import HttpChat
-from clair_apo.llm.limits import START, Gate
+from clair_apo.llm.backends import server_health
+from clair_apo.llm.backends.http import HttpChat
+from clair_apo.llm.backends.http_errors import RequestFailure, retry_after_s
+from clair_apo.llm.backends.rate_limits import START, Gate
+from clair_apo.llm.backends.server_health import (
+    ATTEMPTS,
+    MOST_FAILURES,
+    RATE_LIMITS,
+    TIME_OUTS,
+    Attempts,
+)
 from clair_apo.llm.meter import Meter
 
 
@@ -34,7 +40,7 @@ def server():
 @pytest.fixture
 def no_waits(monkeypatch):
     """Attempts as in life, without the waits between them, and no patience with a new server."""
-    monkeypatch.setattr(health, "FIRST_PATIENCE_S", 0.0)
+    monkeypatch.setattr(server_health, "FIRST_PATIENCE_S", 0.0)
     stamina.set_testing(True, attempts=100)
     yield
     stamina.set_testing(False)
@@ -229,7 +235,7 @@ def test_a_server_that_is_down_for_a_while_costs_no_row(server, no_waits, capsys
 
 
 def test_rows_that_used_up_their_attempts_while_the_server_was_down_are_asked_again(monkeypatch):
-    monkeypatch.setattr(health, "jittered_wait_s", lambda _: 0.01)
+    monkeypatch.setattr(server_health, "jittered_wait_s", lambda _: 0.01)
     down = RequestFailure("passing", "gone")
     probes = iter([down, down, None])
 
@@ -237,7 +243,7 @@ def test_rows_that_used_up_their_attempts_while_the_server_was_down_are_asked_ag
         return next(probes)
 
     async def two_rows():
-        judge = health.ServerHealth(Gate(4, None, None), Meter(), probe, patience_s=60.0)
+        judge = server_health.ServerHealth(Gate(4, None, None), Meter(), probe, patience_s=60.0)
         judge.answered()
         down.sent_at = time.monotonic()
         return await asyncio.gather(*(judge.blames_the_request(down) for _ in range(2)))
@@ -249,7 +255,7 @@ def test_rows_that_used_up_their_attempts_while_the_server_was_down_are_asked_ag
 def test_a_server_that_stays_down_ends_the_run_and_keeps_what_was_answered(
     server, no_waits, monkeypatch, status
 ):
-    monkeypatch.setattr(health, "PATIENCE_S", 0.5 if status == 502 else 300.0)
+    monkeypatch.setattr(server_health, "PATIENCE_S", 0.5 if status == 502 else 300.0)
     patience_s = 0.5 if status == 503 else 300.0
     server.reply = lambda asked: Reply() if asked.number < 20 else error(status, "gone")
     spec = spec_for(server.url, max_in_flight=8, patience_s=patience_s)
@@ -341,6 +347,6 @@ def test_time_outs_and_rate_limits_have_counts_of_their_own():
 
 def test_waits_between_attempts_are_random_and_their_bound_doubles():
     for attempt, bound in [(1, 0.5), (2, 1.0), (5, 8.0), (20, 30.0)]:
-        waits = [health.jittered_wait_s(attempt) for _ in range(2000)]
+        waits = [server_health.jittered_wait_s(attempt) for _ in range(2000)]
         assert 0.95 * bound < max(waits) <= bound
         assert min(waits) < 0.05 * bound

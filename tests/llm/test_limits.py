@@ -6,7 +6,7 @@ from collections import deque
 
 import pytest
 
-from clair_apo.llm.limits import START, Gate, LearningLimit, MinuteBudget
+from clair_apo.llm.backends.rate_limits import START, Gate, LearningLimit, MinuteBudget
 
 
 def climb(limit, seconds, answer_s=2.0):

@@ -11,7 +11,7 @@ from transformers import GenerationConfig
 
 from clair_apo.errors import ModelNotFoundError
 from clair_apo.llm import Completion, ModelSpec, RequestStore, StoredChat
-from clair_apo.llm.local import LocalChat
+from clair_apo.llm.backends.local import LocalChat
 from clair_apo.models import find_model
 from clair_apo.records import Message
 from tiny_chat import SPECIAL, WINDOW, WORDS, next_log_probs, save_tiny_chat
@@ -243,7 +243,7 @@ def test_tokenizer_and_weights_are_those_of_the_revision(monkeypatch, chat, revi
         return chat.tokenizer if len(loaded) == 1 else chat.model
 
     for kind in ("AutoTokenizer", "AutoModelForCausalLM"):
-        monkeypatch.setattr(f"clair_apo.llm.local.{kind}.from_pretrained", load)
+        monkeypatch.setattr(f"clair_apo.llm.backends.local.{kind}.from_pretrained", load)
     LocalChat(find_model("org/model", revision=revision))
     assert loaded == [("org/model", revision or "main")] * 2
 
@@ -266,7 +266,9 @@ def test_a_local_model_behind_the_store_is_loaded_at_the_first_unanswered_reques
         requests = [first.request((Message(role="user", content=word),)) for word in WORDS[:3]]
         answers = answers_of(first, requests)
         assert first.meter.asked == 3
-        monkeypatch.setattr("clair_apo.llm.local.LocalChat.__init__", None)  # loading would fail
+        monkeypatch.setattr(
+            "clair_apo.llm.backends.local.LocalChat.__init__", None
+        )  # loading would fail
         again = StoredChat(spec, store)
         assert answers_of(again, requests) == answers
         assert (again.meter.asked, again.meter.reused) == (0, 3)

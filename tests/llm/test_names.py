@@ -5,7 +5,7 @@ from llm_requests import answers_of
 
 from chat_server import ChatServer, Reply, completion
 from clair_apo.llm import ModelSpec, RequestStore, StoredChat
-from clair_apo.llm.names import is_same_model
+from clair_apo.llm.model_names import is_same_model
 from clair_apo.records import Message
 
 

@@ -5,8 +5,8 @@ import datetime
 import pytest
 import yaml
 
-from clair_apo.llm.chat import ModelSpec
-from clair_apo.llm.prices import FREE, Price, find_price
+from clair_apo.llm.pricing import FREE, Price, find_price
+from clair_apo.llm.types import ModelSpec
 
 OPENAI = "https://api.openai.com/v1"
 

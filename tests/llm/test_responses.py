@@ -13,12 +13,12 @@ from clair_apo.llm import (
     RequestStore,
     ScriptedChat,
     StoredChat,
-    http,
 )
-from clair_apo.llm.ask import MOST_BROKEN_OFF, TRIES
+from clair_apo.llm.backends import http
 from clair_apo.llm.budget import Budget
-from clair_apo.llm.prices import Price
-from clair_apo.llm.tables import Spent
+from clair_apo.llm.client import MOST_BROKEN_OFF, TRIES
+from clair_apo.llm.pricing import Price
+from clair_apo.llm.store_schema import Spent
 from clair_apo.records import Message
 
 USAGE = {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}

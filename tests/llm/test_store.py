@@ -18,8 +18,8 @@ from clair_apo.errors import StoreError
 from clair_apo.llm import Answer, RequestStore, StoredAnswer, disks
 from clair_apo.llm import store as store_module
 from clair_apo.llm import store_file as store_file_module
-from clair_apo.llm.checksums import checksum
-from clair_apo.llm.tables import PUT_ANSWER, Spent, StoredBatch
+from clair_apo.llm.store_checksums import checksum
+from clair_apo.llm.store_schema import PUT_ANSWER, Spent, StoredBatch
 
 
 def whole(text, **more):

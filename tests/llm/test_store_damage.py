@@ -8,9 +8,9 @@ import pytest
 from llm_requests import ask_for
 
 from clair_apo.errors import StoreError
-from clair_apo.llm import Answer, RequestStore, StoredAnswer, checksums
+from clair_apo.llm import Answer, RequestStore, StoredAnswer, store_checksums
 from clair_apo.llm import store_file as store_file_module
-from clair_apo.llm.tables import Spent, StoredBatch
+from clair_apo.llm.store_schema import Spent, StoredBatch
 
 VERSION_2 = Path(__file__).parent / "stores" / "version_2.sql"
 BATCH = StoredBatch("b1", "sh", "m", "host:1", "r1", "validating", 5.0, ("k1", "k2"))
@@ -234,7 +234,7 @@ def test_a_store_is_brought_up_to_date_as_a_whole_or_not_at_all(older, monkeypat
         return "0" * 16
 
     with monkeypatch.context() as patch:
-        patch.setattr(checksums, "checksum", fail_at_the_third)
+        patch.setattr(store_checksums, "checksum", fail_at_the_third)
         with pytest.raises(KeyboardInterrupt):
             RequestStore(older)
     columns = sqlite3.connect(older).execute("PRAGMA table_info(answers)").fetchall()

@@ -3,7 +3,7 @@
 import pytest
 
 from clair_apo.errors import ModelNotFoundError
-from clair_apo.llm.tokens import AROUND_MESSAGE, TokenCounter
+from clair_apo.llm.token_count import AROUND_MESSAGE, TokenCounter
 from clair_apo.records import Message
 from tiny_chat import save_tiny_chat
 

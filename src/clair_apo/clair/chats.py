@@ -9,8 +9,8 @@ from clair_apo.clair.prompts import PromptSurvey
 from clair_apo.console import say
 from clair_apo.errors import RunError
 from clair_apo.llm import ChatModel, ModelSpec, RequestStore, StoredChat, check_model
+from clair_apo.llm.backends.select import model_of_mode, stranded_batches
 from clair_apo.llm.budget import Budget, require_price
-from clair_apo.llm.modes import model_of_mode, stranded_batches
 
 
 class Chats(NamedTuple):

@@ -13,8 +13,8 @@ from clair_apo.clair.follow import Trail, follow
 from clair_apo.clair.prompts import load_prompts, survey_prompts
 from clair_apo.clair.stages import ROLES, VERIFY, Stages, open_stages
 from clair_apo.llm import RequestStore, StoredChat
-from clair_apo.llm.prices import Price, find_price
-from clair_apo.llm.tokens import STAND_IN, TokenCounter
+from clair_apo.llm.pricing import Price, find_price
+from clair_apo.llm.token_count import STAND_IN, TokenCounter
 from clair_apo.records import Prompt, Record
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from clair_apo.clair import GenerateConfig, load_prompts, load_template
 from clair_apo.files import read_jsonl
 from clair_apo.llm import Completion, ModelSpec, RequestStore, StoredAnswer, StoredChat
-from clair_apo.llm.chat import ChatRequest
+from clair_apo.llm.types import ChatRequest
 from clair_apo.records import Prompt, Record, RevisionFormat
 
 REKEY = "python scripts/rekey_demo_recording.py"

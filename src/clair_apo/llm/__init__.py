@@ -3,8 +3,13 @@
 Dialogue -> StoredChat -> (RequestStore, else HttpChat | LocalChat | ScriptedChat) -> Answer
 """
 
-from clair_apo.llm.ask import StoredChat, check_model
-from clair_apo.llm.chat import (
+from clair_apo.llm.backends.scripted import ScriptedChat
+from clair_apo.llm.client import StoredChat, check_model
+from clair_apo.llm.meter import Meter
+from clair_apo.llm.scheduler import told_of_errors
+from clair_apo.llm.store import RequestStore
+from clair_apo.llm.store_schema import Spent, StoredAnswer
+from clair_apo.llm.types import (
     Answer,
     Answered,
     ChatModel,
@@ -14,11 +19,6 @@ from clair_apo.llm.chat import (
     ModelSpec,
     RawResponse,
 )
-from clair_apo.llm.meter import Meter
-from clair_apo.llm.scripted import ScriptedChat
-from clair_apo.llm.store import RequestStore
-from clair_apo.llm.tables import Spent, StoredAnswer
-from clair_apo.llm.talk import told_of_errors
 from clair_apo.records import Sampling
 
 __all__ = [

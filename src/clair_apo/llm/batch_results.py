@@ -7,12 +7,12 @@ from pathlib import Path
 
 from openai.types import Batch
 
-from clair_apo.llm.batch_files import BatchResult, read_results
-from clair_apo.llm.batch_server import BatchServer
-from clair_apo.llm.chat import Answered, ChatRequest, Completion
+from clair_apo.llm.backends.batch_client import BatchServer
+from clair_apo.llm.backends.batch_files import BatchResult, read_results
 from clair_apo.llm.responses import is_completion
 from clair_apo.llm.store import RequestStore
-from clair_apo.llm.tables import StoredAnswer, StoredBatch
+from clair_apo.llm.store_schema import StoredAnswer, StoredBatch
+from clair_apo.llm.types import Answered, ChatRequest, Completion
 
 STORED_TOGETHER = 1000
 """Answers per transaction."""

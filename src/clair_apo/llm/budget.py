@@ -9,8 +9,8 @@ from collections.abc import Hashable, Mapping, Sequence
 from itertools import takewhile
 
 from clair_apo.errors import BudgetError
-from clair_apo.llm.chat import ChatRequest, Completion, ModelSpec
-from clair_apo.llm.prices import Price, find_price
+from clair_apo.llm.pricing import Price, find_price
+from clair_apo.llm.types import ChatRequest, Completion, ModelSpec
 
 TOKENS_PER_MESSAGE = 32
 """More than any chat template known to us wraps around one message."""

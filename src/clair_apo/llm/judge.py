@@ -12,10 +12,10 @@ from typing import Literal
 
 from jinja2 import Template
 
-from clair_apo.llm.ask import StoredChat
-from clair_apo.llm.chat import Answer, ChatRequest
+from clair_apo.llm.client import StoredChat
 from clair_apo.llm.sandbox import SANDBOX
 from clair_apo.llm.thinking import after_thinking
+from clair_apo.llm.types import Answer, ChatRequest
 from clair_apo.records import Conversation, Message, digest
 
 _VERDICT = re.compile(r"(?is)<verdict>\W*(?:answer[\s_]*)?(1|2|tie|yes|no)\W*</verdict>")

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from clair_apo.llm.chat import Completion
-from clair_apo.llm.prices import Price
+from clair_apo.llm.pricing import Price
+from clair_apo.llm.types import Completion
 
 
 @dataclass

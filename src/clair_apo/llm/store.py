@@ -16,12 +16,11 @@ from types import TracebackType
 from typing import Any, Self
 
 from clair_apo.errors import StoreError
-from clair_apo.llm.chat import Answer, ChatRequest, Completion, RawResponse
-from clair_apo.llm.checksums import checksum, damage_in, damaged_rows, has_checksums
 from clair_apo.llm.disks import free_bytes
 from clair_apo.llm.responses import usage_of
+from clair_apo.llm.store_checksums import checksum, damage_in, damaged_rows, has_checksums
 from clair_apo.llm.store_file import RESERVE_BYTES, StoreFile
-from clair_apo.llm.tables import (
+from clair_apo.llm.store_schema import (
     BREAK_OFF,
     CONFLICTS,
     OURS_IN_CONFLICT,
@@ -40,6 +39,7 @@ from clair_apo.llm.tables import (
     StoredBatch,
     TakenOver,
 )
+from clair_apo.llm.types import Answer, ChatRequest, Completion, RawResponse
 
 
 class RequestStore(StoreFile):

@@ -3,7 +3,7 @@
 import sqlite3
 from collections.abc import Sequence
 
-from clair_apo.llm.checksums import DamagedRow
+from clair_apo.llm.store_checksums import DamagedRow
 
 PATIENCE_S = 60
 """How long to wait for another process that writes."""

@@ -12,14 +12,14 @@ from typing import NoReturn
 
 from clair_apo.console import say
 from clair_apo.errors import StoreError
-from clair_apo.llm.checksums import (
+from clair_apo.llm.disks import file_system, free_bytes, is_network
+from clair_apo.llm.store_checksums import (
     DamagedRow,
     add_checksums,
     damaged_rows,
     has_checksums,
     use_checksums,
 )
-from clair_apo.llm.disks import file_system, free_bytes, is_network
 from clair_apo.llm.store_faults import (
     ADVICE_FOR_INDEX,
     PATIENCE_S,
@@ -27,7 +27,7 @@ from clair_apo.llm.store_faults import (
     advice_for_damage,
     damage_of,
 )
-from clair_apo.llm.tables import OLDER_VERSIONS, SCHEMA, TABLES, VERSION
+from clair_apo.llm.store_schema import OLDER_VERSIONS, SCHEMA, TABLES, VERSION
 
 RESERVE_BYTES = 64 * 2**20
 """So much of the disk stays free: what is under way when it is reached can still be kept."""

@@ -16,10 +16,10 @@ from typing import Any, Literal
 
 import openai
 
-from clair_apo.llm.clients import Connection
-from clair_apo.llm.keys import GO_ON
-from clair_apo.llm.library_faults import fault_of
+from clair_apo.llm.backends.connection import Connection
+from clair_apo.llm.backends.transport_errors import fault_of
 from clair_apo.llm.responses import is_error
+from clair_apo.llm.spec import GO_ON
 
 ODD_REPLIES = 3
 """So many replies that are no completion end the run where there was no other reply before."""

@@ -5,7 +5,7 @@ from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from clair_apo.errors import RequestError
-from clair_apo.llm.chat import ModelSpec
+from clair_apo.llm.types import ModelSpec
 
 GO_ON = "what was answered is kept: run the same command again to go on"
 """The end of a sentence with which a run ends."""

@@ -11,11 +11,11 @@ from openai.types import Batch
 
 from clair_apo.console import duration, wait_in_words
 from clair_apo.errors import RequestError
-from clair_apo.llm.batch_files import ENDPOINT
-from clair_apo.llm.chat import ModelSpec
-from clair_apo.llm.clients import Connection
-from clair_apo.llm.failures import FailureReader, RequestFailure
-from clair_apo.llm.keys import GO_ON, host_of
+from clair_apo.llm.backends.batch_files import ENDPOINT
+from clair_apo.llm.backends.connection import Connection
+from clair_apo.llm.backends.http_errors import FailureReader, RequestFailure
+from clair_apo.llm.spec import GO_ON, host_of
+from clair_apo.llm.types import ModelSpec
 
 T = TypeVar("T")
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 
 from clair_apo.errors import RequestError
-from clair_apo.llm.chat import Answered, ChatModel, ChatRequest, Completion
+from clair_apo.llm.types import Answered, ChatModel, ChatRequest, Completion
 
 
 class ScriptedChat(ChatModel):

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from clair_apo.files import atomic_writer
-from clair_apo.llm.chat import ChatRequest, RawResponse
 from clair_apo.llm.secrets import NO_SECRETS, Mask
+from clair_apo.llm.types import ChatRequest, RawResponse
 from clair_apo.records import canonical_json, digest
 
 ENDPOINT: Final = "/v1/chat/completions"

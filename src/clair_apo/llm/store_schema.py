@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 
-from clair_apo.llm.chat import RawResponse
+from clair_apo.llm.types import RawResponse
 
 VERSION = 3
 """Goes up where an older program would misread a store; a new table alone is no such thing."""
 OLDER_VERSIONS = (2,)
 """Those that are brought up to date when they are opened: 2 had no checksums."""
 CHECKSUM = "checksum"
-"""The last column of every table; see `clair_apo.llm.checksums`."""
+"""The last column of every table; see `clair_apo.llm.store_checksums`."""
 
 # An answer's row goes to the end of its table, its key into an index: with the row under the key
 # itself every new answer would rewrite a page somewhere in the whole file. `spent` holds all that

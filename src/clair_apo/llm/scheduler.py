@@ -4,7 +4,7 @@ from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
-from clair_apo.llm.chat import Answer, ChatRequest, Dialogue
+from clair_apo.llm.types import Answer, ChatRequest, Dialogue
 
 T = TypeVar("T")
 

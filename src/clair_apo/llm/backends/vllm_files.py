@@ -11,7 +11,7 @@ from itertools import count, islice
 from pathlib import Path
 
 from clair_apo.errors import WaitingError
-from clair_apo.llm.batch_files import (
+from clair_apo.llm.backends.batch_files import (
     Shard,
     missing,
     read_keys,
@@ -19,7 +19,7 @@ from clair_apo.llm.batch_files import (
     shards_of,
     write_shard,
 )
-from clair_apo.llm.chat import Answer, Answered, ChatModel, ChatRequest, ModelSpec
+from clair_apo.llm.types import Answer, Answered, ChatModel, ChatRequest, ModelSpec
 
 MOST_REQUESTS = 10_000
 """In one file. `vllm run-batch` writes its output when all is done: a crash costs one file's."""

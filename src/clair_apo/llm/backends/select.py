@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from clair_apo.llm.chat import ChatModel, ModelSpec
-from clair_apo.llm.keys import host_of
+from clair_apo.llm.spec import host_of
 from clair_apo.llm.store import RequestStore
-from clair_apo.llm.tables import StoredBatch
+from clair_apo.llm.store_schema import StoredBatch
+from clair_apo.llm.types import ChatModel, ModelSpec
 
 
 def model_of_mode(
@@ -21,11 +21,11 @@ def model_of_mode(
         folder: where the files of mode `files` are.
     """
     if spec.mode == "batch":
-        from clair_apo.llm.batch import BatchChat
+        from clair_apo.llm.backends.batch_api import BatchChat
 
         return BatchChat(spec, store, run_id)
     if spec.mode == "files":
-        from clair_apo.llm.file_chat import FileChat
+        from clair_apo.llm.backends.vllm_files import FileChat
 
         return FileChat(spec, folder)
     return None

@@ -16,7 +16,15 @@ from typing import TypeVar
 from clair_apo.console import say
 from clair_apo.errors import RequestError, StoreError
 from clair_apo.llm.budget import Account, Budget
-from clair_apo.llm.chat import (
+from clair_apo.llm.groups import groups_of
+from clair_apo.llm.meter import Meter
+from clair_apo.llm.model_names import is_same_model
+from clair_apo.llm.responses import holds_text, is_completion, usage_of, writable
+from clair_apo.llm.scheduler import Talk
+from clair_apo.llm.spec import GO_ON, find_key
+from clair_apo.llm.store import RequestStore
+from clair_apo.llm.store_schema import StoredAnswer
+from clair_apo.llm.types import (
     Answer,
     Answered,
     ChatModel,
@@ -27,14 +35,6 @@ from clair_apo.llm.chat import (
     RawResponse,
     StreamingChat,
 )
-from clair_apo.llm.groups import groups_of
-from clair_apo.llm.keys import GO_ON, find_key
-from clair_apo.llm.meter import Meter
-from clair_apo.llm.names import is_same_model
-from clair_apo.llm.responses import holds_text, is_completion, usage_of, writable
-from clair_apo.llm.store import RequestStore
-from clair_apo.llm.tables import StoredAnswer
-from clair_apo.llm.talk import Talk
 from clair_apo.models import ModelSource, find_model
 from clair_apo.records import Conversation, Sampling
 
@@ -381,10 +381,10 @@ class StoredChat:
                 "name a live model instead"
             )
         if self.spec.base_url:
-            from clair_apo.llm.http import HttpChat
+            from clair_apo.llm.backends.http import HttpChat
 
             return HttpChat(self.spec, self.meter)
-        from clair_apo.llm.local import LocalChat
+        from clair_apo.llm.backends.local import LocalChat
 
         return LocalChat(self._source, dtype=self.spec.dtype, batch_size=self.spec.batch_size)
 

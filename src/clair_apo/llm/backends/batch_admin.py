@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from openai.types import Batch
 
 from clair_apo.errors import RequestError
-from clair_apo.llm.batch import ENDED, why_failed
+from clair_apo.llm.backends.batch_api import ENDED, why_failed
+from clair_apo.llm.backends.batch_client import BatchServer
 from clair_apo.llm.batch_results import BatchResults
-from clair_apo.llm.batch_server import BatchServer
-from clair_apo.llm.chat import ModelSpec
-from clair_apo.llm.keys import host_of
+from clair_apo.llm.spec import host_of
 from clair_apo.llm.store import RequestStore
-from clair_apo.llm.tables import CREATING, FORGOTTEN, READ, StoredBatch
+from clair_apo.llm.store_schema import CREATING, FORGOTTEN, READ, StoredBatch
+from clair_apo.llm.types import ModelSpec
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from transformers import (
 )
 
 from clair_apo.errors import ModelNotFoundError
-from clair_apo.llm.chat import Answered, ChatModel, ChatRequest, Completion
 from clair_apo.llm.groups import groups_of
+from clair_apo.llm.types import Answered, ChatModel, ChatRequest, Completion
 from clair_apo.models import ModelSource
 from clair_apo.records import Sampling
 

@@ -11,11 +11,11 @@ import httpx2
 import openai
 
 from clair_apo.errors import RequestError
-from clair_apo.llm.chat import ModelSpec
-from clair_apo.llm.keys import find_key, host_of
-from clair_apo.llm.library_faults import ReplyTooLargeError
+from clair_apo.llm.backends.transport_errors import ReplyTooLargeError
 from clair_apo.llm.proxies import Proxy, find_proxy
 from clair_apo.llm.secrets import Mask
+from clair_apo.llm.spec import find_key, host_of
+from clair_apo.llm.types import ModelSpec
 
 MOST_BYTES = 64 * 2**20
 """A reply of a chat completion that is larger is broken off."""

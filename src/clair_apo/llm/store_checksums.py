@@ -12,7 +12,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from clair_apo.llm.tables import CHECKSUM, TABLES
+from clair_apo.llm.store_schema import CHECKSUM, TABLES
 
 _ROWS_AT_ONCE = 1000
 

@@ -17,7 +17,7 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 
 from clair_apo.config import Section
 from clair_apo.llm.endings import ending_of
-from clair_apo.llm.prices import Price
+from clair_apo.llm.pricing import Price
 from clair_apo.llm.responses import first_choice, model_in, said_in, usage_of
 from clair_apo.records import (
     Conversation,

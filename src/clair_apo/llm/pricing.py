@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from clair_apo.config import Section
 
 if TYPE_CHECKING:
-    from clair_apo.llm.chat import ModelSpec
+    from clair_apo.llm.types import ModelSpec
 
 MILLION = 1_000_000
 Usd = Annotated[float, Field(ge=0, allow_inf_nan=False)]
