@@ -7,8 +7,8 @@ import yaml
 from typer.testing import CliRunner
 
 from chat_server import Asked, ChatServer, Reply
+from clair_apo.clair import dataset
 from clair_apo.clair import estimate as estimating
-from clair_apo.clair import publish
 from clair_apo.cli import app
 
 ANSWER = "An answer of six plain words."
@@ -132,8 +132,8 @@ def test_parquet_splits_lie_beside_the_jsonl_and_go_when_they_are_not_wanted(con
 
 def test_a_push_takes_the_card_and_one_file_a_split(config, monkeypatch):
     pushed = []
-    monkeypatch.setattr(publish, "check_push", lambda: None)
-    monkeypatch.setattr(publish, "push_to_hub", lambda files, name: pushed.append((files, name)))
+    monkeypatch.setattr(dataset, "check_push", lambda: None)
+    monkeypatch.setattr(dataset, "push_to_hub", lambda files, name: pushed.append((files, name)))
     assert generate(config, "--push_to_hub", "me/pairs", "--output.parquet", "true").exit_code == 0
     ((files, name),) = pushed
     dataset = config.parent / "run" / "dataset"

@@ -71,7 +71,7 @@ def generate(
     with reported_errors(interrupted=AGAIN):
         from clair_apo.clair import GenerateConfig
         from clair_apo.clair import generate as make_pairs
-        from clair_apo.clair.publish import check_push, push_dataset
+        from clair_apo.clair.dataset import check_push, push_dataset
 
         if "--help" in context.args:
             print_result(MODES)

@@ -31,7 +31,7 @@ from clair_apo.records import (
 )
 
 # the package exports the function under the module's name
-MODULE = sys.modules["clair_apo.clair.books"]
+MODULE = sys.modules["clair_apo.clair.manifest"]
 
 THREE = [{"prompt": f"Question {name}?"} for name in ("one", "two", "three")]
 ANSWERS = [(f"Question {name}?", f"The {name} answer is old.") for name in ("one", "two", "three")]

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clair_apo.clair import ParseError, read_reply
-from clair_apo.clair.texts import answer_text, trimmed
+from clair_apo.clair.answer_text import answer_text, trimmed
 from clair_apo.records import DropReason
 
 PIECES = [

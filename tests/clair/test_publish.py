@@ -10,8 +10,8 @@ from pyarrow import parquet
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
-from clair_apo.clair import publish
-from clair_apo.clair.publish import arrow_schema, push_to_hub, write_parquet
+from clair_apo.clair import dataset
+from clair_apo.clair.dataset import arrow_schema, push_to_hub, write_parquet
 from clair_apo.errors import DataError, RunError
 from clair_apo.files import write_jsonl
 from clair_apo.records import Conversation, DropReason, Message, Record, Text
@@ -47,7 +47,7 @@ def rows(tmp_path):
 
 
 def test_parquet_holds_the_same_records_as_the_jsonl(tmp_path, rows, monkeypatch):
-    monkeypatch.setattr(publish, "ROWS_AT_ONCE", 2)  # so that they come in more than one group
+    monkeypatch.setattr(dataset, "ROWS_AT_ONCE", 2)  # so that they come in more than one group
     path = write_parquet(tmp_path / "rows.jsonl", Row)
     assert path == tmp_path / "rows.parquet"
     assert parquet.ParquetFile(path).num_row_groups == 2

@@ -8,7 +8,7 @@ from clair_runs import Replying, cut, edit_reply, full_reply, make_config, rows_
 from scripted_roles import config_for, models
 
 from clair_apo.clair import generate
-from clair_apo.clair.texts import answer_text, trimmed
+from clair_apo.clair.answer_text import answer_text, trimmed
 from clair_apo.errors import DataError
 from clair_apo.llm.thinking import without_thinking
 from clair_apo.report import write_report

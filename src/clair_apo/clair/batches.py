@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from clair_apo.clair.books import config_of
+from clair_apo.clair.manifest import config_of
 from clair_apo.errors import RunError
 from clair_apo.llm import RequestStore
 from clair_apo.llm.backends.batch_admin import BatchDesk, BatchLook

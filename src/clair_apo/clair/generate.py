@@ -11,15 +11,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import IO, Any
 
-from clair_apo.clair.books import Books
-from clair_apo.clair.case import PARTS, Made, read_cases
-from clair_apo.clair.chats import check_models, open_chats
+from clair_apo.clair.clients import check_models, open_chats
 from clair_apo.clair.config import GenerateConfig
+from clair_apo.clair.dataset import write_parquet_splits
 from clair_apo.clair.gate import Gate
 from clair_apo.clair.judge import comparison_numbers
-from clair_apo.clair.losses import find_losses
+from clair_apo.clair.lost_answers import find_losses
+from clair_apo.clair.manifest import Books
+from clair_apo.clair.prompt_state import PARTS, Made, read_cases
 from clair_apo.clair.prompts import load_prompts, survey_prompts
-from clair_apo.clair.publish import write_parquet_splits
 from clair_apo.clair.split import write_splits
 from clair_apo.clair.stages import VERIFY, Stages, revision_template
 from clair_apo.clair.templates import load_rubric

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
 
-from clair_apo.clair.case import Case, Made, drop
+from clair_apo.clair.prompt_state import Case, Made, drop
 from clair_apo.llm import Answer, Dialogue
 from clair_apo.llm.judge import Judge, read_comparison
 from clair_apo.records import DropReason, Judgement, Response, Stage, Vote

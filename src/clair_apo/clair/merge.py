@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 from clair_apo.clair.config import GenerateConfig
 from clair_apo.clair.contrast import TOKENIZER
 from clair_apo.clair.costs import joined, read_costs, write_costs
+from clair_apo.clair.dataset import write_parquet_splits
 from clair_apo.clair.generate import DROPPED, PAIRS, PROMPTS
 from clair_apo.clair.prompts import PromptSurvey, load_prompts, survey_prompts
-from clair_apo.clair.publish import write_parquet_splits
-from clair_apo.clair.shard_runs import ShardRun, read_shards
+from clair_apo.clair.sharding import ShardRun, read_shards
 from clair_apo.clair.shards import shard_number
 from clair_apo.clair.split import write_splits
 from clair_apo.errors import RunError

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from clair_apo.clair.case import Case, Made, drop
 from clair_apo.clair.contrast import measure_contrast
 from clair_apo.clair.gate import Gate, Verdict
+from clair_apo.clair.prompt_state import Case, Made, drop
 from clair_apo.llm.judge import Judge
 from clair_apo.records import (
     Judgement,

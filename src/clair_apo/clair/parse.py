@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from clair_apo.clair.answer_text import indentation, trimmed
 from clair_apo.clair.edit_list import (
     EditListError,
     edits_of_json,
@@ -46,7 +47,6 @@ from clair_apo.clair.sections import (
     unclosed,
     without_reasoning,
 )
-from clair_apo.clair.texts import indentation, trimmed
 from clair_apo.records import DropReason
 
 PARSER_VERSION = 3

@@ -7,7 +7,7 @@ import json
 import re
 from typing import Any
 
-from clair_apo.clair.texts import with_line_feeds, without_end_marks
+from clair_apo.clair.answer_text import with_line_feeds, without_end_marks
 from clair_apo.llm.thinking import THINKING, after_thinking
 
 _FENCE = re.compile(r"(?m)^[ \t]*(?:```+|~~~+)[\w+-]*[ \t]*$")

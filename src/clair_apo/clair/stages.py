@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from functools import cached_property
 
-from clair_apo.clair.case import Case, Made
-from clair_apo.clair.chats import Chats, open_chats
+from clair_apo.clair.clients import Chats, open_chats
 from clair_apo.clair.config import GenerateConfig
 from clair_apo.clair.gate import Gate
 from clair_apo.clair.judge import choose_by_judge, choose_by_score
 from clair_apo.clair.pairs import Paid, make_pair
+from clair_apo.clair.prompt_state import Case, Made
 from clair_apo.clair.prompts import PromptSurvey
 from clair_apo.clair.respond import given_answers, respond, strengthen
 from clair_apo.clair.revise import revise

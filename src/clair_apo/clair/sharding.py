@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clair_apo.clair.books import config_of
 from clair_apo.clair.config import GenerateConfig
+from clair_apo.clair.manifest import config_of
 from clair_apo.errors import RunError
 from clair_apo.run_folder import RunFolder
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from clair_apo.clair.chats import Chats
+from clair_apo.clair.answer_text import ANSWER_VERSION
+from clair_apo.clair.clients import Chats
 from clair_apo.clair.config import GenerateConfig
 from clair_apo.clair.contrast import TOKENIZER
 from clair_apo.clair.costs import Costs, read_costs, write_costs
@@ -16,7 +17,6 @@ from clair_apo.clair.gate import GATE_VERSION
 from clair_apo.clair.parse import PARSER_VERSION
 from clair_apo.clair.prompts import PromptSurvey
 from clair_apo.clair.stages import Stages
-from clair_apo.clair.texts import ANSWER_VERSION
 from clair_apo.console import say
 from clair_apo.errors import ClairApoError, RunError
 from clair_apo.files import atomic_writer, first_fault

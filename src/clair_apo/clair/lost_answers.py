@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from clair_apo.clair.case import PARTS
+from clair_apo.clair.prompt_state import PARTS
 from clair_apo.llm import RequestStore
 from clair_apo.run_folder import RunFolder
 
