@@ -6,8 +6,8 @@ from scripted_roles import asked_of, config_for, models, server_model
 from clair_apo.clair import estimate as estimating
 from clair_apo.clair import generate
 from clair_apo.clair.estimate import ANSWER, REPLY, TOKENIZER, VERDICT, Span, estimate
-from clair_apo.clair.prompts import survey_prompts
 from clair_apo.clair.recipes import RECIPES
+from clair_apo.clair.stages.load import survey_prompts
 from clair_apo.llm import ModelSpec, RequestStore
 from clair_apo.llm.pricing import Price
 from clair_apo.llm.token_count import AROUND_MESSAGE
@@ -66,7 +66,7 @@ def test_an_estimate_asks_nothing_and_leaves_nothing(tmp_path):
 
 def words_of(config, prompt, *answers):
     """The words of a revision's request, as the template renders it."""
-    from clair_apo.clair.stages import open_stages
+    from clair_apo.clair.stages.run import open_stages
 
     with RequestStore(":memory:") as store:
         template = open_stages(config, store, survey_prompts(config.prompts)).template
@@ -96,7 +96,7 @@ def test_answers_that_are_known_are_counted_as_they_are(tmp_path):
     config = config_for(tmp_path, "off_policy_judge", prompts=1)
     (judge,) = [m for m in estimate(config).models if m.role == "judge"]
     lengths = [1, 2, 4]  # words of the given answers, each of which stands in four comparisons
-    from clair_apo.clair.stages import open_stages
+    from clair_apo.clair.stages.run import open_stages
 
     with RequestStore(":memory:") as store:
         shell = (

@@ -22,7 +22,6 @@ from clair_apo.clair.gate import (
     judge_reply,
 )
 from clair_apo.clair.generate import Generated, generate
-from clair_apo.clair.pairs import make_pair
 from clair_apo.clair.parse import (
     ParsedEdits,
     ParsedRevision,
@@ -30,10 +29,11 @@ from clair_apo.clair.parse import (
     parse_edits,
     parse_revision,
 )
-from clair_apo.clair.prompts import load_prompts
 from clair_apo.clair.repair import REPAIRABLE, repair_message
-from clair_apo.clair.respond import respond
-from clair_apo.clair.revise import read_reply, revise
+from clair_apo.clair.stages.load import load_prompts
+from clair_apo.clair.stages.pair import make_pair
+from clair_apo.clair.stages.respond import respond
+from clair_apo.clair.stages.revise import read_reply, revise
 from clair_apo.clair.templates import RevisionTemplate, load_template
 from clair_apo.clair.wording import is_refusal, mention_of_revision
 

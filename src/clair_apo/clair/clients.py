@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from clair_apo.clair.config import GenerateConfig
 from clair_apo.clair.costs import Costs, settled
-from clair_apo.clair.prompts import PromptSurvey
+from clair_apo.clair.stages.load import PromptSurvey
 from clair_apo.console import say
 from clair_apo.errors import RunError
 from clair_apo.llm import ChatModel, ModelSpec, RequestStore, StoredChat, check_model

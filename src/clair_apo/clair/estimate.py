@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from clair_apo.clair.config import GenerateConfig
 from clair_apo.clair.follow import Trail, follow
-from clair_apo.clair.prompts import load_prompts, survey_prompts
-from clair_apo.clair.stages import ROLES, VERIFY, Stages, open_stages
+from clair_apo.clair.stages.load import load_prompts, survey_prompts
+from clair_apo.clair.stages.run import ROLES, VERIFY, Stages, open_stages
 from clair_apo.llm import RequestStore, StoredChat
 from clair_apo.llm.pricing import Price, find_price
 from clair_apo.llm.token_count import STAND_IN, TokenCounter

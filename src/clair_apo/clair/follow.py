@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, cast
 
 from clair_apo.clair.prompt_state import Case, Made, extended
-from clair_apo.clair.stages import VERIFY, Stages
+from clair_apo.clair.stages.run import VERIFY, Stages
 from clair_apo.llm import Answer, ChatRequest, Dialogue, RequestStore
 from clair_apo.records import PreferencePair, Prompt
 

@@ -15,13 +15,13 @@ from clair_apo.clair.clients import check_models, open_chats
 from clair_apo.clair.config import GenerateConfig
 from clair_apo.clair.dataset import write_parquet_splits
 from clair_apo.clair.gate import Gate
-from clair_apo.clair.judge import comparison_numbers
 from clair_apo.clair.lost_answers import find_losses
 from clair_apo.clair.manifest import Books
 from clair_apo.clair.prompt_state import PARTS, Made, read_cases
-from clair_apo.clair.prompts import load_prompts, survey_prompts
 from clair_apo.clair.split import write_splits
-from clair_apo.clair.stages import VERIFY, Stages, revision_template
+from clair_apo.clair.stages.judge import comparison_numbers
+from clair_apo.clair.stages.load import load_prompts, survey_prompts
+from clair_apo.clair.stages.run import VERIFY, Stages, revision_template
 from clair_apo.clair.templates import load_rubric
 from clair_apo.clair.verify import verification_numbers
 from clair_apo.console import Usage, say, show_progress

@@ -19,10 +19,10 @@ from clair_apo.clair.contrast import TOKENIZER
 from clair_apo.clair.costs import joined, read_costs, write_costs
 from clair_apo.clair.dataset import write_parquet_splits
 from clair_apo.clair.generate import DROPPED, PAIRS, PROMPTS
-from clair_apo.clair.prompts import PromptSurvey, load_prompts, survey_prompts
 from clair_apo.clair.sharding import ShardRun, read_shards
 from clair_apo.clair.shards import shard_number
 from clair_apo.clair.split import write_splits
+from clair_apo.clair.stages.load import PromptSurvey, load_prompts, survey_prompts
 from clair_apo.errors import RunError
 from clair_apo.files import atomic_writer
 from clair_apo.llm import RequestStore

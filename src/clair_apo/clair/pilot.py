@@ -12,8 +12,8 @@ from typing import NamedTuple
 from clair_apo.clair.config import GenerateConfig, PromptsConfig
 from clair_apo.clair.follow import Asked, follow
 from clair_apo.clair.generate import PAIRS, PROMPTS, Generated, generate
-from clair_apo.clair.prompts import survey_prompts
-from clair_apo.clair.stages import ROLES, Stages, open_stages
+from clair_apo.clair.stages.load import survey_prompts
+from clair_apo.clair.stages.run import ROLES, Stages, open_stages
 from clair_apo.errors import ConfigError
 from clair_apo.files import read_jsonl
 from clair_apo.llm import ChatModel, Completion, RequestStore, StoredChat

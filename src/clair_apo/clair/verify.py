@@ -3,8 +3,8 @@
 from collections import Counter
 from collections.abc import Iterable
 
-from clair_apo.clair.judge import tokens_of
 from clair_apo.clair.prompt_state import Made
+from clair_apo.clair.stages.judge import tokens_of
 from clair_apo.llm import Dialogue
 from clair_apo.llm.judge import Judge, read_confirmation
 from clair_apo.records import (
