@@ -18,11 +18,11 @@ from clair_apo.clair.gate import Gate
 from clair_apo.clair.lost_answers import find_losses
 from clair_apo.clair.manifest import Books
 from clair_apo.clair.prompt_state import PARTS, Made, read_cases
+from clair_apo.clair.revision.template import load_rubric
 from clair_apo.clair.split import write_splits
 from clair_apo.clair.stages.judge import comparison_numbers
 from clair_apo.clair.stages.load import load_prompts, survey_prompts
 from clair_apo.clair.stages.run import VERIFY, Stages, revision_template
-from clair_apo.clair.templates import load_rubric
 from clair_apo.clair.verify import verification_numbers
 from clair_apo.console import Usage, say, show_progress
 from clair_apo.errors import DataError

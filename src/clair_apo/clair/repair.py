@@ -1,6 +1,6 @@
 """The words in which a reviser is asked, once, to mend a reply."""
 
-from clair_apo.clair.parse import ParseError
+from clair_apo.clair.revision.parse import ParseError
 from clair_apo.records import DropReason, RevisionFormat
 
 REPAIRABLE = frozenset({DropReason.UNPARSED, DropReason.EDIT_NOT_FOUND})

@@ -8,7 +8,7 @@ import html
 import re
 from collections.abc import Iterable, Sequence
 
-from clair_apo.clair.edits import Edit, stands_in
+from clair_apo.clair.revision.edits import Edit, stands_in
 
 _ANY = re.compile(r"&(?:#\d{1,7}|#[xX][\da-fA-F]{1,6}|[A-Za-z][A-Za-z\d]{1,30});")
 # what escaping a text can bring about, twice escaped first: other entities are the text's own

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 
-from clair_apo.clair.sections import Section, SectionError
+from clair_apo.clair.revision.sections import Section, SectionError
 
 REASONING = r"teacher(?:'s|s)?[\\_\ -]*reasoning"
 """The published recipe's identifier of the reasoning, in the ways that models spell it."""

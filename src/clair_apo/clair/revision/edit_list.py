@@ -5,9 +5,9 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from clair_apo.clair.edits import Edit, stands_in
-from clair_apo.clair.escapes import edits_as_meant
-from clair_apo.clair.reply import whole_fence
+from clair_apo.clair.revision.edits import Edit, stands_in
+from clair_apo.clair.revision.escapes import edits_as_meant
+from clair_apo.clair.revision.reply_text import whole_fence
 
 # (?!<...) before a dot: where an end is missing, a search goes no further than the next beginning
 _ATTRIBUTES = r"(?:\s[^<>]*)?"

@@ -2,7 +2,7 @@
 
 Replies in the format `full` carry `<reasoning>` and `<revision>`, or the identifiers of the
 published recipe, `{teacher_reasoning}` and `{corrected_student_solution}`. Replies in the format
-`edits` carry `<reasoning>` and `<edits>`; `clair_apo.clair.edits` applies them. Either may also
+`edits` carry `<reasoning>` and `<edits>`; `clair_apo.clair.revision.edits` applies them. Either may also
 come as one JSON object with the same names.
 
 What is read generously is the form, never the text: nothing is taken from a revised answer that
@@ -17,30 +17,30 @@ from dataclasses import dataclass
 from functools import partial
 
 from clair_apo.clair.answer_text import indentation, trimmed
-from clair_apo.clair.edit_list import (
+from clair_apo.clair.revision.edit_list import (
     EditListError,
     edits_of_json,
     is_empty_list,
     loose_edits,
     read_edits,
 )
-from clair_apo.clair.edits import Edit
-from clair_apo.clair.escapes import (
+from clair_apo.clair.revision.edits import Edit
+from clair_apo.clair.revision.escapes import (
     EscapeError,
     from_escaped_tags,
     refuse_doubtful_escapes,
     refuse_spelled_breaks,
     unescaped,
 )
-from clair_apo.clair.headings import REASONING, SOLUTION, headed
-from clair_apo.clair.reply import (
+from clair_apo.clair.revision.headings import REASONING, SOLUTION, headed
+from clair_apo.clair.revision.reply_text import (
     NO_JSON,
     has_open_fence,
     json_value,
     reply_proper,
     whole_fence,
 )
-from clair_apo.clair.sections import (
+from clair_apo.clair.revision.sections import (
     Section,
     SectionError,
     tagged,

@@ -1,0 +1,1 @@
+"""How a reviser is asked, and how its reply becomes a revision of the answer."""
