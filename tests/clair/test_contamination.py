@@ -10,7 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clair_apo.clair import PromptsConfig, load_prompts
-from clair_apo.clair.contamination import NGRAM, SHORTEST_PASSAGE, ContaminationIndex, words_of
+from clair_apo.clair.filters.contamination import (
+    NGRAM,
+    SHORTEST_PASSAGE,
+    ContaminationIndex,
+    words_of,
+)
 from clair_apo.errors import DataError
 from clair_apo.records import Dropped, DropReason, Prompt, Stage
 

@@ -13,7 +13,7 @@ from clair_apo.clair import (
     judge_answer,
     judge_reply,
 )
-from clair_apo.clair.gate import PRESETS
+from clair_apo.clair.filters.gate import PRESETS
 from clair_apo.errors import ConfigError, DataError, ModelNotFoundError
 from clair_apo.files import read_jsonl
 from clair_apo.records import Dropped, DropReason

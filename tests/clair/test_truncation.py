@@ -5,7 +5,7 @@ from clair_runs import Replying, edit_reply, make_config, rows_of, run, user, wr
 from trl import DPOConfig
 
 from clair_apo.clair import Gate, GateConfig
-from clair_apo.clair.truncation import TrainingTokens
+from clair_apo.clair.filters.truncation import TrainingTokens
 from clair_apo.errors import ConfigError, ModelNotFoundError
 from clair_apo.records import DropReason
 from tiny_chat import save_tiny_chat

@@ -13,13 +13,8 @@ Loads no torch; knows nothing of training.
 
 from clair_apo.clair.config import GenerateConfig, PromptsConfig, RevisionConfig
 from clair_apo.clair.contrast import measure_contrast
-from clair_apo.clair.gate import (
-    Gate,
-    GateConfig,
-    Verdict,
-    judge_answer,
-    judge_reply,
-)
+from clair_apo.clair.filters.gate import Gate, GateConfig, Verdict, judge_answer, judge_reply
+from clair_apo.clair.filters.text_checks import is_refusal, mention_of_revision
 from clair_apo.clair.generate import Generated, generate
 from clair_apo.clair.repair import REPAIRABLE, repair_message
 from clair_apo.clair.revision.edits import Edit, EditError, apply_edits
@@ -35,7 +30,6 @@ from clair_apo.clair.stages.load import load_prompts
 from clair_apo.clair.stages.pair import make_pair
 from clair_apo.clair.stages.respond import respond
 from clair_apo.clair.stages.revise import read_reply, revise
-from clair_apo.clair.wording import is_refusal, mention_of_revision
 
 __all__ = [
     "REPAIRABLE",

@@ -5,7 +5,7 @@ from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
-from clair_apo.clair.gate import GateConfig
+from clair_apo.clair.filters.gate import GateConfig
 from clair_apo.clair.recipes import RECIPES, Recipe, RecipeName
 from clair_apo.clair.shards import PromptShard
 from clair_apo.config import Config, Section, UserPath

@@ -14,7 +14,7 @@ from typing import IO, Any
 from clair_apo.clair.clients import check_models, open_chats
 from clair_apo.clair.config import GenerateConfig
 from clair_apo.clair.dataset import write_parquet_splits
-from clair_apo.clair.gate import Gate
+from clair_apo.clair.filters.gate import Gate
 from clair_apo.clair.lost_answers import find_losses
 from clair_apo.clair.manifest import Books
 from clair_apo.clair.prompt_state import PARTS, Made, read_cases

@@ -13,7 +13,7 @@ from clair_apo.clair.clients import Chats
 from clair_apo.clair.config import GenerateConfig
 from clair_apo.clair.contrast import TOKENIZER
 from clair_apo.clair.costs import Costs, read_costs, write_costs
-from clair_apo.clair.gate import GATE_VERSION
+from clair_apo.clair.filters.gate import GATE_VERSION
 from clair_apo.clair.revision.parse import PARSER_VERSION
 from clair_apo.clair.stages.load import PromptSurvey
 from clair_apo.clair.stages.run import Stages

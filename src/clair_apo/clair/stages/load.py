@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from clair_apo.clair.config import PromptsConfig
-from clair_apo.clair.contamination import ContaminationIndex
 from clair_apo.clair.duplicates import SeenPrompts
+from clair_apo.clair.filters.contamination import ContaminationIndex
 from clair_apo.clair.shards import PromptShard
 from clair_apo.errors import DataError
 from clair_apo.ingest.arrow_rows import Row

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from clair_apo.clair.contrast import measure_contrast
-from clair_apo.clair.gate import Gate, Verdict
+from clair_apo.clair.filters.gate import Gate, Verdict
 from clair_apo.clair.prompt_state import Case, Made, drop
 from clair_apo.llm.judge import Judge
 from clair_apo.records import (

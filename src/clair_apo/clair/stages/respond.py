@@ -1,7 +1,7 @@
 """Answers to a prompt: the target model's own, a stronger model's, or those of the data."""
 
 from clair_apo.clair.answer_text import answer_text, trimmed
-from clair_apo.clair.gate import Verdict, judge_answer
+from clair_apo.clair.filters.gate import Verdict, judge_answer
 from clair_apo.clair.prompt_state import Case, Made, drop
 from clair_apo.llm import Answer, Dialogue, StoredChat
 from clair_apo.records import Dropped, DropReason, Prompt, Response, Stage

@@ -7,13 +7,13 @@ form, or whose edits do not apply, is sent back once with what is wrong with it.
 from dataclasses import dataclass, field
 
 from clair_apo.clair.answer_text import trimmed
-from clair_apo.clair.gate import Verdict, judge_reply
+from clair_apo.clair.filters.gate import Verdict, judge_reply
+from clair_apo.clair.filters.text_checks import is_refusal
 from clair_apo.clair.prompt_state import Case, Made, drop
 from clair_apo.clair.repair import REPAIRABLE, repair_message
 from clair_apo.clair.revision.edits import EditError, apply_edits
 from clair_apo.clair.revision.parse import ParsedRevision, ParseError, parse_edits, parse_revision
 from clair_apo.clair.revision.template import RevisionTemplate
-from clair_apo.clair.wording import is_refusal
 from clair_apo.llm import Answer, ChatRequest, Dialogue, StoredChat
 from clair_apo.llm.thinking import speaks_of_thinking, without_thinking
 from clair_apo.records import DropReason, Message, Revision, RevisionFormat, Stage

@@ -5,7 +5,7 @@ from functools import cached_property
 
 from clair_apo.clair.clients import Chats, open_chats
 from clair_apo.clair.config import GenerateConfig
-from clair_apo.clair.gate import Gate
+from clair_apo.clair.filters.gate import Gate
 from clair_apo.clair.prompt_state import Case, Made
 from clair_apo.clair.revision.template import RevisionTemplate, load_rubric, load_template
 from clair_apo.clair.stages.judge import choose_by_judge, choose_by_score

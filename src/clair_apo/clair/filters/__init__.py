@@ -1,0 +1,1 @@
+"""What makes no pair: texts, lengths, languages and prompts of test sets."""
