@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from chat_server import Asked, ChatServer, Reply
 from clair_apo.clair import dataset
-from clair_apo.clair import estimate as estimating
+from clair_apo.clair.planning import estimate as estimating
 from clair_apo.cli import app
 
 ANSWER = "An answer of six plain words."

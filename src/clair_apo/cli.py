@@ -92,8 +92,8 @@ def generate(
 
 
 def _print_estimate(config: "GenerateConfig", tokenizer: str | None) -> None:
-    from clair_apo.clair.estimate import estimate
-    from clair_apo.clair.money_tables import estimate_table
+    from clair_apo.clair.planning.estimate import estimate
+    from clair_apo.clair.planning.tables import estimate_table
     from clair_apo.llm.token_count import STAND_IN
     from clair_apo.run_folder import write_json
 
@@ -105,8 +105,8 @@ def _print_estimate(config: "GenerateConfig", tokenizer: str | None) -> None:
 
 
 def _print_pilot(config: "GenerateConfig", prompts: int) -> None:
-    from clair_apo.clair.money_tables import pilot_table
-    from clair_apo.clair.pilot import FILE, pilot
+    from clair_apo.clair.planning.pilot import FILE, pilot
+    from clair_apo.clair.planning.tables import pilot_table
 
     found = pilot(config, prompts)
     print_result(pilot_table(found))

@@ -3,9 +3,9 @@
 import pytest
 from scripted_roles import asked_of, config_for, models, server_model
 
-from clair_apo.clair import estimate as estimating
 from clair_apo.clair import generate
-from clair_apo.clair.estimate import ANSWER, REPLY, TOKENIZER, VERDICT, Span, estimate
+from clair_apo.clair.planning import estimate as estimating
+from clair_apo.clair.planning.estimate import ANSWER, REPLY, TOKENIZER, VERDICT, Span, estimate
 from clair_apo.clair.recipes import RECIPES
 from clair_apo.clair.stages.load import survey_prompts
 from clair_apo.llm import ModelSpec, RequestStore

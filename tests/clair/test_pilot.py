@@ -16,7 +16,7 @@ from scripted_roles import (
 )
 
 from clair_apo.clair import generate
-from clair_apo.clair.pilot import Pilot, pilot, pilot_config
+from clair_apo.clair.planning.pilot import Pilot, pilot, pilot_config
 from clair_apo.clair.recipes import RECIPES
 from clair_apo.errors import BudgetError, ConfigError, RunError
 from clair_apo.files import read_jsonl

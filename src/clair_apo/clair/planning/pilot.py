@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from clair_apo.clair.config import GenerateConfig, PromptsConfig
-from clair_apo.clair.follow import Asked, follow
 from clair_apo.clair.generate import PAIRS, PROMPTS, Generated, generate
+from clair_apo.clair.planning.replay import Asked, follow
 from clair_apo.clair.stages.load import survey_prompts
 from clair_apo.clair.stages.run import ROLES, Stages, open_stages
 from clair_apo.errors import ConfigError

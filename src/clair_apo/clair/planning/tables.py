@@ -6,8 +6,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from clair_apo.clair.estimate import TOKENIZER, Estimate, ModelEstimate, Span
-from clair_apo.clair.pilot import ModelUse, Pilot
+from clair_apo.clair.planning.estimate import TOKENIZER, Estimate, ModelEstimate, Span
+from clair_apo.clair.planning.pilot import ModelUse, Pilot
 from clair_apo.stats import Interval
 
 NO_PRICE = "no price"

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from clair_apo.clair.config import GenerateConfig
-from clair_apo.clair.follow import Trail, follow
+from clair_apo.clair.planning.replay import Trail, follow
 from clair_apo.clair.stages.load import load_prompts, survey_prompts
 from clair_apo.clair.stages.run import ROLES, VERIFY, Stages, open_stages
 from clair_apo.llm import RequestStore, StoredChat

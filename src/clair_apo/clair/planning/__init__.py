@@ -1,0 +1,1 @@
+"""What a run would cost and yield, before it is paid for."""
