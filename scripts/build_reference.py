@@ -12,14 +12,14 @@ Two processes on CPU:
 Every key of the YAML is an option too. Interrupted, the same command goes on where it was.
 """
 
+from clair_apo.apo.process_exit import end_process
 from clair_apo.errors import reported_errors
-from clair_apo.shutdown import end_process
 
 
 def main() -> None:
     """Parse, compute, print; a user's mistake is one line and exit status 2."""
     with reported_errors(interrupted="what was computed is kept; run the same command again"):
-        from clair_apo.apo.reference_command import main as build
+        from clair_apo.apo.build_reference import main as build
 
         build()
 

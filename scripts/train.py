@@ -20,9 +20,9 @@ Ctrl+C the same command goes on with `--resume_from_checkpoint true`.
 
 import sys
 
+from clair_apo.apo.process_exit import end_process
 from clair_apo.errors import reported_errors
 from clair_apo.output_streams import steady_output
-from clair_apo.shutdown import end_process
 
 
 def main() -> None:

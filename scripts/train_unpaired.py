@@ -10,8 +10,8 @@ out the same ones.
 
 import sys
 
+from clair_apo.apo.process_exit import end_process
 from clair_apo.errors import reported_errors
-from clair_apo.shutdown import end_process
 
 
 def main() -> None:

@@ -215,7 +215,7 @@ def average(
 def build(context: typer.Context) -> None:
     """Compute what the cache lacks for a training config: --config FILE.yaml, any key an option."""
     with reported_errors(interrupted=AGAIN):
-        from clair_apo.apo.reference_command import main as build_reference
+        from clair_apo.apo.build_reference import main as build_reference
 
         _check_text(context.args)
         build_reference(context.args)

@@ -7,7 +7,7 @@ from tiny_apo import make_model, make_rows, make_tokenizer
 from transformers import TrainerCallback
 
 from clair_apo.apo import APOConfig, APOTrainer
-from clair_apo.shutdown import end_process, keep_what_processes_shared
+from clair_apo.apo.process_exit import end_process, keep_what_processes_shared
 
 
 class LogsAlone(TrainerCallback):

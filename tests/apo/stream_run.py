@@ -12,8 +12,8 @@ from datasets import IterableDataset
 from tiny_apo import make_model, make_rows, make_tokenizer
 
 from clair_apo.apo.config import APOConfig
+from clair_apo.apo.process_exit import end_process, keep_what_processes_shared
 from clair_apo.apo.trainer import APOTrainer
-from clair_apo.shutdown import end_process, keep_what_processes_shared
 
 
 def main() -> None:

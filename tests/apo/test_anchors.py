@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from clair_apo.apo.anchors import (
+from clair_apo.apo.logps import PairForward, TokenLogps
+from clair_apo.apo.metrics import (
     MAX_K3_EXPONENT,
     PairOutcomes,
     PairRewards,
@@ -15,7 +16,6 @@ from clair_apo.apo.anchors import (
     pair_outcomes,
     quadrant_shares,
 )
-from clair_apo.apo.logps import PairForward, TokenLogps
 from clair_apo.apo.objectives import Objective
 from clair_apo.apo.reference import ReferenceTokens
 

@@ -13,8 +13,8 @@ from launch_apo import ENVIRONMENT, ROOT, command, finished
 from safetensors.torch import load_file
 
 from clair_apo.apo.arguments import parse_arguments
+from clair_apo.apo.checks import LOGP_TOLERANCE_HALF
 from clair_apo.apo.config import APOConfig
-from clair_apo.apo.invariants import LOGP_TOLERANCE_HALF
 from clair_apo.apo.train import train
 from clair_apo.apo.trainer import APOTrainer
 from clair_apo.models import find_model

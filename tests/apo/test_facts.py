@@ -7,7 +7,7 @@ from tiny_apo import make_model, make_rows
 from transformers import AutoModelForCausalLM
 
 from clair_apo.apo.card import model_card
-from clair_apo.apo.facts import run_facts, tokens_digest
+from clair_apo.apo.run_summary import run_facts, tokens_digest
 from clair_apo.apo.trainer import APOTrainer
 from clair_apo.errors import TrainingError
 

@@ -5,7 +5,7 @@ import torch
 from datasets import Dataset, IterableDataset
 from tiny_apo import make_model, make_rows
 
-from clair_apo.apo.failures import MOST_NAMED, is_out_of_memory
+from clair_apo.apo.error_context import MOST_NAMED, is_out_of_memory
 from clair_apo.apo.trainer import APOTrainer
 from clair_apo.errors import TrainingError
 

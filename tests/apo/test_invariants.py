@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from clair_apo.apo.anchors import PairOutcomes
-from clair_apo.apo.invariants import check_first_step, check_resumed_reference, check_tokens
+from clair_apo.apo.checks import check_first_step, check_resumed_reference, check_tokens
+from clair_apo.apo.metrics import PairOutcomes
 from clair_apo.apo.objectives import Objective
 from clair_apo.errors import TrainingError
 

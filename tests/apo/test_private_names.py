@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import clair_apo.apo
-from clair_apo.apo.private_names import PRIVATE_NAMES
+from clair_apo.apo.trl_compat import PRIVATE_NAMES
 
 FILES = sorted(Path(clair_apo.apo.__file__).parent.glob("*.py"))
 BY_NAME = ("getattr", "setattr", "hasattr")

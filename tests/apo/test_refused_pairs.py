@@ -9,7 +9,7 @@ from peft import LoraConfig, get_peft_model
 from tiny_apo import make_model, make_rows
 
 from clair_apo.apo.checkpoints import named_write_failure
-from clair_apo.apo.invariants import has_coarse_weights
+from clair_apo.apo.checks import has_coarse_weights
 from clair_apo.apo.trainer import APOTrainer
 from clair_apo.errors import ConfigError, TrainingError
 

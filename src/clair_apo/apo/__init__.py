@@ -40,12 +40,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from clair_apo.apo.alarms import Alarm as Alarm
     from clair_apo.apo.alarms import find_alarms as find_alarms
-    from clair_apo.apo.anchors import PairRewards as PairRewards
-    from clair_apo.apo.anchors import RewardIntervals as RewardIntervals
     from clair_apo.apo.config import APOConfig as APOConfig
     from clair_apo.apo.data import TrainingPair as TrainingPair
     from clair_apo.apo.data import load_pairs as load_pairs
     from clair_apo.apo.data import split_pairs as split_pairs
+    from clair_apo.apo.metrics import PairRewards as PairRewards
+    from clair_apo.apo.metrics import RewardIntervals as RewardIntervals
     from clair_apo.apo.objectives import apo_down_loss as apo_down_loss
     from clair_apo.apo.objectives import apo_zero_loss as apo_zero_loss
     from clair_apo.apo.objectives import apo_zero_unpaired_loss as apo_zero_unpaired_loss
@@ -58,8 +58,8 @@ _HOME = {
     "APOConfig": "config",
     "APOTrainer": "trainer",
     "Alarm": "alarms",
-    "PairRewards": "anchors",
-    "RewardIntervals": "anchors",
+    "PairRewards": "metrics",
+    "RewardIntervals": "metrics",
     "TrainingPair": "data",
     "apo_down_loss": "objectives",
     "apo_zero_loss": "objectives",

@@ -4,8 +4,8 @@ from typing import Any
 
 import yaml
 
-from clair_apo.apo.anchors import PairRewards
-from clair_apo.apo.facts import RunFacts, describe_data, run_facts
+from clair_apo.apo.metrics import PairRewards
+from clair_apo.apo.run_summary import RunFacts, describe_data, run_facts
 from clair_apo.run_folder import package_versions
 
 _PAPER = "https://arxiv.org/abs/2408.06266"

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
-from clair_apo.apo.anchors import PairOutcomes
+from clair_apo.apo.metrics import PairOutcomes
 from clair_apo.apo.repeats import fills_a_stream, given_by_stream
 
 Mode = Literal["train", "eval"]

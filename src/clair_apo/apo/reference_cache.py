@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from trl.models.utils import prepare_deepspeed
 from trl.trainer.utils import add_fused_lm_head
 
-from clair_apo.apo.failures import Work, named_memory_failure
+from clair_apo.apo.error_context import Work, named_memory_failure
 from clair_apo.apo.logps import TokenLogps, padded
 from clair_apo.apo.model_function import ModelFunction, model_function
 from clair_apo.apo.reference import (

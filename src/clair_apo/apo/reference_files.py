@@ -57,7 +57,7 @@ def verify_reference(
         raise ConfigError(f"command line: {options[0]} is an option of --config FILE.yaml")
     if config is not None:
         from clair_apo.apo.arguments import parse_arguments
-        from clair_apo.apo.reference_command import verify_pairs
+        from clair_apo.apo.build_reference import verify_pairs
 
         where = ["--reference_cache", str(root)] if root else []
         setup = parse_arguments(["--config", str(config), *options, *where])

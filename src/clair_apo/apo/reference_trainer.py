@@ -10,7 +10,7 @@ from datasets import Dataset, IterableDataset
 from transformers import TrainerCallback
 from transformers.trainer import Trainer
 
-from clair_apo.apo.invariants import check_head
+from clair_apo.apo.checks import check_head
 from clair_apo.apo.reference import why_policy_moved
 from clair_apo.apo.reference_cache import ReferenceCache, is_spread
 from clair_apo.apo.row_trainer import RowTrainer

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from datasets import Dataset
 
-from clair_apo.apo.anchors import PairOutcomes, pair_metrics, pair_outcomes
-from clair_apo.apo.facts import describe_data
-from clair_apo.apo.invariants import check_first_step, check_resumed_reference
+from clair_apo.apo.checks import check_first_step, check_resumed_reference
+from clair_apo.apo.metrics import PairOutcomes, pair_metrics, pair_outcomes
 from clair_apo.apo.noise import in_eval_mode, learns_a_prompt, noise_sources, starts_elsewhere
 from clair_apo.apo.numbering import WEIGHTS, rows_of
 from clair_apo.apo.reference import reference_logps, reference_tokens, unwrapped_policy
+from clair_apo.apo.run_summary import describe_data
 from clair_apo.errors import TrainingError
 
 _PROBE = "clair_apo.reference_probe"

@@ -19,22 +19,22 @@ from transformers.utils import logging as transformers_logging
 from trl.trainer.utils import get_peft_config, get_quantization_config
 
 from clair_apo.apo.adapters import load_policy
-from clair_apo.apo.anchors import RewardIntervals
 from clair_apo.apo.arguments import TrainingSetup, parse_arguments, resolved_yaml
 from clair_apo.apo.checkpoints import check_resumable, last_checkpoint
 from clair_apo.apo.data import PairSplit, TrainingPair, data_digest, load_split_pairs
 from clair_apo.apo.dry_run import look_over
 from clair_apo.apo.dry_run_text import dry_run_text
-from clair_apo.apo.facts import run_facts
 from clair_apo.apo.interrupt import Interrupt
+from clair_apo.apo.metrics import RewardIntervals
+from clair_apo.apo.process_exit import keep_what_processes_shared
 from clair_apo.apo.run_record import check_settings, settings_of
+from clair_apo.apo.run_summary import run_facts
 from clair_apo.apo.trainer import APOTrainer
 from clair_apo.console import CONSOLE, print_result
 from clair_apo.errors import ClairApoError, TrainingError
 from clair_apo.files import atomic_writer
 from clair_apo.models import find_model
 from clair_apo.run_folder import RunFolder, now, write_json
-from clair_apo.shutdown import keep_what_processes_shared
 
 _QUIET_BELOW = 2000
 """Pairs that are tokenized within two seconds; a bar for each step of it would only flicker."""

@@ -28,19 +28,9 @@ from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 from trl.trainer.dpo_config import DPOConfig
 
 from clair_apo.apo.alarms import AlarmCallback
-from clair_apo.apo.anchors import (
-    PairRewards,
-    mean_loss,
-    pair_metrics,
-    pair_outcomes,
-)
 from clair_apo.apo.card import model_card
 from clair_apo.apo.checkpoints import CheckpointingTrainer
-from clair_apo.apo.config import APOConfig
-from clair_apo.apo.facts import describe_data, measure, tokens_digest
-from clair_apo.apo.failures import FailureGuard
-from clair_apo.apo.held_memory import memory_held
-from clair_apo.apo.invariants import (
+from clair_apo.apo.checks import (
     LOGP_TOLERANCE_FP32,
     LOGP_TOLERANCE_HALF,
     check_adapter,
@@ -51,8 +41,12 @@ from clair_apo.apo.invariants import (
     has_coarse_weights,
     left_out,
 )
+from clair_apo.apo.config import APOConfig
+from clair_apo.apo.error_context import FailureGuard
+from clair_apo.apo.held_memory import memory_held
 from clair_apo.apo.lengths import PairLengths
 from clair_apo.apo.logps import model_inputs
+from clair_apo.apo.metrics import PairRewards, mean_loss, pair_metrics, pair_outcomes
 from clair_apo.apo.noise import switch_off_dropout
 from clair_apo.apo.numbering import (
     IMAGES,
@@ -69,6 +63,7 @@ from clair_apo.apo.reference_cache import ReferenceCache, is_spread
 from clair_apo.apo.reference_choice import choose_reference, finish_choice
 from clair_apo.apo.reference_trainer import AskPolicyAtStart, ReferenceTrainer
 from clair_apo.apo.run_record import RunRecorder, check_settings, settings_of
+from clair_apo.apo.run_summary import describe_data, measure, tokens_digest
 from clair_apo.apo.start import StartGuard
 from clair_apo.apo.support import half_precision_warning
 from clair_apo.files import atomic_writer

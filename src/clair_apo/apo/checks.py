@@ -15,7 +15,7 @@ from torch import Tensor
 from trl.data_utils import _tokenize
 from trl.trainer.dpo_config import DPOConfig
 
-from clair_apo.apo.anchors import PairOutcomes
+from clair_apo.apo.metrics import PairOutcomes
 from clair_apo.apo.objectives import Objective
 from clair_apo.errors import TrainingError
 

@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
-from clair_apo.apo.anchors import PairOutcomes
+from clair_apo.apo.metrics import PairOutcomes
 from clair_apo.apo.numbering import rows_of
 from clair_apo.errors import TrainingError
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from clair_apo.apo.arguments import TrainingSetup, parse_arguments
+from clair_apo.apo.process_exit import keep_what_processes_shared
 from clair_apo.apo.train import is_quickly_done, load_split, make_trainer, quiet
 from clair_apo.apo.trainer import APOTrainer
 from clair_apo.console import print_result
 from clair_apo.errors import StoreError
-from clair_apo.shutdown import keep_what_processes_shared
 
 VERIFIED_PAIRS = 16
 """Pairs whose reference is asked again by `verify --config`; of each part of the data."""
