@@ -14,7 +14,7 @@ from accelerate.state import PartialState
 from accelerate.utils import DistributedType
 
 from clair_apo.apo import arguments
-from clair_apo.apo.row_trainer import RowTrainer
+from clair_apo.apo.forward.row_runner import RowTrainer
 
 
 def main() -> None:

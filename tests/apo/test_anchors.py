@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from clair_apo.apo.logps import PairForward, TokenLogps
+from clair_apo.apo.forward.logps import PairForward, TokenLogps
 from clair_apo.apo.metrics import (
     MAX_K3_EXPONENT,
     PairOutcomes,

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from clair_apo.apo.cpu_attention import BLOCK, causal_attention
+from clair_apo.apo.forward.cpu import BLOCK, causal_attention
 
 HEADS, WIDTH = 6, 8
 

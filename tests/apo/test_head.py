@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from clair_apo.apo import head
-from clair_apo.apo.head import score_labels
+from clair_apo.apo.forward import label_logprobs
+from clair_apo.apo.forward.label_logprobs import score_labels
 
 LABELS, WIDTH, VOCABULARY = 37, 16, 1013
 
@@ -15,8 +15,8 @@ LABELS, WIDTH, VOCABULARY = 37, 16, 1013
 @pytest.fixture(autouse=True)
 def many_tiles(monkeypatch):
     """Tiles of 100 columns, so that there are eleven, and the last is narrower."""
-    monkeypatch.setattr(head, "TILE", LABELS * 100)
-    monkeypatch.setattr(head, "NARROWEST", 10)
+    monkeypatch.setattr(label_logprobs, "TILE", LABELS * 100)
+    monkeypatch.setattr(label_logprobs, "NARROWEST", 10)
 
 
 @pytest.fixture

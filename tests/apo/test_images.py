@@ -7,7 +7,7 @@ from peft import LoraConfig
 from tiny_vlm import KINDS, vision_rows
 from trl import DPOConfig, DPOTrainer
 
-from clair_apo.apo import row_trainer
+from clair_apo.apo.forward import row_runner
 from clair_apo.apo.trainer import APOTrainer
 
 # llava's processor takes one picture a prompt here; the others some with one, some with two
@@ -66,13 +66,13 @@ def losses(trainer):
 @pytest.mark.parametrize("kind", KINDS)
 def test_losses_are_those_of_trl_whole_and_cut_into_rows(kind, make, monkeypatch):
     rows = []
-    real = row_trainer.padded_forward
+    real = row_runner.padded_forward
 
     def watched(model, row):
         rows.append(len(row["input_ids"]) // 2)
         return real(model, row)
 
-    monkeypatch.setattr(row_trainer, "padded_forward", watched)
+    monkeypatch.setattr(row_runner, "padded_forward", watched)
     wanted = losses(make(DPOTrainer, kind))
     assert losses(make(APOTrainer, kind)) == pytest.approx(wanted, rel=1e-4)
     assert max(rows) == 4

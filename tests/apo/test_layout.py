@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_pairs import Pair, edge_pairs, padded_batch
 
-from clair_apo.apo.layout import (
+from clair_apo.apo.forward.tree import (
     IGNORED,
     cut,
     packed_row,

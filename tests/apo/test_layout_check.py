@@ -15,9 +15,9 @@ from tiny_apo import make_model, make_rows
 from tiny_pairs import GROUPED, SIZES, edge_pairs, padded_batch, sharp_model
 from transformers import LlamaForCausalLM
 
-from clair_apo.apo import row_trainer, support
-from clair_apo.apo.attention import UnknownKeywordError, tree_attention
-from clair_apo.apo.layout_check import compare_layouts, few_pairs, foreign_hooks
+from clair_apo.apo.forward import layout_choice, row_runner
+from clair_apo.apo.forward.attention import UnknownKeywordError, tree_attention
+from clair_apo.apo.forward.layout_check import compare_layouts, few_pairs, foreign_hooks
 from clair_apo.apo.trainer import APOTrainer
 from clair_apo.errors import ConfigError
 
@@ -184,7 +184,7 @@ def test_models_that_trees_are_exact_for_agree_in_every_dtype(family, dtype):
 
 
 def test_where_another_process_finds_a_difference_this_one_pads_too(make, monkeypatch, caplog):
-    monkeypatch.setattr(row_trainer, "gather_object", lambda found: [*found, "rank 1 says so"])
+    monkeypatch.setattr(row_runner, "gather_object", lambda found: [*found, "rank 1 says so"])
     with caplog.at_level(logging.WARNING, "clair_apo"):
         assert make(make_model()).pair_layout == "padded"
     assert why_padded(caplog).endswith("because rank 1 says so")
@@ -323,7 +323,7 @@ def test_an_adapter_that_counts_from_the_end_pads(make, caplog):
 
 def test_a_new_adapter_is_looked_at_although_it_does_nothing_yet(make, monkeypatch, caplog):
     """No list of kinds is needed: its zeros have values while the layouts are compared."""
-    monkeypatch.setattr(support, "_counting_adapter", lambda model: None)
+    monkeypatch.setattr(layout_choice, "_counting_adapter", lambda model: None)
     with caplog.at_level(logging.WARNING, "clair_apo"):
         trainer = make(make_model(), peft_config=counting_adapter())
     assert "nats" in why_padded(caplog)

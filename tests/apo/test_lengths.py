@@ -1,7 +1,7 @@
 import pytest
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-from clair_apo.apo.layout import pair_trees
+from clair_apo.apo.forward.tree import pair_trees
 from clair_apo.apo.lengths import cut_pair, pair_lengths, spread
 
 

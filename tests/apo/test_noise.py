@@ -9,7 +9,12 @@ from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig
 from tiny_apo import make_model, make_rows
 from torch import nn
 
-from clair_apo.apo.noise import in_eval_mode, noise_sources, starts_elsewhere, switch_off_dropout
+from clair_apo.apo.forward.noise import (
+    in_eval_mode,
+    noise_sources,
+    starts_elsewhere,
+    switch_off_dropout,
+)
 from clair_apo.apo.trainer import APOTrainer
 from clair_apo.errors import TrainingError
 

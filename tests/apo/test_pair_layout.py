@@ -14,8 +14,8 @@ from tiny_pairs import separate_logps
 from transformers import AutoModelForCausalLM, TrainingArguments
 from trl import DPOConfig
 
-from clair_apo.apo import row_trainer
-from clair_apo.apo.attention import TREE_ATTENTION
+from clair_apo.apo.forward import row_runner
+from clair_apo.apo.forward.attention import TREE_ATTENTION
 from clair_apo.apo.trainer import APOTrainer
 from clair_apo.errors import ConfigError
 
@@ -140,13 +140,13 @@ def test_an_adapter_trains_the_same_in_both_layouts(trainer):
 
 def test_a_batch_is_cut_into_rows_that_hold_what_was_allowed(trainer, monkeypatch):
     rows = []
-    real = row_trainer.shared_prefix_forward
+    real = row_runner.shared_prefix_forward
 
     def watched(model, row, **options):
         rows.append((len(row["input_ids"]) // 2, torch.is_grad_enabled()))
         return real(model, row, **options)
 
-    monkeypatch.setattr(row_trainer, "shared_prefix_forward", watched)
+    monkeypatch.setattr(row_runner, "shared_prefix_forward", watched)
     mine = trainer(max_tokens_per_batch=40, max_steps=1, per_device_train_batch_size=7)
     mine.train()
     policy = [pairs for pairs, with_gradient in rows if with_gradient]
@@ -158,13 +158,13 @@ def test_a_batch_is_cut_into_rows_that_hold_what_was_allowed(trainer, monkeypatc
 
 def test_padded_rows_hold_what_was_allowed_with_their_padding(trainer, monkeypatch):
     rows = []
-    real = row_trainer.padded_forward
+    real = row_runner.padded_forward
 
     def watched(model, row):
         rows.append(row["input_ids"].shape)
         return real(model, row)
 
-    monkeypatch.setattr(row_trainer, "padded_forward", watched)
+    monkeypatch.setattr(row_runner, "padded_forward", watched)
     mine = trainer(pair_layout="padded", max_tokens_per_batch=84, model=make_model())
     # the first three pairs have 84 tokens between them, each padded on its own; together 108
     seen = batch(mine)["attention_mask"]
@@ -380,14 +380,14 @@ def test_the_batch_of_the_reference_changes_its_forwards_and_no_weight(
     trainer, monkeypatch, tmp_path
 ):
     seen = []
-    real = row_trainer.shared_prefix_forward
+    real = row_runner.shared_prefix_forward
 
     def watched(model, row, **options):
         if not torch.is_grad_enabled():
             seen.append(len(row["input_ids"]) // 2)
         return real(model, row, **options)
 
-    monkeypatch.setattr(row_trainer, "shared_prefix_forward", watched)
+    monkeypatch.setattr(row_runner, "shared_prefix_forward", watched)
     found = [
         trained(trainer(precompute_ref_batch_size=size, reference_cache=str(tmp_path / str(size))))
         for size in (1, 7)

@@ -11,8 +11,8 @@ from tiny_pairs import Pair, padded_batch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl.trainer.utils import add_fused_lm_head
 
-from clair_apo.apo.logps import padded_forward
-from clair_apo.apo.shared_prefix import shared_prefix_forward
+from clair_apo.apo.forward.logps import padded_forward
+from clair_apo.apo.forward.shared_prefix import shared_prefix_forward
 from clair_apo.models import find_model
 
 pytestmark = pytest.mark.real

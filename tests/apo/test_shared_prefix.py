@@ -8,13 +8,13 @@ from peft import LoraConfig, get_peft_model
 from tiny_pairs import FAMILIES, edge_pairs, padded_batch, separate_logps, sharp_model, tokens
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GPT2Config, GPT2LMHeadModel
 
-from clair_apo.apo import attention, shared_prefix
-from clair_apo.apo.attention import TREE_ATTENTION, attends_to_trees, tree_attention
 from clair_apo.apo.config import APOConfig
-from clair_apo.apo.layout import packed_row
-from clair_apo.apo.logps import padded_forward
-from clair_apo.apo.shared_prefix import shared_prefix_forward
-from clair_apo.apo.support import choose_layout
+from clair_apo.apo.forward import attention, shared_prefix
+from clair_apo.apo.forward.attention import TREE_ATTENTION, attends_to_trees, tree_attention
+from clair_apo.apo.forward.layout_choice import choose_layout
+from clair_apo.apo.forward.logps import padded_forward
+from clair_apo.apo.forward.shared_prefix import shared_prefix_forward
+from clair_apo.apo.forward.tree import packed_row
 
 PAIRS = edge_pairs()
 SIDES = ("chosen", "rejected")

@@ -6,13 +6,13 @@ import transformers as hf
 from peft import PromptTuningConfig, get_peft_model
 from tiny_pairs import GROUPED, SIZES, edge_pairs, padded_batch, separate_logps, sharp_model
 
-from clair_apo.apo.shared_prefix import shared_prefix_forward
-from clair_apo.apo.support import (
+from clair_apo.apo.forward.layout_choice import (
     choose_layout,
     computes_pairs,
     half_precision_warning,
     why_no_trees,
 )
+from clair_apo.apo.forward.shared_prefix import shared_prefix_forward
 from clair_apo.apo.trainer import APOTrainer
 
 DYNAMIC = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}

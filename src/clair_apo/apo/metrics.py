@@ -13,7 +13,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
-from clair_apo.apo.logps import PairForward, TokenLogps
+from clair_apo.apo.forward.logps import PairForward, TokenLogps
 from clair_apo.apo.objectives import Objective
 from clair_apo.apo.reference import ReferenceTokens
 from clair_apo.records import Record

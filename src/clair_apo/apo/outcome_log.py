@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
+from clair_apo.apo.forward.batching import fills_a_stream, given_by_stream
 from clair_apo.apo.metrics import PairOutcomes
-from clair_apo.apo.repeats import fills_a_stream, given_by_stream
 
 Mode = Literal["train", "eval"]
 

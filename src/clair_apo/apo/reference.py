@@ -26,12 +26,12 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
 
-from clair_apo.apo.logps import PairLogps, TokenLogps
-from clair_apo.apo.noise import in_eval_mode
+from clair_apo.apo.forward.logps import PairLogps, TokenLogps
+from clair_apo.apo.forward.noise import in_eval_mode
+from clair_apo.apo.forward.row_runner import RowTrainer
 from clair_apo.apo.numbering import Collate, WrappedCollator
 from clair_apo.apo.reference_identity import trained_base_weights
 from clair_apo.apo.reference_store import PairTokenLogps
-from clair_apo.apo.row_trainer import RowTrainer
 from clair_apo.errors import TrainingError
 
 SUM_COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")

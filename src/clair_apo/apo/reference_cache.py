@@ -23,7 +23,8 @@ from trl.models.utils import prepare_deepspeed
 from trl.trainer.utils import add_fused_lm_head
 
 from clair_apo.apo.error_context import Work, named_memory_failure
-from clair_apo.apo.logps import TokenLogps, padded
+from clair_apo.apo.forward.logps import TokenLogps, padded
+from clair_apo.apo.forward.row_runner import RowTrainer
 from clair_apo.apo.model_function import ModelFunction, model_function
 from clair_apo.apo.reference import (
     CollateWithReference,
@@ -36,7 +37,6 @@ from clair_apo.apo.reference import (
 )
 from clair_apo.apo.reference_identity import agreed_identity
 from clair_apo.apo.reference_store import PairTokenLogps, ReferenceStore
-from clair_apo.apo.row_trainer import RowTrainer
 from clair_apo.errors import TrainingError
 
 FLUSH_SECONDS = 60.0

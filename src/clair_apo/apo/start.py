@@ -9,8 +9,13 @@ import torch
 from datasets import Dataset
 
 from clair_apo.apo.checks import check_first_step, check_resumed_reference
+from clair_apo.apo.forward.noise import (
+    in_eval_mode,
+    learns_a_prompt,
+    noise_sources,
+    starts_elsewhere,
+)
 from clair_apo.apo.metrics import PairOutcomes, pair_metrics, pair_outcomes
-from clair_apo.apo.noise import in_eval_mode, learns_a_prompt, noise_sources, starts_elsewhere
 from clair_apo.apo.numbering import WEIGHTS, rows_of
 from clair_apo.apo.reference import reference_logps, reference_tokens, unwrapped_policy
 from clair_apo.apo.run_summary import describe_data

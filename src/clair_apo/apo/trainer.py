@@ -43,11 +43,12 @@ from clair_apo.apo.checks import (
 )
 from clair_apo.apo.config import APOConfig
 from clair_apo.apo.error_context import FailureGuard
+from clair_apo.apo.forward.layout_choice import half_precision_warning
+from clair_apo.apo.forward.logps import model_inputs
+from clair_apo.apo.forward.noise import switch_off_dropout
 from clair_apo.apo.held_memory import memory_held
 from clair_apo.apo.lengths import PairLengths
-from clair_apo.apo.logps import model_inputs
 from clair_apo.apo.metrics import PairRewards, mean_loss, pair_metrics, pair_outcomes
-from clair_apo.apo.noise import switch_off_dropout
 from clair_apo.apo.numbering import (
     IMAGES,
     ROW,
@@ -65,7 +66,6 @@ from clair_apo.apo.reference_trainer import AskPolicyAtStart, ReferenceTrainer
 from clair_apo.apo.run_record import RunRecorder, check_settings, settings_of
 from clair_apo.apo.run_summary import describe_data, measure, tokens_digest
 from clair_apo.apo.start import StartGuard
-from clair_apo.apo.support import half_precision_warning
 from clair_apo.files import atomic_writer
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from clair_apo.apo.layout import flushed
+from clair_apo.apo.forward.tree import flushed
 from clair_apo.apo.numbering import IMAGES, ROWS, TOKENS_PER_WINNER, WEIGHTS
 
 _NOT_FOR_THE_MODEL = {"completion_mask", IMAGES, ROWS, TOKENS_PER_WINNER, WEIGHTS}

@@ -20,9 +20,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clair_apo.apo.float32_products import fast_float32_products
-from clair_apo.apo.layout import take_pairs, tree_sizes, why_uncut
-from clair_apo.apo.logps import model_inputs
-from clair_apo.apo.shared_prefix import bare_model, columns_beside_trees, shared_prefix_forward
+from clair_apo.apo.forward.logps import model_inputs
+from clair_apo.apo.forward.shared_prefix import (
+    bare_model,
+    columns_beside_trees,
+    shared_prefix_forward,
+)
+from clair_apo.apo.forward.tree import take_pairs, tree_sizes, why_uncut
 from clair_apo.errors import ClairApoError
 
 PAIRS_LOOKED_AT = 16

@@ -20,21 +20,17 @@ from accelerate.utils import DistributedType, gather_object
 from torch import Tensor
 from trl.trainer.dpo_trainer import DPOTrainer
 
-from clair_apo.apo.attention import attends_to_trees
 from clair_apo.apo.config import MAX_TOKENS_PER_BATCH
 from clair_apo.apo.float32_products import fast_float32_products
-from clair_apo.apo.layout import cut, take_pairs, tree_sizes, why_uncut
-from clair_apo.apo.layout_check import (
+from clair_apo.apo.forward.attention import attends_to_trees
+from clair_apo.apo.forward.batching import pair_weights
+from clair_apo.apo.forward.layout_check import (
     Agreement,
     compare_layouts,
     foreign_hooks,
     random_numbers_kept,
 )
-from clair_apo.apo.logps import PairForward, joined, padded_forward
-from clair_apo.apo.numbering import ROW, WEIGHTS, NumberedPairs, rows_of, unwrapped_collator
-from clair_apo.apo.repeats import pair_weights
-from clair_apo.apo.shared_prefix import bare_model, shared_prefix_forward
-from clair_apo.apo.support import (
+from clair_apo.apo.forward.layout_choice import (
     LayoutChoice,
     choose_layout,
     computes_pairs,
@@ -42,6 +38,10 @@ from clair_apo.apo.support import (
     refused,
     why_no_trees,
 )
+from clair_apo.apo.forward.logps import PairForward, joined, padded_forward
+from clair_apo.apo.forward.shared_prefix import bare_model, shared_prefix_forward
+from clair_apo.apo.forward.tree import cut, take_pairs, tree_sizes, why_uncut
+from clair_apo.apo.numbering import ROW, WEIGHTS, NumberedPairs, rows_of, unwrapped_collator
 
 logger = logging.getLogger(__name__)
 

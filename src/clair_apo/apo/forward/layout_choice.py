@@ -14,8 +14,8 @@ from torch import nn
 from transformers import PreTrainedModel
 from trl.trainer.dpo_config import DPOConfig
 
+from clair_apo.apo.forward.shared_prefix import bare_model
 from clair_apo.apo.objectives import OBJECTIVES
-from clair_apo.apo.shared_prefix import bare_model
 from clair_apo.errors import ConfigError
 
 

@@ -30,7 +30,7 @@ from transformers.integrations.sdpa_attention import repeat_kv
 from transformers.utils.import_utils import is_triton_available
 
 from clair_apo.apo.block_mask import tree_block_mask
-from clair_apo.apo.cpu_attention import causal_attention
+from clair_apo.apo.forward.cpu import causal_attention
 from clair_apo.errors import TrainingError
 
 TREE_ATTENTION = "clair_apo_tree"

@@ -15,10 +15,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils.import_utils import is_triton_available
 
-from clair_apo.apo.attention import attends_to_trees
-from clair_apo.apo.head import LabelScores, score_labels
-from clair_apo.apo.layout import IGNORED, PackedRow, packed_row, pair_trees
-from clair_apo.apo.logps import PairForward, TokenLogps, model_inputs
+from clair_apo.apo.forward.attention import attends_to_trees
+from clair_apo.apo.forward.label_logprobs import LabelScores, score_labels
+from clair_apo.apo.forward.logps import PairForward, TokenLogps, model_inputs
+from clair_apo.apo.forward.tree import IGNORED, PackedRow, packed_row, pair_trees
 from clair_apo.errors import TrainingError
 
 

@@ -1,0 +1,1 @@
+"""What the policy says of both answers of a pair, and in which layout."""
