@@ -225,8 +225,8 @@ def build(context: typer.Context) -> None:
 def info(reference_cache: _Cache = None) -> None:
     """List the references in a cache."""
     with reported_errors():
+        from clair_apo.apo.reference.storage import cache_path, stored_references
         from clair_apo.apo.reference_files import table
-        from clair_apo.apo.reference_store import cache_path, stored_references
 
         print_result(table(stored_references(cache_path(reference_cache))))
         print_result(f"cache: {cache_path(reference_cache)}")

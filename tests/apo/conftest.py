@@ -24,7 +24,7 @@ gc.freeze()
 def no_users_cache(tmp_path, monkeypatch):
     """What a test computes stays in its folder, and it meets nothing of another's."""
     monkeypatch.setattr(
-        "clair_apo.apo.reference_store.default_cache", lambda: tmp_path / "reference"
+        "clair_apo.apo.reference.logprobs.storage.default_cache", lambda: tmp_path / "reference"
     )
 
 

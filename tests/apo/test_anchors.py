@@ -17,7 +17,7 @@ from clair_apo.apo.metrics import (
     quadrant_shares,
 )
 from clair_apo.apo.objectives import Objective
-from clair_apo.apo.reference import ReferenceTokens
+from clair_apo.apo.reference.logprobs import ReferenceTokens
 
 ZERO = Objective((("apo_zero", 1.0),), beta=0.1)
 

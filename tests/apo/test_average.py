@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from clair_apo.apo.average import average_models, weights_from_text
-from clair_apo.apo.model_function import model_function
+from clair_apo.apo.reference.model_function import model_function
 from clair_apo.cli import app
 from clair_apo.errors import ConfigError
 

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import AttentionInterface, AutoModelForCausalLM
 from transformers.models.llama.modeling_llama import LlamaMLP
 
-from clair_apo.apo.model_function import model_function
+from clair_apo.apo.reference.model_function import model_function
 
 
 def lora(**options) -> LoraConfig:

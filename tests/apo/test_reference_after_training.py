@@ -7,8 +7,8 @@ from peft import LoraConfig
 from tiny_apo import make_model, make_rows
 from torch.distributed.fsdp import FullyShardedDataParallel
 
-from clair_apo.apo import reference_cache as module
-from clair_apo.apo.reference import SUM_COLUMNS, reference_logps
+from clair_apo.apo.reference import cache as module
+from clair_apo.apo.reference.logprobs import SUM_COLUMNS, reference_logps
 from clair_apo.apo.trainer import APOTrainer
 from clair_apo.errors import TrainingError
 

@@ -10,8 +10,8 @@ from tiny_apo import make_model, make_rows, make_tokenizer
 from torch.nn import functional
 from trl import DPOConfig, DPOTrainer
 
-from clair_apo.apo import reference_cache as module
-from clair_apo.apo.reference import SUM_COLUMNS, reference_tokens
+from clair_apo.apo.reference import cache as module
+from clair_apo.apo.reference.logprobs import SUM_COLUMNS, reference_tokens
 from clair_apo.apo.trainer import APOTrainer
 from clair_apo.errors import TrainingError
 

@@ -7,8 +7,8 @@ import torch
 from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from tiny_apo import make_model, make_tokenizer
 
-from clair_apo.apo import reference_identity as module
-from clair_apo.apo.reference_identity import (
+from clair_apo.apo.reference import fingerprint as module
+from clair_apo.apo.reference.fingerprint import (
     agreed_identity,
     tokenizer_digest,
     trained_base_weights,

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clair_apo.apo.reference_store import (
+from clair_apo.apo.reference.storage import (
     IDENTITY_FILE,
     PairTokenLogps,
     ReferenceIdentity,

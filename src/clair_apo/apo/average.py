@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from clair_apo.apo.adapters import ADAPTER_FILE, load_policy
 from clair_apo.apo.checkpoints import NOTE, why_torn
-from clair_apo.apo.model_function import function_config, model_function
+from clair_apo.apo.reference.model_function import function_config, model_function
 from clair_apo.errors import ConfigError
 from clair_apo.models import find_model
 from clair_apo.records import Record

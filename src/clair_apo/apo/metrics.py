@@ -15,7 +15,7 @@ from torch import Tensor
 
 from clair_apo.apo.forward.logps import PairForward, TokenLogps
 from clair_apo.apo.objectives import Objective
-from clair_apo.apo.reference import ReferenceTokens
+from clair_apo.apo.reference.logprobs import ReferenceTokens
 from clair_apo.records import Record
 from clair_apo.stats import Interval, mean_interval
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.filesize import decimal
 from rich.table import Table
 
-from clair_apo.apo.reference_store import FORMAT, StoredReference, cache_path, stored_references
+from clair_apo.apo.reference.storage import FORMAT, StoredReference, cache_path, stored_references
 from clair_apo.errors import ConfigError, StoreError
 
 

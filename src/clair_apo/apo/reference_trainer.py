@@ -12,8 +12,8 @@ from transformers.trainer import Trainer
 
 from clair_apo.apo.checks import check_head
 from clair_apo.apo.forward.row_runner import RowTrainer
-from clair_apo.apo.reference import why_policy_moved
-from clair_apo.apo.reference_cache import ReferenceCache, is_spread
+from clair_apo.apo.reference.cache import ReferenceCache, is_spread
+from clair_apo.apo.reference.logprobs import why_policy_moved
 from clair_apo.errors import TrainingError
 
 

@@ -13,7 +13,7 @@ from clair_apo.apo.alarms import Alarm
 from clair_apo.apo.forward.shared_prefix import bare_model
 from clair_apo.apo.lengths import PairLengths, pair_lengths
 from clair_apo.apo.objectives import SFT
-from clair_apo.apo.reference_choice import BASE, INITIAL
+from clair_apo.apo.reference.choose import BASE, INITIAL
 from clair_apo.apo.run_record import LearningRates, record_of
 from clair_apo.records import Record, digest
 

@@ -17,7 +17,7 @@ from clair_apo.apo.forward.noise import (
 )
 from clair_apo.apo.metrics import PairOutcomes, pair_metrics, pair_outcomes
 from clair_apo.apo.numbering import WEIGHTS, rows_of
-from clair_apo.apo.reference import reference_logps, reference_tokens, unwrapped_policy
+from clair_apo.apo.reference.logprobs import reference_logps, reference_tokens, unwrapped_policy
 from clair_apo.apo.run_summary import describe_data
 from clair_apo.errors import TrainingError
 

@@ -59,9 +59,9 @@ from clair_apo.apo.numbering import (
 )
 from clair_apo.apo.objectives import Objective
 from clair_apo.apo.outcome_log import OutcomeLog
-from clair_apo.apo.reference import TOKEN_COLUMNS, reference_tokens
-from clair_apo.apo.reference_cache import ReferenceCache, is_spread
-from clair_apo.apo.reference_choice import choose_reference, finish_choice
+from clair_apo.apo.reference.cache import ReferenceCache, is_spread
+from clair_apo.apo.reference.choose import choose_reference, finish_choice
+from clair_apo.apo.reference.logprobs import TOKEN_COLUMNS, reference_tokens
 from clair_apo.apo.reference_trainer import AskPolicyAtStart, ReferenceTrainer
 from clair_apo.apo.run_record import RunRecorder, check_settings, settings_of
 from clair_apo.apo.run_summary import describe_data, measure, tokens_digest

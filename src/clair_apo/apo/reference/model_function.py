@@ -33,7 +33,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from clair_apo.apo.forward.layout_choice import why_no_trees
 from clair_apo.apo.forward.noise import DROPOUT
 from clair_apo.apo.forward.shared_prefix import bare_model
-from clair_apo.apo.users_code import FUNCTIONS, calls_users_code, is_library, module_of
+from clair_apo.apo.reference.users_code import FUNCTIONS, calls_users_code, is_library, module_of
 from clair_apo.records import digest
 
 # What a config says of names, files, generation and kernels; none of it enters a forward without

@@ -25,8 +25,8 @@ from trl.trainer.utils import add_fused_lm_head
 from clair_apo.apo.error_context import Work, named_memory_failure
 from clair_apo.apo.forward.logps import TokenLogps, padded
 from clair_apo.apo.forward.row_runner import RowTrainer
-from clair_apo.apo.model_function import ModelFunction, model_function
-from clair_apo.apo.reference import (
+from clair_apo.apo.reference.fingerprint import agreed_identity
+from clair_apo.apo.reference.logprobs import (
     CollateWithReference,
     KnownPairs,
     pair_keys,
@@ -35,8 +35,8 @@ from clair_apo.apo.reference import (
     unwrapped_policy,
     why_policy_moved,
 )
-from clair_apo.apo.reference_identity import agreed_identity
-from clair_apo.apo.reference_store import PairTokenLogps, ReferenceStore
+from clair_apo.apo.reference.model_function import ModelFunction, model_function
+from clair_apo.apo.reference.storage import PairTokenLogps, ReferenceStore
 from clair_apo.errors import TrainingError
 
 FLUSH_SECONDS = 60.0

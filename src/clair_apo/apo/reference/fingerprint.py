@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 
-from clair_apo.apo.model_function import adapter_containers, adapter_of
-from clair_apo.apo.reference_store import ReferenceIdentity
+from clair_apo.apo.reference.model_function import adapter_containers, adapter_of
+from clair_apo.apo.reference.storage import ReferenceIdentity
 from clair_apo.errors import TrainingError
 from clair_apo.records import digest
 

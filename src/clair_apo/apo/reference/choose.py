@@ -19,9 +19,9 @@ from peft import PeftModel, PeftType
 from transformers import AutoModelForCausalLM
 from trl.trainer.dpo_config import DPOConfig
 
-from clair_apo.apo.model_function import ModelFunction, model_function
-from clair_apo.apo.reference import frozen_copy
-from clair_apo.apo.reference_store import cache_path
+from clair_apo.apo.reference.logprobs import frozen_copy
+from clair_apo.apo.reference.model_function import ModelFunction, model_function
+from clair_apo.apo.reference.storage import cache_path
 from clair_apo.errors import ConfigError, TrainingError
 from clair_apo.models import find_model
 

@@ -30,8 +30,8 @@ from clair_apo.apo.forward.logps import PairLogps, TokenLogps
 from clair_apo.apo.forward.noise import in_eval_mode
 from clair_apo.apo.forward.row_runner import RowTrainer
 from clair_apo.apo.numbering import Collate, WrappedCollator
-from clair_apo.apo.reference_identity import trained_base_weights
-from clair_apo.apo.reference_store import PairTokenLogps
+from clair_apo.apo.reference.fingerprint import trained_base_weights
+from clair_apo.apo.reference.storage import PairTokenLogps
 from clair_apo.errors import TrainingError
 
 SUM_COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")

@@ -1,0 +1,1 @@
+"""What the reference says of a pair, and where that is kept."""
