@@ -7,11 +7,11 @@ from peft import LoraConfig, get_peft_model
 from tiny_apo import make_model, make_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from clair_apo.apo import estimate as estimating
 from clair_apo.apo.arguments import parse_arguments
-from clair_apo.apo.dry_run import look_over
-from clair_apo.apo.dry_run_text import dry_run_text
-from clair_apo.apo.estimate import UTILISATION, estimate, matrix_rate
+from clair_apo.apo.dry_run import estimate as estimating
+from clair_apo.apo.dry_run.estimate import UTILISATION, estimate, matrix_rate
+from clair_apo.apo.dry_run.run import look_over
+from clair_apo.apo.dry_run.text import dry_run_text
 from clair_apo.apo.lengths import pair_lengths
 from clair_apo.apo.train import main
 from clair_apo.errors import ConfigError, TrainingError

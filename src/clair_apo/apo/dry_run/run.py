@@ -22,7 +22,7 @@ from clair_apo.apo.adapters import adapter_folder
 from clair_apo.apo.arguments import TrainingSetup
 from clair_apo.apo.checks import check_tokens, left_out
 from clair_apo.apo.data import PairSplit, TrainingPair, load_split_pairs
-from clair_apo.apo.estimate import Estimate, estimate, matrix_rate
+from clair_apo.apo.dry_run.estimate import Estimate, estimate, matrix_rate
 from clair_apo.apo.forward.layout_choice import choose_layout
 from clair_apo.apo.lengths import PairLengths, cut_pair, pair_lengths
 from clair_apo.errors import ClairApoError, ConfigError, TrainingError

@@ -7,8 +7,8 @@ from rich.console import Group
 from rich.filesize import decimal
 from rich.table import Table
 
-from clair_apo.apo.dry_run import DryRun, PairProblem
-from clair_apo.apo.estimate import UTILISATION, Estimate
+from clair_apo.apo.dry_run.estimate import UTILISATION, Estimate
+from clair_apo.apo.dry_run.run import DryRun, PairProblem
 from clair_apo.apo.lengths import PairLengths
 
 MOST_SHOWN = 10

@@ -1,0 +1,1 @@
+"""A training run before it costs anything: lengths, memory, the first pairs."""
