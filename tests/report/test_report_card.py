@@ -11,7 +11,7 @@ from clair_apo.clair.recipes import RECIPES
 from clair_apo.files import write_jsonl
 from clair_apo.records import DropReason, Origin, PreferencePair, Sampling, Stage
 from clair_apo.report import write_report
-from clair_apo.report.card import RECIPE_SIDES, features_of, markdown
+from clair_apo.report.dataset_card import RECIPE_SIDES, features_of, markdown
 
 HOSTILE = "a|b `c` <script>*_[x](y)\n# d & $e$"
 MODEL = {"model": "m", "temperature": 0.7, "top_p": 0.9, "max_tokens": 64}

@@ -10,8 +10,8 @@ import pytest
 from clair_apo.errors import RunError
 from clair_apo.report import find_training, write_training_report
 from clair_apo.report.curves import read_training
-from clair_apo.report.plots import MAX_POINTS, QUADRANTS, _thinned, training_plots
-from clair_apo.report.training import PAGE
+from clair_apo.report.training_page import MAX_POINTS, QUADRANTS, _thinned, training_plots
+from clair_apo.report.training_run import PAGE
 from clair_apo.run_folder import RunFolder
 
 STEPS = range(1, 7)

@@ -5,7 +5,6 @@ from pathlib import Path
 from clair_apo.console import say, show_progress
 from clair_apo.files import atomic_writer
 from clair_apo.records import Record
-from clair_apo.report.card import CARD, has_dataset, render_card
 from clair_apo.report.contrast import (
     DROPPED,
     PAIRS,
@@ -14,7 +13,8 @@ from clair_apo.report.contrast import (
     check_complete,
     summarise,
 )
-from clair_apo.report.page import render_page
+from clair_apo.report.dataset_card import CARD, has_dataset, render_card
+from clair_apo.report.pairs_page import render_page
 from clair_apo.run_folder import RunFolder, write_json
 from clair_apo.splits import DATASET
 

@@ -21,7 +21,7 @@ from clair_apo.files import read_jsonl
 from clair_apo.records import DropReason, Origin, PreferencePair, Record, canonical_json
 from clair_apo.report.contrast import PAIRS, ContrastSummary
 from clair_apo.report.numerals import numeral, row
-from clair_apo.report.page import REASON_SENTENCES, STAGE_NAMES
+from clair_apo.report.pairs_page import REASON_SENTENCES, STAGE_NAMES
 from clair_apo.run_folder import RunFolder
 from clair_apo.splits import DATASET, SPLITS, SUFFIXES
 

@@ -11,7 +11,7 @@ from clair_apo.records import Record
 from clair_apo.report.curves import TrainingRun, read_training
 from clair_apo.report.html import asset, environment, image_source, source_hash
 from clair_apo.report.numerals import NONE, numeral
-from clair_apo.report.plots import Plot, training_plots
+from clair_apo.report.training_page import Plot, training_plots
 
 PAGE = "training.html"
 
