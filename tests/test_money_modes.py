@@ -118,16 +118,16 @@ def test_a_limit_that_is_reached_is_one_line_and_the_exit_status_of_a_users_erro
 
 def test_parquet_splits_lie_beside_the_jsonl_and_go_when_they_are_not_wanted(config):
     assert generate(config, "--output.parquet", "true").exit_code == 0
-    dataset = config.parent / "run" / "dataset"
+    folder = config.parent / "run" / "dataset"
     both = {f"{split}.{kind}" for split in ("train", "test") for kind in ("jsonl", "parquet")}
-    assert {path.name for path in dataset.iterdir()} == both | {"README.md"}
+    assert {path.name for path in folder.iterdir()} == both | {"README.md"}
     from datasets import load_dataset
 
-    loaded = load_dataset(str(dataset), cache_dir=str(config.parent / "cache"))
-    pairs = [json.loads(line) for line in (dataset / "train.jsonl").read_text().splitlines()]
+    loaded = load_dataset(str(folder), cache_dir=str(config.parent / "cache"))
+    pairs = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
     assert list(loaded["train"]) == pairs
     assert generate(config).exit_code == 0
-    assert {path.suffix for path in dataset.iterdir()} == {".jsonl", ".md"}
+    assert {path.suffix for path in folder.iterdir()} == {".jsonl", ".md"}
 
 
 def test_a_push_takes_the_card_and_one_file_a_split(config, monkeypatch):
@@ -136,10 +136,10 @@ def test_a_push_takes_the_card_and_one_file_a_split(config, monkeypatch):
     monkeypatch.setattr(dataset, "push_to_hub", lambda files, name: pushed.append((files, name)))
     assert generate(config, "--push_to_hub", "me/pairs", "--output.parquet", "true").exit_code == 0
     ((files, name),) = pushed
-    dataset = config.parent / "run" / "dataset"
+    folder = config.parent / "run" / "dataset"
     assert name == "me/pairs"
     assert {there: here.resolve() for there, here in files.items()} == {
-        there: dataset / there for there in ("README.md", "train.parquet", "test.parquet")
+        there: folder / there for there in ("README.md", "train.parquet", "test.parquet")
     }
 
 

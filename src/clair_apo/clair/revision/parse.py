@@ -2,8 +2,8 @@
 
 Replies in the format `full` carry `<reasoning>` and `<revision>`, or the identifiers of the
 published recipe, `{teacher_reasoning}` and `{corrected_student_solution}`. Replies in the format
-`edits` carry `<reasoning>` and `<edits>`; `clair_apo.clair.revision.edits` applies them. Either may also
-come as one JSON object with the same names.
+`edits` carry `<reasoning>` and `<edits>`; `clair_apo.clair.revision.edits` applies them. Either
+may also come as one JSON object with the same names.
 
 What is read generously is the form, never the text: nothing is taken from a revised answer that
 could be part of it, which the student's answer tells. A chatty last sentence that no tag sets
