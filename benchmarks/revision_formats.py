@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from clair_apo.clair import ParseError, measure_contrast, read_reply
-from clair_apo.clair.contrast import TOKENIZER
+from clair_apo.clair.stages.pair import TOKENIZER
 from clair_apo.demo.recording import read_recording
 from clair_apo.files import read_jsonl
 from clair_apo.records import Contrast, Dropped, Record, Response, Revision, Stage

@@ -225,8 +225,8 @@ def build(context: typer.Context) -> None:
 def info(reference_cache: _Cache = None) -> None:
     """List the references in a cache."""
     with reported_errors():
+        from clair_apo.apo.build_reference import table
         from clair_apo.apo.reference.storage import cache_path, stored_references
-        from clair_apo.apo.reference_files import table
 
         print_result(table(stored_references(cache_path(reference_cache))))
         print_result(f"cache: {cache_path(reference_cache)}")
@@ -236,7 +236,7 @@ def info(reference_cache: _Cache = None) -> None:
 def verify(context: typer.Context, reference_cache: _Cache = None, config: _Config = None) -> None:
     """Check every file of a cache; with --config also ask the reference again about some pairs."""
     with reported_errors():
-        from clair_apo.apo.reference_files import verify_reference
+        from clair_apo.apo.build_reference import verify_reference
 
         for line in verify_reference(reference_cache, config, context.args):
             print_result(line)

@@ -55,7 +55,7 @@ def say(sentence: str) -> None:
 
 
 class Usage(Protocol):
-    """What asking a model has come to so far; see `clair_apo.llm.meter.Meter`."""
+    """What asking a model has come to so far; see `clair_apo.llm.pricing.Meter`."""
 
     asked: int
     prompt_tokens: int

@@ -4,13 +4,26 @@ import errno
 import io
 import json
 import os
+import types
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from enum import StrEnum
 from pathlib import Path
-from typing import IO, Any, BinaryIO, TypeVar
+from typing import (
+    IO,
+    Annotated,
+    Any,
+    BinaryIO,
+    Literal,
+    NamedTuple,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+)
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from clair_apo.errors import DataError, WriteError
 from clair_apo.records import Record
@@ -143,3 +156,46 @@ def first_fault(error: ValidationError) -> str:
     fault = error.errors()[0]
     where = ".".join(str(part) for part in fault["loc"]) or "the line"
     return f"{where}: {fault['msg'].removeprefix('Value error, ')}"
+
+
+_PLAIN = {str: "string", int: "int64", float: "float64", bool: "bool"}
+
+
+class ListOf(NamedTuple):
+    """A list whose items have one type."""
+
+    item: "ColumnType"
+
+
+class Columns(NamedTuple):
+    """Named columns, or the named fields of a nested record."""
+
+    fields: tuple[tuple[str, "ColumnType"], ...]
+
+
+ColumnType = str | ListOf | Columns
+"""`string`, `int64`, `float64` or `bool`, a list, or a nested record."""
+
+
+def columns_of(record: type[BaseModel]) -> Columns:
+    """The columns of a record, in the order of its fields; each may be null."""
+    return Columns(tuple((n, _type_of(f.annotation)) for n, f in record.model_fields.items()))
+
+
+def _type_of(annotation: Any) -> ColumnType:
+    origin, args = get_origin(annotation), get_args(annotation)
+    if annotation in _PLAIN:
+        return _PLAIN[annotation]
+    if origin is Annotated:
+        return _type_of(args[0])
+    if origin in (Union, types.UnionType):
+        return _type_of(next(part for part in args if part is not types.NoneType))
+    if origin is tuple:
+        return ListOf(_type_of(args[0]))
+    if origin is Literal:
+        return _type_of(type(args[0]))
+    assert isinstance(annotation, type), annotation
+    if issubclass(annotation, StrEnum):
+        return "string"
+    assert issubclass(annotation, BaseModel), annotation
+    return columns_of(annotation)

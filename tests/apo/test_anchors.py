@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from clair_apo.apo.forward.logps import PairForward, TokenLogps
+from clair_apo.apo.forward.logps import PairForward, ReferenceTokens, TokenLogps
 from clair_apo.apo.metrics import (
     MAX_K3_EXPONENT,
     PairOutcomes,
@@ -17,7 +17,6 @@ from clair_apo.apo.metrics import (
     quadrant_shares,
 )
 from clair_apo.apo.objectives import Objective
-from clair_apo.apo.reference.logprobs import ReferenceTokens
 
 ZERO = Objective((("apo_zero", 1.0),), beta=0.1)
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.attention.flex_attention import create_block_mask
 
-from clair_apo.apo.block_mask import BLOCK, tree_block_mask
+from clair_apo.apo.forward.attention import BLOCK, tree_block_mask
 
 FIELDS = (
     "kv_num_blocks",

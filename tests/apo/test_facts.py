@@ -6,8 +6,7 @@ from peft import LoraConfig, get_peft_model
 from tiny_apo import make_model, make_rows
 from transformers import AutoModelForCausalLM
 
-from clair_apo.apo.card import model_card
-from clair_apo.apo.run_summary import run_facts, tokens_digest
+from clair_apo.apo.run_summary import model_card, run_facts, tokens_digest
 from clair_apo.apo.trainer import APOTrainer
 from clair_apo.errors import TrainingError
 

@@ -11,8 +11,8 @@ from datasets import Dataset
 from tiny_apo import make_model, make_rows
 from transformers import TrainerCallback
 
-from clair_apo.apo import held_memory
-from clair_apo.apo.held_memory import memory_held
+from clair_apo.apo.forward import cpu
+from clair_apo.apo.forward.cpu import memory_held
 from clair_apo.apo.trainer import APOTrainer
 
 RESIDENT_BEFORE_WITHIN_AFTER = """
@@ -92,8 +92,8 @@ class Libc:
 def libc(monkeypatch):
     """A C library in place of this process's own, and an environment that tunes nothing."""
     found = Libc()
-    monkeypatch.setattr(held_memory, "_glibc", lambda: found)
-    monkeypatch.setattr(held_memory, "_is_tuned", lambda: False)
+    monkeypatch.setattr(cpu, "_glibc", lambda: found)
+    monkeypatch.setattr(cpu, "_is_tuned", lambda: False)
     return found
 
 
@@ -120,7 +120,7 @@ def test_training_holds_it_from_the_first_step_to_the_last(libc, config, tokeniz
     )
     assert not libc.told
     trainer.train()
-    held = list(held_memory._HELD.items())
+    held = list(cpu._HELD.items())
     assert told_at_steps == [held, held]
     assert libc.told[-1] == "trim"
 
@@ -129,7 +129,7 @@ def test_training_holds_it_from_the_first_step_to_the_last(libc, config, tokeniz
 def told(monkeypatch):
     """What any C library was told."""
     found = []
-    monkeypatch.setattr(held_memory, "_tell", lambda *told: found.append(told))
+    monkeypatch.setattr(cpu, "_tell", lambda *told: found.append(told))
     return found
 
 

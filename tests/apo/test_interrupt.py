@@ -7,8 +7,8 @@ import torch
 from tiny_apo import make_model
 from transformers import TrainerCallback
 
-from clair_apo.apo import interrupt as module
-from clair_apo.apo.interrupt import Interrupt
+from clair_apo.apo import checkpoints as module
+from clair_apo.apo.checkpoints import Interrupt
 from clair_apo.apo.trainer import APOTrainer
 
 

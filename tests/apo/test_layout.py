@@ -6,16 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_pairs import Pair, edge_pairs, padded_batch
 
-from clair_apo.apo.forward.tree import (
-    IGNORED,
-    cut,
-    packed_row,
-    pair_trees,
-    take_pairs,
-    tree_sizes,
-    why_uncut,
-)
-from clair_apo.apo.numbering import IMAGES
+from clair_apo.apo.forward.batching import IMAGES, cut, take_pairs, why_uncut
+from clair_apo.apo.forward.tree import IGNORED, packed_row, pair_trees, tree_sizes
 from clair_apo.errors import TrainingError
 
 _ = IGNORED

@@ -14,7 +14,7 @@ from clair_apo.apo.data import (
 )
 from clair_apo.errors import DataError
 from clair_apo.records import Message, digest
-from clair_apo.splits import is_held_out
+from clair_apo.run_folder import is_held_out
 
 USER = {"role": "user", "content": "why?"}
 SYSTEM = {"role": "system", "content": "be brief"}

@@ -14,7 +14,8 @@ from tiny_apo import make_model
 from trl import DPOTrainer
 from trl.trainer.utils import use_adapter
 
-from clair_apo.apo.reference.logprobs import frozen_copy, reference_logps
+from clair_apo.apo.reference.choose import frozen_copy
+from clair_apo.apo.reference.logprobs import reference_logps
 from clair_apo.apo.trainer import APOTrainer
 from clair_apo.errors import ConfigError, ModelNotFoundError, TrainingError
 

@@ -16,8 +16,7 @@ from tiny_apo import make_model, make_rows, make_tokenizer
 from typer.testing import CliRunner
 
 from clair_apo.apo.arguments import parse_arguments
-from clair_apo.apo.build_reference import build_reference, main
-from clair_apo.apo.reference_files import verify_reference
+from clair_apo.apo.build_reference import build_reference, main, verify_reference
 from clair_apo.apo.train import load_split, make_trainer, train
 from clair_apo.cli import app
 from clair_apo.errors import ModelNotFoundError, StoreError

@@ -11,10 +11,8 @@ from datasets import Dataset
 from tiny_apo import make_model, make_rows
 from torch.utils.data import DataLoader
 
-from clair_apo.apo.forward.batching import fills_a_stream, given_by_stream, pair_weights
-from clair_apo.apo.metrics import PairOutcomes
-from clair_apo.apo.numbering import WEIGHTS
-from clair_apo.apo.outcome_log import OutcomeLog
+from clair_apo.apo.forward.batching import WEIGHTS, fills_a_stream, given_by_stream, pair_weights
+from clair_apo.apo.metrics import OutcomeLog, PairOutcomes
 from clair_apo.apo.trainer import APOTrainer
 
 PROCESSES = 2

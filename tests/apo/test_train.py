@@ -23,7 +23,7 @@ from clair_apo.apo.train import main, resume_point, summary, train
 from clair_apo.cli import app, train_and_report
 from clair_apo.errors import ConfigError, ModelNotFoundError, TrainingError
 from clair_apo.records import digest
-from clair_apo.report.curves import read_training
+from clair_apo.report.training_page import read_training
 from clair_apo.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[2]

@@ -1,7 +1,7 @@
 """How far apart the two answers of a pair are."""
 
 from clair_apo.clair import measure_contrast
-from clair_apo.clair.contrast import token_set
+from clair_apo.clair.stages.pair import token_set
 
 
 def test_contrast_is_shared_tokens_over_all_tokens_and_characters_to_change():

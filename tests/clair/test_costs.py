@@ -8,7 +8,7 @@ from scripted_roles import COMPLETION_TOKENS, Reviser, config_for, models, serve
 from clair_apo.clair import generate
 from clair_apo.clair.costs import ModelCost, joined, read_costs, settled, write_costs
 from clair_apo.llm import Meter, Spent
-from clair_apo.llm.pricing import Price
+from clair_apo.llm.spec import Price
 
 PRICE = Price(input=2, output=10, batch_input=1, batch_output=5)
 LIVE, BATCH = Meter(price=PRICE), Meter(price=PRICE, batch=True)

@@ -9,7 +9,7 @@ from clair_apo.clair.planning.estimate import ANSWER, REPLY, TOKENIZER, VERDICT,
 from clair_apo.clair.recipes import RECIPES
 from clair_apo.clair.stages.load import survey_prompts
 from clair_apo.llm import ModelSpec, RequestStore
-from clair_apo.llm.pricing import Price
+from clair_apo.llm.spec import Price
 from clair_apo.llm.token_count import AROUND_MESSAGE
 
 

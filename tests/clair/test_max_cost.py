@@ -14,7 +14,7 @@ from clair_apo.clair import generate
 from clair_apo.errors import BudgetError
 from clair_apo.files import read_jsonl
 from clair_apo.llm import ModelSpec
-from clair_apo.llm.pricing import Price
+from clair_apo.llm.spec import Price
 from clair_apo.records import PreferencePair
 
 PROMPTS = 8

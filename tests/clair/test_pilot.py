@@ -20,7 +20,7 @@ from clair_apo.clair.planning.pilot import Pilot, pilot, pilot_config
 from clair_apo.clair.recipes import RECIPES
 from clair_apo.errors import BudgetError, ConfigError, RunError
 from clair_apo.files import read_jsonl
-from clair_apo.llm.pricing import Price
+from clair_apo.llm.spec import Price
 from clair_apo.records import PreferencePair, Prompt
 from clair_apo.stats import share_interval
 

@@ -8,7 +8,7 @@ from scripted_roles import config_for, models, server_model
 
 from clair_apo.clair import generate
 from clair_apo.llm import ModelSpec
-from clair_apo.llm.pricing import Price
+from clair_apo.llm.spec import Price
 from clair_apo.records import Sampling
 
 RECIPES = [

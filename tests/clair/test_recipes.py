@@ -365,7 +365,7 @@ class TestVerification:
         assert (done.pairs, len(judge.requests)) == (2, 2)
 
     def test_the_seed_draws_about_the_asked_share_of_controls(self):
-        from clair_apo.clair.verify import is_control
+        from clair_apo.clair.stages.judge import is_control
 
         ids = [f"{n:016x}" for n in range(2000)]
         drawn = [{i for i in ids if is_control(i, 0.1, seed)} for seed in (0, 1)]

@@ -4,7 +4,7 @@ import pytest
 from clair_runs import edit_reply
 
 from clair_apo.clair import ParseError, read_reply
-from clair_apo.clair.repair import REPAIRABLE, repair_message
+from clair_apo.clair.stages.revise import REPAIRABLE, repair_message
 from clair_apo.records import DropReason
 
 

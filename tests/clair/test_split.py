@@ -7,9 +7,9 @@ from clair_runs import Replying, edit_reply, make_config, run, write_rows
 from datasets import load_dataset
 
 from clair_apo.apo import load_pairs, split_pairs
-from clair_apo.clair.split import SplitCounts, write_splits
+from clair_apo.clair.dataset import SplitCounts, write_splits
 from clair_apo.errors import DataError
-from clair_apo.splits import is_held_out
+from clair_apo.run_folder import is_held_out
 
 REPLY = Replying([("", edit_reply(("old", "new")))])
 

@@ -9,7 +9,7 @@ from llm_requests import ask_for
 from chat_server import Asked, Reply, completion
 from clair_apo.llm import Answered, ModelSpec
 from clair_apo.llm.backends.http import HttpChat
-from clair_apo.llm.meter import Meter
+from clair_apo.llm.pricing import Meter
 
 
 def spec_for(url: str, **changes: object) -> ModelSpec:

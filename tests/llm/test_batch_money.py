@@ -10,8 +10,8 @@ from clair_apo.errors import BudgetError
 from clair_apo.llm import StoredChat
 from clair_apo.llm.backends import batch_api
 from clair_apo.llm.backends.batch_api import BatchChat
-from clair_apo.llm.budget import Budget
-from clair_apo.llm.pricing import Price
+from clair_apo.llm.pricing import Budget
+from clair_apo.llm.spec import Price
 
 # a dollar for a completion token of a batch: an answer of the test server has two
 DOLLAR_A_TOKEN = Price(input=0, output=0, batch_input=0, batch_output=1_000_000)

@@ -6,15 +6,16 @@ from hypothesis import strategies as st
 from llm_requests import ask_for, completion
 
 from clair_apo.errors import BudgetError
-from clair_apo.llm.budget import (
+from clair_apo.llm.pricing import (
+    FREE,
     Budget,
     answer_cost,
     most_prompt_tokens,
     require_price,
     worst_case,
 )
-from clair_apo.llm.pricing import FREE, Price
-from clair_apo.llm.types import Completion, ModelSpec
+from clair_apo.llm.spec import ModelSpec, Price
+from clair_apo.llm.types import Completion
 
 amounts = st.floats(0, 1)
 

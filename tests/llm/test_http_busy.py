@@ -13,7 +13,7 @@ from chat_server import ChatServer, Reply
 from clair_apo.errors import RequestError
 from clair_apo.llm.backends import server_health
 from clair_apo.llm.backends.http_errors import retry_after_s
-from clair_apo.llm.meter import Meter
+from clair_apo.llm.pricing import Meter
 
 LOADING = Reply(status=503, body={"error": {"message": "Loading model", "code": 503}})
 ABSURD = ["1e18", "1e308", "172800", "9" * 300, format_datetime(datetime(9999, 12, 31, 23, 59, 59))]

@@ -28,7 +28,7 @@ from clair_apo.llm.backends.server_health import (
     TIME_OUTS,
     Attempts,
 )
-from clair_apo.llm.meter import Meter
+from clair_apo.llm.pricing import Meter
 
 
 @pytest.fixture

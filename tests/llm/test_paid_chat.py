@@ -6,8 +6,8 @@ from llm_requests import answers_of, completion
 from chat_server import ChatServer, Reply
 from clair_apo.errors import BudgetError
 from clair_apo.llm import ModelSpec, RequestStore, ScriptedChat, StoredChat
-from clair_apo.llm.budget import Budget, worst_case
-from clair_apo.llm.pricing import Price
+from clair_apo.llm.pricing import Budget, worst_case
+from clair_apo.llm.spec import Price
 from clair_apo.records import Message
 
 # a dollar for a completion token, nothing for the prompt: costs can be counted by hand

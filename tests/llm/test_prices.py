@@ -5,8 +5,8 @@ import datetime
 import pytest
 import yaml
 
-from clair_apo.llm.pricing import FREE, Price, find_price
-from clair_apo.llm.types import ModelSpec
+from clair_apo.llm.pricing import FREE, find_price
+from clair_apo.llm.spec import ModelSpec, Price
 
 OPENAI = "https://api.openai.com/v1"
 

@@ -3,7 +3,7 @@
 import pytest
 
 from clair_apo.errors import RequestError
-from clair_apo.llm.proxies import find_proxy
+from clair_apo.llm.backends.connection import find_proxy
 
 URL = "http://10.1.2.3:8000/v1"
 

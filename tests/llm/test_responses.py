@@ -15,9 +15,9 @@ from clair_apo.llm import (
     StoredChat,
 )
 from clair_apo.llm.backends import http
-from clair_apo.llm.budget import Budget
 from clair_apo.llm.client import MOST_BROKEN_OFF, TRIES
-from clair_apo.llm.pricing import Price
+from clair_apo.llm.pricing import Budget
+from clair_apo.llm.spec import Price
 from clair_apo.llm.store_schema import Spent
 from clair_apo.records import Message
 

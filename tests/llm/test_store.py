@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from llm_requests import ask_for
 
 from clair_apo.errors import StoreError
-from clair_apo.llm import Answer, RequestStore, StoredAnswer, disks
+from clair_apo.llm import Answer, RequestStore, StoredAnswer, store_file
 from clair_apo.llm import store as store_module
 from clair_apo.llm import store_file as store_file_module
 from clair_apo.llm.store_checksums import checksum
@@ -407,25 +407,25 @@ def test_on_a_network_file_system_a_store_keeps_a_rollback_journal_and_says_so(
 
 @pytest.mark.parametrize("kind", ["nfs", "nfs4", "NFS", "cifs", "lustre", "gpfs", "fuse.sshfs"])
 def test_file_systems_of_other_machines_are_known(kind):
-    assert disks.is_network(kind)
+    assert store_file.is_network(kind)
 
 
 @pytest.mark.parametrize("kind", ["ext4", "xfs", "apfs", "tmpfs", "overlay", "fuseblk", ""])
 def test_file_systems_of_this_machine_are_known(kind):
-    assert not disks.is_network(kind)
+    assert not store_file.is_network(kind)
 
 
 def test_a_folder_lies_on_the_last_and_deepest_disk_that_holds_it(tmp_path, monkeypatch):
     def disk(mountpoint, kind):
-        return disks.psutil._ntuples.sdiskpart("dev", str(mountpoint), kind, "")
+        return store_file.psutil._ntuples.sdiskpart("dev", str(mountpoint), kind, "")
 
     listed = [disk(tmp_path / "a", "nfs4"), disk("/", "ext4"), disk(tmp_path / "ab", "cifs")]
-    monkeypatch.setattr(disks.psutil, "disk_partitions", lambda all: listed)
+    monkeypatch.setattr(store_file.psutil, "disk_partitions", lambda all: listed)
     (tmp_path / "a" / "b").mkdir(parents=True)
-    assert disks.file_system(tmp_path / "a" / "b") == "nfs4"
-    assert disks.file_system(tmp_path) == "ext4"
+    assert store_file.file_system(tmp_path / "a" / "b") == "nfs4"
+    assert store_file.file_system(tmp_path) == "ext4"
     listed.append(disk(tmp_path / "a", "xfs"))  # mounted over the other
-    assert disks.file_system(tmp_path / "a" / "b") == "xfs"
+    assert store_file.file_system(tmp_path / "a" / "b") == "xfs"
 
 
 def test_a_store_takes_over_the_answers_and_batches_of_another(tmp_path):

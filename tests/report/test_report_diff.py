@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clair_apo.report.diff import word_diff
+from clair_apo.report.pairs_page import word_diff
 
 # few words, many repeats: what makes diffs hard
 WORDS = st.lists(st.sampled_from(["the", "a", "kettle", " ", "\n", "  ", ".", "é", "x1"]))

@@ -2,7 +2,7 @@ import pytest
 from report_runs import make_dropped, make_pair, make_run
 
 from clair_apo.report import summarise
-from clair_apo.report.figure import LEFT, MAX_TICKS, PANEL_HEIGHT, RIGHT, WIDTH, length_figure
+from clair_apo.report.pairs_page import LEFT, MAX_TICKS, PANEL_HEIGHT, RIGHT, WIDTH, length_figure
 
 
 def figure_of(path, lengths):

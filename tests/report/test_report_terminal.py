@@ -6,7 +6,7 @@ from rich.console import Console
 
 from clair_apo.records import DropReason, Stage
 from clair_apo.report import contrast_table, counts_line, summarise
-from clair_apo.report.numerals import numeral
+from clair_apo.report.terminal import numeral
 
 
 def printed(summary):

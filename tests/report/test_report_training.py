@@ -9,8 +9,13 @@ import pytest
 
 from clair_apo.errors import RunError
 from clair_apo.report import find_training, write_training_report
-from clair_apo.report.curves import read_training
-from clair_apo.report.training_page import MAX_POINTS, QUADRANTS, _thinned, training_plots
+from clair_apo.report.training_page import (
+    MAX_POINTS,
+    QUADRANTS,
+    _thinned,
+    read_training,
+    training_plots,
+)
 from clair_apo.report.training_run import PAGE
 from clair_apo.run_folder import RunFolder
 

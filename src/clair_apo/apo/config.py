@@ -149,3 +149,6 @@ class APOConfig(DPOConfig):
                     f"length_normalize is for loss_type {', '.join(OBJECTIVES)} alone, not beside "
                     f"{setting}; leave one of them out"
                 )
+
+
+INITIAL, BASE = "initial", "base"

@@ -12,7 +12,7 @@ from clair_apo.errors import DataError
 from clair_apo.ingest.cells import conversation
 from clair_apo.ingest.rows import read_rows, split_names
 from clair_apo.records import Conversation, Record, digest, prompt_id
-from clair_apo.splits import is_held_out
+from clair_apo.run_folder import is_held_out
 
 COLUMNS = ("prompt", "chosen", "rejected")
 TEST = "test"

@@ -11,8 +11,8 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
+from clair_apo.apo.forward.batching import rows_of
 from clair_apo.apo.metrics import PairOutcomes
-from clair_apo.apo.numbering import rows_of
 from clair_apo.errors import TrainingError
 
 MOST_NAMED = 8

@@ -20,11 +20,10 @@ from trl.trainer.utils import get_peft_config, get_quantization_config
 
 from clair_apo.apo.adapters import load_policy
 from clair_apo.apo.arguments import TrainingSetup, parse_arguments, resolved_yaml
-from clair_apo.apo.checkpoints import check_resumable, last_checkpoint
+from clair_apo.apo.checkpoints import Interrupt, check_resumable, last_checkpoint
 from clair_apo.apo.data import PairSplit, TrainingPair, data_digest, load_split_pairs
 from clair_apo.apo.dry_run.run import look_over
 from clair_apo.apo.dry_run.text import dry_run_text
-from clair_apo.apo.interrupt import Interrupt
 from clair_apo.apo.metrics import RewardIntervals
 from clair_apo.apo.process_exit import keep_what_processes_shared
 from clair_apo.apo.run_record import check_settings, settings_of

@@ -28,11 +28,11 @@ from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 from trl.trainer.dpo_config import DPOConfig
 
 from clair_apo.apo.alarms import AlarmCallback
-from clair_apo.apo.card import model_card
 from clair_apo.apo.checkpoints import CheckpointingTrainer
 from clair_apo.apo.checks import (
     LOGP_TOLERANCE_FP32,
     LOGP_TOLERANCE_HALF,
+    StartGuard,
     check_adapter,
     check_answers,
     check_head,
@@ -43,29 +43,24 @@ from clair_apo.apo.checks import (
 )
 from clair_apo.apo.config import APOConfig
 from clair_apo.apo.error_context import FailureGuard
+from clair_apo.apo.forward.batching import IMAGES, ROW, ROWS, TOKENS_PER_WINNER, WEIGHTS, rows_of
+from clair_apo.apo.forward.cpu import memory_held
 from clair_apo.apo.forward.layout_choice import half_precision_warning
 from clair_apo.apo.forward.logps import model_inputs
 from clair_apo.apo.forward.noise import switch_off_dropout
-from clair_apo.apo.held_memory import memory_held
 from clair_apo.apo.lengths import PairLengths
-from clair_apo.apo.metrics import PairRewards, mean_loss, pair_metrics, pair_outcomes
-from clair_apo.apo.numbering import (
-    IMAGES,
-    ROW,
-    ROWS,
-    TOKENS_PER_WINNER,
-    WEIGHTS,
-    rows_of,
-)
+from clair_apo.apo.metrics import OutcomeLog, PairRewards, mean_loss, pair_metrics, pair_outcomes
 from clair_apo.apo.objectives import Objective
-from clair_apo.apo.outcome_log import OutcomeLog
-from clair_apo.apo.reference.cache import ReferenceCache, is_spread
+from clair_apo.apo.reference.cache import (
+    AskPolicyAtStart,
+    ReferenceCache,
+    ReferenceTrainer,
+    is_spread,
+)
 from clair_apo.apo.reference.choose import choose_reference, finish_choice
 from clair_apo.apo.reference.logprobs import TOKEN_COLUMNS, reference_tokens
-from clair_apo.apo.reference_trainer import AskPolicyAtStart, ReferenceTrainer
 from clair_apo.apo.run_record import RunRecorder, check_settings, settings_of
-from clair_apo.apo.run_summary import describe_data, measure, tokens_digest
-from clair_apo.apo.start import StartGuard
+from clair_apo.apo.run_summary import describe_data, measure, model_card, tokens_digest
 from clair_apo.files import atomic_writer
 
 logger = logging.getLogger(__name__)

@@ -12,11 +12,9 @@ Loads no torch; knows nothing of training.
 """
 
 from clair_apo.clair.config import GenerateConfig, PromptsConfig, RevisionConfig
-from clair_apo.clair.contrast import measure_contrast
 from clair_apo.clair.filters.gate import Gate, GateConfig, Verdict, judge_answer, judge_reply
 from clair_apo.clair.filters.text_checks import is_refusal, mention_of_revision
 from clair_apo.clair.generate import Generated, generate
-from clair_apo.clair.repair import REPAIRABLE, repair_message
 from clair_apo.clair.revision.edits import Edit, EditError, apply_edits
 from clair_apo.clair.revision.parse import (
     ParsedEdits,
@@ -27,9 +25,9 @@ from clair_apo.clair.revision.parse import (
 )
 from clair_apo.clair.revision.template import RevisionTemplate, load_template
 from clair_apo.clair.stages.load import load_prompts
-from clair_apo.clair.stages.pair import make_pair
+from clair_apo.clair.stages.pair import make_pair, measure_contrast
 from clair_apo.clair.stages.respond import respond
-from clair_apo.clair.stages.revise import read_reply, revise
+from clair_apo.clair.stages.revise import REPAIRABLE, read_reply, repair_message, revise
 
 __all__ = [
     "REPAIRABLE",

@@ -1,4 +1,4 @@
-"""The batches that a run has at a server, looked at while nobody generates."""
+"""The batches that a run has at a server: list, cancel and forget them."""
 
 from pathlib import Path
 

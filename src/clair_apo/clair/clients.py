@@ -5,12 +5,12 @@ from typing import NamedTuple
 
 from clair_apo.clair.config import GenerateConfig
 from clair_apo.clair.costs import Costs, settled
-from clair_apo.clair.stages.load import PromptSurvey
+from clair_apo.clair.prompt_state import PromptSurvey
 from clair_apo.console import say
 from clair_apo.errors import RunError
 from clair_apo.llm import ChatModel, ModelSpec, RequestStore, StoredChat, check_model
 from clair_apo.llm.backends.select import model_of_mode, stranded_batches
-from clair_apo.llm.budget import Budget, require_price
+from clair_apo.llm.pricing import Budget, require_price
 
 
 class Chats(NamedTuple):

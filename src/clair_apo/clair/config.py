@@ -1,5 +1,7 @@
 """The generation config: nested, strict, readable from YAML, the command line or Python."""
 
+import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -7,10 +9,48 @@ from pydantic import Field, field_validator, model_validator
 
 from clair_apo.clair.filters.gate import GateConfig
 from clair_apo.clair.recipes import RECIPES, Recipe, RecipeName
-from clair_apo.clair.shards import PromptShard
 from clair_apo.config import Config, Section, UserPath
 from clair_apo.llm import ModelSpec
 from clair_apo.records import Direction, RevisionFormat
+
+
+@dataclass(frozen=True)
+class PromptShard:
+    """One of several parts of the prompts; the parts are disjoint, and together all prompts.
+
+    A prompt's id alone decides, so every machine draws the same parts, whatever the order of the
+    data, and two equal prompts are in one part, where one is dropped as the other's duplicate.
+    """
+
+    number: int
+    """From 1."""
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `i/n`.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        match = re.fullmatch(r"(\d+)/(\d+)", text)
+        if match is None or not 1 <= int(match[1]) <= int(match[2]):
+            raise ValueError(f"expected i/n, from 1/n to n/n, such as 3/8; got {text!r}")
+        return cls(int(match[1]), int(match[2]))
+
+    @property
+    def name(self) -> str:
+        """For folders and files: `3-of-8`."""
+        return f"{self.number}-of-{self.count}"
+
+    def holds(self, prompt_id: str) -> bool:
+        """Whether a prompt belongs to this part."""
+        return shard_number(int(prompt_id, 16), self.count) == self.number
+
+
+def shard_number(prompt_id: int, count: int) -> int:
+    """The part, from 1, that a prompt with this id belongs to."""
+    return prompt_id % count + 1
 
 
 class PromptsConfig(Section):

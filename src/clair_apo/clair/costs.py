@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from clair_apo.llm import Meter, Spent
-from clair_apo.llm.pricing import MILLION
+from clair_apo.llm.spec import MILLION
 from clair_apo.records import Record
 
 

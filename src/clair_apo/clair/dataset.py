@@ -4,17 +4,17 @@ The hub is tried against a local server that speaks its API; a real push was nev
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from clair_apo.columns import Columns, ColumnType, ListOf, columns_of
 from clair_apo.errors import RunError
-from clair_apo.files import read_jsonl
+from clair_apo.files import Columns, ColumnType, ListOf, atomic_writer, columns_of, read_jsonl
 from clair_apo.records import PreferencePair, Record
-from clair_apo.splits import DATASET, SPLITS, SUFFIXES
+from clair_apo.run_folder import DATASET, SPLITS, SUFFIXES, is_held_out
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -160,3 +160,37 @@ def push_to_hub(
             "log in with `hf auth login`, see the name and the network, and push again"
         ) from None
     return str(commit.commit_url)
+
+
+class SplitCounts(Record):
+    """How many pairs each split holds."""
+
+    train: int
+    test: int
+
+
+def write_splits(pairs: Path, folder: Path, test_size: float) -> SplitCounts:
+    """Part `pairs.jsonl` into `train.jsonl` and `test.jsonl`, rows unchanged and in their order.
+
+    A split without a pair has no file: an empty one cannot be loaded.
+
+    Args:
+        pairs: the file of pairs; read once, one row at a time.
+        folder: made if need be; older splits in it are replaced.
+        test_size: share of all possible prompts that goes to the test split, from 0 to below 1.
+
+    Raises:
+        DataError: `pairs` has a line that is no pair.
+    """
+    counts = dict.fromkeys(SPLITS, 0)
+    files = {split: folder / f"{split}.jsonl" for split in counts}
+    with ExitStack() as stack:
+        out = {split: stack.enter_context(atomic_writer(file)) for split, file in files.items()}
+        for pair in read_jsonl(pairs, PreferencePair):
+            split = "test" if is_held_out(pair.id, test_size) else "train"
+            out[split].write(pair.model_dump_json() + "\n")
+            counts[split] += 1
+    for split, count in counts.items():
+        if not count:
+            files[split].unlink()
+    return SplitCounts(**counts)

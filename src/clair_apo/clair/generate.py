@@ -13,24 +13,21 @@ from typing import IO, Any
 
 from clair_apo.clair.clients import check_models, open_chats
 from clair_apo.clair.config import GenerateConfig
-from clair_apo.clair.dataset import write_parquet_splits
+from clair_apo.clair.dataset import write_parquet_splits, write_splits
 from clair_apo.clair.filters.gate import Gate
 from clair_apo.clair.lost_answers import find_losses
 from clair_apo.clair.manifest import Books
 from clair_apo.clair.prompt_state import PARTS, Made, read_cases
 from clair_apo.clair.revision.template import load_rubric
-from clair_apo.clair.split import write_splits
-from clair_apo.clair.stages.judge import comparison_numbers
+from clair_apo.clair.stages.judge import comparison_numbers, verification_numbers
 from clair_apo.clair.stages.load import load_prompts, survey_prompts
 from clair_apo.clair.stages.run import VERIFY, Stages, revision_template
-from clair_apo.clair.verify import verification_numbers
 from clair_apo.console import Usage, say, show_progress
 from clair_apo.errors import DataError
 from clair_apo.files import atomic_writer, read_jsonl
 from clair_apo.llm import ChatModel, Dialogue, RequestStore, told_of_errors
 from clair_apo.records import Dropped, Judgement, PreferencePair, Prompt, Record, Verification
-from clair_apo.run_folder import RunFolder
-from clair_apo.splits import DATASET
+from clair_apo.run_folder import DATASET, RunFolder
 
 PROMPTS, PAIRS, DROPPED = "prompts.jsonl", "pairs.jsonl", "dropped.jsonl"
 CANDIDATES, VERIFICATIONS = "candidates.jsonl", "verifications.jsonl"

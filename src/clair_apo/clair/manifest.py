@@ -11,11 +11,11 @@ from pydantic import ValidationError
 from clair_apo.clair.answer_text import ANSWER_VERSION
 from clair_apo.clair.clients import Chats
 from clair_apo.clair.config import GenerateConfig
-from clair_apo.clair.contrast import TOKENIZER
 from clair_apo.clair.costs import Costs, read_costs, write_costs
 from clair_apo.clair.filters.gate import GATE_VERSION
+from clair_apo.clair.prompt_state import PromptSurvey
 from clair_apo.clair.revision.parse import PARSER_VERSION
-from clair_apo.clair.stages.load import PromptSurvey
+from clair_apo.clair.stages.pair import TOKENIZER
 from clair_apo.clair.stages.run import Stages
 from clair_apo.console import say
 from clair_apo.errors import ClairApoError, RunError

@@ -14,21 +14,19 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from clair_apo.clair.config import GenerateConfig
-from clair_apo.clair.contrast import TOKENIZER
+from clair_apo.clair.config import GenerateConfig, shard_number
 from clair_apo.clair.costs import joined, read_costs, write_costs
-from clair_apo.clair.dataset import write_parquet_splits
+from clair_apo.clair.dataset import write_parquet_splits, write_splits
 from clair_apo.clair.generate import DROPPED, PAIRS, PROMPTS
+from clair_apo.clair.prompt_state import PromptSurvey
 from clair_apo.clair.sharding import ShardRun, read_shards
-from clair_apo.clair.shards import shard_number
-from clair_apo.clair.split import write_splits
-from clair_apo.clair.stages.load import PromptSurvey, load_prompts, survey_prompts
+from clair_apo.clair.stages.load import load_prompts, survey_prompts
+from clair_apo.clair.stages.pair import TOKENIZER
 from clair_apo.errors import RunError
 from clair_apo.files import atomic_writer
 from clair_apo.llm import RequestStore
 from clair_apo.records import Prompt, Record
-from clair_apo.run_folder import RunFolder, file_digest
-from clair_apo.splits import DATASET
+from clair_apo.run_folder import DATASET, RunFolder, file_digest
 
 
 class Merged(Record):

@@ -10,6 +10,7 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Any, NamedTuple
 
+from clair_apo.clair.filters.contamination import ContaminationIndex
 from clair_apo.files import read_jsonl
 from clair_apo.records import (
     Dropped,
@@ -135,3 +136,18 @@ class _Stream:
     def _advance(self) -> None:
         group = next(self._groups, None)
         self._next = (group[0], tuple(group[1])) if group else None
+
+
+class PromptSurvey(NamedTuple):
+    """What is known of the prompts before anything is written or asked."""
+
+    prompts: int
+    """Those that are used, duplicates among them."""
+    given: int
+    """Those that bring an answer, of those that are not dropped at once."""
+    waiting: int
+    """Those that bring none."""
+    digest: str
+    """Of their ids and given answers: the same for the same prompts in the same order."""
+    tests: ContaminationIndex
+    """The test sets that they were compared with."""

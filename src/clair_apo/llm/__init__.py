@@ -5,8 +5,9 @@ Dialogue -> StoredChat -> (RequestStore, else HttpChat | LocalChat | ScriptedCha
 
 from clair_apo.llm.backends.scripted import ScriptedChat
 from clair_apo.llm.client import StoredChat, check_model
-from clair_apo.llm.meter import Meter
+from clair_apo.llm.pricing import Meter
 from clair_apo.llm.scheduler import told_of_errors
+from clair_apo.llm.spec import ModelSpec
 from clair_apo.llm.store import RequestStore
 from clair_apo.llm.store_schema import Spent, StoredAnswer
 from clair_apo.llm.types import (
@@ -16,7 +17,6 @@ from clair_apo.llm.types import (
     ChatRequest,
     Completion,
     Dialogue,
-    ModelSpec,
     RawResponse,
 )
 from clair_apo.records import Sampling

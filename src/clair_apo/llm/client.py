@@ -15,13 +15,11 @@ from typing import TypeVar
 
 from clair_apo.console import say
 from clair_apo.errors import RequestError, StoreError
-from clair_apo.llm.budget import Account, Budget
-from clair_apo.llm.groups import groups_of
-from clair_apo.llm.meter import Meter
 from clair_apo.llm.model_names import is_same_model
+from clair_apo.llm.pricing import Account, Budget, Meter
 from clair_apo.llm.responses import holds_text, is_completion, usage_of, writable
-from clair_apo.llm.scheduler import Talk
-from clair_apo.llm.spec import GO_ON, find_key
+from clair_apo.llm.scheduler import Talk, groups_of
+from clair_apo.llm.spec import GO_ON, ModelSpec, find_key
 from clair_apo.llm.store import RequestStore
 from clair_apo.llm.store_schema import StoredAnswer
 from clair_apo.llm.types import (
@@ -31,7 +29,6 @@ from clair_apo.llm.types import (
     ChatRequest,
     Completion,
     Dialogue,
-    ModelSpec,
     RawResponse,
     StreamingChat,
 )

@@ -10,13 +10,19 @@ from functools import cache, cached_property
 from importlib import resources
 from typing import Literal
 
-from jinja2 import Template
+from jinja2 import StrictUndefined, Template
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from clair_apo.llm.client import StoredChat
-from clair_apo.llm.sandbox import SANDBOX
 from clair_apo.llm.thinking import after_thinking
 from clair_apo.llm.types import Answer, ChatRequest
 from clair_apo.records import Conversation, Message, digest
+
+SANDBOX = ImmutableSandboxedEnvironment(
+    undefined=StrictUndefined, autoescape=False, trim_blocks=True, keep_trailing_newline=False
+)
+"""Prompts, answers and rubrics are values of a template here, never part of it."""
+
 
 _VERDICT = re.compile(r"(?is)<verdict>\W*(?:answer[\s_]*)?(1|2|tie|yes|no)\W*</verdict>")
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import Generic, TypeVar
 
 from clair_apo.llm.types import Answer, ChatRequest, Dialogue
@@ -59,3 +60,10 @@ class Talk(Generic[T]):
             )
         except StopIteration as end:
             self.requests, self.result = (), end.value
+
+
+def groups_of(size: int, items: Iterable[T]) -> Iterator[list[T]]:
+    """The items in lists of `size`, the last of which may be shorter; taken as they are needed."""
+    rest = iter(items)
+    while group := list(islice(rest, size)):
+        yield group

@@ -1,11 +1,217 @@
 """A server's name, and its key: from the environment, and nowhere else. Loads no HTTP client."""
 
+import datetime
 import os
+import re
+from collections.abc import Iterator
 from ipaddress import ip_address
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
+from pydantic import Field, JsonValue, field_validator, model_validator
+
+from clair_apo.config import Section
 from clair_apo.errors import RequestError
-from clair_apo.llm.types import ModelSpec
+from clair_apo.records import (
+    Sampling,
+    TokenLimitField,
+    canonical_json,
+)
+
+MILLION = 1_000_000
+
+
+Usd = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Price(Section):
+    """USD per million tokens; the key `price` of a model in a config, or a row of the table."""
+
+    input: Usd
+    """A million prompt tokens, live."""
+    output: Usd
+    """A million completion tokens, live."""
+    batch_input: Usd | None = None
+    """A million prompt tokens through the Batch API; none: not offered, or not known."""
+    batch_output: Usd | None = None
+    """A million completion tokens through the Batch API."""
+    source: str = "the config"
+    """Where the figures were read: an address, a contract."""
+    date: datetime.date | None = None
+    """When they were read."""
+
+    @model_validator(mode="after")
+    def _batch_has_both(self) -> Self:
+        if (self.batch_input is None) != (self.batch_output is None):
+            raise ValueError("batch_input and batch_output belong together; give both or none")
+        return self
+
+    def cost(
+        self, *, prompt_tokens: float, completion_tokens: float, batch: bool = False
+    ) -> float | None:
+        """What so many tokens cost, in USD; None for a batch price that there is not."""
+        rates = (self.batch_input, self.batch_output) if batch else (self.input, self.output)
+        if rates[0] is None or rates[1] is None:
+            return None
+        return (prompt_tokens * rates[0] + completion_tokens * rates[1]) / MILLION
+
+    def __str__(self) -> str:
+        text = f"${self.input:g} in, ${self.output:g} out per million tokens"
+        if self.batch_input is not None:
+            text += f"; batch ${self.batch_input:g} in, ${self.batch_output:g} out"
+        return f"{text} ({self.source}{f', read {self.date}' if self.date else ''})"
+
+
+# what `extra_body` may not hold: settings with a place of their own, or that part an answer
+_NOT_EXTRA = {
+    *("model", "messages", "max_tokens", "max_completion_tokens", "temperature", "top_p"),
+    *("n", "stream"),
+}
+
+
+_SECRET = re.compile(
+    r"(?i)(api|access|auth|private)[-_]?(key|token)|secret|passw|credential|authorization|bearer|cookie"
+    r"|^(key|token)$"
+)
+
+
+class ModelSpec(Section):
+    """Which model to ask, where, and how; a section of a generation config."""
+
+    model: str
+    """`smollm2-135m`, a folder or a hub name; with `base_url`, the name that the server knows."""
+    revision: str | None = Field(None, min_length=1)
+    """Which weights: of a hub name the commit or tag that is loaded; of a server, which tells only
+    a name, any word of yours that changes when they do. Answers of another are not reused."""
+    base_url: str | None = None
+    """An OpenAI-compatible server, such as `http://127.0.0.1:8000/v1`; none: in this process."""
+    mode: Literal["live", "batch", "files"] = "live"
+    """`live`: one request at a time; `batch`: the server's Batch API, cheaper, within a day;
+    `files`: files that `vllm run-batch` answers between two runs."""
+    api_key_env: str = Field("OPENAI_API_KEY", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    """The environment variable with the server's key; servers on this machine need none."""
+    max_tokens: int = Field(512, gt=0)
+    """Longest answer, in tokens; with a model that thinks first, its thinking included."""
+    token_limit_field: TokenLimitField = "max_tokens"
+    """The name under which the server takes `max_tokens`; OpenAI's models from gpt-5 on know
+    `max_completion_tokens` only."""
+    temperature: float | None = Field(0.7, ge=0, allow_inf_nan=False)
+    """0 takes the likeliest token always; null is not sent, for servers that take no choice
+    (in this process it is 1)."""
+    top_p: float | None = Field(1.0, gt=0, le=1)
+    """Sample from the likeliest tokens that hold this share of the probability; null is not
+    sent."""
+    extra_body: dict[str, JsonValue] = Field(default_factory=dict)
+    """What the server takes beside, such as `{reasoning_effort: low}`; part of every request and
+    its key, and written into the manifest: no place for a secret."""
+    timeout_s: float = Field(120.0, gt=0)
+    """Seconds to wait for one answer of a server, per attempt."""
+    patience_s: float = Field(3600.0, ge=0, allow_inf_nan=False)
+    """Seconds that a server may keep the run waiting while it answers nothing because it is busy,
+    limits the rate or still loads its model; one that asks for longer ends the run with the time
+    at which to come again. One that cannot be reached is waited for 5 minutes at most, and 10
+    seconds where it never answered."""
+    max_in_flight: int = Field(256, gt=0)
+    """The most requests to a server at the same time; how many it bears is learned on the way."""
+    requests_per_minute: int | None = Field(None, gt=0)
+    """A limit of the server's, where it has one."""
+    tokens_per_minute: int | None = Field(None, gt=0)
+    """The same for tokens, those of prompts and answers together."""
+    price: Price | None = None
+    """USD per million tokens; by default what the shipped table says of this model and server."""
+    batch_size: int = Field(32, gt=0)
+    """Requests per batch of a model in this process."""
+    dtype: Literal["fp32", "bf16"] = "fp32"
+    """Precision of a model in this process."""
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_address(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
+        if fault := _address_fault(url):
+            raise ValueError(f"{url!r} is no address ({fault})")
+        parts = urlsplit(url)
+        if "@" in url or parts.query:  # it stands in configs, manifests and messages
+            raise ValueError(
+                "expected an address without user, password and query; a key goes into the "
+                "environment variable that api_key_env names"
+            )
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"expected an address such as http://127.0.0.1:8000/v1, got {url!r}")
+        return url
+
+    @field_validator("extra_body")
+    @classmethod
+    def _is_public_and_new(cls, extra: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        for name in extra:
+            if name in _NOT_EXTRA:
+                raise ValueError(f"{name!r} cannot be sent beside: it has a setting, or one value")
+        for name in _names(extra):
+            if _SECRET.search(name):
+                raise ValueError(
+                    f"{name!r} looks like a secret, and this is written into the manifest; the "
+                    "server's key goes into the environment variable that api_key_env names"
+                )
+        return extra
+
+    @model_validator(mode="after")
+    def _is_sent_to_a_server(self) -> Self:
+        local = self.base_url is None and self.mode != "files"
+        fields = type(self).model_fields
+        for name in ("token_limit_field", "extra_body"):
+            if local and getattr(self, name) != fields[name].get_default(call_default_factory=True):
+                raise ValueError(f"{name} is for a server: set base_url, or leave {name} out")
+        return self
+
+    @model_validator(mode="after")
+    def _has_a_batch_server(self) -> Self:
+        if self.mode == "batch" and self.base_url is None:
+            raise ValueError("mode 'batch' needs a server: set base_url")
+        return self
+
+    @property
+    def served_identity(self) -> str:
+        """What stands in request keys for a model that is not loaded here."""
+        return self.model if self.revision is None else f"{self.model}@{self.revision}"
+
+    @property
+    def sampling(self) -> Sampling:
+        """The part of the spec that belongs to a request's key."""
+        return Sampling(
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            token_limit_field=self.token_limit_field,
+            extra_body=canonical_json(self.extra_body) if self.extra_body else "",
+        )
+
+
+def _address_fault(url: str) -> str:
+    """What keeps a text from being an address of any kind; empty where nothing does."""
+    if not url.isprintable() or any(c.isspace() for c in url):
+        return "it holds blanks, line ends or bytes that are no text"
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 - reading it is what checks it
+        host = parts.hostname or ""
+        if "%" in host:
+            return "an address with a zone or with escapes; name the host"
+        if ":" not in host:
+            host.encode("idna")
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def _names(value: JsonValue) -> Iterator[str]:
+    """Every name in a JSON value, at any depth."""
+    if isinstance(value, dict):
+        yield from value
+    if isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _names(inner)
+
 
 GO_ON = "what was answered is kept: run the same command again to go on"
 """The end of a sentence with which a run ends."""

@@ -16,10 +16,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from clair_apo.errors import StoreError
-from clair_apo.llm.disks import free_bytes
 from clair_apo.llm.responses import usage_of
 from clair_apo.llm.store_checksums import checksum, damage_in, damaged_rows, has_checksums
-from clair_apo.llm.store_file import RESERVE_BYTES, StoreFile
+from clair_apo.llm.store_file import RESERVE_BYTES, StoreFile, free_bytes
 from clair_apo.llm.store_schema import (
     BREAK_OFF,
     CONFLICTS,

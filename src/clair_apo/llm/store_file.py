@@ -3,6 +3,8 @@
 What stands in it, and how it is asked for, is `clair_apo.llm.store`'s.
 """
 
+import re
+import shutil
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
@@ -10,9 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
+import psutil
+
 from clair_apo.console import say
 from clair_apo.errors import StoreError
-from clair_apo.llm.disks import file_system, free_bytes, is_network
 from clair_apo.llm.store_checksums import (
     DamagedRow,
     add_checksums,
@@ -20,14 +23,85 @@ from clair_apo.llm.store_checksums import (
     has_checksums,
     use_checksums,
 )
-from clair_apo.llm.store_faults import (
-    ADVICE_FOR_INDEX,
-    PATIENCE_S,
-    advice_for,
-    advice_for_damage,
-    damage_of,
-)
 from clair_apo.llm.store_schema import OLDER_VERSIONS, SCHEMA, TABLES, VERSION
+
+# what runs in user space (`fuse.sshfs`, `fuse.s3fs`) is taken for such; `fuseblk` is a local disk
+_NETWORK = re.compile(
+    "9p|afpfs|afs|beegfs|ceph|cifs|coda|davfs|fuse[.].*|glusterfs|gpfs|lustre|ncpfs|nfs[34]?|"
+    "orangefs|panfs|pvfs2|smb[23]|smbfs|vboxsf|virtiofs|vmhgfs|webdav|wekafs"
+)
+
+
+def file_system(folder: Path) -> str:
+    """The type of the file system that a folder lies on, such as `ext4`; empty if unknown."""
+    place = folder.resolve()
+    found = ""
+    longest = -1
+    for disk in psutil.disk_partitions(all=True):
+        depth = len(Path(disk.mountpoint).parts)
+        # of several on one folder the last one covers the others
+        if depth >= longest and place.is_relative_to(disk.mountpoint):
+            found, longest = disk.fstype, depth
+    return found
+
+
+def is_network(file_system: str) -> bool:
+    """Whether files of this type of file system may be changed from another machine."""
+    return _NETWORK.fullmatch(file_system.lower()) is not None
+
+
+def free_bytes(folder: Path) -> int:
+    """How much may still be written into a folder."""
+    return shutil.disk_usage(folder).free
+
+
+PATIENCE_S = 60
+"""How long to wait for another process that writes."""
+
+_WRITABLE = "make the file and its folder writable, or name another one with store"
+_ADVICE = {
+    sqlite3.SQLITE_FULL: "the disk is full: free space, or move the file to another disk and name "
+    "it with store; then run the same command again",
+    sqlite3.SQLITE_CORRUPT: 'keep the file; `sqlite3 FILE ".recover" | sqlite3 mended.sqlite` '
+    "rescues what can be read: name that file with store",
+    sqlite3.SQLITE_NOTADB: "name another file with store",
+    sqlite3.SQLITE_READONLY: _WRITABLE,
+    sqlite3.SQLITE_CANTOPEN: _WRITABLE,
+    sqlite3.SQLITE_BUSY: f"another process has kept it for {PATIENCE_S} seconds: wait for it, or "
+    "end it",
+}
+_ADVICE_ELSE = "mend the file or the disk that it lies on, or name another one with store"
+
+
+def advice_for(code: int) -> str:
+    """What a user can do about an error code of SQLite; 0 stands for any other error."""
+    # the low byte is the kind of error, the rest its detail
+    return _ADVICE.get(code & 0xFF, _ADVICE_ELSE)
+
+
+def damage_of(rows: Sequence[DamagedRow]) -> str:
+    """Which rows of a store are damaged, in one sentence."""
+    more = f", and {len(rows) - 1} more" if len(rows) > 1 else ""
+    return f"it is damaged: {rows[0].sentence}{more}"
+
+
+def advice_for_damage(rows: Sequence[DamagedRow]) -> str:
+    """How damaged rows can be done without: an answer is asked again, once its row is gone."""
+    table = rows[0].table
+    numbers = ", ".join(str(row.number) for row in rows if row.table == table)
+    kind = {"answers": "have it asked again", "batches": "have its requests asked again"}
+    return (
+        "bring back a sound copy of the file if there is one; to "
+        f"{kind.get(table, 'forget it')} in place of that, run `sqlite3 FILE "
+        f'"REINDEX; DELETE FROM {table} WHERE rowid IN ({numbers})"` and the same command again'
+    )
+
+
+ADVICE_FOR_INDEX = (
+    "keep a copy of the file, and run `sqlite3 FILE REINDEX`: the rows themselves are sound"
+)
+"""Where an index alone is damaged: it is made again of the rows."""
+
 
 RESERVE_BYTES = 64 * 2**20
 """So much of the disk stays free: what is under way when it is reached can still be kept."""

@@ -20,8 +20,8 @@ Knows run folders and nothing of what made them: no models, no revisions, no tra
 """
 
 from clair_apo.report.contrast import ContrastSummary, summarise
-from clair_apo.report.curves import find_training
 from clair_apo.report.terminal import contrast_table, counts_line, verification_lines
+from clair_apo.report.training_page import find_training
 from clair_apo.report.training_run import TrainingReport, write_training_report
 from clair_apo.report.write import ReportFiles, write_report
 

@@ -16,14 +16,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from pydantic import BaseModel
 
-from clair_apo.columns import Columns, ColumnType, ListOf, columns_of
-from clair_apo.files import read_jsonl
+from clair_apo.files import Columns, ColumnType, ListOf, columns_of, read_jsonl
 from clair_apo.records import DropReason, Origin, PreferencePair, Record, canonical_json
 from clair_apo.report.contrast import PAIRS, ContrastSummary
-from clair_apo.report.numerals import numeral, row
 from clair_apo.report.pairs_page import REASON_SENTENCES, STAGE_NAMES
-from clair_apo.run_folder import RunFolder
-from clair_apo.splits import DATASET, SPLITS, SUFFIXES
+from clair_apo.report.terminal import numeral, row
+from clair_apo.run_folder import DATASET, SPLITS, SUFFIXES, RunFolder
 
 CARD = "README.md"
 TAGS = ("clair-apo", "clair", "preference", "dpo", "apo", "trl", "synthetic")

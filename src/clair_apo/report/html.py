@@ -7,7 +7,7 @@ from importlib.resources import files
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from clair_apo.report.numerals import numeral
+from clair_apo.report.terminal import numeral
 
 
 @functools.cache

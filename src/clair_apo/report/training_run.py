@@ -8,10 +8,9 @@ from markupsafe import Markup
 
 from clair_apo.files import atomic_writer
 from clair_apo.records import Record
-from clair_apo.report.curves import TrainingRun, read_training
 from clair_apo.report.html import asset, environment, image_source, source_hash
-from clair_apo.report.numerals import NONE, numeral
-from clair_apo.report.training_page import Plot, training_plots
+from clair_apo.report.terminal import NONE, numeral
+from clair_apo.report.training_page import Plot, TrainingRun, read_training, training_plots
 
 PAGE = "training.html"
 

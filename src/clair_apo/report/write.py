@@ -15,8 +15,7 @@ from clair_apo.report.contrast import (
 )
 from clair_apo.report.dataset_card import CARD, has_dataset, render_card
 from clair_apo.report.pairs_page import render_page
-from clair_apo.run_folder import RunFolder, write_json
-from clair_apo.splits import DATASET
+from clair_apo.run_folder import DATASET, RunFolder, write_json
 
 CONTRAST = "contrast.json"
 PAGE = "report.html"

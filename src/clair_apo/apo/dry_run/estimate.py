@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from clair_apo.apo.float32_products import fast_float32_products
+from clair_apo.apo.forward.cpu import fast_float32_products
 from clair_apo.apo.lengths import PairLengths
 from clair_apo.records import Record
 

@@ -6,11 +6,82 @@ They must count neither in the loss nor in the metrics. B is the number of pairs
 # mypy: allow-untyped-calls
 # accelerate is typed in part only
 
+import itertools
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 from accelerate.data_loader import BatchSamplerShard, IterableDatasetShard
 from torch import Tensor
+
+from clair_apo.errors import TrainingError
+
+ROW = "clair_apo_row"
+"""The column of a prepared data set that numbers its pairs; no name for a column of a user's."""
+ROWS = "rows"
+"""The key of a batch with the numbers of its pairs, (B,), int64; -1 where there is none."""
+IMAGES = "images_per_pair"
+"""The key of a batch with how many images each prompt has, (B,), int64; only where there are any.
+"""
+WEIGHTS = "pair_weights"
+"""The key of a batch with the weight of each pair, (B,): 0 where it only fills up, else 1."""
+TOKENS_PER_WINNER = "tokens_per_winner"
+"""The key of a batch with the mean length of the winners of its step, the same for each pair, (B,).
+"""
+
+Collate = Callable[[list[dict[str, Any]]], Mapping[str, Any]]
+"""Makes a padded batch of rows of a data set."""
+
+
+class WrappedCollator:
+    """A collator that adds to the batches of another.
+
+    Args:
+        collate: the other.
+    """
+
+    def __init__(self, collate: Collate) -> None:
+        self.collate = collate
+
+
+def unwrapped_collator(collate: Any) -> Collate:
+    """The collator that was passed, or TRL's, without what is added to its batches here."""
+    while isinstance(collate, WrappedCollator):
+        collate = collate.collate
+    return collate  # type: ignore[no-any-return] # of a trainer
+
+
+class NumberedPairs(WrappedCollator):
+    """A collator whose batches say which rows they hold, under `ROWS`.
+
+    The other is given rows with the columns that TRL gives it.
+
+    Args:
+        collate: the other.
+        ours: columns that are kept to name pairs, and that TRL's trainer would not have kept.
+    """
+
+    def __init__(self, collate: Collate, ours: Collection[str] = (ROW,)) -> None:
+        super().__init__(collate)
+        self._ours = frozenset(ours)
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """Collate rows."""
+        added = {ROWS: torch.tensor([row.get(ROW, -1) for row in rows])}
+        if any("image" in row or "images" in row for row in rows):
+            added[IMAGES] = torch.tensor([_images(row) for row in rows])
+        given = [{k: v for k, v in row.items() if k not in self._ours} for row in rows]
+        return {**self.collate(given), **added}
+
+
+def _images(row: Mapping[str, Any]) -> int:
+    return 1 if "image" in row else len(row["images"] or ())
+
+
+def rows_of(batch: Mapping[str, Any]) -> Tensor:
+    """Which rows a padded batch holds, (B,); -1 where it was made by another collator."""
+    ids = batch["input_ids"]
+    return batch.get(ROWS, ids.new_full((len(ids) // 2,), -1))  # type: ignore[no-any-return]
 
 
 def pair_weights(rows: Tensor, accelerator: Any, loader: Any, *, last: bool) -> Tensor:
@@ -67,3 +138,160 @@ def given_by_stream(rows: Tensor) -> Tensor:
         rows: the numbers, in the order of the processes; -1 where there is none, which counts.
     """
     return (rows < 0) | (rows == rows[0] + torch.arange(len(rows), device=rows.device))
+
+
+_RAGGED = "_token_logps"
+
+
+_OF_TOKENS = frozenset(
+    {
+        "input_ids",
+        "attention_mask",
+        "completion_mask",
+        "position_ids",
+        "token_type_ids",
+        "mm_token_type_ids",
+    }
+)
+"""Columns with a value for each token of each row, (2B, T)."""
+
+
+_GRID = "image_grid_thw"
+"""How many patches each image has, (images, 3): always one image after the other."""
+
+
+_OF_PAIRS = frozenset({IMAGES, WEIGHTS, ROWS, TOKENS_PER_WINNER})
+"""Columns of ours with a value for each pair, (B,)."""
+
+
+def cut(sizes: Sequence[int], limit: int | None, *, padded: bool = False) -> list[range]:
+    """Cut items into runs of at most `limit` tokens: as few as possible, and then as even.
+
+    Args:
+        sizes: tokens of each item, in order.
+        limit: an item larger than it makes a run of its own; None makes one run of all.
+        padded: whether every item of a run takes as many tokens as its largest.
+
+    Returns:
+        The positions of each run, in order.
+    """
+    if limit is None:
+        return [range(len(sizes))]
+    fewest = len(_filled(sizes, limit, padded))
+    low, high = sum(sizes) // fewest, limit  # the lowest limit that needs no more runs
+    while low < high:
+        middle = (low + high) // 2
+        enough = len(_filled(sizes, middle, padded)) <= fewest
+        low, high = (low, middle) if enough else (middle + 1, high)
+    return _filled(sizes, high, padded)
+
+
+def _filled(sizes: Sequence[int], limit: int, padded: bool) -> list[range]:
+    """Runs that are each filled up to the limit before the next begins."""
+    starts, tokens, largest = [0], 0, 0
+    for position, size in enumerate(sizes):
+        tokens, largest = tokens + size, max(largest, size)
+        taken = largest * (position + 1 - starts[-1]) if padded else tokens
+        if taken > limit and position > starts[-1]:
+            starts.append(position)
+            tokens = largest = size
+    return [range(*ends) for ends in zip(starts, [*starts[1:], len(sizes)], strict=True)]
+
+
+def take_pairs(batch: Mapping[str, Any], pairs: Sequence[int]) -> dict[str, Any]:
+    """The given pairs of a padded batch, without the columns that are padding for all of them.
+
+    All pairs in their order are the batch as it is.
+
+    Args:
+        batch: tensors or lists of 2B rows, winners first, or of B rows, one for each pair. Values
+            of tokens end to end, `*_token_logps`, have their number for each of the rows in
+            `*_lengths`. Images may lie end to end, where `IMAGES` counts them.
+        pairs: positions, from 0 to B - 1.
+
+    Raises:
+        TrainingError: nothing says which part of a column belongs to which pair.
+    """
+    half = len(batch["input_ids"]) // 2
+    if list(pairs) == list(range(half)):
+        return dict(batch)
+    if uncut := why_uncut(batch):
+        raise TrainingError(f"a batch cannot be cut between pairs: {uncut}")
+    one = torch.as_tensor(pairs, device=batch["input_ids"].device)
+    both = torch.cat([one, one + half])
+    taken = {key: _taken(batch, key, one, both) for key in batch}
+    # without any image, processors make no column of images, and models expect none
+    taken = {k: v for k, v in taken.items() if not (_is_of_images(batch, k) and len(v) == 0)}
+    used = int(taken["attention_mask"].any(0).nonzero()[-1]) + 1
+    width = batch["input_ids"].shape[1]
+    for key in _OF_TOKENS & set(taken):
+        if taken[key].shape[1:2] == (width,):
+            taken[key] = taken[key][:, :used]
+    return taken
+
+
+def why_uncut(batch: Mapping[str, Any]) -> str | None:
+    """Why a padded batch cannot be cut between pairs; None if it can."""
+    for key, value in batch.items():
+        if _is_of_images(batch, key):
+            known = _images_of_rows(batch, key) is not None
+        else:
+            known = key.endswith(_RAGGED) or _is_cut_by_rows(value, len(batch["input_ids"]))
+        if not known:
+            return f"nothing says which part of {key} belongs to which pair"
+    return None
+
+
+def _is_cut_by_rows(value: Any, rows: int) -> bool:
+    if isinstance(value, Tensor) and value.dim():
+        return len(value) in (rows, rows // 2)
+    return not isinstance(value, list | tuple) or len(value) in (rows, rows // 2)
+
+
+def _taken(batch: Mapping[str, Any], key: str, one: Tensor, both: Tensor) -> Any:
+    """What belongs to some pairs of one column of a batch that can be cut."""
+    value = batch[key]
+    if _is_of_images(batch, key):
+        parts = _images_of_rows(batch, key)
+        assert parts is not None  # else why_uncut names it
+        return torch.cat([parts[row] for row in both.tolist()])
+    if key.endswith(_RAGGED):
+        lengths = batch[key.removesuffix(_RAGGED) + "_lengths"]
+        answers = value.split(lengths.tolist())
+        wanted = one if len(lengths) == len(batch["input_ids"]) // 2 else both
+        return torch.cat([answers[position] for position in wanted.tolist()])
+    if isinstance(value, list | tuple):
+        wanted = both if len(value) == len(batch["input_ids"]) else one
+        return [value[position] for position in wanted.tolist()]
+    if not isinstance(value, Tensor) or not value.dim():
+        return value
+    return value[(both if len(value) == len(batch["input_ids"]) else one).to(value.device)]
+
+
+def _is_of_images(batch: Mapping[str, Any], key: str) -> bool:
+    """Whether a column may lie image by image: by its name, or where all that is not known may."""
+    if key in _OF_TOKENS or key in _OF_PAIRS or key.startswith("ref_"):
+        return False
+    return IMAGES in batch or key.startswith(("image", "pixel"))
+
+
+def _images_of_rows(batch: Mapping[str, Any], key: str) -> list[Tensor] | None:
+    """What each of the 2B rows has of a column of images, (0 or more, ...); None if unknown."""
+    value, counts = batch[key], batch.get(IMAGES)
+    if counts is None or not isinstance(value, Tensor) or not value.dim():
+        return None
+    rows = 2 * counts.tolist()  # the winners' images, then the same for the losers
+    images, grid = sum(rows), batch.get(_GRID)
+    if key == "pixel_values" and grid is not None:  # patches end to end, as many as the grid says
+        patches = grid.prod(-1).tolist()
+        if len(patches) != images or len(value) != sum(patches):
+            return None
+        of_images = iter(value.split(patches))
+        return [torch.cat([value[:0], *itertools.islice(of_images, count)]) for count in rows]
+    by_row = len(value) == len(rows) and key != _GRID
+    by_image = len(value) == images
+    if by_row and by_image and set(rows) != {1}:
+        return None
+    if by_row:
+        return list(value.split(1))
+    return list(value.split(rows)) if by_image else None

@@ -19,14 +19,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clair_apo.apo.float32_products import fast_float32_products
+from clair_apo.apo.forward.batching import take_pairs, why_uncut
+from clair_apo.apo.forward.cpu import fast_float32_products
 from clair_apo.apo.forward.logps import model_inputs
 from clair_apo.apo.forward.shared_prefix import (
     bare_model,
     columns_beside_trees,
     shared_prefix_forward,
 )
-from clair_apo.apo.forward.tree import take_pairs, tree_sizes, why_uncut
+from clair_apo.apo.forward.tree import tree_sizes
 from clair_apo.errors import ClairApoError
 
 PAIRS_LOOKED_AT = 16

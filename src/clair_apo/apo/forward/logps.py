@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from clair_apo.apo.forward.batching import IMAGES, ROWS, TOKENS_PER_WINNER, WEIGHTS
 from clair_apo.apo.forward.tree import flushed
-from clair_apo.apo.numbering import IMAGES, ROWS, TOKENS_PER_WINNER, WEIGHTS
 
 _NOT_FOR_THE_MODEL = {"completion_mask", IMAGES, ROWS, TOKENS_PER_WINNER, WEIGHTS}
 
@@ -144,3 +144,10 @@ def _masked_sums(values: Tensor | None, mask: Tensor) -> Tensor:
     if values is None:
         return torch.full(mask.shape[:1], torch.nan, device=mask.device)
     return values.detach()[:, -mask.shape[1] :].mul(mask).sum(1)
+
+
+class ReferenceTokens(NamedTuple):
+    """What the reference says of every scored token of B pairs."""
+
+    chosen: TokenLogps
+    rejected: TokenLogps

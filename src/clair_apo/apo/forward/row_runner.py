@@ -21,9 +21,19 @@ from torch import Tensor
 from trl.trainer.dpo_trainer import DPOTrainer
 
 from clair_apo.apo.config import MAX_TOKENS_PER_BATCH
-from clair_apo.apo.float32_products import fast_float32_products
 from clair_apo.apo.forward.attention import attends_to_trees
-from clair_apo.apo.forward.batching import pair_weights
+from clair_apo.apo.forward.batching import (
+    ROW,
+    WEIGHTS,
+    NumberedPairs,
+    cut,
+    pair_weights,
+    rows_of,
+    take_pairs,
+    unwrapped_collator,
+    why_uncut,
+)
+from clair_apo.apo.forward.cpu import fast_float32_products
 from clair_apo.apo.forward.layout_check import (
     Agreement,
     compare_layouts,
@@ -40,8 +50,7 @@ from clair_apo.apo.forward.layout_choice import (
 )
 from clair_apo.apo.forward.logps import PairForward, joined, padded_forward
 from clair_apo.apo.forward.shared_prefix import bare_model, shared_prefix_forward
-from clair_apo.apo.forward.tree import cut, take_pairs, tree_sizes, why_uncut
-from clair_apo.apo.numbering import ROW, WEIGHTS, NumberedPairs, rows_of, unwrapped_collator
+from clair_apo.apo.forward.tree import tree_sizes
 
 logger = logging.getLogger(__name__)
 

@@ -9,31 +9,32 @@ reference, or with the reference model where there is one. Every process takes p
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from accelerate.utils import tqdm
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
+from transformers import TrainerCallback
+from transformers.trainer import Trainer
 from trl.models.utils import prepare_deepspeed
 from trl.trainer.utils import add_fused_lm_head
 
+from clair_apo.apo.checks import check_head
 from clair_apo.apo.error_context import Work, named_memory_failure
 from clair_apo.apo.forward.logps import TokenLogps, padded
 from clair_apo.apo.forward.row_runner import RowTrainer
+from clair_apo.apo.reference.choose import reference_adapter, unwrapped_policy, why_policy_moved
 from clair_apo.apo.reference.fingerprint import agreed_identity
 from clair_apo.apo.reference.logprobs import (
     CollateWithReference,
     KnownPairs,
     pair_keys,
-    reference_adapter,
     reference_tokens,
-    unwrapped_policy,
-    why_policy_moved,
 )
 from clair_apo.apo.reference.model_function import ModelFunction, model_function
 from clair_apo.apo.reference.storage import PairTokenLogps, ReferenceStore
@@ -341,3 +342,76 @@ def is_spread(trainer: RowTrainer) -> bool:
 def _uses_fsdp(trainer: RowTrainer) -> bool:
     # not is_fsdp_enabled, which is hidden from TRL while the trainer is made
     return getattr(trainer.accelerator.state, "fsdp_plugin", None) is not None
+
+
+# mypy: allow-untyped-calls
+# trl is typed in part only
+
+
+class ReferenceTrainer(RowTrainer):
+    """Takes the reference from a cache where the data has a length."""
+
+    reference_cache: ReferenceCache
+
+    def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
+        """Know the reference of every pair; batches look it up, the data set stays as it is."""
+        check_head(self.model)
+        self.settle_layout(None if is_spread(self) else self.model)
+        self.reference_cache.add(dataset, name, batch_size)
+        return dataset
+
+    def evaluate(
+        self,
+        eval_dataset: Dataset | IterableDataset | Mapping[str, Any] | str | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """As TRL's, but new data can be evaluated after training where the cache knows it."""
+        if not self.precompute_ref_logps or isinstance(eval_dataset, str | None):
+            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        if isinstance(eval_dataset, Mapping):
+            metrics: dict[str, float] = {}
+            for name, part in eval_dataset.items():
+                metrics |= self.evaluate(part, ignore_keys, f"{metric_key_prefix}_{name}")
+            return metrics
+        args, tokenizer = self.args, cast(Any, self.processing_class)
+        ready = self._prepare_dataset(eval_dataset, tokenizer, args, "eval")
+        size = args.precompute_ref_batch_size or args.per_device_eval_batch_size
+        ready = self._precompute_ref_logps(ready, "eval", size)
+        return Trainer.evaluate(self, ready, ignore_keys, metric_key_prefix)
+
+
+class AskPolicyAtStart(TrainerCallback):
+    """When training begins, the policy is asked as its own reference, or found to be none.
+
+    Under FSDP and DeepSpeed it answers what no cache had, now that it has been spread.
+
+    Args:
+        trainer: an `APOTrainer`.
+        of_policy: whether there is no other reference model.
+    """
+
+    def __init__(self, trainer: Any, of_policy: bool) -> None:
+        self._trainer = trainer
+        self._of_policy = of_policy
+
+    def on_init_end(self, *event: Any, **more: Any) -> None:
+        """Keep TRL from loading a second model by name, as it does under FSDP alone."""
+        if self._trainer.args.precompute_ref_log_probs and self._of_policy:
+            self._trainer.is_fsdp_enabled = False
+
+    def on_train_begin(self, *event: Any, **more: Any) -> None:
+        """Settle the layout; compute what no cache had, or see that the policy stays its reference.
+
+        Raises:
+            TrainingError: it would not.
+        """
+        trainer = self._trainer
+        trainer.settle_layout(trainer.model_wrapped)
+        if trainer.precompute_ref_logps:
+            trainer.reference_cache.complete()
+        elif trainer.ref_model is None and (why := why_policy_moved(trainer)):
+            raise TrainingError(
+                f"{why}, so without the adapter the policy is not its reference: freeze them, set "
+                "precompute_ref_log_probs, or pass ref_model"
+            )

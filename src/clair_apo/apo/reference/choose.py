@@ -6,26 +6,90 @@ Knows which models there are and which must be loaded; not what they say.
 # mypy: allow-untyped-calls
 # trl and accelerate are typed in part only
 
+import contextlib
 import copy
 import functools
 import logging
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 from peft import PeftModel, PeftType
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from trl.trainer.dpo_config import DPOConfig
+from trl.trainer.utils import use_adapter
 
-from clair_apo.apo.reference.logprobs import frozen_copy
+from clair_apo.apo.config import BASE, INITIAL
+from clair_apo.apo.forward.row_runner import RowTrainer
+from clair_apo.apo.reference.fingerprint import trained_base_weights
 from clair_apo.apo.reference.model_function import ModelFunction, model_function
 from clair_apo.apo.reference.storage import cache_path
 from clair_apo.errors import ConfigError, TrainingError
 from clair_apo.models import find_model
 
-INITIAL, BASE = "initial", "base"
+
+def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy of a model as it is now, that no training step reaches.
+
+    Raises:
+        TrainingError: the weights are spread by DeepSpeed ZeRO-3 and cannot be copied.
+    """
+    if is_deepspeed_zero3_enabled():
+        raise TrainingError(
+            "under DeepSpeed ZeRO-3 a model cannot be copied as its own reference: pass the model "
+            "by name, pass ref_model, or set precompute_ref_log_probs"
+        )
+    reference = copy.deepcopy(model)
+    reference.requires_grad_(False)
+    reference.eval()
+    return reference
+
+
+def unwrapped_policy(trainer: RowTrainer) -> Any:
+    """The policy with its adapters; under FSDP the trainer's own model is the wrapper."""
+    return trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
+
+
+def reference_adapter_name(trainer: RowTrainer) -> str | None:
+    """The adapter that is the reference: `ref`, TRL's frozen copy; None where all are off."""
+    adapters = unwrapped_policy(trainer).peft_config
+    from_base = getattr(trainer.args, "reference", "initial") == "base"
+    return "ref" if "ref" in adapters and not from_base else None
+
+
+@contextlib.contextmanager
+def reference_adapter(trainer: RowTrainer) -> Iterator[None]:
+    """While it holds, the trainer's model is its reference; nothing to do for one without adapter.
+
+    A reference model of its own, where there is one, is not touched.
+    """
+    policy = unwrapped_policy(trainer)
+    with contextlib.ExitStack() as switched:
+        if trainer.ref_model is None and isinstance(policy, PeftModel):
+            with warnings.catch_warnings():
+                # peft's word on trained biases; `why_policy_moved` sees to them
+                warnings.filterwarnings("ignore", message="Careful, disabling adapter layers")
+                switched.enter_context(use_adapter(policy, reference_adapter_name(trainer)))
+        yield
+
+
+def why_policy_moved(trainer: RowTrainer) -> str | None:
+    """Why a policy is not its own reference any more once it trains; None where it stays that.
+
+    It stays where the adapter is all that trains: then it is switched off, or a copy of it on.
+    """
+    policy = unwrapped_policy(trainer)
+    if not isinstance(policy, PeftModel):
+        return "the policy has been trained"
+    trained = trained_base_weights(policy)
+    if not trained:
+        return None
+    return f"{len(trained)} weights below the adapter are trained with it ({trained[0]} is one)"
+
 
 logger = logging.getLogger(__name__)
 

@@ -9,28 +9,21 @@ them from there on, looked up by what the batch contains. B is the number of pai
 # mypy: allow-untyped-calls
 # trl and accelerate are typed in part only
 
-import contextlib
-import copy
 import hashlib
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from peft import PeftModel
 from torch import Tensor
-from transformers import PreTrainedModel
-from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from trl.models.utils import disable_gradient_checkpointing
-from trl.trainer.utils import use_adapter
 
-from clair_apo.apo.forward.logps import PairLogps, TokenLogps
+from clair_apo.apo.forward.batching import Collate, WrappedCollator
+from clair_apo.apo.forward.logps import PairLogps, ReferenceTokens, TokenLogps
 from clair_apo.apo.forward.noise import in_eval_mode
 from clair_apo.apo.forward.row_runner import RowTrainer
-from clair_apo.apo.numbering import Collate, WrappedCollator
-from clair_apo.apo.reference.fingerprint import trained_base_weights
+from clair_apo.apo.reference.choose import reference_adapter, unwrapped_policy
 from clair_apo.apo.reference.storage import PairTokenLogps
 from clair_apo.errors import TrainingError
 
@@ -43,13 +36,6 @@ TOKEN_COLUMNS = (
     "ref_rejected_lengths",
 )
 """The same for each scored token: the fields of a `TokenLogps` for each side."""
-
-
-class ReferenceTokens(NamedTuple):
-    """What the reference says of every scored token of B pairs."""
-
-    chosen: TokenLogps
-    rejected: TokenLogps
 
 
 class KnownPairs(NamedTuple):
@@ -137,23 +123,6 @@ class CollateWithReference(WrappedCollator):
         return float(values[:shared].sum() + self.tail_weight * values[shared:].sum())
 
 
-def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy of a model as it is now, that no training step reaches.
-
-    Raises:
-        TrainingError: the weights are spread by DeepSpeed ZeRO-3 and cannot be copied.
-    """
-    if is_deepspeed_zero3_enabled():
-        raise TrainingError(
-            "under DeepSpeed ZeRO-3 a model cannot be copied as its own reference: pass the model "
-            "by name, pass ref_model, or set precompute_ref_log_probs"
-        )
-    reference = copy.deepcopy(model)
-    reference.requires_grad_(False)
-    reference.eval()
-    return reference
-
-
 def reference_logps(trainer: RowTrainer, batch: Mapping[str, Tensor]) -> PairLogps:
     """The reference's log-probabilities for a padded batch, summed over each answer, (B,) each."""
     tokens = reference_tokens(trainer, batch)
@@ -190,45 +159,3 @@ def reference_tokens(
     ):
         forward = trainer.forward_pairs(model, batch, statistics=False)
     return ReferenceTokens(forward.chosen, forward.rejected)
-
-
-def unwrapped_policy(trainer: RowTrainer) -> Any:
-    """The policy with its adapters; under FSDP the trainer's own model is the wrapper."""
-    return trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
-
-
-def reference_adapter_name(trainer: RowTrainer) -> str | None:
-    """The adapter that is the reference: `ref`, TRL's frozen copy; None where all are off."""
-    adapters = unwrapped_policy(trainer).peft_config
-    from_base = getattr(trainer.args, "reference", "initial") == "base"
-    return "ref" if "ref" in adapters and not from_base else None
-
-
-@contextlib.contextmanager
-def reference_adapter(trainer: RowTrainer) -> Iterator[None]:
-    """While it holds, the trainer's model is its reference; nothing to do for one without adapter.
-
-    A reference model of its own, where there is one, is not touched.
-    """
-    policy = unwrapped_policy(trainer)
-    with contextlib.ExitStack() as switched:
-        if trainer.ref_model is None and isinstance(policy, PeftModel):
-            with warnings.catch_warnings():
-                # peft's word on trained biases; `why_policy_moved` sees to them
-                warnings.filterwarnings("ignore", message="Careful, disabling adapter layers")
-                switched.enter_context(use_adapter(policy, reference_adapter_name(trainer)))
-        yield
-
-
-def why_policy_moved(trainer: RowTrainer) -> str | None:
-    """Why a policy is not its own reference any more once it trains; None where it stays that.
-
-    It stays where the adapter is all that trains: then it is switched off, or a copy of it on.
-    """
-    policy = unwrapped_policy(trainer)
-    if not isinstance(policy, PeftModel):
-        return "the policy has been trained"
-    trained = trained_base_weights(policy)
-    if not trained:
-        return None
-    return f"{len(trained)} weights below the adapter are trained with it ({trained[0]} is one)"

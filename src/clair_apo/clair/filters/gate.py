@@ -11,9 +11,8 @@ from unicodedata import normalize
 from pydantic import AfterValidator, Field, model_validator
 
 from clair_apo.alignment import edit_distance
-from clair_apo.clair.filters.text_checks import is_refusal, mention_of_revision
+from clair_apo.clair.filters.text_checks import is_refusal, language_of, mention_of_revision
 from clair_apo.clair.filters.truncation import RowRefusedError, TrainingTokens
-from clair_apo.clair.language import language_of
 from clair_apo.config import Section
 from clair_apo.errors import ConfigError
 from clair_apo.llm.thinking import without_thinking

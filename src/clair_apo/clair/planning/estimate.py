@@ -13,7 +13,8 @@ from clair_apo.clair.planning.replay import Trail, follow
 from clair_apo.clair.stages.load import load_prompts, survey_prompts
 from clair_apo.clair.stages.run import ROLES, VERIFY, Stages, open_stages
 from clair_apo.llm import RequestStore, StoredChat
-from clair_apo.llm.pricing import Price, find_price
+from clair_apo.llm.pricing import find_price
+from clair_apo.llm.spec import Price
 from clair_apo.llm.token_count import STAND_IN, TokenCounter
 from clair_apo.records import Prompt, Record
 

@@ -12,7 +12,7 @@ from jinja2 import Template
 from jinja2.meta import find_undeclared_variables
 
 from clair_apo.errors import ConfigError
-from clair_apo.llm.sandbox import SANDBOX
+from clair_apo.llm.judge import SANDBOX
 from clair_apo.records import Conversation, Direction, Message, RevisionFormat, digest
 
 

@@ -2,18 +2,57 @@
 
 import hashlib
 import random
+import unicodedata
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from clair_apo.clair.config import PromptsConfig
-from clair_apo.clair.duplicates import SeenPrompts
+from clair_apo.clair.config import PromptsConfig, PromptShard
 from clair_apo.clair.filters.contamination import ContaminationIndex
-from clair_apo.clair.shards import PromptShard
+from clair_apo.clair.prompt_state import PromptSurvey
 from clair_apo.errors import DataError
 from clair_apo.ingest.arrow_rows import Row
 from clair_apo.ingest.rows import prompt_columns, prompt_from_row, read_rows
-from clair_apo.records import Dropped, Prompt, canonical_json
+from clair_apo.records import Dropped, DropReason, Prompt, Stage, canonical_json
+
+
+class SeenPrompts:
+    """The prompts so far, as two 64-bit digests for each.
+
+    Two prompts are near-duplicates where case, runs of blanks and the full stop or question mark
+    at the end are all that tells them apart. All other punctuation counts: `3+4` is not `3-4`.
+    """
+
+    def __init__(self) -> None:
+        self._first: dict[int, int] = {}
+
+    def judge(self, prompt: Prompt) -> Dropped | None:
+        """Remember a new prompt; a dropped row that names the earlier one for another."""
+        typed = [(message.role, _as_if_typed_alike(message.content)) for message in prompt.messages]
+        digest = hashlib.sha256(repr(typed).encode()).digest()
+        key, own = int.from_bytes(digest[:8]), int(prompt.id, 16)
+        if key not in self._first:
+            self._first[key] = own
+            return None
+        first = self._first[key]
+        how = (
+            "the same prompt stood there before"
+            if first == own
+            else f"prompt {first:016x} stood there before, and differs only in how it is typed"
+        )
+        return Dropped(
+            id=prompt.id,
+            stage=Stage.LOAD,
+            reason=DropReason.DUPLICATE,
+            detail=f"{prompt.source}: {how}",
+            raw=prompt.messages[-1].content,
+        )
+
+
+def _as_if_typed_alike(text: str) -> str:
+    # NFC, not NFKC: that would make an x squared an x2
+    words = unicodedata.normalize("NFC", text).casefold().split()
+    return " ".join(words).rstrip(".?\u2026 ")
 
 
 def load_prompts(
@@ -58,21 +97,6 @@ def load_prompts(
     if not found:
         of = f" of shard {shard.name}: use fewer shards" if shard else ""
         raise DataError(f"{config.path}: holds no prompts{of}")
-
-
-class PromptSurvey(NamedTuple):
-    """What is known of the prompts before anything is written or asked."""
-
-    prompts: int
-    """Those that are used, duplicates among them."""
-    given: int
-    """Those that bring an answer, of those that are not dropped at once."""
-    waiting: int
-    """Those that bring none."""
-    digest: str
-    """Of their ids and given answers: the same for the same prompts in the same order."""
-    tests: ContaminationIndex
-    """The test sets that they were compared with."""
 
 
 def survey_prompts(config: PromptsConfig, shard: PromptShard | None = None) -> PromptSurvey:

@@ -10,13 +10,50 @@ from clair_apo.clair.answer_text import trimmed
 from clair_apo.clair.filters.gate import Verdict, judge_reply
 from clair_apo.clair.filters.text_checks import is_refusal
 from clair_apo.clair.prompt_state import Case, Made, drop
-from clair_apo.clair.repair import REPAIRABLE, repair_message
 from clair_apo.clair.revision.edits import EditError, apply_edits
 from clair_apo.clair.revision.parse import ParsedRevision, ParseError, parse_edits, parse_revision
 from clair_apo.clair.revision.template import RevisionTemplate
 from clair_apo.llm import Answer, ChatRequest, Dialogue, StoredChat
 from clair_apo.llm.thinking import speaks_of_thinking, without_thinking
 from clair_apo.records import DropReason, Message, Revision, RevisionFormat, Stage
+
+REPAIRABLE = frozenset({DropReason.UNPARSED, DropReason.EDIT_NOT_FOUND})
+"""The reasons that asking again can mend; a reply that declines or is cut is no such case."""
+
+_FORM = {
+    "full": "<reasoning>...</reasoning> and <revision>the whole revised answer</revision>",
+    "edits": "<reasoning>...</reasoning> and <edits> with one <edit> for each change",
+}
+_COPIED = (
+    " Copy every <find> from the answer character by character, long enough to stand there only "
+    "once; edits must not overlap."
+)
+
+
+def repair_message(error: ParseError, format: RevisionFormat) -> str:
+    """The user's turn that asks for the same revision in a form that can be used.
+
+    It stands behind the first request and the reply itself, and refers to the answer there.
+
+    Args:
+        error: what was wrong; its reason is one of `REPAIRABLE`.
+        format: how the reviser was asked to reply.
+
+    Returns:
+        All that was wrong, edit by edit, and what to do now.
+
+    Raises:
+        ValueError: asking again cannot mend such a reply.
+    """
+    if error.reason not in REPAIRABLE:
+        raise ValueError(f"a reply that is {error.reason.value} is not asked for again")
+    faults = "\n".join(f"- {fault}" for fault in error.faults)
+    return (
+        f"That reply cannot be used:\n{faults}\n\nPlease send the whole reply once more, with the "
+        f"same revision, in exactly the form that was asked for: {_FORM[format]}."
+        + (_COPIED if error.reason is DropReason.EDIT_NOT_FOUND else "")
+    )
+
 
 LARGER = 2
 """A reply that was cut is asked for again with so many times the limit."""

@@ -6,14 +6,12 @@ from functools import cached_property
 from clair_apo.clair.clients import Chats, open_chats
 from clair_apo.clair.config import GenerateConfig
 from clair_apo.clair.filters.gate import Gate
-from clair_apo.clair.prompt_state import Case, Made
+from clair_apo.clair.prompt_state import Case, Made, PromptSurvey
 from clair_apo.clair.revision.template import RevisionTemplate, load_rubric, load_template
-from clair_apo.clair.stages.judge import choose_by_judge, choose_by_score
-from clair_apo.clair.stages.load import PromptSurvey
+from clair_apo.clair.stages.judge import choose_by_judge, choose_by_score, is_control, verify
 from clair_apo.clair.stages.pair import Paid, make_pair
 from clair_apo.clair.stages.respond import given_answers, respond, strengthen
 from clair_apo.clair.stages.revise import revise
-from clair_apo.clair.verify import is_control, verify
 from clair_apo.llm import Dialogue, Meter, RequestStore, StoredChat
 from clair_apo.llm.judge import Judge
 from clair_apo.records import PreferencePair

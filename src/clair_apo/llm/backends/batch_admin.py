@@ -8,12 +8,10 @@ from openai.types import Batch
 
 from clair_apo.errors import RequestError
 from clair_apo.llm.backends.batch_api import ENDED, why_failed
-from clair_apo.llm.backends.batch_client import BatchServer
-from clair_apo.llm.batch_results import BatchResults
-from clair_apo.llm.spec import host_of
+from clair_apo.llm.backends.batch_client import BatchResults, BatchServer
+from clair_apo.llm.spec import ModelSpec, host_of
 from clair_apo.llm.store import RequestStore
 from clair_apo.llm.store_schema import CREATING, FORGOTTEN, READ, StoredBatch
-from clair_apo.llm.types import ModelSpec
 
 
 @dataclass(frozen=True)

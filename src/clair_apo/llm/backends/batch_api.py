@@ -20,13 +20,12 @@ from openai.types.batch_error import BatchError
 
 from clair_apo.console import say
 from clair_apo.errors import RequestError
-from clair_apo.llm.backends.batch_client import QUEUE_FULL, BatchServer, NotNowError
+from clair_apo.llm.backends.batch_client import QUEUE_FULL, BatchResults, BatchServer, NotNowError
 from clair_apo.llm.backends.batch_files import Shard, missing, shards_of, write_shard
-from clair_apo.llm.batch_results import BatchResults
-from clair_apo.llm.spec import GO_ON, host_of
+from clair_apo.llm.spec import GO_ON, ModelSpec, host_of
 from clair_apo.llm.store import RequestStore
 from clair_apo.llm.store_schema import CREATING, FORGOTTEN, READ, StoredBatch
-from clair_apo.llm.types import Answered, ChatModel, ChatRequest, ModelSpec
+from clair_apo.llm.types import Answered, ChatModel, ChatRequest
 from clair_apo.records import digest
 
 MOST_REQUESTS = 50_000

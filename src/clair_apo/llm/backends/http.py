@@ -23,9 +23,10 @@ from clair_apo.llm.backends.connection import Connection
 from clair_apo.llm.backends.http_errors import FailureReader, RequestFailure
 from clair_apo.llm.backends.rate_limits import Gate
 from clair_apo.llm.backends.server_health import Attempts, ServerHealth, jittered_wait_s
-from clair_apo.llm.meter import Meter
+from clair_apo.llm.pricing import Meter
 from clair_apo.llm.responses import count_of, is_completion
-from clair_apo.llm.types import Answered, ChatRequest, ModelSpec, RawResponse
+from clair_apo.llm.spec import ModelSpec
+from clair_apo.llm.types import Answered, ChatRequest, RawResponse
 from clair_apo.records import Message
 
 # retries show where logging is set up; without that they would stand bare on standard error

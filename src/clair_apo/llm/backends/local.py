@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from clair_apo.errors import ModelNotFoundError
-from clair_apo.llm.groups import groups_of
+from clair_apo.llm.scheduler import groups_of
 from clair_apo.llm.types import Answered, ChatModel, ChatRequest, Completion
 from clair_apo.models import ModelSource
 from clair_apo.records import Sampling

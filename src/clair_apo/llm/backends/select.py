@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from clair_apo.llm.spec import host_of
+from clair_apo.llm.spec import ModelSpec, host_of
 from clair_apo.llm.store import RequestStore
 from clair_apo.llm.store_schema import StoredBatch
-from clair_apo.llm.types import ChatModel, ModelSpec
+from clair_apo.llm.types import ChatModel
 
 
 def model_of_mode(

@@ -16,7 +16,7 @@ from clair_apo.console import duration, say, wait_in_words
 from clair_apo.errors import RequestError
 from clair_apo.llm.backends.http_errors import RequestFailure
 from clair_apo.llm.backends.rate_limits import Gate
-from clair_apo.llm.meter import Meter
+from clair_apo.llm.pricing import Meter
 from clair_apo.llm.spec import GO_ON
 
 ATTEMPTS = 6

@@ -19,7 +19,8 @@ from clair_apo.llm.backends.batch_files import (
     shards_of,
     write_shard,
 )
-from clair_apo.llm.types import Answer, Answered, ChatModel, ChatRequest, ModelSpec
+from clair_apo.llm.spec import ModelSpec
+from clair_apo.llm.types import Answer, Answered, ChatModel, ChatRequest
 
 MOST_REQUESTS = 10_000
 """In one file. `vllm run-batch` writes its output when all is done: a crash costs one file's."""
