@@ -27,15 +27,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import clair_apo.llm.http  # noqa: F401 (a second to load: part of a start, not of a rate)
+import clair_apo.llm.backends.http  # noqa: F401 (a second to load: part of a start, not of a rate)
 from clair_apo.llm import (
     Answer,
+    CachedChat,
     ChatRequest,
     Dialogue,
     ModelSpec,
     RequestStore,
     StoredAnswer,
-    StoredChat,
 )
 from clair_apo.records import Message
 
@@ -102,7 +102,7 @@ def asking(request: ChatRequest) -> Dialogue[Answer]:
     return answer
 
 
-def questions(chat: StoredChat, count: int) -> Iterator[Dialogue[Answer]]:
+def questions(chat: CachedChat, count: int) -> Iterator[Dialogue[Answer]]:
     """Rows with a question each, all different."""
     for number in range(count):
         text = f"{number}. {QUESTION * 8}"
@@ -114,7 +114,7 @@ def measure_rate(args: argparse.Namespace) -> None:
     with serving(ANSWER_S) as url, tempfile.TemporaryDirectory() as folder:
         spec = ModelSpec(model="target", base_url=url, max_in_flight=args.in_flight)
         with TimedStore(Path(folder) / "requests.sqlite") as store:
-            chat = StoredChat(spec, store)
+            chat = CachedChat(spec, store)
             before = resource.getrusage(resource.RUSAGE_SELF)
             began, first = time.perf_counter(), 0.0
             for number, _ in enumerate(chat.converse(questions(chat, args.requests))):
@@ -256,7 +256,7 @@ def _factory(spec: ModelSpec, texts: Sequence[str]) -> float:
         tempfile.TemporaryDirectory() as folder,
         RequestStore(Path(folder) / "requests.sqlite") as store,
     ):
-        chat = StoredChat(spec, store)
+        chat = CachedChat(spec, store)
         began = time.perf_counter()
         rows = [asking(chat.request((Message(role="user", content=text),))) for text in texts]
         answers = list(chat.converse(rows))

@@ -1,8 +1,9 @@
-"""The house: who may import whom, and what must not be loaded."""
+"""Who may import whom, how large a folder may be, and what must not be loaded."""
 
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -11,110 +12,139 @@ import clair_apo
 
 ROOT = Path(clair_apo.__file__).parent
 
-# A room and all that it may import, besides itself. Everything points down.
+MOST_MODULES = 21
+"""In one folder, its `__init__` included."""
+
+# A package and all that it may import, besides itself. Everything points down.
 GROUND = {
     "alignment",
-    "arrow_rows",
-    "cells",
-    "columns",
-    "controls",
-    "errors",
-    "records",
-    "files",
-    "rows",
     "config",
-    "progress",
-    "splits",
+    "console",
+    "errors",
+    "files",
+    "ingest",
+    "output_streams",
+    "records",
     "stats",
-    "terminal",
+    "verification",
 }
 MAY_IMPORT = {
     "alignment": set(),
-    "arrow_rows": {"errors"},
-    "cells": {"errors", "files", "records"},
-    "columns": set(),
-    "controls": {"records", "stats"},
-    "errors": set(),
-    "records": set(),
-    "files": {"errors", "records"},
-    "splits": set(),
-    "stats": {"records"},
-    "rows": {"arrow_rows", "cells", "errors", "files", "records"},
-    "progress": {"terminal"},
     "config": {"errors", "files"},
+    "console": {"output_streams"},
+    "errors": set(),
+    "files": {"errors", "records"},
+    "ingest": {"errors", "files", "records"},
     "models": {"errors"},
-    "runs": {"errors", "files"},
-    "shutdown": set(),
-    "terminal": set(),
+    "output_streams": set(),
+    "records": set(),
+    "run_folder": {"errors", "files"},
+    "stats": {"records"},
+    "verification": {"records", "stats"},
     "llm": GROUND | {"models"},
-    "clair": GROUND | {"llm", "models", "runs"},
-    "apo": GROUND | {"models", "runs", "shutdown"},
-    "report": GROUND | {"runs"},
+    "clair": GROUND | {"llm", "models", "run_folder"},
+    "apo": GROUND | {"models", "run_folder"},
+    "report": GROUND | {"run_folder"},
+}
+# The same among the packages inside of one.
+MAY_IMPORT_INSIDE = {
+    "llm": {"backends": set()},
+    "clair": {
+        "revision": set(),
+        "filters": set(),
+        "stages": {"revision", "filters"},
+        "planning": {"stages"},
+    },
+    "apo": {
+        "forward": set(),
+        "reference": {"forward"},
+        "dry_run": {"forward"},
+    },
 }
 
 
-def _rooms_imported(path):
-    """The rooms of the package that a file imports, anywhere in it."""
-    tree = ast.parse(path.read_text("utf-8"))
-    for node in ast.walk(tree):
+def _module(path):
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts).removesuffix(".__init__")
+
+
+MODULES = {_module(path): path for path in sorted(ROOT.rglob("*.py"))}
+
+
+def _imports(module):
+    """The modules of the package that one imports, anywhere in it."""
+    for node in ast.walk(ast.parse(MODULES[module].read_text("utf-8"))):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            yield from (alias.name for alias in node.names if alias.name in MODULES)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path.name}: imports are absolute here"
-            names = [node.module]
-            if node.module == "clair_apo":
-                names = [f"clair_apo.{alias.name}" for alias in node.names]
-        else:
-            continue
-        for name in names:
-            parts = name.split(".")
-            if parts[0] == "clair_apo" and len(parts) > 1:
-                yield parts[1]
+            assert node.level == 0, f"{module}: imports are absolute here"
+            for alias in node.names:
+                for name in (f"{node.module}.{alias.name}", node.module):
+                    if name in MODULES:
+                        yield name
+                        break
 
 
-def _files(room):
-    single = ROOT / f"{room}.py"
-    return [single] if single.exists() else sorted((ROOT / room).rglob("*.py"))
+def _package(module, depth):
+    return module.split(".")[depth] if module.count(".") >= depth else ""
 
 
-@pytest.mark.parametrize("room", MAY_IMPORT)
-def test_a_room_imports_only_what_lies_below_it(room):
-    files = _files(room)
-    assert files
-    for path in files:
-        others = set(_rooms_imported(path)) - {room}
-        assert others <= MAY_IMPORT[room], f"{path.relative_to(ROOT)} imports {others}"
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_a_package_imports_only_what_lies_below_it(package):
+    members = [module for module in MODULES if _package(module, 1) == package]
+    assert members
+    for module in members:
+        others = {_package(name, 1) for name in _imports(module)} - {package}
+        assert others <= MAY_IMPORT[package], f"{module} imports {others}"
 
 
-def test_every_room_is_in_the_table_or_stands_above_it():
-    found = {path.stem for path in ROOT.glob("*.py")} | {
-        path.name for path in ROOT.iterdir() if (path / "__init__.py").exists()
-    }
-    above = {"__init__", "__main__", "cli", "demo"}
-    assert found - above == set(MAY_IMPORT)
+@pytest.mark.parametrize(
+    ("package", "inner"), [(o, i) for o, packages in MAY_IMPORT_INSIDE.items() for i in packages]
+)
+def test_a_package_in_another_imports_only_what_lies_below_it(package, inner):
+    packages = MAY_IMPORT_INSIDE[package]
+    members = [name for name in MODULES if name.startswith(f"clair_apo.{package}.{inner}.")]
+    assert members
+    for module in members:
+        named = [n for n in _imports(module) if n.startswith(f"clair_apo.{package}.")]
+        others = ({_package(name, 2) for name in named} & set(packages)) - {inner}
+        assert others <= packages[inner], f"{module} imports {others}"
 
 
-def test_the_table_itself_has_no_cycle():
-    below = dict(MAY_IMPORT)
-    while below:
-        floor = {room for room, needs in below.items() if not needs & set(below)}
-        assert floor, f"a cycle among {set(below)}"
-        below = {room: needs for room, needs in below.items() if room not in floor}
+def test_every_package_is_in_a_table_or_stands_above_it():
+    packages = {path.parent.relative_to(ROOT).parts for path in ROOT.rglob("__init__.py")}
+    outer = {path.stem for path in ROOT.glob("*.py")} | {parts[0] for parts in packages if parts}
+    assert outer - {"__init__", "cli", "demo"} == set(MAY_IMPORT)
+    inner = {(o, i) for o, below in MAY_IMPORT_INSIDE.items() for i in below}
+    assert {parts for parts in packages if len(parts) > 1} == inner
+
+
+def test_the_tables_and_the_modules_have_no_circles():
+    for table in (MAY_IMPORT, *MAY_IMPORT_INSIDE.values()):
+        TopologicalSorter(table).prepare()
+    imports = {module: set(_imports(module)) - {module} for module in MODULES}
+    TopologicalSorter(imports).prepare()
+
+
+def test_no_folder_is_so_full_that_nobody_finds_a_file_in_it():
+    folders = [folder for folder in ROOT.rglob("*") if folder.is_dir()]
+    sizes = {folder: len(list(folder.glob("*.py"))) for folder in folders}
+    assert {str(f): n for f, n in sizes.items() if n > MOST_MODULES} == {}
 
 
 HEAVY = ("torch", "transformers", "trl", "datasets", "scipy")
 
 
 @pytest.mark.parametrize("module", ["clair_apo", "clair_apo.clair", "clair_apo.report"])
-def test_importing_a_room_that_needs_no_model_loads_no_torch(module):
+def test_importing_a_package_that_needs_no_model_loads_no_torch(module):
     code = f"import sys, {module}; print([m for m in {HEAVY} if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stdout.strip() == "[]", result.stderr
 
 
-@pytest.mark.parametrize("room", ["llm", "clair", "apo", "report"])
-def test_what_a_room_exports_is_sorted_documented_and_there(room):
-    module = __import__(f"clair_apo.{room}", fromlist=["__all__"])
+@pytest.mark.parametrize("package", ["llm", "clair", "apo", "report"])
+def test_what_a_package_exports_is_sorted_documented_and_there(package):
+    module = __import__(f"clair_apo.{package}", fromlist=["__all__"])
     assert list(module.__all__) == sorted(module.__all__, key=_as_ruff_sorts)
     for name in module.__all__:
         assert hasattr(module, name)

@@ -6,10 +6,10 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from chat_server import Asked, ChatServer, Reply
 from clair_apo.clair import dataset
 from clair_apo.clair.planning import estimate as estimating
 from clair_apo.cli import app
+from tests.helpers.chat_server import Asked, ChatServer, Reply
 
 ANSWER = "An answer of six plain words."
 REVISION = "<reasoning>\nr\n</reasoning>\n<revision>\nAn answer of six good words.\n</revision>"

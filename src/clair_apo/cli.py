@@ -157,9 +157,9 @@ def batches(
 ) -> None:
     """List a run's batches at a server, and keep what those that have ended answered."""
     with reported_errors():
-        from clair_apo.clair.batches import look_after_batches
+        from clair_apo.clair.batches import list_batches
 
-        looks = look_after_batches(run, cancel=cancel, forget=forget)
+        looks = list_batches(run, cancel=cancel, forget=forget)
         for look in looks:
             batch = look.batch
             line = f"{batch.id}  {batch.state}  {look.answered} of {len(batch.keys)} answered"
@@ -225,7 +225,7 @@ def build(context: typer.Context) -> None:
 def info(reference_cache: _Cache = None) -> None:
     """List the references in a cache."""
     with reported_errors():
-        from clair_apo.apo.build_reference import table
+        from clair_apo.apo.reference.listing import table
         from clair_apo.apo.reference.storage import cache_path, stored_references
 
         print_result(table(stored_references(cache_path(reference_cache))))
@@ -236,10 +236,22 @@ def info(reference_cache: _Cache = None) -> None:
 def verify(context: typer.Context, reference_cache: _Cache = None, config: _Config = None) -> None:
     """Check every file of a cache; with --config also ask the reference again about some pairs."""
     with reported_errors():
-        from clair_apo.apo.build_reference import verify_reference
+        from clair_apo.apo.reference.listing import verify_files
+        from clair_apo.apo.reference.storage import cache_path
 
-        for line in verify_reference(reference_cache, config, context.args):
-            print_result(line)
+        if config is None and context.args:
+            raise ConfigError(f"command line: {context.args[0]} is an option of --config FILE.yaml")
+        root = cache_path(reference_cache)
+        if config is not None:
+            from clair_apo.apo.arguments import parse_arguments
+            from clair_apo.apo.build_reference import verify_pairs
+
+            where = ["--reference_cache", str(reference_cache)] if reference_cache else []
+            setup = parse_arguments(["--config", str(config), *context.args, *where])
+            root = cache_path(setup.args.reference_cache)
+            print_result(verify_pairs(setup))
+        pairs = sum(one.pairs for one in verify_files(root))
+        print_result(f"{pairs} pairs in sound files: {root}")
 
 
 def _check_text(args: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ from clair_apo.records import Record
 from clair_apo.stats import Share, share_interval
 
 
-class Controls(Record):
+class VerificationSummary(Record):
     """A judge's word on pairs, and on controls among them."""
 
     claims: int

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 from datasets import Dataset
-from tiny_apo import make_model, make_rows, make_tokenizer
 
 from clair_apo.apo.config import APOConfig
+from tests.helpers.tiny_apo import make_model, make_rows, make_tokenizer
 
 # accelerate collects garbage after every training; what importing left is none (0.8 seconds each)
 gc.freeze()
@@ -24,7 +24,7 @@ gc.freeze()
 def no_users_cache(tmp_path, monkeypatch):
     """What a test computes stays in its folder, and it meets nothing of another's."""
     monkeypatch.setattr(
-        "clair_apo.apo.reference.logprobs.storage.default_cache", lambda: tmp_path / "reference"
+        "clair_apo.apo.reference.storage.default_cache", lambda: tmp_path / "reference"
     )
 
 

@@ -1,14 +1,14 @@
 import pytest
 
 from clair_apo.apo.alarms import (
+    CHOSEN_FALLS_REWARD,
+    CHOSEN_FALLS_WINDOW,
     COLLAPSE_NATS,
     COLLAPSE_WINDOW,
     DRIFT_SHARE,
     DRIFT_WINDOW,
     SATURATED_SHARE,
     SATURATED_WINDOW,
-    WINNER_FALLS_REWARD,
-    WINNER_FALLS_WINDOW,
     find_alarms,
 )
 
@@ -46,17 +46,17 @@ def test_a_winner_that_falls_under_zero_is_an_alarm_at_the_step_that_completes_t
     falls = run(**{"rewards/chosen": lambda step: 0.0 if step <= 10 else -1.0})
     (alarm,) = find_alarms(falls, ("apo_zero",))
     # the mean of a window with k logs of -1 is -k / window
-    needed = int(-WINNER_FALLS_REWARD * WINNER_FALLS_WINDOW) + 1
+    needed = int(-CHOSEN_FALLS_REWARD * CHOSEN_FALLS_WINDOW) + 1
     assert alarm.step == 10 + needed
-    assert f"{-needed / WINNER_FALLS_WINDOW:+.2f}" in alarm.what
+    assert f"{-needed / CHOSEN_FALLS_WINDOW:+.2f}" in alarm.what
     assert "apo_down" in alarm.advice
 
 
 def test_a_winner_that_dips_shortly_or_little_is_none():
     dips = run(**{"rewards/chosen": lambda step: -0.4 if step == 10 else 0.1})
     assert names(dips) == []
-    assert names(run(**{"rewards/chosen": lambda step: 0.99 * WINNER_FALLS_REWARD})) == []
-    early = run(WINNER_FALLS_WINDOW - 1, **{"rewards/chosen": lambda step: -5.0})
+    assert names(run(**{"rewards/chosen": lambda step: 0.99 * CHOSEN_FALLS_REWARD})) == []
+    early = run(CHOSEN_FALLS_WINDOW - 1, **{"rewards/chosen": lambda step: -5.0})
     assert names(early) == [], "there is no window yet"
 
 
@@ -80,7 +80,7 @@ def test_a_winner_that_collapses_under_down_is_an_alarm_with_the_absolute_log_pr
     (alarm,) = find_alarms(collapse, ("apo_down",))
     # the mean of a window that ends at step t is that of step t - (window - 1) / 2
     middle = next(t for t in range(LONG) if -0.05 * t < COLLAPSE_NATS)
-    assert (alarm.name, alarm.step) == ("winner_collapses", middle + (COLLAPSE_WINDOW - 1) // 2)
+    assert (alarm.name, alarm.step) == ("chosen_collapses", middle + (COLLAPSE_WINDOW - 1) // 2)
     assert "apo_zero" in alarm.advice
     assert f"{-110 - 5 * middle} where the reference gives -110" in alarm.what
 
@@ -122,7 +122,7 @@ def test_winners_of_uneven_length_in_a_random_order_are_none():
 
 
 def test_evaluations_between_the_logs_do_not_count():
-    falls = run(WINNER_FALLS_WINDOW - 1, **{"rewards/chosen": lambda step: -5.0})
+    falls = run(CHOSEN_FALLS_WINDOW - 1, **{"rewards/chosen": lambda step: -5.0})
     evaluated = [{"step": 4, "eval_rewards/chosen": -5.0, "eval_loss": 2.0}] * 10
     assert names([*falls, *evaluated]) == []
 
@@ -134,4 +134,4 @@ def test_several_alarms_come_in_the_order_of_their_steps():
             "rewards/chosen": lambda step: -1.0 if step > 5 else 0.0,
         }
     )
-    assert names(history) == ["winner_falls", "saturated"]
+    assert names(history) == ["chosen_falls", "saturated"]

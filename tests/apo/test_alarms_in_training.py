@@ -3,10 +3,10 @@ import logging
 import shutil
 
 from datasets import Dataset
-from tiny_apo import make_model, make_rows
 
 from clair_apo.apo.alarms import find_alarms
 from clair_apo.apo.trainer import APOTrainer
+from tests.helpers.tiny_apo import make_model, make_rows
 
 
 def down_trainer(config, tokenizer, **options):
@@ -24,11 +24,11 @@ def test_a_collapse_is_said_once_and_training_goes_on(config, tokenizer, caplog)
     trainer = down_trainer(config, tokenizer)
     with caplog.at_level(logging.WARNING, logger="clair_apo"):
         trainer.train()
-    said = [r.getMessage() for r in caplog.records if "winner_collapses" in r.getMessage()]
+    said = [r.getMessage() for r in caplog.records if "chosen_collapses" in r.getMessage()]
     assert len(said) == 1
     assert "where the reference gives" in said[0]
     assert trainer.state.global_step == 16
-    assert "winner_collapses" in [alarm.name for alarm in trainer.alarms.alarms]
+    assert "chosen_collapses" in [alarm.name for alarm in trainer.alarms.alarms]
     assert trainer.alarms.alarms == find_alarms(trainer.state.log_history, ["apo_down"])
     assert trainer.alarms.stopped_by is None
 
@@ -45,14 +45,14 @@ def test_on_alarm_stop_saves_a_checkpoint_and_a_resumed_run_does_not_stop_there_
     trainer = down_trainer(config, tokenizer, on_alarm="stop")
     trainer.train()
     stopped_at = trainer.state.global_step
-    assert trainer.alarms.stopped_by.name == "winner_collapses"
+    assert trainer.alarms.stopped_by.name == "chosen_collapses"
     assert trainer.alarms.stopped_by.step == stopped_at < 16
     checkpoint = tmp_path / "out" / f"checkpoint-{stopped_at}"
     assert json.loads((checkpoint / "trainer_state.json").read_text())["global_step"] == stopped_at
     again = down_trainer(config, tokenizer, on_alarm="stop")
     again.train(resume_from_checkpoint=str(checkpoint))
     if again.alarms.stopped_by is not None:
-        assert again.alarms.stopped_by.name != "winner_collapses"
+        assert again.alarms.stopped_by.name != "chosen_collapses"
     assert again.state.global_step > stopped_at
     shutil.rmtree(checkpoint)
 

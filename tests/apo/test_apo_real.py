@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
-from launch_apo import ENVIRONMENT, ROOT, command, finished
 from safetensors.torch import load_file
 
 from clair_apo.apo.arguments import parse_arguments
@@ -18,6 +17,7 @@ from clair_apo.apo.config import APOConfig
 from clair_apo.apo.train import train
 from clair_apo.apo.trainer import APOTrainer
 from clair_apo.models import find_model
+from tests.helpers.launching import ENVIRONMENT, ROOT, command, finished
 
 pytestmark = pytest.mark.real
 

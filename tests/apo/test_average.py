@@ -5,7 +5,6 @@ import json
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from tiny_apo import make_model, make_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
@@ -13,6 +12,7 @@ from clair_apo.apo.average import average_models, weights_from_text
 from clair_apo.apo.reference.model_function import model_function
 from clair_apo.cli import app
 from clair_apo.errors import ConfigError
+from tests.helpers.tiny_apo import make_model, make_tokenizer
 
 
 @pytest.fixture

@@ -7,13 +7,13 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from tiny_apo import make_model, make_rows
 from transformers import Trainer, TrainerCallback
 
 from clair_apo.apo import checkpoints as module
-from clair_apo.apo.checkpoints import NOTE, last_checkpoint, why_torn
+from clair_apo.apo.checkpoints import NOTE, incomplete_reason, last_checkpoint
 from clair_apo.apo.trainer import APOTrainer
 from clair_apo.errors import TrainingError
+from tests.helpers.tiny_apo import make_model, make_rows
 
 
 @pytest.fixture
@@ -128,9 +128,9 @@ def test_a_torn_checkpoint_is_named_and_passed_over(saved, make, caplog, tear, r
 
 def test_a_checkpoint_of_another_program_is_whole_where_its_state_is(saved):
     (saved / "checkpoint-2" / NOTE).unlink()
-    assert why_torn(saved / "checkpoint-2") is None
+    assert incomplete_reason(saved / "checkpoint-2") is None
     (saved / "checkpoint-2" / "trainer_state.json").write_text("{")
-    assert why_torn(saved / "checkpoint-2") is not None
+    assert incomplete_reason(saved / "checkpoint-2") is not None
 
 
 def test_a_kill_during_a_save_costs_that_checkpoint_alone(make, out, monkeypatch, caplog):

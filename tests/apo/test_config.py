@@ -68,11 +68,11 @@ def test_on_alarm_is_one_of_two_words(tmp_path):
 
 EFFECT_TESTED_IN = {
     "length_normalize": "test_trainer.py",
-    "max_tokens_per_batch": "test_pair_layout.py",
+    "max_tokens_per_batch": "forward/test_pair_layout.py",
     "on_alarm": "test_alarms_in_training.py",
-    "pair_layout": "test_pair_layout.py",
-    "reference": "test_reference.py",
-    "reference_cache": "test_reference_cache.py",
+    "pair_layout": "forward/test_pair_layout.py",
+    "reference": "reference/test_logprobs.py",
+    "reference_cache": "reference/test_cache.py",
 }
 
 

@@ -3,11 +3,11 @@
 import pytest
 import torch
 from datasets import Dataset, IterableDataset
-from tiny_apo import make_model, make_rows
 from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from clair_apo.apo.trainer import APOTrainer
+from tests.helpers.tiny_apo import make_model, make_rows
 
 TRLS = DataCollatorForPreference(pad_token_id=0, max_length=64)
 

@@ -4,17 +4,17 @@ import pytest
 import torch
 import yaml
 from peft import LoraConfig, get_peft_model
-from tiny_apo import make_model, make_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from clair_apo.apo.arguments import parse_arguments
 from clair_apo.apo.dry_run import estimate as estimating
 from clair_apo.apo.dry_run.estimate import UTILISATION, estimate, matrix_rate
-from clair_apo.apo.dry_run.run import look_over
+from clair_apo.apo.dry_run.run import preview
 from clair_apo.apo.dry_run.text import dry_run_text
 from clair_apo.apo.lengths import pair_lengths
 from clair_apo.apo.train import main
 from clair_apo.errors import ConfigError, TrainingError
+from tests.helpers.tiny_apo import make_model, make_rows
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +55,7 @@ def test_it_prints_counts_lengths_layout_and_estimates_and_writes_nothing(run, t
     before = sorted(tmp_path.rglob("*"))
     text = printed(arguments, capsys)
     assert sorted(tmp_path.rglob("*")) == before
-    found = look_over(parse_arguments(run(max_pairs=10)))
+    found = preview(parse_arguments(run(max_pairs=10)))
     assert found.trained == 10
     assert found.pairs == 24 == found.trained + found.held_out + found.beyond_max_pairs
     assert f"24 pairs = 10 to train on + {found.held_out} held out + " in text
@@ -73,7 +73,7 @@ def test_its_tokens_are_those_of_the_trainer(run, tiny_folder):
     setup = parse_arguments(run(max_length=16))
     trainer = make_trainer(setup, load_split(setup))
     expected = pair_lengths(trainer.train_dataset, 16, "keep_start")
-    found = look_over(setup)
+    found = preview(setup)
     assert found.lengths == expected
     assert found.lengths.truncated_chosen > 0
     assert found.layout == trainer.pair_layout
@@ -83,7 +83,7 @@ def test_pairs_that_training_refuses_are_listed_with_what_it_says(run, capsys):
     rows = make_rows(6)
     rows[2]["prompt"][0]["content"] = " ".join(["w1"] * 40)
     setup = parse_arguments(run(rows, held_out=0.0, max_length=30))
-    found = look_over(setup)
+    found = preview(setup)
     (problem,) = found.problems
     assert problem.stops
     assert "the prompt alone has 43 tokens" in problem.what
@@ -105,13 +105,13 @@ def test_a_template_that_raises_names_each_row_and_the_others_go_on(run, tiny_fo
     rows = make_rows(6)
     for number in (1, 4):
         rows[number]["prompt"].insert(0, {"role": "system", "content": f"w{number}"})
-    found = look_over(parse_arguments(run(rows, held_out=0.0)))
+    found = preview(parse_arguments(run(rows, held_out=0.0)))
     assert [p.what for p in found.problems] == ["the chat template refuses it: no system turn"] * 2
     assert found.lengths.pairs == 4
 
 
 def what_is_doubted(run, rows, **options):
-    found = look_over(parse_arguments(run(rows, held_out=0.0, **options)))
+    found = preview(parse_arguments(run(rows, held_out=0.0, **options)))
     assert not any(problem.stops for problem in found.problems)
     return sorted(problem.what for problem in found.problems)
 
@@ -151,7 +151,7 @@ def test_missing_end_tokens_and_unknown_words_are_worth_a_look(run, tiny_folder)
 def test_a_tokenizer_without_template_is_said(run, tiny_folder):
     (tiny_folder / "chat_template.jinja").unlink()
     with pytest.raises(ConfigError, match="no chat_template"):
-        look_over(parse_arguments(run()))
+        preview(parse_arguments(run()))
 
 
 def test_a_model_that_cannot_share_prefixes_is_padded_with_the_reason(run, tiny_folder):
@@ -162,10 +162,10 @@ def test_a_model_that_cannot_share_prefixes_is_padded_with_the_reason(run, tiny_
         "sliding_window": 8,
     }
     (tiny_folder / "config.json").write_text(json.dumps(config))
-    assert look_over(parse_arguments(run())).layout.startswith("padded (not all layers attend")
-    assert look_over(parse_arguments(run(pair_layout="padded"))).layout == "padded (asked for)"
+    assert preview(parse_arguments(run())).layout.startswith("padded (not all layers attend")
+    assert preview(parse_arguments(run(pair_layout="padded"))).layout == "padded (asked for)"
     with pytest.raises(ConfigError, match="pair_layout shared_prefix: not all layers attend"):
-        look_over(parse_arguments(run(pair_layout="shared_prefix")))
+        preview(parse_arguments(run(pair_layout="shared_prefix")))
 
 
 @pytest.mark.parametrize(
@@ -180,11 +180,11 @@ def test_a_model_that_cannot_share_prefixes_is_padded_with_the_reason(run, tiny_
     ids=str,
 )
 def test_settings_that_pad_a_training_pad_its_dry_run(run, options, reason):
-    found = look_over(parse_arguments(run(**options)))
+    found = preview(parse_arguments(run(**options)))
     assert found.layout == f"padded ({reason})"
     assert found.estimate.operations > estimated(run).operations
     with pytest.raises(ConfigError, match=f"pair_layout shared_prefix: {reason}"):
-        look_over(parse_arguments(run(pair_layout="shared_prefix", **options)))
+        preview(parse_arguments(run(pair_layout="shared_prefix", **options)))
 
 
 def test_an_adapter_without_a_tokenizer_has_that_of_its_model(run, tiny_folder, tmp_path):
@@ -192,17 +192,17 @@ def test_an_adapter_without_a_tokenizer_has_that_of_its_model(run, tiny_folder, 
     adapter = tmp_path / "adapter"
     get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_folder), lora).save_pretrained(adapter)
     assert not list(adapter.glob("tok*"))
-    found = look_over(parse_arguments(run(model_name_or_path=str(adapter))))
-    assert found.lengths == look_over(parse_arguments(run())).lengths
+    found = preview(parse_arguments(run(model_name_or_path=str(adapter))))
+    assert found.lengths == preview(parse_arguments(run())).lengths
     other = AutoTokenizer.from_pretrained(tiny_folder)
     other.chat_template = "w1 " + other.chat_template
     other.save_pretrained(adapter)
-    beside = look_over(parse_arguments(run(model_name_or_path=str(adapter))))
+    beside = preview(parse_arguments(run(model_name_or_path=str(adapter))))
     assert beside.lengths.prompt.minimum == found.lengths.prompt.minimum + 1
 
 
 def estimated(run, **options):
-    return look_over(parse_arguments(run(**options))).estimate
+    return preview(parse_arguments(run(**options))).estimate
 
 
 def test_memory_counts_weights_gradients_states_and_the_reference(run):
@@ -249,7 +249,7 @@ def test_steps_and_operations_follow_epochs_and_batches(run):
 
 def test_the_operations_are_two_for_each_weight_and_token_that_meet(run, model):
     setup = parse_arguments(run(held_out=0.0, num_train_epochs=1))
-    lengths = look_over(setup).lengths
+    lengths = preview(setup).lengths
     found = estimate(model, lengths, setup.args, padded=False, rate=1.0)
     body = sum(
         w.numel() for n, w in model.named_parameters() if "embed" not in n and "head" not in n
@@ -269,7 +269,7 @@ def test_the_text_cuts_a_long_list_of_pairs(run):
     rows = make_rows(24)
     for row in rows:
         row["rejected"] = row["chosen"]
-    found = look_over(parse_arguments(run(rows, held_out=0.0)))
+    found = preview(parse_arguments(run(rows, held_out=0.0)))
     lines = [part for part in dry_run_text(found).renderables if isinstance(part, str)]
     (line,) = [part for part in lines if "worth a look" in part]
     assert "24 pairs" in line

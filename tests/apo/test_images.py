@@ -4,11 +4,11 @@ import copy
 
 import pytest
 from peft import LoraConfig
-from tiny_vlm import KINDS, vision_rows
 from trl import DPOConfig, DPOTrainer
 
 from clair_apo.apo.forward import row_runner
 from clair_apo.apo.trainer import APOTrainer
+from tests.helpers.tiny_vlm import KINDS, vision_rows
 
 # llava's processor takes one picture a prompt here; the others some with one, some with two
 PICTURES = {"llava": (1,), "qwen2_vl": (1, 2), "idefics2": (1, 2)}

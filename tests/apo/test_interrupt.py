@@ -4,12 +4,12 @@ import signal
 
 import pytest
 import torch
-from tiny_apo import make_model
 from transformers import TrainerCallback
 
 from clair_apo.apo import checkpoints as module
 from clair_apo.apo.checkpoints import Interrupt
 from clair_apo.apo.trainer import APOTrainer
+from tests.helpers.tiny_apo import make_model
 
 
 class PressCtrlC(TrainerCallback):

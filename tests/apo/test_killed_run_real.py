@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from launch_apo import ROOT, command, finished
 from safetensors.torch import load_file
+
+from tests.helpers.launching import ROOT, command, finished
 
 pytestmark = pytest.mark.real
 
@@ -41,7 +42,7 @@ def killed(parts: list[str], when: str, step: int) -> list[str]:
     at = next(i for i, part in enumerate(parts) if part.endswith("train.py"))
     return [
         *parts[:at],
-        str(ROOT / "tests" / "apo" / "killed_run.py"),
+        str(ROOT / "tests" / "helpers" / "killed_run.py"),
         when,
         str(step),
         *parts[at:],

@@ -5,9 +5,10 @@ import re
 import sys
 
 import pytest
-from launch_apo import ROOT, command, finished, launch
 from safetensors.torch import load_file, save_file
-from tiny_apo import make_rows, make_tokenizer
+
+from tests.helpers.launching import ROOT, command, finished, launch
+from tests.helpers.tiny_apo import make_rows, make_tokenizer
 
 pytestmark = pytest.mark.real
 
@@ -59,7 +60,7 @@ def test_two_processes_log_what_one_logs_on_uneven_batches(launched, tmp_path):
 
 def test_two_processes_count_each_pair_of_a_stream_once(tmp_path):
     """30 seconds beside other busy processes, two starts of three processes in all."""
-    script, found = str(ROOT / "tests" / "apo" / "stream_run.py"), []
+    script, found = str(ROOT / "tests" / "helpers" / "stream_run.py"), []
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         run = [script, str(tmp_path / name)]

@@ -2,10 +2,10 @@
 
 import pytest
 from datasets import Dataset
-from tiny_apo import make_model, make_rows
 from transformers import TrainerCallback
 
 from clair_apo.apo.trainer import APOTrainer
+from tests.helpers.tiny_apo import make_model, make_rows
 
 
 class LogsTwice(TrainerCallback):

@@ -2,7 +2,6 @@ import json
 
 import pytest
 from datasets import Dataset, DatasetDict
-from tiny_apo import make_rows
 
 from clair_apo.apo.data import (
     TrainingPair,
@@ -15,6 +14,7 @@ from clair_apo.apo.data import (
 from clair_apo.errors import DataError
 from clair_apo.records import Message, digest
 from clair_apo.run_folder import is_held_out
+from tests.helpers.tiny_apo import make_rows
 
 USER = {"role": "user", "content": "why?"}
 SYSTEM = {"role": "system", "content": "be brief"}

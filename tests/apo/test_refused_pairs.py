@@ -6,12 +6,12 @@ import pytest
 import torch
 from datasets import Dataset, IterableDataset
 from peft import LoraConfig, get_peft_model
-from tiny_apo import make_model, make_rows
 
 from clair_apo.apo.checkpoints import named_write_failure
 from clair_apo.apo.checks import has_coarse_weights
 from clair_apo.apo.trainer import APOTrainer
 from clair_apo.errors import ConfigError, TrainingError
+from tests.helpers.tiny_apo import make_model, make_rows
 
 
 def make_trainer(config, tokenizer, pairs, model, **options):

@@ -5,7 +5,6 @@ import json
 import pytest
 from datasets import Dataset
 from peft import LoraConfig
-from tiny_apo import make_model, make_rows
 
 from clair_apo.apo.run_record import (
     KEY,
@@ -17,6 +16,7 @@ from clair_apo.apo.run_record import (
 )
 from clair_apo.apo.trainer import APOTrainer
 from clair_apo.errors import TrainingError
+from tests.helpers.tiny_apo import make_model, make_rows
 
 
 @pytest.fixture

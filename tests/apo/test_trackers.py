@@ -5,9 +5,9 @@ import struct
 import pytest
 from datasets import Dataset
 from tensorboardX.proto.event_pb2 import Event
-from tiny_apo import make_model, make_rows
 
 from clair_apo.apo.trainer import APOTrainer
+from tests.helpers.tiny_apo import make_model, make_rows
 
 
 def scalars(folder):
@@ -41,7 +41,7 @@ def test_a_tracker_gets_every_metric_of_training_and_evaluation(
     history = trainer.state.log_history
     for step in (1, 2):
         log = next(entry for entry in history if entry["step"] == step and "loss" in entry)
-        for name in ("rewards/chosen", "quadrants/winner_up_loser_down", "kl/chosen_k3"):
+        for name in ("rewards/chosen", "quadrants/chosen_up_rejected_down", "kl/chosen_k3"):
             assert dict(found[f"train/{name}"])[step] == pytest.approx(log[name], rel=1e-6)
     evaluated = next(entry for entry in history if "eval_loss" in entry)
     for name in (key.removeprefix("eval_") for key in evaluated if "/" in key):

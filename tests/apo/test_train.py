@@ -11,22 +11,21 @@ import pytest
 import torch
 import yaml
 from datasets import Dataset, DatasetDict
-from tiny_apo import make_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from clair_apo.apo.arguments import parse_arguments, resolved_yaml
 from clair_apo.apo.checkpoints import last_checkpoint
 from clair_apo.apo.data import load_pairs, split_pairs
-from clair_apo.apo.dry_run.run import look_over
+from clair_apo.apo.dry_run.run import preview
 from clair_apo.apo.train import main, resume_point, summary, train
 from clair_apo.cli import app, train_and_report
 from clair_apo.errors import ConfigError, ModelNotFoundError, TrainingError
 from clair_apo.records import digest
 from clair_apo.report.training_page import read_training
 from clair_apo.run_folder import RunFolder
-
-ROOT = Path(__file__).parents[2]
+from tests.helpers import ROOT
+from tests.helpers.tiny_apo import make_rows
 
 
 @pytest.fixture
@@ -115,13 +114,13 @@ def test_an_alarm_stops_a_run_with_what_to_do_and_stands_in_the_manifest_of_the_
     with pytest.raises(TrainingError) as caught:
         main(run(**collapse, on_alarm="stop"))
     said = str(caught.value)
-    assert said.startswith("stopped by on_alarm: winner_collapses at step ")
+    assert said.startswith("stopped by on_alarm: chosen_collapses at step ")
     assert "--resume_from_checkpoint true" in said
     assert last_checkpoint(run.folder / "checkpoint") is not None
     main(run(**collapse, resume_from_checkpoint=True))
     stage = json.loads((run.folder / "checkpoint" / "manifest.json").read_text())["stages"]["train"]
-    assert stage["alarms"][0]["name"] == "winner_collapses"
-    assert "- winner_collapses at step " in (run.folder / "checkpoint" / "README.md").read_text()
+    assert stage["alarms"][0]["name"] == "chosen_collapses"
+    assert "- chosen_collapses at step " in (run.folder / "checkpoint" / "README.md").read_text()
 
 
 def test_the_command_draws_the_run_and_report_draws_it_again(run, capsys):
@@ -174,7 +173,7 @@ def test_a_test_split_that_the_data_brings_is_held_out(run):
     result = train(parse_arguments(run(dataset_name=str(data), max_steps=1)))
     assert (result.trained, result.held_out) == (20, 4)
     assert result.held_out_by == f"the test split of {data}"
-    shown = look_over(parse_arguments(run(dataset_name=str(data))))
+    shown = preview(parse_arguments(run(dataset_name=str(data))))
     assert (shown.pairs, shown.trained, shown.held_out) == (24, 20, 4)
 
 

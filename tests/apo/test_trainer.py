@@ -4,11 +4,11 @@ import pytest
 import torch
 from datasets import Dataset, DatasetDict, IterableDataset
 from peft import LoraConfig, get_peft_model
-from tiny_apo import make_model, make_rows
 from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
 from clair_apo.apo.trainer import APOTrainer
+from tests.helpers.tiny_apo import make_model, make_rows
 
 # Two ways through the same arithmetic; measured difference 2e-7 on losses near 1.
 SAME = 1e-6
@@ -142,7 +142,7 @@ def test_training_raises_the_winner_and_lowers_the_loser(config, tokenizer, pair
     assert first["loss"] == pytest.approx(1.0, abs=1e-4)
     assert after["eval_rewards/chosen"] > 0.1
     assert after["eval_rewards/rejected"] < -0.1
-    assert after["eval_quadrants/winner_up_loser_down"] > 0.5
+    assert after["eval_quadrants/chosen_up_rejected_down"] > 0.5
 
 
 def test_logs_carry_both_sides_quadrants_and_saturation_in_train_and_eval(config, tokenizer, pairs):
@@ -157,8 +157,8 @@ def test_logs_carry_both_sides_quadrants_and_saturation_in_train_and_eval(config
     trainer.train()
     names = {
         *("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies"),
-        *("quadrants/winner_up_loser_down", "quadrants/winner_up_loser_up"),
-        *("quadrants/winner_down_loser_down", "quadrants/winner_down_loser_up"),
+        *("quadrants/chosen_up_rejected_down", "quadrants/chosen_up_rejected_up"),
+        *("quadrants/chosen_down_rejected_down", "quadrants/chosen_down_rejected_up"),
         *("logps/chosen", "logps/rejected", "ref_logps/chosen", "ref_logps/rejected"),
         *("kl/chosen_k1", "kl/rejected_k1", "kl/chosen_k3", "kl/rejected_k3"),
         *("logratios_per_token/chosen", "logratios_per_token/rejected"),

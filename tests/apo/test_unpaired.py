@@ -1,20 +1,19 @@
 import json
 import runpy
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
 from datasets import Dataset
-from tiny_apo import make_rows
 from trl import KTOConfig, ModelConfig
 from trl.data_utils import unpair_preference_dataset
 
 from clair_apo.apo.arguments import PairArguments, parse_into
 from clair_apo.apo.data import load_pairs, pair_from_row
 from clair_apo.apo.unpaired import unpaired_rows
+from tests.helpers import ROOT
+from tests.helpers.tiny_apo import make_rows
 
-ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs" / "unpaired").glob("*.yaml"))
 
 

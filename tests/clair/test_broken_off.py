@@ -4,14 +4,14 @@ import json
 import sqlite3
 
 import pytest
-from clair_runs import edit_reply, make_config, rows_of, write_rows
 
-from chat_server import Asked, ChatServer, Reply, completion
 from clair_apo.clair import generate
 from clair_apo.errors import DataError
 from clair_apo.llm import RequestStore
 from clair_apo.llm.backends import http
 from clair_apo.llm.store_checksums import use_checksums
+from tests.helpers.chat_server import Asked, ChatServer, Reply, completion
+from tests.helpers.clair_runs import edit_reply, make_config, rows_of, write_rows
 
 ANSWER = "An old answer about the bridge."
 HALF = "An old answer about the"

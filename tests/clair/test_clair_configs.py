@@ -1,13 +1,12 @@
 import importlib.util
-from pathlib import Path
 
 import jsonschema
 import pytest
 import yaml
 
 from clair_apo.clair import GateConfig, GenerateConfig
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs" / "clair").glob("*.yaml"))
 SCHEMA = ROOT / "configs" / "clair" / "schema.json"
 

@@ -4,15 +4,15 @@ from queue import SimpleQueue
 from types import SimpleNamespace
 
 import pytest
-from clair_runs import Replying, edit_reply, jsonl_bytes
 from datasets import Dataset, DatasetDict
 
 from clair_apo.clair import GenerateConfig, generate
 from clair_apo.config import dotted_keys
 from clair_apo.errors import DataError, RequestError
-from clair_apo.llm import Meter, ModelSpec, RequestStore, StoredChat
+from clair_apo.llm import CachedChat, Meter, ModelSpec, RequestStore
 from clair_apo.llm.backends.connection import Connection
 from clair_apo.llm.backends.http import _Server
+from tests.helpers.clair_runs import Replying, edit_reply, jsonl_bytes
 
 OTHER = {
     "run_dir": "elsewhere",
@@ -150,7 +150,9 @@ def test_every_field_of_a_run_changes_what_the_run_leaves_or_asks(tmp_path, monk
 def _connection(monkeypatch, spec):
     """What is handed to the client of a server, its limits, and to a model in this process."""
     handed = []
-    monkeypatch.setattr("clair_apo.llm.backends.http.Gate", lambda *limits: handed.append(limits))
+    monkeypatch.setattr(
+        "clair_apo.llm.backends.http.RateLimiter", lambda *limits: handed.append(limits)
+    )
     monkeypatch.setattr(
         "clair_apo.llm.backends.http.ServerHealth", lambda *known: handed.append(known[-1])
     )
@@ -164,7 +166,7 @@ def _connection(monkeypatch, spec):
     )
     monkeypatch.setattr("clair_apo.llm.client.find_model", lambda name, say, revision: name)
     with RequestStore(":memory:") as store:
-        _ = StoredChat(spec.model_copy(update={"base_url": None}), store)._model
+        _ = CachedChat(spec.model_copy(update={"base_url": None}), store)._model
     return handed
 
 

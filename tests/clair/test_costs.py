@@ -3,12 +3,18 @@
 import json
 
 import pytest
-from scripted_roles import COMPLETION_TOKENS, Reviser, config_for, models, server_model
 
 from clair_apo.clair import generate
 from clair_apo.clair.costs import ModelCost, joined, read_costs, settled, write_costs
 from clair_apo.llm import Meter, Spent
 from clair_apo.llm.spec import Price
+from tests.helpers.scripted_roles import (
+    COMPLETION_TOKENS,
+    Reviser,
+    config_for,
+    models,
+    server_model,
+)
 
 PRICE = Price(input=2, output=10, batch_input=1, batch_output=5)
 LIVE, BATCH = Meter(price=PRICE), Meter(price=PRICE, batch=True)

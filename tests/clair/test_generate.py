@@ -3,18 +3,6 @@ import re
 import sys
 
 import pytest
-from clair_runs import (
-    TARGET,
-    Replying,
-    cut,
-    edit_reply,
-    full_reply,
-    jsonl_bytes,
-    make_config,
-    rows_of,
-    run,
-    write_rows,
-)
 
 from clair_apo.clair import GenerateConfig, generate
 from clair_apo.errors import ConfigError, DataError, ModelNotFoundError, RequestError, RunError
@@ -28,6 +16,18 @@ from clair_apo.records import (
     Response,
     Revision,
     prompt_id,
+)
+from tests.helpers.clair_runs import (
+    TARGET,
+    Replying,
+    cut,
+    edit_reply,
+    full_reply,
+    jsonl_bytes,
+    make_config,
+    rows_of,
+    run,
+    write_rows,
 )
 
 # the package exports the function under the module's name

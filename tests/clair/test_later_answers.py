@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 import stamina
-from clair_runs import edit_reply, write_rows
 from typer.testing import CliRunner
 
-from batch_endpoints import BatchEndpoints, Outcome, answered
 from clair_apo.clair import GenerateConfig, generate
 from clair_apo.cli import app
 from clair_apo.errors import RunError, WaitingError
 from clair_apo.llm.backends import batch_api
+from tests.helpers.batch_endpoints import BatchEndpoints, Outcome, answered
+from tests.helpers.clair_runs import edit_reply, write_rows
 
 EDIT = edit_reply(("answer", "best answer"))
 

@@ -5,10 +5,8 @@ import json
 import re
 
 import pytest
-from clair_runs import full_reply, make_config, write_rows
 from rich.console import Console
 
-from chat_server import Asked, ChatServer, Reply
 from clair_apo import console
 from clair_apo.clair import generate
 from clair_apo.errors import BudgetError
@@ -16,6 +14,8 @@ from clair_apo.files import read_jsonl
 from clair_apo.llm import ModelSpec
 from clair_apo.llm.spec import Price
 from clair_apo.records import PreferencePair
+from tests.helpers.chat_server import Asked, ChatServer, Reply
+from tests.helpers.clair_runs import full_reply, make_config, write_rows
 
 PROMPTS = 8
 # a dollar for a completion token: costs can be counted by hand

@@ -3,13 +3,21 @@
 import json
 
 import pytest
-from clair_runs import Replying, cut, edit_reply, make_config, rows_of, run, write_rows
-from scripted_roles import config_for, models, server_model
 
 from clair_apo.clair import generate
 from clair_apo.llm import ModelSpec
 from clair_apo.llm.spec import Price
 from clair_apo.records import Sampling
+from tests.helpers.clair_runs import (
+    Replying,
+    cut,
+    edit_reply,
+    make_config,
+    rows_of,
+    run,
+    write_rows,
+)
+from tests.helpers.scripted_roles import config_for, models, server_model
 
 RECIPES = [
     *("clair", "stronger_preferred", "on_policy_judge", "off_policy_judge"),

@@ -4,7 +4,11 @@ import json
 import re
 
 import pytest
-from clair_runs import (
+
+from clair_apo.clair import GenerateConfig
+from clair_apo.errors import ConfigError
+from clair_apo.llm import Answered, ChatModel, Completion, ModelSpec
+from tests.helpers.clair_runs import (
     REVISER,
     TARGET,
     Replying,
@@ -14,10 +18,6 @@ from clair_runs import (
     run,
     write_rows,
 )
-
-from clair_apo.clair import GenerateConfig
-from clair_apo.errors import ConfigError
-from clair_apo.llm import Answered, ChatModel, Completion, ModelSpec
 
 JUDGE = ModelSpec(model="judge", max_tokens=50)
 PROMPTS = [{"prompt": f"Question {name}?"} for name in ("one", "two")]

@@ -1,9 +1,9 @@
 """A server tells its model's name alone: what keeps answers of different weights apart."""
 
 import pytest
-from clair_runs import Replying, edit_reply, make_config, rows_of, run, write_rows
 
 from clair_apo.llm import ModelSpec
+from tests.helpers.clair_runs import Replying, edit_reply, make_config, rows_of, run, write_rows
 
 HERE, THERE = "http://127.0.0.1:1/v1", "http://127.0.0.1:2/v1"
 

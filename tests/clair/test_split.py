@@ -3,13 +3,13 @@
 import json
 
 import pytest
-from clair_runs import Replying, edit_reply, make_config, run, write_rows
 from datasets import load_dataset
 
 from clair_apo.apo import load_pairs, split_pairs
 from clair_apo.clair.dataset import SplitCounts, write_splits
 from clair_apo.errors import DataError
 from clair_apo.run_folder import is_held_out
+from tests.helpers.clair_runs import Replying, edit_reply, make_config, run, write_rows
 
 REPLY = Replying([("", edit_reply(("old", "new")))])
 

@@ -4,14 +4,23 @@ import json
 import sqlite3
 
 import pytest
-from clair_runs import Replying, cut, edit_reply, full_reply, make_config, rows_of, run, write_rows
-from scripted_roles import config_for, models
 
 from clair_apo.clair import generate
 from clair_apo.clair.answer_text import answer_text, trimmed
 from clair_apo.errors import DataError
 from clair_apo.llm.thinking import without_thinking
 from clair_apo.report import write_report
+from tests.helpers.clair_runs import (
+    Replying,
+    cut,
+    edit_reply,
+    full_reply,
+    make_config,
+    rows_of,
+    run,
+    write_rows,
+)
+from tests.helpers.scripted_roles import config_for, models
 
 ANSWER = "The answer is old."
 THOUGHTS = {

@@ -8,14 +8,14 @@ from contextlib import contextmanager
 from functools import partial
 
 import pytest
-from clair_runs import write_rows
 
-from chat_server import ChatServer, Reply
 from clair_apo import files
 from clair_apo.clair import GenerateConfig, generate
 from clair_apo.errors import WriteError
 from clair_apo.llm import RequestStore
 from clair_apo.llm.backends.http import HttpChat
+from tests.helpers.chat_server import ChatServer, Reply
+from tests.helpers.clair_runs import write_rows
 
 MODULE = sys.modules["clair_apo.clair.generate"]
 

@@ -3,7 +3,6 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from llm_requests import ask_for, completion
 
 from clair_apo.errors import BudgetError
 from clair_apo.llm.pricing import (
@@ -16,6 +15,7 @@ from clair_apo.llm.pricing import (
 )
 from clair_apo.llm.spec import ModelSpec, Price
 from clair_apo.llm.types import Completion
+from tests.helpers.llm_requests import ask_for, completion
 
 amounts = st.floats(0, 1)
 

@@ -1,10 +1,10 @@
 """What a judge's reply is read as."""
 
 import pytest
-from llm_requests import ask_for, completion
 
 from clair_apo.llm import Answer
 from clair_apo.llm.judge import read_comparison, read_confirmation
+from tests.helpers.llm_requests import ask_for, completion
 
 
 def reply(text: str, finish_reason: str = "stop") -> Answer:

@@ -1,14 +1,14 @@
 """Models that cost money: what is sent never comes to more than the budget, and nothing is lost."""
 
 import pytest
-from llm_requests import answers_of, completion
 
-from chat_server import ChatServer, Reply
 from clair_apo.errors import BudgetError
-from clair_apo.llm import ModelSpec, RequestStore, ScriptedChat, StoredChat
+from clair_apo.llm import CachedChat, ModelSpec, RequestStore, ScriptedChat
 from clair_apo.llm.pricing import Budget, worst_case
 from clair_apo.llm.spec import Price
 from clair_apo.records import Message
+from tests.helpers.chat_server import ChatServer, Reply
+from tests.helpers.llm_requests import answers_of, completion
 
 # a dollar for a completion token, nothing for the prompt: costs can be counted by hand
 DOLLAR_A_TOKEN = Price(input=0, output=1_000_000)
@@ -26,7 +26,7 @@ def store(tmp_path):
 
 def paid(store, budget, model=None, url=None, **changes):
     spec = ModelSpec(model="m", base_url=url, max_tokens=LONGEST, price=DOLLAR_A_TOKEN, **changes)
-    return StoredChat(spec, store, model, budget=budget)
+    return CachedChat(spec, store, model, budget=budget)
 
 
 def requests(chat, count):
@@ -100,7 +100,7 @@ def test_a_server_that_tells_no_usage_is_counted_at_its_worst(store):
 def test_without_a_limit_a_model_without_a_price_is_asked(store):
     with ChatServer(lambda _: Reply(WORDS)) as server:
         spec = ModelSpec(model="m", base_url=server.url, max_tokens=LONGEST)
-        chat = StoredChat(spec, store)
+        chat = CachedChat(spec, store)
         assert len(answers_of(chat, requests(chat, 3))) == 3
     assert chat.meter.cost is None
 
@@ -109,7 +109,7 @@ def test_the_worst_case_is_above_what_any_answer_cost(store):
     with ChatServer(lambda _: Reply(WORDS)) as server:
         price = Price(input=2_000_000, output=1_000_000)
         spec = ModelSpec(model="m", base_url=server.url, max_tokens=LONGEST, price=price)
-        chat = StoredChat(spec, store, budget=(budget := Budget()))
+        chat = CachedChat(spec, store, budget=(budget := Budget()))
         (request,) = requests(chat, 1)
         answers_of(chat, [request])
     # the server counts one word of prompt and three of answer

@@ -1,18 +1,16 @@
 """Responses as servers really send them: chunks, nothing, and what was paid for in vain."""
 
 import pytest
-from llm_requests import answers_of, ask_for, completion
 
-from chat_server import ChatServer, Reply
 from clair_apo.errors import BudgetError, RequestError
 from clair_apo.llm import (
     Answered,
+    CachedChat,
     ChatModel,
     Completion,
     ModelSpec,
     RequestStore,
     ScriptedChat,
-    StoredChat,
 )
 from clair_apo.llm.backends import http
 from clair_apo.llm.client import MOST_BROKEN_OFF, TRIES
@@ -20,6 +18,8 @@ from clair_apo.llm.pricing import Budget
 from clair_apo.llm.spec import Price
 from clair_apo.llm.store_schema import Spent
 from clair_apo.records import Message
+from tests.helpers.chat_server import ChatServer, Reply
+from tests.helpers.llm_requests import answers_of, ask_for, completion
 
 USAGE = {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
 DOLLAR_A_TOKEN = Price(input=1_000_000, output=1_000_000)
@@ -113,7 +113,7 @@ BROKEN_OFF = [
 def test_what_broke_off_is_asked_for_again_counted_and_never_kept_as_an_answer(store, body):
     with ChatServer(lambda asked: Reply(body=body) if asked.text == "bad" else Reply()) as server:
         spec = ModelSpec(model="m", base_url=server.url, max_tokens=100, price=DOLLAR_A_TOKEN)
-        chat = StoredChat(spec, store, budget=(budget := Budget(limit=1000)), run_id="r")
+        chat = CachedChat(spec, store, budget=(budget := Budget(limit=1000)), run_id="r")
         request = chat.request((Message(role="user", content="bad"),))
         (answer,) = answers_of(chat, [request])
         assert answer.completion is None
@@ -125,10 +125,10 @@ def test_what_broke_off_is_asked_for_again_counted_and_never_kept_as_an_answer(s
         assert chat.meter.retried == TRIES - 1
         assert (budget.spent, budget.reserved) == (paid, 0)
         assert store.spent("r")["m"] == Spent(TRIES, TRIES * 7, TRIES * 5)
-        offline = StoredChat(spec, store, offline=True)
+        offline = CachedChat(spec, store, offline=True)
         assert answers_of(offline, [request]) == [answer]
         server.reply = lambda _: Reply("whole at last")
-        (again,) = answers_of(StoredChat(spec, store, run_id="r"), [request])
+        (again,) = answers_of(CachedChat(spec, store, run_id="r"), [request])
         assert again.completion.text == "whole at last"
 
 
@@ -138,7 +138,7 @@ def test_one_whole_answer_after_others_that_broke_off_is_the_answer(store, body)
         return Reply(body=body) if asked.times < TRIES else Reply("whole")
 
     with ChatServer(reply) as server:
-        chat = StoredChat(ModelSpec(model="m", base_url=server.url), store)
+        chat = CachedChat(ModelSpec(model="m", base_url=server.url), store)
         request = chat.request((Message(role="user", content="q"),))
         (answer,) = answers_of(chat, [request])
     assert answer.completion.text == "whole"
@@ -149,7 +149,7 @@ def test_no_attempt_crosses_the_limit_of_a_run(store):
     body = ended("abort")  # 12 dollars each time, and at most 200 set aside for the next
     with ChatServer(lambda _: Reply(body=body)) as server:
         spec = ModelSpec(model="m", base_url=server.url, max_tokens=100, price=DOLLAR_A_TOKEN)
-        chat = StoredChat(spec, store, budget=(budget := Budget(limit=200)))
+        chat = CachedChat(spec, store, budget=(budget := Budget(limit=200)))
         request = chat.request((Message(role="user", content="q"),))
         with pytest.raises(BudgetError, match="stopped before max_cost"):
             answers_of(chat, [request])
@@ -159,7 +159,7 @@ def test_no_attempt_crosses_the_limit_of_a_run(store):
 
 def test_a_server_whose_every_answer_breaks_off_ends_the_run(store):
     with ChatServer(lambda _: Reply(body=ended("abort"))) as server:
-        chat = StoredChat(ModelSpec(model="m", base_url=server.url), store)
+        chat = CachedChat(ModelSpec(model="m", base_url=server.url), store)
         requests = [
             chat.request((Message(role="user", content=f"q{n}"),))
             for n in range(MOST_BROKEN_OFF + 30)
@@ -232,7 +232,7 @@ def test_a_refusal_field_that_says_nothing_is_none(refusal):
 def test_chunks_of_a_server_are_an_answer(store):
     body = response({"content": [thinking("hm"), {"type": "text", "text": "said"}]})
     with ChatServer(lambda _: Reply(body=body)) as server:
-        chat = StoredChat(ModelSpec(model="m", base_url=server.url), store)
+        chat = CachedChat(ModelSpec(model="m", base_url=server.url), store)
         (answer,) = answers_of(chat, [chat.request((Message(role="user", content="q"),))])
     assert answer.completion.text == "said"
     assert store.get(answer.request.key) == body
@@ -244,8 +244,8 @@ def test_a_body_that_was_not_paid_for_is_not_kept(store, body):
         def answer(self, requests):
             yield [Answered(requests[0], body)]
 
-    (answer,) = answers_of(StoredChat(ModelSpec(model="m"), store, Fails()), [ask_for("q")])
+    (answer,) = answers_of(CachedChat(ModelSpec(model="m"), store, Fails()), [ask_for("q")])
     assert answer.completion is None
     assert len(store) == 0
-    mended = StoredChat(ModelSpec(model="m"), store, ScriptedChat([completion("now")]))
+    mended = CachedChat(ModelSpec(model="m"), store, ScriptedChat([completion("now")]))
     assert answers_of(mended, [ask_for("q")])[0].completion.text == "now"

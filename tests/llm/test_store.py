@@ -12,7 +12,6 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from llm_requests import ask_for
 
 from clair_apo.errors import StoreError
 from clair_apo.llm import Answer, RequestStore, StoredAnswer, store_file
@@ -20,6 +19,7 @@ from clair_apo.llm import store as store_module
 from clair_apo.llm import store_file as store_file_module
 from clair_apo.llm.store_checksums import checksum
 from clair_apo.llm.store_schema import PUT_ANSWER, Spent, StoredBatch
+from tests.helpers.llm_requests import ask_for
 
 
 def whole(text, **more):

@@ -5,12 +5,12 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from llm_requests import ask_for
 
 from clair_apo.errors import StoreError
 from clair_apo.llm import Answer, RequestStore, StoredAnswer, store_checksums
 from clair_apo.llm import store_file as store_file_module
 from clair_apo.llm.store_schema import Spent, StoredBatch
+from tests.helpers.llm_requests import ask_for
 
 VERSION_2 = Path(__file__).parent / "stores" / "version_2.sql"
 BATCH = StoredBatch("b1", "sh", "m", "host:1", "r1", "validating", 5.0, ("k1", "k2"))

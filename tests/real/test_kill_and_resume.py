@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from chat_server import ChatServer, play_both_models
+from tests.helpers.chat_server import ChatServer, play_both_models
 
 KILLS = 50
 IN_FLIGHT = 8

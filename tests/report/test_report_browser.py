@@ -9,9 +9,9 @@ from html import unescape
 from pathlib import Path
 
 import pytest
-from report_runs import Page, make_dropped, make_pair, make_run
 
 from clair_apo.report import write_report
+from tests.helpers.report_runs import Page, make_dropped, make_pair, make_run
 
 pytestmark = pytest.mark.real
 

@@ -5,13 +5,13 @@ import re
 import pytest
 from datasets import Features, load_dataset
 from huggingface_hub import DatasetCard
-from report_runs import make_dropped, make_pair, make_run
 
 from clair_apo.clair.recipes import RECIPES
 from clair_apo.files import write_jsonl
 from clair_apo.records import DropReason, Origin, PreferencePair, Sampling, Stage
 from clair_apo.report import write_report
 from clair_apo.report.dataset_card import RECIPE_SIDES, features_of, markdown
+from tests.helpers.report_runs import make_dropped, make_pair, make_run
 
 HOSTILE = "a|b `c` <script>*_[x](y)\n# d & $e$"
 MODEL = {"model": "m", "temperature": 0.7, "top_p": 0.9, "max_tokens": 64}

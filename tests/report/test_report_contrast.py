@@ -3,13 +3,13 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from report_runs import make_dropped, make_pair, make_run
 
 from clair_apo.errors import DataError, RunError
 from clair_apo.records import DropReason, Stage
 from clair_apo.report import summarise
 from clair_apo.report.contrast import MAX_BINS, length_histogram
 from clair_apo.run_folder import RunFolder
+from tests.helpers.report_runs import make_dropped, make_pair, make_run
 
 
 def three_pairs():

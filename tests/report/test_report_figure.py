@@ -1,8 +1,8 @@
 import pytest
-from report_runs import make_dropped, make_pair, make_run
 
 from clair_apo.report import summarise
 from clair_apo.report.pairs_page import LEFT, MAX_TICKS, PANEL_HEIGHT, RIGHT, WIDTH, length_figure
+from tests.helpers.report_runs import make_dropped, make_pair, make_run
 
 
 def figure_of(path, lengths):

@@ -4,7 +4,6 @@ import json
 import re
 
 import pytest
-from report_runs import Page, make_dropped, make_pair, make_run
 
 from clair_apo.errors import RunError
 from clair_apo.records import DropReason, Message, Origin, Stage
@@ -12,6 +11,7 @@ from clair_apo.report import ContrastSummary, write_report
 from clair_apo.report import pairs_page as page_module
 from clair_apo.report import write as write_module
 from clair_apo.report.pairs_page import MAX_CARDS, MAX_TEXT, REASON_SENTENCES, STAGE_NAMES
+from tests.helpers.report_runs import Page, make_dropped, make_pair, make_run
 
 HOSTILE = [
     "<script>alert(1)</script>",

@@ -1,12 +1,12 @@
 import io
 
 import pytest
-from report_runs import make_dropped, make_pair, make_run
 from rich.console import Console
 
 from clair_apo.records import DropReason, Stage
 from clair_apo.report import contrast_table, counts_line, summarise
 from clair_apo.report.terminal import numeral
+from tests.helpers.report_runs import make_dropped, make_pair, make_run
 
 
 def printed(summary):

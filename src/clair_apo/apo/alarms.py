@@ -17,8 +17,8 @@ from clair_apo.records import Record
 
 logger = logging.getLogger(__name__)
 
-WINNER_FALLS_WINDOW = 5
-WINNER_FALLS_REWARD = -0.1
+CHOSEN_FALLS_WINDOW = 5
+CHOSEN_FALLS_REWARD = -0.1
 """Mean reward of the winners below which they count as falling: 1 nat at beta 0.1."""
 
 COLLAPSE_WINDOW = 5
@@ -38,7 +38,7 @@ about half their mean, so 10 logs of 4 pairs move by chance about 0.1."""
 _OF_EVERY_PROCESS = {"loss", "learning_rate"}
 """Keys of the logs that the Trainer itself writes, on every process after the same step."""
 
-AlarmName = Literal["winner_falls", "winner_collapses", "saturated", "length_drifts"]
+AlarmName = Literal["chosen_falls", "chosen_collapses", "saturated", "length_drifts"]
 Logs = Sequence[Mapping[str, Any]]
 Rule = Callable[[Logs, frozenset[str]], "Alarm | None"]
 """Judges a run by its logs so far; it is asked at every log until it has spoken."""
@@ -105,14 +105,14 @@ def find_alarms(history: Logs, objectives: Collection[str]) -> tuple[Alarm, ...]
     return tuple(watch.alarms)
 
 
-def _winner_falls(logs: Logs, objectives: frozenset[str]) -> Alarm | None:
+def _chosen_falls(logs: Logs, objectives: frozenset[str]) -> Alarm | None:
     # apo_down is meant to lower the winner
-    if "apo_down" in objectives or len(logs) < WINNER_FALLS_WINDOW:
+    if "apo_down" in objectives or len(logs) < CHOSEN_FALLS_WINDOW:
         return None
-    reward = _mean("rewards/chosen", logs[-WINNER_FALLS_WINDOW:])
-    if not reward < WINNER_FALLS_REWARD:
+    reward = _mean("rewards/chosen", logs[-CHOSEN_FALLS_WINDOW:])
+    if not reward < CHOSEN_FALLS_REWARD:
         return None
-    what = f"the winners fall: mean reward {reward:+.2f} over the last {WINNER_FALLS_WINDOW} logs"
+    what = f"the winners fall: mean reward {reward:+.2f} over the last {CHOSEN_FALLS_WINDOW} logs"
     if objectives == {"sigmoid"}:
         advice = (
             "DPO only widens the margin and lets both answers fall. apo_zero holds each side "
@@ -123,10 +123,10 @@ def _winner_falls(logs: Logs, objectives: frozenset[str]) -> Alarm | None:
             "The objective is to raise them. If they are worse than the model's own answers, take "
             "apo_down; if not, lower learning_rate, or add sft with a small weight"
         )
-    return Alarm(name="winner_falls", step=logs[-1]["step"], what=what, advice=advice)
+    return Alarm(name="chosen_falls", step=logs[-1]["step"], what=what, advice=advice)
 
 
-def _winner_collapses(logs: Logs, objectives: frozenset[str]) -> Alarm | None:
+def _chosen_collapses(logs: Logs, objectives: frozenset[str]) -> Alarm | None:
     if "apo_down" not in objectives or len(logs) < COLLAPSE_WINDOW:
         return None
     window = logs[-COLLAPSE_WINDOW:]
@@ -135,7 +135,7 @@ def _winner_collapses(logs: Logs, objectives: frozenset[str]) -> Alarm | None:
         return None
     now, before = _mean("logps/chosen", window), _mean("ref_logps/chosen", window)
     return Alarm(
-        name="winner_collapses",
+        name="chosen_collapses",
         step=logs[-1]["step"],
         what=f"the winners' log-probability collapses: {now:.0f} where the reference gives "
         f"{before:.0f}, {nats:+.2f} nats a token over the last {COLLAPSE_WINDOW} logs",
@@ -177,7 +177,7 @@ def _length_drifts(logs: Logs, objectives: frozenset[str]) -> Alarm | None:
     )
 
 
-_RULES: tuple[Rule, ...] = (_winner_falls, _winner_collapses, _saturated, _length_drifts)
+_RULES: tuple[Rule, ...] = (_chosen_falls, _chosen_collapses, _saturated, _length_drifts)
 
 
 def _mean(key: str, logs: Logs) -> float:

@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from clair_apo.apo.adapters import ADAPTER_FILE, load_policy
-from clair_apo.apo.checkpoints import NOTE, why_torn
+from clair_apo.apo.checkpoints import NOTE, incomplete_reason
 from clair_apo.apo.reference.model_function import function_config, model_function
 from clair_apo.errors import ConfigError
 from clair_apo.models import find_model
@@ -67,7 +67,7 @@ def average_models(
         raise ConfigError(f"{output_dir} is not empty; name another output_dir")
     places = [find_model(name).location for name in names]
     for place in places:
-        fault = why_torn(Path(place)) if (Path(place) / NOTE).exists() else None
+        fault = incomplete_reason(Path(place)) if (Path(place) / NOTE).exists() else None
         if fault is not None:
             raise ConfigError(f"{place} is no whole checkpoint: {fault}; leave it out")
     mean = _load(places[0])

@@ -4,20 +4,16 @@
 # trl and accelerate are typed in part only
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from rich.filesize import decimal
-from rich.table import Table
-
 from clair_apo.apo.arguments import TrainingSetup, parse_arguments
-from clair_apo.apo.process_exit import keep_what_processes_shared
-from clair_apo.apo.reference.storage import FORMAT, StoredReference, cache_path, stored_references
+from clair_apo.apo.process_exit import freeze_objects_for_exit
 from clair_apo.apo.train import is_quickly_done, load_split, make_trainer, quiet
 from clair_apo.apo.trainer import APOTrainer
 from clair_apo.console import print_result
-from clair_apo.errors import ConfigError, StoreError
+from clair_apo.errors import StoreError
 
 VERIFIED_PAIRS = 16
 """Pairs whose reference is asked again by `verify --config`; of each part of the data."""
@@ -61,7 +57,7 @@ def build_reference(setup: TrainingSetup) -> BuiltReference:
             "this reference has hooks or functions of the user's own, so nothing of it is kept"
         )
     built = BuiltReference(cache.store.folder, len(cache.known), len(cache.computed))
-    keep_what_processes_shared(setup.args.world_size)
+    freeze_objects_for_exit(setup.args.world_size)
     trainer.end()  # else torch warns of a process group that nobody ended
     return built
 
@@ -100,59 +96,3 @@ def _built(setup: TrainingSetup) -> APOTrainer:
         trainer = make_trainer(setup, split)
         trainer.reference_cache.build()
     return trainer
-
-
-def table(stored: Sequence[StoredReference]) -> Table:
-    """The references of a cache, a row each."""
-    shown = Table("reference", "model", "dtype", "pairs", "tokens", "size", "since")
-    for one in stored:
-        facts = one.facts
-        unused = ", earlier format: not used" if facts.identity.format < FORMAT else ""
-        shown.add_row(
-            facts.identity.digest[:12],
-            facts.model,
-            facts.identity.dtype,
-            f"{one.pairs:,}",
-            f"{one.tokens:,}",
-            decimal(one.size) + (f", {len(one.faults)} damaged" if one.faults else "") + unused,
-            facts.created[:10],
-        )
-    return shown
-
-
-def verify_files(root: Path) -> list[StoredReference]:
-    """Read every file of a cache and compare it with its name.
-
-    Raises:
-        StoreError: there is no cache, or one with damaged files; names them.
-    """
-    stored = stored_references(root)
-    faults = [fault for reference in stored for fault in reference.faults]
-    if faults:
-        raise StoreError("; ".join([*faults, "no run uses these files; delete them"]))
-    return stored
-
-
-def verify_reference(
-    root: Path | None, config: Path | None, options: Sequence[str]
-) -> Iterator[str]:
-    """Check the files of a cache and, where a training config is given, some of its answers.
-
-    Yields:
-        What was found sound, a line each.
-
-    Raises:
-        ConfigError: options without a config.
-        StoreError: what was found damaged or different.
-    """
-    if config is None and options:
-        raise ConfigError(f"command line: {options[0]} is an option of --config FILE.yaml")
-    if config is not None:
-        from clair_apo.apo.arguments import parse_arguments
-
-        where = ["--reference_cache", str(root)] if root else []
-        setup = parse_arguments(["--config", str(config), *options, *where])
-        root = cache_path(setup.args.reference_cache)
-        yield verify_pairs(setup)
-    files = verify_files(cache_path(root))
-    yield f"{sum(one.pairs for one in files)} pairs in sound files: {cache_path(root)}"

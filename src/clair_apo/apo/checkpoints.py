@@ -50,7 +50,7 @@ class CheckpointNote(Record):
     """Bytes of every file, by its path in the checkpoint."""
 
 
-def why_torn(checkpoint: Path) -> str | None:
+def incomplete_reason(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint; None if it is whole.
 
     One without a note, written by another program, counts as whole where its trainer's state, which
@@ -80,7 +80,7 @@ def last_checkpoint(folder: Path) -> Path | None:
         if (match := re.fullmatch(r"checkpoint-(\d+)", path.name))
     }
     for step in sorted(steps, reverse=True):
-        fault = why_torn(steps[step])
+        fault = incomplete_reason(steps[step])
         if fault is None:
             return steps[step]
         logger.warning(f"{steps[step]} is passed over: {fault}")
@@ -93,7 +93,7 @@ def check_resumable(checkpoint: Path) -> None:
     Raises:
         TrainingError: it is torn, or was saved without the optimizer.
     """
-    fault = why_torn(checkpoint)
+    fault = incomplete_reason(checkpoint)
     if fault is not None:
         raise TrainingError(f"{checkpoint}: there is no whole checkpoint to resume from: {fault}")
     note = _note(checkpoint)

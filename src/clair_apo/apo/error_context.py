@@ -109,7 +109,7 @@ class FailureGuard:
             TrainingError: instead of what torch raises.
         """
         trainer = self._trainer
-        with _told_of_memory(
+        with _memory_message(
             lambda: (
                 f"after step {trainer.state.global_step}: out of memory outside of any batch; at "
                 "the first step that is the optimizer, which keeps its state from then on. To "
@@ -150,12 +150,12 @@ def named_memory_failure(trainer: Any, batch: Mapping[str, Any], work: Work) -> 
             f"{'; '.join(_remedies(trainer.args, work))}"
         )
 
-    with _told_of_memory(told):
+    with _memory_message(told):
         yield
 
 
 @contextlib.contextmanager
-def _told_of_memory(told: Callable[[], str]) -> Iterator[None]:
+def _memory_message(told: Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # torch.OutOfMemoryError is one

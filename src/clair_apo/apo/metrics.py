@@ -163,12 +163,12 @@ def quadrant_shares(chosen_rewards: Tensor, rejected_rewards: Tensor) -> dict[st
         chosen_rewards: rewards of the winners, (B,).
         rejected_rewards: rewards of the losers, (B,).
     """
-    winner_up, loser_up = chosen_rewards > 0, rejected_rewards > 0
+    chosen_up, rejected_up = chosen_rewards > 0, rejected_rewards > 0
     quadrants = {
-        "winner_up_loser_down": winner_up & ~loser_up,
-        "winner_up_loser_up": winner_up & loser_up,
-        "winner_down_loser_down": ~winner_up & ~loser_up,
-        "winner_down_loser_up": ~winner_up & loser_up,
+        "chosen_up_rejected_down": chosen_up & ~rejected_up,
+        "chosen_up_rejected_up": chosen_up & rejected_up,
+        "chosen_down_rejected_down": ~chosen_up & ~rejected_up,
+        "chosen_down_rejected_up": ~chosen_up & rejected_up,
     }
     return {name: _mean(members) for name, members in quadrants.items()}
 

@@ -213,7 +213,7 @@ class Objective:
 
     @property
     def has_sft(self) -> bool:
-        """Whether `tokens_per_winner` matters."""
+        """Whether `tokens_per_chosen` matters."""
         return self._sft_weight != 0 and not self.length_normalize
 
     @property
@@ -246,17 +246,17 @@ class Objective:
             )
         return losses
 
-    def sft(self, chosen_logps: Tensor, chosen_tokens: Tensor, tokens_per_winner: Tensor) -> Tensor:
+    def sft(self, chosen_logps: Tensor, chosen_tokens: Tensor, tokens_per_chosen: Tensor) -> Tensor:
         """The weighted sft term for every pair, (B,); 0 where the objective has none.
 
         Args:
             chosen_logps: log-probabilities of the winners, summed over tokens, (B,).
             chosen_tokens: of each winner, (B,).
-            tokens_per_winner: mean number of tokens over the winners of the global batch, a scalar.
+            tokens_per_chosen: mean tokens of a chosen answer over the global batch, a scalar.
         """
         if not self._sft_weight:
             return torch.zeros_like(chosen_logps)
-        tokens = chosen_tokens if self.length_normalize else tokens_per_winner
+        tokens = chosen_tokens if self.length_normalize else tokens_per_chosen
         return self._sft_weight * sft_loss(chosen_logps, tokens.to(chosen_logps))
 
     def saturation(self, chosen_rewards: Tensor, rejected_rewards: Tensor) -> float:

@@ -8,7 +8,7 @@ import threading
 from typing import NoReturn
 
 
-def keep_what_processes_shared(processes: int) -> None:
+def freeze_objects_for_exit(processes: int) -> None:
     """Let no later garbage collection free a trainer of several processes.
 
     A collection holds the interpreter's lock while it waits for the threads of the process group,

@@ -22,10 +22,10 @@ from clair_apo.apo.adapters import load_policy
 from clair_apo.apo.arguments import TrainingSetup, parse_arguments, resolved_yaml
 from clair_apo.apo.checkpoints import Interrupt, check_resumable, last_checkpoint
 from clair_apo.apo.data import PairSplit, TrainingPair, data_digest, load_split_pairs
-from clair_apo.apo.dry_run.run import look_over
+from clair_apo.apo.dry_run.run import preview
 from clair_apo.apo.dry_run.text import dry_run_text
 from clair_apo.apo.metrics import RewardIntervals
-from clair_apo.apo.process_exit import keep_what_processes_shared
+from clair_apo.apo.process_exit import freeze_objects_for_exit
 from clair_apo.apo.run_record import check_settings, settings_of
 from clair_apo.apo.run_summary import run_facts
 from clair_apo.apo.trainer import APOTrainer
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> TrainingResult | None:
     setup = parse_arguments(sys.argv[1:] if argv is None else argv)
     if setup.script.dry_run:
         with quiet(few=True):
-            print_result(dry_run_text(look_over(setup)))
+            print_result(dry_run_text(preview(setup)))
         return None
     result = train(setup)
     if setup.args.process_index != 0:
@@ -133,7 +133,7 @@ def _run(setup: TrainingSetup, split: PairSplit, resume_from: str | None) -> Tra
         held_out_by=split.rule,
     )
     _write(trainer, setup, split, result, started)
-    keep_what_processes_shared(setup.args.world_size)
+    freeze_objects_for_exit(setup.args.world_size)
     trainer.end()
     return result
 

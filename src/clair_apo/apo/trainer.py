@@ -43,7 +43,7 @@ from clair_apo.apo.checks import (
 )
 from clair_apo.apo.config import APOConfig
 from clair_apo.apo.error_context import FailureGuard
-from clair_apo.apo.forward.batching import IMAGES, ROW, ROWS, TOKENS_PER_WINNER, WEIGHTS, rows_of
+from clair_apo.apo.forward.batching import IMAGES, ROW, ROWS, TOKENS_PER_CHOSEN, WEIGHTS, rows_of
 from clair_apo.apo.forward.cpu import memory_held
 from clair_apo.apo.forward.layout_choice import half_precision_warning
 from clair_apo.apo.forward.logps import model_inputs
@@ -209,9 +209,9 @@ class APOTrainer(ReferenceTrainer, CheckpointingTrainer):
             for b in batches
         ]
         count = torch.stack([n @ b[WEIGHTS] for n, b in zip(lengths, batches, strict=True)]).sum()
-        per_winner = self.accelerator.reduce(count) / pairs
+        per_chosen = self.accelerator.reduce(count) / pairs
         for batch in batches:
-            batch[TOKENS_PER_WINNER] = per_winner.expand(len(batch[WEIGHTS]))
+            batch[TOKENS_PER_CHOSEN] = per_chosen.expand(len(batch[WEIGHTS]))
         return batches, pairs
 
     def compute_loss(
@@ -237,8 +237,8 @@ class APOTrainer(ReferenceTrainer, CheckpointingTrainer):
         if num_items_in_batch is None:  # outside of a step, which gathers at its end
             self._kept.gather()
         tokens = outcomes.chosen_tokens
-        per_winner = inputs.get(TOKENS_PER_WINNER, tokens.float().mean())
-        losses = outcomes.losses + self.objective.sft(outcomes.chosen_logps, tokens, per_winner)
+        per_chosen = inputs.get(TOKENS_PER_CHOSEN, tokens.float().mean())
+        losses = outcomes.losses + self.objective.sft(outcomes.chosen_logps, tokens, per_chosen)
         loss = self.mean_over_step(losses, inputs, num_items_in_batch)
         if not return_outputs:
             return loss

@@ -1,6 +1,9 @@
 """Names of other libraries that are no promise of theirs, and that we use all the same."""
 
 PRIVATE_NAMES = (
+    "os._exit",
+    "atexit._run_exitfuncs",
+    "threading._shutdown",
     "trl.DPOTrainer._compute_loss",
     "trl.DPOTrainer._is_vlm",
     "trl.DPOTrainer._precompute_ref_logps",

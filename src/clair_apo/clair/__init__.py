@@ -12,7 +12,7 @@ Loads no torch; knows nothing of training.
 """
 
 from clair_apo.clair.config import GenerateConfig, PromptsConfig, RevisionConfig
-from clair_apo.clair.filters.gate import Gate, GateConfig, Verdict, judge_answer, judge_reply
+from clair_apo.clair.filters.gate import DropCause, Gate, GateConfig, check_answer, check_reply
 from clair_apo.clair.filters.text_checks import is_refusal, mention_of_revision
 from clair_apo.clair.generate import Generated, generate
 from clair_apo.clair.revision.edits import Edit, EditError, apply_edits
@@ -31,6 +31,7 @@ from clair_apo.clair.stages.revise import REPAIRABLE, read_reply, repair_message
 
 __all__ = [
     "REPAIRABLE",
+    "DropCause",
     "Edit",
     "EditError",
     "Gate",
@@ -43,12 +44,11 @@ __all__ = [
     "PromptsConfig",
     "RevisionConfig",
     "RevisionTemplate",
-    "Verdict",
     "apply_edits",
+    "check_answer",
+    "check_reply",
     "generate",
     "is_refusal",
-    "judge_answer",
-    "judge_reply",
     "load_prompts",
     "load_template",
     "make_pair",

@@ -5,11 +5,11 @@ from pathlib import Path
 from clair_apo.clair.manifest import config_of
 from clair_apo.errors import RunError
 from clair_apo.llm import RequestStore
-from clair_apo.llm.backends.batch_admin import BatchDesk, BatchLook
+from clair_apo.llm.backends.batch_admin import BatchAdmin, BatchLook
 from clair_apo.run_folder import RunFolder
 
 
-def look_after_batches(
+def list_batches(
     run: Path, *, cancel: str | None = None, forget: str | None = None
 ) -> list[BatchLook]:
     """List the batches of a run; the answers of those that have ended are kept in its store.
@@ -30,7 +30,7 @@ def look_after_batches(
     config = config_of(run, manifest["config"])
     models = [spec for spec in (config.target, config.reviser, config.judge) if spec]
     with RequestStore(config.store_path) as store:
-        desk = BatchDesk(store, manifest["run_id"], models)
+        desk = BatchAdmin(store, manifest["run_id"], models)
         if forget:
             desk.forget(forget)
         if cancel:

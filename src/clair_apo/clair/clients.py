@@ -8,18 +8,18 @@ from clair_apo.clair.costs import Costs, settled
 from clair_apo.clair.prompt_state import PromptSurvey
 from clair_apo.console import say
 from clair_apo.errors import RunError
-from clair_apo.llm import ChatModel, ModelSpec, RequestStore, StoredChat, check_model
+from clair_apo.llm import CachedChat, ChatModel, ModelSpec, RequestStore, check_model
 from clair_apo.llm.backends.select import model_of_mode, stranded_batches
 from clair_apo.llm.pricing import Budget, require_price
 
 
-class Chats(NamedTuple):
+class ModelClients(NamedTuple):
     """Who is asked in a run; nothing is loaded or connected to before its first request."""
 
-    target: StoredChat
-    reviser: StoredChat | None
+    target: CachedChat
+    reviser: CachedChat | None
     """The reviser, or the stronger model."""
-    judge: StoredChat | None
+    judge: CachedChat | None
     asks_target: bool
     """Whether a prompt waits for an answer of the target."""
     budget: Budget
@@ -33,11 +33,11 @@ class Chats(NamedTuple):
     unpriced: frozenset[str] = frozenset()
     """Models that were asked earlier, and of which no price is known."""
 
-    def all(self) -> tuple[StoredChat, ...]:
+    def all(self) -> tuple[CachedChat, ...]:
         """Those that there are."""
         return tuple(chat for chat in (self.target, self.reviser, self.judge) if chat)
 
-    def asked(self) -> tuple[StoredChat, ...]:
+    def asked(self) -> tuple[CachedChat, ...]:
         """Those that prompts may have to ask."""
         return self.all() if self.asks_target else self.all()[1:]
 
@@ -86,14 +86,14 @@ def check_models(config: GenerateConfig, given: Models, survey: PromptSurvey) ->
             require_price(role, spec)
 
 
-def open_chats(
+def open_clients(
     config: GenerateConfig,
     survey: PromptSurvey,
     store: RequestStore,
     given: Models,
     run_id: str,
     costs_before: Costs,
-) -> Chats:
+) -> ModelClients:
     """The models that a recipe asks.
 
     Args:
@@ -109,13 +109,13 @@ def open_chats(
     """
     budget = Budget(config.max_cost)
 
-    def chat(role: str, spec: ModelSpec) -> StoredChat:
+    def chat(role: str, spec: ModelSpec) -> CachedChat:
         later = model_of_mode(spec, store, run_id, config.folder / "batch")
         model = given.get(role) or later
-        return StoredChat(spec, store, model, offline=config.offline, run_id=run_id, budget=budget)
+        return CachedChat(spec, store, model, offline=config.offline, run_id=run_id, budget=budget)
 
     specs = _specs(config)
-    chats = Chats(
+    chats = ModelClients(
         target=chat("target", config.target),
         reviser=chat("reviser", specs["reviser"]) if specs["reviser"] else None,
         judge=chat("judge", specs["judge"]) if specs["judge"] else None,
@@ -134,7 +134,7 @@ def open_chats(
     return chats._replace(costs_before=costs, unpriced=frozenset(unpriced))
 
 
-def _refuse_stranded_batches(config: GenerateConfig, chats: Chats) -> None:
+def _refuse_stranded_batches(config: GenerateConfig, chats: ModelClients) -> None:
     """Ask nobody else for what is at a server in batches, and paid for."""
     specs = [chat.spec for chat in chats.asked()]
     stranded = stranded_batches(specs, chats.store, chats.run_id)

@@ -11,13 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import IO, Any
 
-from clair_apo.clair.clients import check_models, open_chats
+from clair_apo.clair.clients import check_models, open_clients
 from clair_apo.clair.config import GenerateConfig
 from clair_apo.clair.dataset import write_parquet_splits, write_splits
 from clair_apo.clair.filters.gate import Gate
 from clair_apo.clair.lost_answers import find_losses
-from clair_apo.clair.manifest import Books
-from clair_apo.clair.prompt_state import PARTS, Made, read_cases
+from clair_apo.clair.manifest import RunManifest
+from clair_apo.clair.prompt_state import PARTS, StageOutput, read_cases
 from clair_apo.clair.revision.template import load_rubric
 from clair_apo.clair.stages.judge import comparison_numbers, verification_numbers
 from clair_apo.clair.stages.load import load_prompts, survey_prompts
@@ -25,7 +25,7 @@ from clair_apo.clair.stages.run import VERIFY, Stages, revision_template
 from clair_apo.console import Usage, say, show_progress
 from clair_apo.errors import DataError
 from clair_apo.files import atomic_writer, read_jsonl
-from clair_apo.llm import ChatModel, Dialogue, RequestStore, told_of_errors
+from clair_apo.llm import ChatModel, Dialogue, RequestStore, propagate_errors_to
 from clair_apo.records import Dropped, Judgement, PreferencePair, Prompt, Record, Verification
 from clair_apo.run_folder import DATASET, RunFolder
 
@@ -90,17 +90,17 @@ def generate(
         stack.enter_context(folder.locked())
         if lost := losses.sentence(config.store_path):
             say(lost)
-        books = Books(config, folder, survey)
-        chats = open_chats(config, survey, store, given, books.run_id, books.costs_before)
+        books = RunManifest(config, folder, survey)
+        chats = open_clients(config, survey, store, given, books.run_id, books.costs_before)
         stages = Stages(config, chats, template, rubric, gate)
-        with books.money_kept(chats):
+        with books.record_costs_on_failure(chats):
             return _Walk(stages, folder, books).through_all_stages()
 
 
 class _Walk:
     """One walk through the stages of a recipe."""
 
-    def __init__(self, stages: Stages, folder: RunFolder, books: Books) -> None:
+    def __init__(self, stages: Stages, folder: RunFolder, books: RunManifest) -> None:
         self.stages, self.folder, self.books = stages, folder, books
         self.config, self.chats = stages.config, stages.chats
         self.drops: IO[str]
@@ -125,7 +125,10 @@ class _Walk:
             say(f"{self.books.survey.given} prompts bring an answer, which is taken as it is")
         config = self.config
         rows = load_prompts(config.prompts, config.prompt_shard, self.books.survey.tests)
-        made = (Made((), row) if isinstance(row, Dropped) else Made((row,)) for row in rows)
+        made = (
+            StageOutput((), row) if isinstance(row, Dropped) else StageOutput((row,))
+            for row in rows
+        )
         return self._write("load", (), {Prompt: PROMPTS}, made, self.books.survey.prompts)
 
     def _ask(self, name: str, done: tuple[str, ...], total: int) -> int:
@@ -165,7 +168,7 @@ class _Walk:
         name: str,
         inputs: tuple[str, ...],
         files: Files,
-        results: Iterable[Made],
+        results: Iterable[StageOutput],
         total: int,
         usage: Usage | None = None,
     ) -> int:
@@ -177,7 +180,7 @@ class _Walk:
                 for kind, file in files.items()
             }
             tell = stack.enter_context(show_progress(name, total, usage, self._money))
-            stack.enter_context(told_of_errors(results))
+            stack.enter_context(propagate_errors_to(results))
             for made in results:
                 for row in made.rows:
                     writers[type(row)].write(row.model_dump_json() + "\n")
@@ -227,7 +230,7 @@ class _Walk:
         return result
 
 
-def _without_model(dialogues: Iterable[Dialogue[Made]]) -> Iterator[Made]:
+def _without_model(dialogues: Iterable[Dialogue[StageOutput]]) -> Iterator[StageOutput]:
     """The results of dialogues that ask nothing."""
     for dialogue in dialogues:
         try:

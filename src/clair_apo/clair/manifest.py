@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from clair_apo.clair.answer_text import ANSWER_VERSION
-from clair_apo.clair.clients import Chats
+from clair_apo.clair.clients import ModelClients
 from clair_apo.clair.config import GenerateConfig
 from clair_apo.clair.costs import Costs, read_costs, write_costs
 from clair_apo.clair.filters.gate import GATE_VERSION
@@ -34,7 +34,7 @@ _DECIDED_BY = {
 }
 
 
-class Books:
+class RunManifest:
     """The manifest of a run, kept while it goes through its stages.
 
     Args:
@@ -102,7 +102,7 @@ class Books:
         self.folder.record_stage(stage, entry | numbers)
 
     @contextmanager
-    def money_kept(self, chats: Chats) -> Iterator[None]:
+    def record_costs_on_failure(self, chats: ModelClients) -> Iterator[None]:
         """Write down what a run has cost also where the block breaks off."""
         try:
             yield

@@ -26,7 +26,7 @@ from clair_apo.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
-class Case:
+class PromptState:
     """A prompt with what the stages so far have made of it."""
 
     prompt: Prompt
@@ -52,7 +52,7 @@ class Case:
         return self.sample(self.judgement.worse) if self.judgement else self.responses[0]
 
 
-class Made(NamedTuple):
+class StageOutput(NamedTuple):
     """What a stage made of one case: rows for its file, and the drop if the case ends here."""
 
     rows: tuple[Record, ...]
@@ -60,7 +60,7 @@ class Made(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A stage's file, and the field of a `Case` that its rows fill."""
+    """A stage's file, and the field of a `PromptState` that its rows fill."""
 
     file: str
     kind: type[Record]
@@ -75,19 +75,19 @@ PARTS = {
 }
 
 
-def drop(case: Case, stage: Stage, reason: DropReason, detail: str, raw: str) -> Made:
+def drop(case: PromptState, stage: Stage, reason: DropReason, detail: str, raw: str) -> StageOutput:
     """The end of a case, with the text that was judged."""
     dropped = Dropped(id=case.prompt.id, stage=stage, reason=reason, detail=detail, raw=raw)
-    return Made((), dropped)
+    return StageOutput((), dropped)
 
 
-def extended(case: Case, stage: str, rows: tuple[Any, ...]) -> Case:
+def extended(case: PromptState, stage: str, rows: tuple[Any, ...]) -> PromptState:
     """The case with what a stage made of it."""
     made: dict[str, Any] = {PARTS[stage].field: rows if stage == "respond" else rows[0]}
     return replace(case, **made)
 
 
-def read_cases(folder: RunFolder, parts: tuple[str, ...]) -> Iterator[Case]:
+def read_cases(folder: RunFolder, parts: tuple[str, ...]) -> Iterator[PromptState]:
     """The cases that came through the given stages, in the order of the prompts.
 
     Args:
@@ -102,8 +102,8 @@ def read_cases(folder: RunFolder, parts: tuple[str, ...]) -> Iterator[Case]:
             yield case
 
 
-def _case(prompt: Prompt, found: Mapping[str, tuple[Any, ...]]) -> Case | None:
-    case = Case(prompt)
+def _case(prompt: Prompt, found: Mapping[str, tuple[Any, ...]]) -> PromptState | None:
+    case = PromptState(prompt)
     for name, rows in found.items():
         if not rows:
             return None

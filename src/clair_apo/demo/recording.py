@@ -10,7 +10,7 @@ from pathlib import Path
 
 from clair_apo.clair import GenerateConfig, load_prompts, load_template
 from clair_apo.files import read_jsonl
-from clair_apo.llm import Completion, ModelSpec, RequestStore, StoredAnswer, StoredChat
+from clair_apo.llm import CachedChat, Completion, ModelSpec, RequestStore, StoredAnswer
 from clair_apo.llm.types import ChatRequest
 from clair_apo.records import Prompt, Record, RevisionFormat
 
@@ -66,11 +66,11 @@ def rendered_requests(
         `response`, and one for each format that the row has a revision in.
     """
     with RequestStore(":memory:") as store:
-        requests = {"response": StoredChat(target, store).request(prompt.messages)}
+        requests = {"response": CachedChat(target, store).request(prompt.messages)}
         for format in row.revisions:
             template = load_template(format, rubric=data_file("rubric.md"))
             messages = template.render(prompt.messages, row.response.completion.text)
-            requests[format] = StoredChat(reviser, store).request(messages)
+            requests[format] = CachedChat(reviser, store).request(messages)
     return requests
 
 

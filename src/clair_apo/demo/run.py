@@ -9,7 +9,7 @@ from clair_apo.config import read_yaml
 from clair_apo.console import CONSOLE, print_result, show_progress
 from clair_apo.demo.recording import data_file, fill_store
 from clair_apo.files import read_jsonl
-from clair_apo.llm import ChatRequest, Dialogue, ModelSpec, RequestStore, StoredChat
+from clair_apo.llm import CachedChat, ChatRequest, Dialogue, ModelSpec, RequestStore
 from clair_apo.models import EMBEDDED, find_model
 from clair_apo.records import Message, PreferencePair
 from clair_apo.report import contrast_table, counts_line, write_report, write_training_report
@@ -98,7 +98,7 @@ def _ask(
     spec: ModelSpec, config: GenerateConfig, prompts: Sequence[tuple[Message, ...]]
 ) -> list[str]:
     with RequestStore(config.store_path) as store:
-        chat = StoredChat(spec, store)
+        chat = CachedChat(spec, store)
         texts = []
         with show_progress("answers", len(prompts), chat.meter) as tell:
             for text in chat.converse(_answer(chat.request(prompt)) for prompt in prompts):

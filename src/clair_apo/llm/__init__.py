@@ -4,9 +4,9 @@ Dialogue -> StoredChat -> (RequestStore, else HttpChat | LocalChat | ScriptedCha
 """
 
 from clair_apo.llm.backends.scripted import ScriptedChat
-from clair_apo.llm.client import StoredChat, check_model
+from clair_apo.llm.client import CachedChat, check_model
 from clair_apo.llm.pricing import Meter
-from clair_apo.llm.scheduler import told_of_errors
+from clair_apo.llm.scheduler import propagate_errors_to
 from clair_apo.llm.spec import ModelSpec
 from clair_apo.llm.store import RequestStore
 from clair_apo.llm.store_schema import Spent, StoredAnswer
@@ -24,6 +24,7 @@ from clair_apo.records import Sampling
 __all__ = [
     "Answer",
     "Answered",
+    "CachedChat",
     "ChatModel",
     "ChatRequest",
     "Completion",
@@ -36,7 +37,6 @@ __all__ = [
     "ScriptedChat",
     "Spent",
     "StoredAnswer",
-    "StoredChat",
     "check_model",
-    "told_of_errors",
+    "propagate_errors_to",
 ]

@@ -18,7 +18,7 @@ from clair_apo.errors import RequestError, StoreError
 from clair_apo.llm.model_names import is_same_model
 from clair_apo.llm.pricing import Account, Budget, Meter
 from clair_apo.llm.responses import holds_text, is_completion, usage_of, writable
-from clair_apo.llm.scheduler import Talk, groups_of
+from clair_apo.llm.scheduler import DialogueRunner, groups_of
 from clair_apo.llm.spec import GO_ON, ModelSpec, find_key
 from clair_apo.llm.store import RequestStore
 from clair_apo.llm.store_schema import StoredAnswer
@@ -66,7 +66,7 @@ def check_model(spec: ModelSpec) -> None:
         find_model(spec.model, say, spec.revision)
 
 
-class StoredChat:
+class CachedChat:
     """A chat model of which nothing is asked twice.
 
     An answer that broke off is none: it is asked for again a few times, and then its row fails.
@@ -160,13 +160,13 @@ class StoredChat:
     def _in_waves(self, dialogues: Iterable[Dialogue[T]]) -> Iterator[T]:
         """Waves are counted from the first row, so that a resumed run plans the same groups."""
         for rows in groups_of(self._wave, dialogues):
-            talks = [Talk(row) for row in rows]
-            while waiting := [talk for talk in talks if talk.requests]:
-                answers = self._answers({r.key: r for talk in waiting for r in talk.requests})
-                for talk in waiting:
-                    talk.answers = answers
-                    talk.go_on()
-            yield from (talk.result for talk in talks)
+            runners = [DialogueRunner(row) for row in rows]
+            while waiting := [runner for runner in runners if runner.requests]:
+                answers = self._answers({r.key: r for runner in waiting for r in runner.requests})
+                for runner in waiting:
+                    runner.answers = answers
+                    runner.advance()
+            yield from (runner.result for runner in runners)
 
     def _answers(self, requests: dict[str, ChatRequest]) -> dict[str, Answer]:
         answers = {key: a for key, r in requests.items() if (a := self._stored(r))}
@@ -204,8 +204,8 @@ class StoredChat:
 
     def _in_a_stream(self, dialogues: Iterable[Dialogue[T]]) -> Iterator[T]:
         """Rows side by side, each of which goes on as soon as its own answers are there."""
-        rows, held = iter(dialogues), deque[Talk[T]]()
-        waiting: dict[str, list[Talk[T]]] = {}
+        rows, held = iter(dialogues), deque[DialogueRunner[T]]()
+        waiting: dict[str, list[DialogueRunner[T]]] = {}
         most_waiting = self.spec.max_in_flight * REQUESTS_AHEAD
         most_held = self.spec.max_in_flight * ROWS_HELD
         try:
@@ -214,7 +214,7 @@ class StoredChat:
                     yield held.popleft().result
                 has_room = len(waiting) < most_waiting and len(held) < most_held
                 if has_room and (row := next(rows, None)) is not None:
-                    held.append(Talk(row))
+                    held.append(DialogueRunner(row))
                     self._ask_for(held[-1], waiting)
                 elif waiting:
                     self._collect(waiting)
@@ -230,22 +230,24 @@ class StoredChat:
                 self._server.close()
                 del self._model
 
-    def _ask_for(self, talk: Talk[T], waiting: dict[str, list[Talk[T]]]) -> None:
+    def _ask_for(
+        self, runner: DialogueRunner[T], waiting: dict[str, list[DialogueRunner[T]]]
+    ) -> None:
         """Let a row go on with what the store knows, and ask the server for the rest."""
-        while talk.requests:
-            for request in talk.missing():
+        while runner.requests:
+            for request in runner.missing():
                 if answer := self._stored(request):
-                    talk.answers[request.key] = answer
+                    runner.answers[request.key] = answer
                 elif request.key in waiting:
-                    waiting[request.key].append(talk)
+                    waiting[request.key].append(runner)
                 else:
                     self._store.check_room()
-                    waiting[request.key] = [talk]
+                    waiting[request.key] = [runner]
                     self._unpaid.append(request)
                     self._submit_paid()
-            if talk.missing():
+            if runner.missing():
                 return
-            talk.go_on()
+            runner.advance()
 
     def _submit_paid(self) -> None:
         """Send what there is money for; what has to wait for it keeps its turn."""
@@ -253,7 +255,7 @@ class StoredChat:
             request = self._unpaid.popleft()
             self._server.submit(request, self._tries[request.key] + 1)
 
-    def _collect(self, waiting: dict[str, list[Talk[T]]]) -> None:
+    def _collect(self, waiting: dict[str, list[DialogueRunner[T]]]) -> None:
         if len(self._unpaid) == len(waiting):  # nothing is under way that could settle for less
             raise self._account.exhausted(self._unpaid[0])
         answered = self._server.collect()
@@ -269,13 +271,13 @@ class StoredChat:
         self._again.clear()
         self._submit_paid()
         for answer in answers:
-            for talk in waiting.pop(answer.request.key):
-                talk.answers[answer.request.key] = answer
-                if not talk.missing():
-                    talk.go_on()
-                    self._ask_for(talk, waiting)
+            for runner in waiting.pop(answer.request.key):
+                runner.answers[answer.request.key] = answer
+                if not runner.missing():
+                    runner.advance()
+                    self._ask_for(runner, waiting)
 
-    def _keep_what_is_under_way(self, waiting: dict[str, list[Talk[T]]]) -> None:
+    def _keep_what_is_under_way(self, waiting: dict[str, list[DialogueRunner[T]]]) -> None:
         """When a run has to end, nothing more is asked, and what is asked is paid for."""
         if len(waiting) == len(self._unpaid):
             return

@@ -13,7 +13,7 @@ from typing import Literal
 from jinja2 import StrictUndefined, Template
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from clair_apo.llm.client import StoredChat
+from clair_apo.llm.client import CachedChat
 from clair_apo.llm.thinking import after_thinking
 from clair_apo.llm.types import Answer, ChatRequest
 from clair_apo.records import Conversation, Message, digest
@@ -39,7 +39,7 @@ class Judge:
         rubric: the preference in plain words; empty asks for the better answer in general.
     """
 
-    chat: StoredChat
+    chat: CachedChat
     rubric: str = ""
 
     def compare(self, conversation: Conversation, first: str, second: str) -> ChatRequest:

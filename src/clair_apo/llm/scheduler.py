@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 @contextmanager
-def told_of_errors(results: Iterable[T]) -> Iterator[None]:
+def propagate_errors_to(results: Iterable[T]) -> Iterator[None]:
     """A block that takes the results of `converse`; an error in it is raised there as well.
 
     So the answers that are under way when a row cannot be written are waited for and kept.
@@ -24,7 +24,7 @@ def told_of_errors(results: Iterable[T]) -> Iterator[None]:
         raise
 
 
-class Talk(Generic[T]):
+class DialogueRunner(Generic[T]):
     """A dialogue under way.
 
     Args:
@@ -41,18 +41,18 @@ class Talk(Generic[T]):
     def __init__(self, dialogue: Dialogue[T]) -> None:
         self._dialogue = dialogue
         self.answers: dict[str, Answer] = {}
-        self._advance(None)
+        self._step(None)
 
     def missing(self) -> list[ChatRequest]:
         """The requests without an answer, each once."""
         unique = {request.key: request for request in self.requests}
         return [request for key, request in unique.items() if key not in self.answers]
 
-    def go_on(self) -> None:
+    def advance(self) -> None:
         """Tell the dialogue its answers; nothing may be missing."""
-        self._advance(tuple(self.answers[request.key] for request in self.requests))
+        self._step(tuple(self.answers[request.key] for request in self.requests))
 
-    def _advance(self, answers: tuple[Answer, ...] | None) -> None:
+    def _step(self, answers: tuple[Answer, ...] | None) -> None:
         self.answers = {}
         try:
             self.requests = (

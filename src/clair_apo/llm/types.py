@@ -137,7 +137,7 @@ class Completion(Record):
 class Answered:
     """A request with its response, or with the reason why this one request can have none.
 
-    A response that broke off is handed out like any other: `StoredChat` asks again for it.
+    A response that broke off is handed out like any other: `CachedChat` asks again for it.
     """
 
     request: ChatRequest

@@ -17,7 +17,7 @@ from clair_apo.files import read_jsonl
 from clair_apo.records import Contrast, Dropped, DropReason, PreferencePair, Prompt, Record, Stage
 from clair_apo.run_folder import MANIFEST, RunFolder
 from clair_apo.stats import Interval, mean_interval
-from clair_apo.verification import Controls
+from clair_apo.verification import VerificationSummary
 
 PROMPTS = "prompts.jsonl"
 PAIRS = "pairs.jsonl"
@@ -94,7 +94,7 @@ class ContrastSummary(Record):
     statistics: tuple[Statistic, ...]
     """Empty where there are no pairs."""
     lengths: LengthHistogram
-    verification: Controls | None = None
+    verification: VerificationSummary | None = None
     """What the judge said that verified the pairs; None where none did."""
 
 
@@ -196,9 +196,9 @@ def summarise(run: RunFolder, read: Callable[[], None] = lambda: None) -> Contra
     )
 
 
-def _verification(manifest: Mapping[str, Any]) -> Controls | None:
+def _verification(manifest: Mapping[str, Any]) -> VerificationSummary | None:
     numbers = manifest.get("stages", {}).get("verify", {}).get("verification")
-    return Controls(**numbers) if numbers else None
+    return VerificationSummary(**numbers) if numbers else None
 
 
 def check_complete(run: RunFolder) -> None:

@@ -34,7 +34,7 @@ from clair_apo.report.terminal import row
 from clair_apo.run_folder import RunFolder
 
 
-class Span(Record):
+class DiffSpan(Record):
     """A stretch of one text that is shared with the other text, or is not."""
 
     kind: Literal["same", "changed"]
@@ -44,8 +44,8 @@ class Span(Record):
 class WordDiff(NamedTuple):
     """Two texts as spans; the spans of a side, joined, are that side's text."""
 
-    rejected: tuple[Span, ...]
-    chosen: tuple[Span, ...]
+    rejected: tuple[DiffSpan, ...]
+    chosen: tuple[DiffSpan, ...]
 
 
 def word_diff(rejected: str, chosen: str) -> WordDiff:
@@ -78,8 +78,8 @@ def _without_islands(found: list[Block]) -> Iterator[Block]:
         yield changed
 
 
-def _span(same: bool, text: str) -> Span:
-    return Span(kind="same" if same else "changed", text=text)
+def _span(same: bool, text: str) -> DiffSpan:
+    return DiffSpan(kind="same" if same else "changed", text=text)
 
 
 WIDTH = 640
@@ -265,8 +265,8 @@ class PairCard(Record):
 
     id: str
     prompt: Conversation
-    rejected: tuple[Span, ...]
-    chosen: tuple[Span, ...]
+    rejected: tuple[DiffSpan, ...]
+    chosen: tuple[DiffSpan, ...]
     rationale: str
     contrast: Contrast
     share: float

@@ -100,13 +100,13 @@ def _stage(folder: Path) -> Mapping[str, Any]:
     return stage if isinstance(stage, dict) else {}
 
 
-WINNER, LOSER, MARGIN = "#1f6fb2", "#c2601f", "#6b6b6b"
+CHOSEN, REJECTED, MARGIN = "#1f6fb2", "#c2601f", "#6b6b6b"
 """As on the pages: blue for chosen, orange for rejected; told apart by colour-blind readers."""
 QUADRANTS = {
-    "winner_up_loser_down": ("winner up, loser down", "#1f6fb2"),
-    "winner_up_loser_up": ("both up", "#9cc7e8"),
-    "winner_down_loser_down": ("both down", "#f0c5a2"),
-    "winner_down_loser_up": ("winner down, loser up", "#c2601f"),
+    "chosen_up_rejected_down": ("winner up, loser down", "#1f6fb2"),
+    "chosen_up_rejected_up": ("both up", "#9cc7e8"),
+    "chosen_down_rejected_down": ("both down", "#f0c5a2"),
+    "chosen_down_rejected_up": ("winner down, loser up", "#c2601f"),
 }
 SIZE = (7.2, 3.4)
 """Inches."""
@@ -158,15 +158,15 @@ def training_plots(run: TrainingRun) -> tuple[Plot, ...]:
 
 
 _REWARDS: Mapping[str, tuple[str, str, str]] = {
-    "rewards/chosen": ("winner", WINNER, "-"),
-    "rewards/rejected": ("loser", LOSER, "-"),
+    "rewards/chosen": ("winner", CHOSEN, "-"),
+    "rewards/rejected": ("loser", REJECTED, "-"),
     "rewards/margins": ("margin", MARGIN, ":"),
 }
 _LOGPS: Mapping[str, tuple[str, str, str]] = {
-    "logps/chosen": ("winner", WINNER, "-"),
-    "ref_logps/chosen": ("winner, reference", WINNER, "--"),
-    "logps/rejected": ("loser", LOSER, "-"),
-    "ref_logps/rejected": ("loser, reference", LOSER, "--"),
+    "logps/chosen": ("winner", CHOSEN, "-"),
+    "ref_logps/chosen": ("winner, reference", CHOSEN, "--"),
+    "logps/rejected": ("loser", REJECTED, "-"),
+    "ref_logps/rejected": ("loser, reference", REJECTED, "--"),
 }
 
 
@@ -196,7 +196,7 @@ def _thinned(curve: Curve) -> Curve:
 
 def _quad(run: TrainingRun) -> "Figure | None":
     curves = {name: _thinned(run.curve(f"quadrants/{name}")) for name in QUADRANTS}
-    steps = curves["winner_up_loser_down"].steps
+    steps = curves["chosen_up_rejected_down"].steps
     if not steps or any(curve.steps != steps for curve in curves.values()):
         return None
     figure, axes = _axes("share of pairs")

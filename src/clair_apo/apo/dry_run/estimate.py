@@ -31,7 +31,7 @@ RATE_SIZE = 1024
 RATE_SECONDS = 0.3
 
 
-class Estimate(Record):
+class TrainingEstimate(Record):
     """Memory in bytes on one device, and time."""
 
     parameters: int
@@ -65,7 +65,7 @@ class Estimate(Record):
 
 def estimate(
     model: PreTrainedModel, lengths: PairLengths, args: Any, *, padded: bool, rate: float
-) -> Estimate:
+) -> TrainingEstimate:
     """Estimate a run.
 
     Args:
@@ -87,7 +87,7 @@ def estimate(
     copies = args.precompute_ref_log_probs is False and not adapter
     steps, pairs = _steps(lengths.pairs, args)
     tokens = lengths.separate_tokens if padded else lengths.tree_tokens
-    return Estimate(
+    return TrainingEstimate(
         parameters=sum(w.numel() for w in weights),
         trained=count,
         weights=size,

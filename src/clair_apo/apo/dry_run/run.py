@@ -22,7 +22,7 @@ from clair_apo.apo.adapters import adapter_folder
 from clair_apo.apo.arguments import TrainingSetup
 from clair_apo.apo.checks import check_tokens, left_out
 from clair_apo.apo.data import PairSplit, TrainingPair, load_split_pairs
-from clair_apo.apo.dry_run.estimate import Estimate, estimate, matrix_rate
+from clair_apo.apo.dry_run.estimate import TrainingEstimate, estimate, matrix_rate
 from clair_apo.apo.forward.layout_choice import choose_layout
 from clair_apo.apo.lengths import PairLengths, cut_pair, pair_lengths
 from clair_apo.errors import ClairApoError, ConfigError, TrainingError
@@ -52,7 +52,7 @@ class DryRun(Record):
     """Of the pairs trained on that can be; None where none can."""
     layout: str
     """`shared_prefix`, or `padded` with the reason."""
-    estimate: Estimate | None
+    estimate: TrainingEstimate | None
 
 
 class _Tokenized(NamedTuple):
@@ -60,7 +60,7 @@ class _Tokenized(NamedTuple):
     problems: list[PairProblem]
 
 
-def look_over(setup: TrainingSetup) -> DryRun:
+def preview(setup: TrainingSetup) -> DryRun:
     """Look a run over.
 
     Raises:

@@ -7,7 +7,7 @@ from rich.console import Group
 from rich.filesize import decimal
 from rich.table import Table
 
-from clair_apo.apo.dry_run.estimate import UTILISATION, Estimate
+from clair_apo.apo.dry_run.estimate import UTILISATION, TrainingEstimate
 from clair_apo.apo.dry_run.run import DryRun, PairProblem
 from clair_apo.apo.lengths import PairLengths
 
@@ -71,7 +71,7 @@ def _problem_lines(problems: tuple[PairProblem, ...]) -> Iterator[str]:
         yield f"{weight}: {count} pairs: {what}\n  {', '.join(ids[:MOST_SHOWN])}{more}"
 
 
-def _estimate_lines(found: Estimate) -> Iterator[str]:
+def _estimate_lines(found: TrainingEstimate) -> Iterator[str]:
     optimizer = "unknown" if found.optimizer is None else decimal(found.optimizer)
     yield (
         f"memory, estimated: {decimal(found.memory)} = weights {decimal(found.weights)} + "

@@ -25,7 +25,7 @@ IMAGES = "images_per_pair"
 """
 WEIGHTS = "pair_weights"
 """The key of a batch with the weight of each pair, (B,): 0 where it only fills up, else 1."""
-TOKENS_PER_WINNER = "tokens_per_winner"
+TOKENS_PER_CHOSEN = "tokens_per_chosen"
 """The key of a batch with the mean length of the winners of its step, the same for each pair, (B,).
 """
 
@@ -160,7 +160,7 @@ _GRID = "image_grid_thw"
 """How many patches each image has, (images, 3): always one image after the other."""
 
 
-_OF_PAIRS = frozenset({IMAGES, WEIGHTS, ROWS, TOKENS_PER_WINNER})
+_OF_PAIRS = frozenset({IMAGES, WEIGHTS, ROWS, TOKENS_PER_CHOSEN})
 """Columns of ours with a value for each pair, (B,)."""
 
 

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from clair_apo.apo.forward.batching import IMAGES, ROWS, TOKENS_PER_WINNER, WEIGHTS
+from clair_apo.apo.forward.batching import IMAGES, ROWS, TOKENS_PER_CHOSEN, WEIGHTS
 from clair_apo.apo.forward.tree import flushed
 
-_NOT_FOR_THE_MODEL = {"completion_mask", IMAGES, ROWS, TOKENS_PER_WINNER, WEIGHTS}
+_NOT_FOR_THE_MODEL = {"completion_mask", IMAGES, ROWS, TOKENS_PER_CHOSEN, WEIGHTS}
 
 
 class PairLogps(NamedTuple):

@@ -88,7 +88,7 @@ class StoredReference(NamedTuple):
     """Files that are not used, each with the reason."""
 
 
-class _Shard(NamedTuple):
+class _Chunk(NamedTuple):
     """One file, read and found sound: P pairs."""
 
     keys: list[bytes]
@@ -144,9 +144,9 @@ class ReferenceStore:
         """The answers that are there; damaged files are named in a warning and not used."""
         wanted = set(keys) if self.keeps else set()
         found: dict[bytes, PairTokenLogps] = {}
-        for path in _shard_paths(self.folder) if wanted else ():
+        for path in _chunk_paths(self.folder) if wanted else ():
             try:
-                shard = _read_shard(path)
+                shard = _read_chunk(path)
             except _UnsoundError as fault:
                 logger.warning(f"reference cache: {path} is not used ({fault}); delete it")
                 continue
@@ -259,10 +259,10 @@ def stored_references(root: Path) -> list[StoredReference]:
 def _stored(folder: Path) -> StoredReference:
     lengths: dict[bytes, int] = {}
     faults = []
-    paths = _shard_paths(folder)
+    paths = _chunk_paths(folder)
     for path in paths:
         try:
-            shard = _read_shard(path)
+            shard = _read_chunk(path)
         except _UnsoundError as fault:
             faults.append(f"{path}: {fault}")
         else:
@@ -277,11 +277,11 @@ def _stored(folder: Path) -> StoredReference:
     )
 
 
-def _shard_paths(folder: Path) -> list[Path]:
+def _chunk_paths(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.safetensors"))
 
 
-def _read_shard(path: Path) -> _Shard:
+def _read_chunk(path: Path) -> _Chunk:
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -291,7 +291,7 @@ def _read_shard(path: Path) -> _Shard:
     try:
         arrays = safetensors.numpy.load(content)
         reference = arrays["reference"].tobytes().hex()
-        shard = _Shard(
+        shard = _Chunk(
             keys=[key.tobytes() for key in arrays["keys"]],
             lengths=arrays["lengths"].reshape(-1, 2),
             values=arrays["values"],

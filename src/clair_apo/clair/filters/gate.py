@@ -103,7 +103,7 @@ class GateConfig(Section):
 
 
 @dataclass(frozen=True)
-class Verdict:
+class DropCause:
     """Why something makes no pair.
 
     Attributes:
@@ -115,9 +115,9 @@ class Verdict:
     detail: str
 
 
-def judge_answer(
+def check_answer(
     text: str, finish_reason: FinishReason, tokens: int, max_tokens: int | None
-) -> Verdict | None:
+) -> DropCause | None:
     """Why an answer of the target model cannot be a side of a pair; None where it can.
 
     Args:
@@ -129,24 +129,24 @@ def judge_answer(
     # its end is the choice of the limit or of a filter, not the model's; a model that thinks may
     # run into the limit before it has said anything
     if finish_reason == "length" or (max_tokens is not None and tokens >= max_tokens):
-        return Verdict(DropReason.CUT, f"the answer ran into the limit of {max_tokens} tokens")
+        return DropCause(DropReason.CUT, f"the answer ran into the limit of {max_tokens} tokens")
     if not text.strip():
-        return Verdict(DropReason.EMPTY, "the answer has no text")
+        return DropCause(DropReason.EMPTY, "the answer has no text")
     if finish_reason == "content_filter":
-        return Verdict(DropReason.CUT, "a content filter broke the answer off")
+        return DropCause(DropReason.CUT, "a content filter broke the answer off")
     if finish_reason not in ("stop", "given"):
-        return Verdict(DropReason.REQUEST_FAILED, _NOT_WHOLE)
+        return DropCause(DropReason.REQUEST_FAILED, _NOT_WHOLE)
     return None
 
 
-def judge_reply(
+def check_reply(
     text: str,
     finish_reason: FinishReason,
     tokens: int,
     max_tokens: int,
     *,
     refused: bool = False,
-) -> Verdict | None:
+) -> DropCause | None:
     """Why a reviser's reply need not be parsed; None where it is to be.
 
     Args:
@@ -157,15 +157,15 @@ def judge_reply(
         refused: the model declined, in the field that there is for it.
     """
     if refused:
-        return Verdict(DropReason.REFUSED, "the reviser declined")
+        return DropCause(DropReason.REFUSED, "the reviser declined")
     if finish_reason == "content_filter":
-        return Verdict(DropReason.REFUSED, "the server's content filter withheld the reply")
+        return DropCause(DropReason.REFUSED, "the server's content filter withheld the reply")
     if finish_reason == "length" or tokens >= max_tokens:
-        return Verdict(DropReason.CUT, f"the reply ran into the limit of {max_tokens} tokens")
+        return DropCause(DropReason.CUT, f"the reply ran into the limit of {max_tokens} tokens")
     if not text.strip():
-        return Verdict(DropReason.EMPTY, "the reply has no text")
+        return DropCause(DropReason.EMPTY, "the reply has no text")
     if finish_reason != "stop":
-        return Verdict(DropReason.REQUEST_FAILED, _NOT_WHOLE)
+        return DropCause(DropReason.REQUEST_FAILED, _NOT_WHOLE)
     return None
 
 
@@ -208,15 +208,17 @@ class Gate:
         if self._tokens is None:
             return
         try:
-            self._tokens.left_of((Message(role="user", content="prompt"),), "chosen", "rejected")
+            self._tokens.after_truncation(
+                (Message(role="user", content="prompt"),), "chosen", "rejected"
+            )
         except RowRefusedError as error:  # a question and its answer: then it takes no row at all
             raise ConfigError(f"gate.tokenizer: {error}") from None
 
-    def judge_revision(self, prompt: Conversation, answer: str, revision: str) -> Verdict | None:
+    def check_revision(self, prompt: Conversation, answer: str, revision: str) -> DropCause | None:
         """Why a revision is none of this answer; None where it is.
 
         Judged is what concerns the revision alone: what it says of itself, and how much of the
-        answer it keeps. `judge_pair` judges the two sides that come of it.
+        answer it keeps. `check_pair` judges the two sides that come of it.
 
         Args:
             prompt: what the answer replies to.
@@ -224,27 +226,27 @@ class Gate:
             revision: what the reviser made of it, better or (direction `worsen`) worse.
         """
         if not revision.strip():
-            return Verdict(DropReason.EMPTY, "the revision has no text")
+            return DropCause(DropReason.EMPTY, "the revision has no text")
         config = self.config
         if config.drop_refusals and is_refusal(revision) and not is_refusal(answer):
-            return Verdict(DropReason.REFUSED, "the revision declines where the answer does not")
+            return DropCause(DropReason.REFUSED, "the revision declines where the answer does not")
         asked = prompt[-1].content if prompt else ""
         words = mention_of_revision(revision, asked) if config.drop_mentions else None
         if words and not mention_of_revision(answer, asked):
-            return Verdict(
+            return DropCause(
                 DropReason.MENTIONS_REVISION, f"the revision speaks of being one: {words!r}"
             )
         if config.max_edit_ratio is not None:
             share = edit_distance(answer, revision) / max(len(answer), len(revision))
             if share > config.max_edit_ratio:
-                return Verdict(
+                return DropCause(
                     DropReason.OVER_EDITED,
                     f"{share:.2f} of the characters were edited "
                     f"(allowed: {config.max_edit_ratio:g})",
                 )
         return None
 
-    def judge_pair(self, prompt: Conversation, chosen: str, rejected: str) -> Verdict | None:
+    def check_pair(self, prompt: Conversation, chosen: str, rejected: str) -> DropCause | None:
         """Why two answers make no pair, wherever they are from; None where they do.
 
         Judged is what concerns any pair: whether the sides are equal, in text and in the tokens
@@ -260,11 +262,11 @@ class Gate:
             ModelNotFoundError: its name leads nowhere.
         """
         if not chosen.strip() or not rejected.strip():
-            return Verdict(DropReason.EMPTY, "one side has no text")
+            return DropCause(DropReason.EMPTY, "one side has no text")
         if _canonical(chosen) == _canonical(rejected):
-            return Verdict(DropReason.NO_OP, "both sides are equal")
+            return DropCause(DropReason.NO_OP, "both sides are equal")
         if _thinks(chosen) != _thinks(rejected):
-            return Verdict(
+            return DropCause(
                 DropReason.THINKING_DIFFERS,
                 "one side begins with thinking and the other does not (strip_thinking takes it "
                 "from both)",
@@ -275,39 +277,39 @@ class Gate:
             or self._identical_after_truncation(prompt, chosen, rejected)
         )
 
-    def _language_changed(self, chosen: str, rejected: str) -> Verdict | None:
+    def _language_changed(self, chosen: str, rejected: str) -> DropCause | None:
         confidence = self.config.language_confidence
         if confidence is None:
             return None
         winner, loser = language_of(chosen, confidence), language_of(rejected, confidence)
         if winner is None or loser is None or winner == loser:
             return None
-        return Verdict(
+        return DropCause(
             DropReason.LANGUAGE_CHANGED,
             f"the winner is in the language {winner!r}, the loser in {loser!r}",
         )
 
-    def _length_ratio(self, chosen: str, rejected: str) -> Verdict | None:
+    def _length_ratio(self, chosen: str, rejected: str) -> DropCause | None:
         if self.config.length_ratio is None:
             return None
         low, high = self.config.length_ratio
         ratio = len(chosen) / len(rejected)
         if low <= ratio <= high:
             return None
-        return Verdict(
+        return DropCause(
             DropReason.LENGTH_RATIO,
             f"the winner is {ratio:.2f} times as long as the loser (allowed: {low:g} to {high:g})",
         )
 
     def _identical_after_truncation(
         self, prompt: Conversation, chosen: str, rejected: str
-    ) -> Verdict | None:
+    ) -> DropCause | None:
         if self._tokens is None:
             return None
         try:
-            left = self._tokens.left_of(prompt, chosen, rejected)
+            left = self._tokens.after_truncation(prompt, chosen, rejected)
         except RowRefusedError as error:  # no system turns, or roles that must alternate
-            return Verdict(
+            return DropCause(
                 DropReason.IDENTICAL_AFTER_TRUNCATION, f"training has no tokens of it: {error}"
             )
         if left.chosen != left.rejected:
@@ -317,7 +319,7 @@ class Gate:
             if left.chosen
             else "the prompt leaves no token to either side"
         )
-        return Verdict(
+        return DropCause(
             DropReason.IDENTICAL_AFTER_TRUNCATION,
             f"{same} within the training length of {self._tokens.max_length}",
         )

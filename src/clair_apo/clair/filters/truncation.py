@@ -13,7 +13,7 @@ class RowRefusedError(ValueError):
     """The chat template takes no such conversation; its text says why."""
 
 
-class TrainedTokens(NamedTuple):
+class TruncatedPair(NamedTuple):
     """The token ids of both answers that are left to train on."""
 
     chosen: list[int]
@@ -36,7 +36,7 @@ class TrainingTokens:
     def __init__(self, tokenizer: str, max_length: int, revision: str | None = None) -> None:
         self.name, self.max_length, self.revision = tokenizer, max_length, revision
 
-    def left_of(self, prompt: Conversation, chosen: str, rejected: str) -> TrainedTokens:
+    def after_truncation(self, prompt: Conversation, chosen: str, rejected: str) -> TruncatedPair:
         """The token ids that each of two answers to a prompt trains on.
 
         Raises:
@@ -50,7 +50,7 @@ class TrainingTokens:
             for text in (chosen, rejected)
         ]
         start = min(_shared(beginning, side) for side in sides)
-        return TrainedTokens(*(side[start : self.max_length] for side in sides))
+        return TruncatedPair(*(side[start : self.max_length] for side in sides))
 
     def _ids(self, turns: Conversation, *, add_generation_prompt: bool = False) -> list[int]:
         tokenizer = self._tokenizer

@@ -9,48 +9,48 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from clair_apo.clair.config import GenerateConfig
-from clair_apo.clair.planning.replay import Trail, follow
+from clair_apo.clair.planning.replay import Replay, follow
 from clair_apo.clair.stages.load import load_prompts, survey_prompts
 from clair_apo.clair.stages.run import ROLES, VERIFY, Stages, open_stages
-from clair_apo.llm import RequestStore, StoredChat
+from clair_apo.llm import CachedChat, RequestStore
 from clair_apo.llm.pricing import find_price
 from clair_apo.llm.spec import Price
 from clair_apo.llm.token_count import STAND_IN, TokenCounter
 from clair_apo.records import Prompt, Record
 
 
-class Span(Record):
+class CostRange(Record):
     """A low and a high figure."""
 
     low: float
     high: float
 
-    def __add__(self, other: "Span") -> "Span":
-        return Span(low=self.low + other.low, high=self.high + other.high)
+    def __add__(self, other: "CostRange") -> "CostRange":
+        return CostRange(low=self.low + other.low, high=self.high + other.high)
 
-    def times(self, low: float, high: float | None = None) -> "Span":
+    def times(self, low: float, high: float | None = None) -> "CostRange":
         """Both figures multiplied, the high one by `high` where it is given."""
-        return Span(low=self.low * low, high=self.high * (low if high is None else high))
+        return CostRange(low=self.low * low, high=self.high * (low if high is None else high))
 
-    def rounded(self) -> "Span":
+    def rounded(self) -> "CostRange":
         """Both figures as whole numbers."""
-        return Span(low=round(self.low), high=round(self.high))
+        return CostRange(low=round(self.low), high=round(self.high))
 
-    def up_to(self, limit: float) -> "Span":
+    def up_to(self, limit: float) -> "CostRange":
         """Both figures, neither above `limit`."""
-        return Span(low=min(self.low, limit), high=min(self.high, limit))
+        return CostRange(low=min(self.low, limit), high=min(self.high, limit))
 
 
-NOTHING = Span(low=0, high=0)
-ANSWER = Span(low=250, high=600)
+NOTHING = CostRange(low=0, high=0)
+ANSWER = CostRange(low=250, high=600)
 """Tokens of an answer that is not known yet: the middle half of 406 answers of an 8B instruct model
 to AlpacaEval instructions has 258 to 591 (counted with the embedded model's tokeniser)."""
-REPLY = {"full": Span(low=1.2, high=1.8), "edits": Span(low=0.3, high=1.2)}
+REPLY = {"full": CostRange(low=1.2, high=1.8), "edits": CostRange(low=0.3, high=1.2)}
 """Tokens of a reviser's reply for each of the answer's. `full`: about the middle half of 10
 recorded revisions of gpt-4-0125-preview (0.9 to 2.7 in all). `edits`: not measured."""
-VERDICT = Span(low=20, high=150)
+VERDICT = CostRange(low=20, high=150)
 """Tokens of a judge's reply, which is asked for one or two sentences; not measured."""
-TOKENIZER = Span(low=0.85, high=1.3)
+TOKENIZER = CostRange(low=0.85, high=1.3)
 """Tokens of another tokeniser for each of ours. gpt-4-0125-preview counts 0.86 to 1.03 of the
 embedded model's tokens (10 recorded requests and replies); others are known to count more."""
 
@@ -64,18 +64,18 @@ class ModelEstimate(Record):
     """Requests that the store answers: they cost nothing more."""
     requests: int
     """Requests to be asked."""
-    prompt_tokens: Span
+    prompt_tokens: CostRange
     """Of the requests to be asked."""
-    completion_tokens: Span
+    completion_tokens: CostRange
     price: Price | None
     """None where none is known."""
-    live: Span | None
+    live: CostRange | None
     """USD; None where there is no price."""
-    batch: Span | None
+    batch: CostRange | None
     """USD through the Batch API; None where there is no price for it."""
 
 
-class Estimate(Record):
+class CostEstimate(Record):
     """What a run will ask and cost; an estimate, not a bound: that is what `max_cost` is for."""
 
     recipe: str
@@ -84,12 +84,12 @@ class Estimate(Record):
     tokenizer: str
     """Whose tokens were counted."""
     models: tuple[ModelEstimate, ...]
-    live: Span | None
+    live: CostRange | None
     """USD for all models; None where one that is asked has no price."""
-    batch: Span | None
+    batch: CostRange | None
 
 
-def estimate(config: GenerateConfig, tokenizer: str = STAND_IN) -> Estimate:
+def estimate(config: GenerateConfig, tokenizer: str = STAND_IN) -> CostEstimate:
     """Count what a run will ask, with what is in its store already taken off.
 
     Asks nothing and writes nothing.
@@ -116,7 +116,7 @@ def estimate(config: GenerateConfig, tokenizer: str = STAND_IN) -> Estimate:
                 prompts += 1
     models = [_model_estimate(role, tally) for role, tally in counting.tallies.items()]
     asked = [model for model in models if model.requests]
-    return Estimate(
+    return CostEstimate(
         recipe=config.recipe,
         prompts=prompts,
         tokenizer=tokenizer,
@@ -142,17 +142,19 @@ def _model_estimate(role: str, tally: "_Tally") -> ModelEstimate:
     )
 
 
-def _cost(price: Price | None, prompt: Span, completion: Span, *, batch: bool) -> Span | None:
+def _cost(
+    price: Price | None, prompt: CostRange, completion: CostRange, *, batch: bool
+) -> CostRange | None:
     if price is None:
         return None
     low, high = (
         price.cost(prompt_tokens=p, completion_tokens=c, batch=batch)
         for p, c in ((prompt.low, completion.low), (prompt.high, completion.high))
     )
-    return None if low is None or high is None else Span(low=low, high=high)
+    return None if low is None or high is None else CostRange(low=low, high=high)
 
 
-def _total(costs: Sequence[Span | None]) -> Span | None:
+def _total(costs: Sequence[CostRange | None]) -> CostRange | None:
     known = [cost for cost in costs if cost is not None]
     return sum(known, NOTHING) if len(known) == len(costs) else None
 
@@ -161,13 +163,13 @@ def _total(costs: Sequence[Span | None]) -> Span | None:
 class _Tally:
     """The requests to one model, summed up as they are found."""
 
-    chat: StoredChat
+    chat: CachedChat
     stored: int = 0
     requests: int = 0
-    prompt_tokens: Span = NOTHING
-    completion_tokens: Span = NOTHING
+    prompt_tokens: CostRange = NOTHING
+    completion_tokens: CostRange = NOTHING
 
-    def add(self, count: int, prompt: Span, reply: Span) -> None:
+    def add(self, count: int, prompt: CostRange, reply: CostRange) -> None:
         reply = reply.times(TOKENIZER.low, TOKENIZER.high).up_to(self.chat.spec.max_tokens)
         self.requests += count
         self.prompt_tokens += prompt.times(TOKENIZER.low * count, TOKENIZER.high * count)
@@ -206,25 +208,27 @@ class _Counting:
             else:
                 self._add(name, shown, answer if name == "revise" else NOTHING, answer)
 
-    def _add(self, name: str, known: int, unknown: Span, answer: Span, count: int = 1) -> None:
+    def _add(
+        self, name: str, known: int, unknown: CostRange, answer: CostRange, count: int = 1
+    ) -> None:
         """Count requests of a stage: prompts of `known` and `unknown` tokens, and their replies."""
         if self.stages.chat(name):
-            prompt = unknown + Span(low=known, high=known)
+            prompt = unknown + CostRange(low=known, high=known)
             self.tallies[ROLES[name]].add(count, prompt, self._reply(name, answer))
 
-    def _reply(self, name: str, answer: Span) -> Span:
+    def _reply(self, name: str, answer: CostRange) -> CostRange:
         if name == "revise":
             each = REPLY[self.stages.config.revision.format]
             return answer.times(each.low, each.high)
         return ANSWER if name in ("respond", "strengthen") else VERDICT
 
-    def _answer(self, trail: Trail) -> Span:
+    def _answer(self, trail: Replay) -> CostRange:
         """The tokens of one answer of the case, assumed where they are not known yet."""
         responses = trail.case.responses
         if not responses:
             return ANSWER.up_to(self.stages.config.target.max_tokens)
         mean = sum(self.counter.text(each.text) for each in responses) / len(responses)
-        return Span(low=mean, high=mean)
+        return CostRange(low=mean, high=mean)
 
     def _shell(self, name: str) -> int:
         """The tokens of a stage's own words, with no prompt and no answer in them."""

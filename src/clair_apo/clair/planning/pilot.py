@@ -16,7 +16,7 @@ from clair_apo.clair.stages.load import survey_prompts
 from clair_apo.clair.stages.run import ROLES, Stages, open_stages
 from clair_apo.errors import ConfigError
 from clair_apo.files import read_jsonl
-from clair_apo.llm import ChatModel, Completion, RequestStore, StoredChat
+from clair_apo.llm import CachedChat, ChatModel, Completion, RequestStore
 from clair_apo.records import PreferencePair, Prompt, Record
 from clair_apo.run_folder import RunFolder, write_json
 from clair_apo.stats import Interval, Share, mean_interval, share_interval
@@ -127,7 +127,7 @@ class _Use(NamedTuple):
     """What each prompt of the pilot asked one model."""
 
     role: str
-    chat: StoredChat
+    chat: CachedChat
     done: list[list[Completion]]
 
     def costs(self) -> list[float] | None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import NamedTuple, cast
 
-from clair_apo.clair.prompt_state import Case, Made, extended
+from clair_apo.clair.prompt_state import PromptState, StageOutput, extended
 from clair_apo.clair.stages.run import VERIFY, Stages
 from clair_apo.llm import Answer, ChatRequest, Dialogue, RequestStore
 from clair_apo.records import PreferencePair, Prompt
@@ -17,10 +17,10 @@ class Asked(NamedTuple):
 
 
 @dataclass
-class Trail:
+class Replay:
     """What became of a prompt by the answers that are there."""
 
-    case: Case
+    case: PromptState
     """With all that the stages which ended made of it."""
     answers: list[Asked] = field(default_factory=list)
     """The answers it had."""
@@ -30,9 +30,9 @@ class Trail:
     """The stage that would ask."""
 
 
-def follow(prompt: Prompt, stages: Stages, store: RequestStore) -> Trail:
+def follow(prompt: Prompt, stages: Stages, store: RequestStore) -> Replay:
     """Walk a prompt through the dialogues of its recipe as far as stored answers go."""
-    trail = Trail(Case(prompt))
+    trail = Replay(PromptState(prompt))
     for name in stages.names:
         dialogue = _next_dialogue(trail, name, stages)
         made = _carry(trail, name, dialogue, store) if dialogue else None
@@ -43,7 +43,7 @@ def follow(prompt: Prompt, stages: Stages, store: RequestStore) -> Trail:
     return trail
 
 
-def _next_dialogue(trail: Trail, name: str, stages: Stages) -> Dialogue[Made] | None:
+def _next_dialogue(trail: Replay, name: str, stages: Stages) -> Dialogue[StageOutput] | None:
     """What the case says in a stage; None where it was dropped on the way there."""
     if name != VERIFY:
         return stages.dialogue(name, trail.case)
@@ -51,7 +51,9 @@ def _next_dialogue(trail: Trail, name: str, stages: Stages) -> Dialogue[Made] | 
     return None if pair.dropped else stages.verification(cast(PreferencePair, pair.rows[0]))
 
 
-def _carry(trail: Trail, name: str, dialogue: Dialogue[Made], store: RequestStore) -> Made | None:
+def _carry(
+    trail: Replay, name: str, dialogue: Dialogue[StageOutput], store: RequestStore
+) -> StageOutput | None:
     """Answer a dialogue from the store; None where the store does not know all that it asks."""
     trail.stage = name
     try:
@@ -65,4 +67,4 @@ def _carry(trail: Trail, name: str, dialogue: Dialogue[Made], store: RequestStor
                 return None
             requests = dialogue.send(tuple(found[r.key] for r in requests))
     except StopIteration as end:
-        return cast(Made, end.value)
+        return cast(StageOutput, end.value)

@@ -6,14 +6,14 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from clair_apo.clair.planning.estimate import TOKENIZER, Estimate, ModelEstimate, Span
+from clair_apo.clair.planning.estimate import TOKENIZER, CostEstimate, CostRange, ModelEstimate
 from clair_apo.clair.planning.pilot import ModelUse, Pilot
 from clair_apo.stats import Interval
 
 NO_PRICE = "no price"
 
 
-def estimate_table(estimate: Estimate) -> RenderableType:
+def estimate_table(estimate: CostEstimate) -> RenderableType:
     """What a run will ask and cost, model by model; below it where the prices are from."""
     table = _table(f"To be asked for {estimate.prompts:,} prompts, recipe {estimate.recipe}")
     for name in ("model", "requests", "stored", "tokens in", "tokens out", "USD live", "USD batch"):
@@ -32,7 +32,7 @@ def estimate_table(estimate: Estimate) -> RenderableType:
     return Group(table, Text("\n".join(_notes(estimate))))
 
 
-def _notes(estimate: Estimate) -> Iterator[str]:
+def _notes(estimate: CostEstimate) -> Iterator[str]:
     for model in estimate.models:
         yield f"{model.role} {model.model}: {_price(model)}"
     yield (
@@ -100,7 +100,7 @@ def _table(title: str) -> Table:
     return Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
 
 
-def _count(span: Span) -> str:
+def _count(span: CostRange) -> str:
     low, high = (_short(value) for value in (span.low, span.high))
     return low if low == high else f"{low}-{high}"
 
@@ -112,7 +112,7 @@ def _short(value: float) -> str:
     return f"{value:.0f}"
 
 
-def _usd(span: Span | None) -> str:
+def _usd(span: CostRange | None) -> str:
     if span is None:
         return NO_PRICE
     if 0 < span.high < 0.001:

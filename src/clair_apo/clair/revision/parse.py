@@ -37,7 +37,7 @@ from clair_apo.clair.revision.reply_text import (
     NO_JSON,
     has_open_fence,
     json_value,
-    reply_proper,
+    strip_reply,
     whole_fence,
 )
 from clair_apo.clair.revision.sections import (
@@ -115,7 +115,7 @@ def parse_revision(text: str, answer: str) -> ParsedRevision:
         ParseError: no whole revised answer in it, or one that can be read in two ways; `.reason`
             says why.
     """
-    text = reply_proper(text, answer)
+    text = strip_reply(text, answer)
     try:
         revised = _chosen(_revised_answers(text, answer))
         before, after = text[: revised.start], text[revised.end :]
@@ -143,7 +143,7 @@ def parse_edits(text: str, answer: str) -> ParsedEdits:
         ParseError: no list of edits in it, or one that is not whole, not well formed, or can be
             read in two ways.
     """
-    text = reply_proper(text, answer)
+    text = strip_reply(text, answer)
     try:
         edits, before = _edits(text, answer)
     except (EditListError, SectionError, EscapeError) as error:

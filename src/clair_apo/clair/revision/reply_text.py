@@ -30,7 +30,7 @@ NO_JSON = object()
 """Stands for the value of a reply that is no JSON object."""
 
 
-def reply_proper(text: str, answer: str) -> str:
+def strip_reply(text: str, answer: str) -> str:
     """The reply itself, its lines ending in LF.
 
     Taken away are: thinking before it, in the spellings of a dozen model families, also where the

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
 
-from clair_apo.clair.prompt_state import Case, Made, drop
+from clair_apo.clair.prompt_state import PromptState, StageOutput, drop
 from clair_apo.llm import Answer, Dialogue
 from clair_apo.llm.judge import Judge, read_comparison, read_confirmation
 from clair_apo.records import (
@@ -18,13 +18,13 @@ from clair_apo.records import (
     Vote,
     digest,
 )
-from clair_apo.verification import Controls
+from clair_apo.verification import VerificationSummary
 
 SCORES = "scores"
 """Stands for the judge where the data's scores decide."""
 
 
-def choose_by_judge(case: Case, judge: Judge) -> Dialogue[Made]:
+def choose_by_judge(case: PromptState, judge: Judge) -> Dialogue[StageOutput]:
     """Have every two answers compared in both orders; most wins is best, fewest is worst.
 
     A comparison is won where both orders agree; otherwise both sides have half of it. Where the
@@ -69,7 +69,7 @@ def choose_by_judge(case: Case, judge: Judge) -> Dialogue[Made]:
         **tokens_of(paid.values()),
     )
     if decided:
-        return Made((judgement,))
+        return StageOutput((judgement,))
     dropped = drop(
         case,
         Stage.JUDGE,
@@ -77,10 +77,10 @@ def choose_by_judge(case: Case, judge: Judge) -> Dialogue[Made]:
         f"the judge holds no answer for better ({'; '.join(_spelled(votes))})",
         "\n\n".join(a.completion.text for a in answers if a.completion),
     ).dropped
-    return Made((judgement,), dropped)
+    return StageOutput((judgement,), dropped)
 
 
-def choose_by_score(case: Case) -> Dialogue[Made]:
+def choose_by_score(case: PromptState) -> Dialogue[StageOutput]:
     """The answers with the highest and the lowest score; where they are equal, the case ends."""
     yield from ()
     scored = [response for response in case.responses if response.score is not None]
@@ -99,7 +99,7 @@ def choose_by_score(case: Case) -> Dialogue[Made]:
         votes=(),
         model=SCORES,
     )
-    return Made((judgement,))
+    return StageOutput((judgement,))
 
 
 def comparison_numbers(judgements: Iterable[Judgement]) -> dict[str, int]:
@@ -170,7 +170,7 @@ def is_control(pair_id: str, share: float, seed: int) -> bool:
     return int(digest([seed, pair_id])[:8], 16) / 2**32 < share
 
 
-def verify(pair: PreferencePair, judge: Judge, control: bool) -> Dialogue[Made]:
+def verify(pair: PreferencePair, judge: Judge, control: bool) -> Dialogue[StageOutput]:
     """Keep a pair if the judge confirms it and, for a control, rejects it the wrong way round.
 
     Args:
@@ -185,7 +185,7 @@ def verify(pair: PreferencePair, judge: Judge, control: bool) -> Dialogue[Made]:
     answers = yield tuple(questions)
     failed = next((answer for answer in answers if answer.completion is None), None)
     if failed:
-        return Made((), _dropped(pair, DropReason.REQUEST_FAILED, failed.failure, ""))
+        return StageOutput((), _dropped(pair, DropReason.REQUEST_FAILED, failed.failure, ""))
     verdicts = [read_confirmation(answer) for answer in answers]
     verification = Verification(
         pair_id=pair.id,
@@ -198,12 +198,12 @@ def verify(pair: PreferencePair, judge: Judge, control: bool) -> Dialogue[Made]:
     )
     fault = _fault(verification)
     if fault is None:
-        return Made((verification, _with_provenance(pair, verification, judge)))
+        return StageOutput((verification, _with_provenance(pair, verification, judge)))
     raw = "\n\n".join(answer.completion.text for answer in answers if answer.completion)
-    return Made((verification,), _dropped(pair, DropReason.JUDGE_REJECTED, fault, raw))
+    return StageOutput((verification,), _dropped(pair, DropReason.JUDGE_REJECTED, fault, raw))
 
 
-def verification_numbers(verifications: Iterable[Verification]) -> Controls:
+def verification_numbers(verifications: Iterable[Verification]) -> VerificationSummary:
     """What a judge said, over all pairs."""
     numbers = Counter(claims=0, confirmed=0, controls=0, controls_rejected=0)
     for verification in verifications:
@@ -211,7 +211,7 @@ def verification_numbers(verifications: Iterable[Verification]) -> Controls:
         numbers["confirmed"] += verification.confirmed is True
         numbers["controls"] += verification.control
         numbers["controls_rejected"] += verification.control_confirmed is False
-    return Controls(**numbers)
+    return VerificationSummary(**numbers)
 
 
 def _with_provenance(

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from clair_apo.alignment import edit_distance
-from clair_apo.clair.filters.gate import Gate, Verdict
-from clair_apo.clair.prompt_state import Case, Made, drop
+from clair_apo.clair.filters.gate import DropCause, Gate
+from clair_apo.clair.prompt_state import PromptState, StageOutput, drop
 from clair_apo.llm.judge import Judge
 from clair_apo.records import (
     Contrast,
@@ -65,7 +65,7 @@ class Sides(NamedTuple):
     rejected: Response | Revision
 
 
-def sides(case: Case) -> Sides:
+def sides(case: PromptState) -> Sides:
     """Who wins: the revision (or, worsened, the answer), the stronger model, the judge's choice."""
     if case.revision:
         if case.revision.direction == "worsen":
@@ -75,13 +75,13 @@ def sides(case: Case) -> Sides:
 
 
 def make_pair(
-    case: Case,
+    case: PromptState,
     recipe: str,
     template_digest: str | None,
     gate: Gate,
     cost: CostOf = lambda _: None,
     judge: Judge | None = None,
-) -> Made:
+) -> StageOutput:
     """Pair the sides of a case, unless the gate has a reason against it.
 
     Args:
@@ -94,12 +94,12 @@ def make_pair(
     """
     chosen, rejected = sides(case)
     revision, judgement = case.revision, case.judgement
-    verdict = _judged(case, gate) or gate.judge_pair(
+    cause = _judged(case, gate) or gate.check_pair(
         case.prompt.messages, chosen=chosen.text, rejected=rejected.text
     )
-    if verdict:
+    if cause:
         raw = (revision or chosen).text
-        return drop(case, Stage.PAIR, verdict.reason, verdict.detail, raw)
+        return drop(case, Stage.PAIR, cause.reason, cause.detail, raw)
     pair = PreferencePair(
         id=case.prompt.id,
         recipe=recipe,
@@ -123,13 +123,13 @@ def make_pair(
             template_digest=template_digest if revision else None,
         ),
     )
-    return Made((pair,))
+    return StageOutput((pair,))
 
 
-def _judged(case: Case, gate: Gate) -> Verdict | None:
+def _judged(case: PromptState, gate: Gate) -> DropCause | None:
     if case.revision is None:
         return None
-    return gate.judge_revision(case.prompt.messages, case.to_revise.text, case.revision.text)
+    return gate.check_revision(case.prompt.messages, case.to_revise.text, case.revision.text)
 
 
 def _origin(side: Response | Revision, cost: CostOf) -> Origin:
@@ -149,7 +149,7 @@ def _origin(side: Response | Revision, cost: CostOf) -> Origin:
     )
 
 
-def _whole_cost(case: Case, cost: CostOf) -> float | None:
+def _whole_cost(case: PromptState, cost: CostOf) -> float | None:
     """USD of all that was asked for a case; what the data brought costs nothing."""
     made: tuple[Paid | None, ...] = (case.stronger, case.judgement, case.revision)
     asked = [paid for paid in (*case.responses, *made) if paid and paid.request_keys]

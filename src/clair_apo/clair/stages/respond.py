@@ -1,15 +1,15 @@
 """Answers to a prompt: the target model's own, a stronger model's, or those of the data."""
 
 from clair_apo.clair.answer_text import answer_text, trimmed
-from clair_apo.clair.filters.gate import Verdict, judge_answer
-from clair_apo.clair.prompt_state import Case, Made, drop
-from clair_apo.llm import Answer, Dialogue, StoredChat
+from clair_apo.clair.filters.gate import DropCause, check_answer
+from clair_apo.clair.prompt_state import PromptState, StageOutput, drop
+from clair_apo.llm import Answer, CachedChat, Dialogue
 from clair_apo.records import Dropped, DropReason, Prompt, Response, Stage
 
 
 def respond(
-    case: Case, target: StoredChat, samples: int, needed: int, strip_thinking: bool = True
-) -> Dialogue[Made]:
+    case: PromptState, target: CachedChat, samples: int, needed: int, strip_thinking: bool = True
+) -> Dialogue[StageOutput]:
     """Have the target model answer a prompt.
 
     Args:
@@ -24,14 +24,16 @@ def respond(
     return _asked(case, target, samples, needed, strip_thinking)
 
 
-def strengthen(case: Case, stronger: StoredChat, strip_thinking: bool = True) -> Dialogue[Made]:
+def strengthen(
+    case: PromptState, stronger: CachedChat, strip_thinking: bool = True
+) -> Dialogue[StageOutput]:
     """Have a stronger model answer the same prompt on its own."""
     return _asked(case, stronger, 1, 1, strip_thinking)
 
 
 def given_answers(
-    case: Case, samples: int | None, needed: int, strip_thinking: bool = True
-) -> Dialogue[Made]:
+    case: PromptState, samples: int | None, needed: int, strip_thinking: bool = True
+) -> Dialogue[StageOutput]:
     """The answers of the data, the first `samples` (None: all) of those that are usable."""
     yield from ()
     responses = [
@@ -53,8 +55,8 @@ def given_answers(
 
 
 def _asked(
-    case: Case, chat: StoredChat, samples: int, needed: int, strip_thinking: bool
-) -> Dialogue[Made]:
+    case: PromptState, chat: CachedChat, samples: int, needed: int, strip_thinking: bool
+) -> Dialogue[StageOutput]:
     answers = yield tuple(chat.request(case.prompt.messages, sample=k) for k in range(samples))
     found = [
         _from_answer(case.prompt, answer, number, chat, strip_thinking)
@@ -64,7 +66,7 @@ def _asked(
 
 
 def _from_answer(
-    prompt: Prompt, answer: Answer, sample: int, chat: StoredChat, strip_thinking: bool
+    prompt: Prompt, answer: Answer, sample: int, chat: CachedChat, strip_thinking: bool
 ) -> Response | Dropped:
     completion = answer.completion
     if completion is None:
@@ -89,27 +91,29 @@ def _from_answer(
 
 
 def _judged(response: Response, raw: str, limit: int | None) -> Response | Dropped:
-    verdict = judge_answer(response.text, response.finish_reason, response.completion_tokens, limit)
-    if verdict is None:
+    cause = check_answer(response.text, response.finish_reason, response.completion_tokens, limit)
+    if cause is None:
         return response
-    if verdict.reason is DropReason.EMPTY and trimmed(raw):
+    if cause.reason is DropReason.EMPTY and trimmed(raw):
         detail = "the answer is thinking that never ends, or that nothing stands behind"
-        verdict = Verdict(DropReason.CUT, detail)
+        cause = DropCause(DropReason.CUT, detail)
     return Dropped(
         id=response.prompt_id,
         stage=Stage.RESPOND,
-        reason=verdict.reason,
-        detail=verdict.detail,
+        reason=cause.reason,
+        detail=cause.detail,
         raw=raw,
     )
 
 
-def _usable(case: Case, found: list[Response | Dropped], samples: int | None, needed: int) -> Made:
+def _usable(
+    case: PromptState, found: list[Response | Dropped], samples: int | None, needed: int
+) -> StageOutput:
     responses = tuple(row for row in found if isinstance(row, Response))[:samples]
     if len(responses) >= needed:
-        return Made(responses)
+        return StageOutput(responses)
     failed = next((row for row in found if isinstance(row, Dropped)), None)
     if failed:
-        return Made((), failed)
+        return StageOutput((), failed)
     detail = f"the data brings {len(responses)} answers, the recipe needs {needed}"
     return drop(case, Stage.RESPOND, DropReason.EMPTY, detail, "")

@@ -7,13 +7,13 @@ form, or whose edits do not apply, is sent back once with what is wrong with it.
 from dataclasses import dataclass, field
 
 from clair_apo.clair.answer_text import trimmed
-from clair_apo.clair.filters.gate import Verdict, judge_reply
+from clair_apo.clair.filters.gate import DropCause, check_reply
 from clair_apo.clair.filters.text_checks import is_refusal
-from clair_apo.clair.prompt_state import Case, Made, drop
+from clair_apo.clair.prompt_state import PromptState, StageOutput, drop
 from clair_apo.clair.revision.edits import EditError, apply_edits
 from clair_apo.clair.revision.parse import ParsedRevision, ParseError, parse_edits, parse_revision
 from clair_apo.clair.revision.template import RevisionTemplate
-from clair_apo.llm import Answer, ChatRequest, Dialogue, StoredChat
+from clair_apo.llm import Answer, CachedChat, ChatRequest, Dialogue
 from clair_apo.llm.thinking import speaks_of_thinking, without_thinking
 from clair_apo.records import DropReason, Message, Revision, RevisionFormat, Stage
 
@@ -60,12 +60,12 @@ LARGER = 2
 
 
 def revise(
-    case: Case,
-    reviser: StoredChat,
+    case: PromptState,
+    reviser: CachedChat,
     template: RevisionTemplate,
     ask_again: bool = True,
     strip_thinking: bool = True,
-) -> Dialogue[Made]:
+) -> Dialogue[StageOutput]:
     """Have an answer revised; a reply that is no revision ends the case with its reason.
 
     Args:
@@ -109,7 +109,7 @@ def revise(
         request_keys=tuple(spent.keys),
         sampling=reply.request.sampling,
     )
-    return Made((revision,))
+    return StageOutput((revision,))
 
 
 def read_reply(
@@ -172,12 +172,12 @@ class _Fault:
     """What asking again can mend."""
 
 
-def _whole_reply(request: ChatRequest, reviser: StoredChat, spent: _Spent) -> Dialogue[Answer]:
+def _whole_reply(request: ChatRequest, reviser: CachedChat, spent: _Spent) -> Dialogue[Answer]:
     """Ask, and once more with a larger limit where the reply was cut."""
     (answer,) = yield (request,)
     spent.add(answer)
-    verdict = _judge(answer)
-    if not (verdict and verdict.reason is DropReason.CUT and spent.ask_again):
+    cause = _judge(answer)
+    if not (cause and cause.reason is DropReason.CUT and spent.ask_again):
         return answer
     larger = reviser.request(
         request.messages, sample=request.sample, max_tokens=LARGER * request.sampling.max_tokens
@@ -187,11 +187,11 @@ def _whole_reply(request: ChatRequest, reviser: StoredChat, spent: _Spent) -> Di
     return again if again.completion else answer  # no model is obliged to take the larger limit
 
 
-def _judge(answer: Answer) -> Verdict | None:
+def _judge(answer: Answer) -> DropCause | None:
     done, limit = answer.completion, answer.request.sampling.max_tokens
     if done is None:
         return None
-    return judge_reply(
+    return check_reply(
         done.text, done.finish_reason, done.completion_tokens, limit, refused=done.refused
     )
 
@@ -202,9 +202,9 @@ def _read(
     if reply.completion is None:
         return _Fault(DropReason.REQUEST_FAILED, reply.failure, "")
     text = reply.completion.text
-    verdict = _judge(reply)
-    if verdict:
-        return _Fault(verdict.reason, verdict.detail, text)
+    cause = _judge(reply)
+    if cause:
+        return _Fault(cause.reason, cause.detail, text)
     try:
         return read_reply(text, answer, format, strip_thinking)
     except ParseError as error:

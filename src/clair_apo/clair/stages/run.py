@@ -3,16 +3,16 @@
 from dataclasses import dataclass
 from functools import cached_property
 
-from clair_apo.clair.clients import Chats, open_chats
+from clair_apo.clair.clients import ModelClients, open_clients
 from clair_apo.clair.config import GenerateConfig
 from clair_apo.clair.filters.gate import Gate
-from clair_apo.clair.prompt_state import Case, Made, PromptSurvey
+from clair_apo.clair.prompt_state import PromptState, PromptSurvey, StageOutput
 from clair_apo.clair.revision.template import RevisionTemplate, load_rubric, load_template
 from clair_apo.clair.stages.judge import choose_by_judge, choose_by_score, is_control, verify
 from clair_apo.clair.stages.pair import Paid, make_pair
 from clair_apo.clair.stages.respond import given_answers, respond, strengthen
 from clair_apo.clair.stages.revise import revise
-from clair_apo.llm import Dialogue, Meter, RequestStore, StoredChat
+from clair_apo.llm import CachedChat, Dialogue, Meter, RequestStore
 from clair_apo.llm.judge import Judge
 from clair_apo.records import PreferencePair
 
@@ -59,7 +59,7 @@ class Stages:
     """
 
     config: GenerateConfig
-    chats: Chats
+    chats: ModelClients
     template: RevisionTemplate | None
     rubric: str
     gate: Gate
@@ -69,12 +69,12 @@ class Stages:
         """All stages that may ask something, in their order."""
         return (*self.config.steps.stages, *((VERIFY,) if self.config.verify else ()))
 
-    def chat(self, name: str) -> StoredChat | None:
+    def chat(self, name: str) -> CachedChat | None:
         """The model that a stage asks; None where scores decide in place of a judge."""
         chats = {"target": self.chats.target, "reviser": self.chats.reviser}
         return (chats | {"judge": self.chats.judge})[ROLES[name]]
 
-    def dialogue(self, name: str, case: Case) -> Dialogue[Made]:
+    def dialogue(self, name: str, case: PromptState) -> Dialogue[StageOutput]:
         """What a case says to the model of a stage of its recipe."""
         chat, steps, strip = self.chat(name), self.config.steps, self.config.strip_thinking
         if name == "judge":
@@ -91,7 +91,7 @@ class Stages:
         assert self.template is not None
         return revise(case, chat, self.template, self.config.revision.ask_again, strip)
 
-    def pair(self, case: Case) -> Made:
+    def pair(self, case: PromptState) -> StageOutput:
         """Winner and loser of a case that came through the recipe, where the gate lets it pass."""
         digest = self.template.digest if self.template else None
         judge = self.judge if self.config.steps.chooses and self.chats.judge else None
@@ -111,7 +111,7 @@ class Stages:
     def _meters(self) -> dict[str, Meter]:
         return {chat.identity: chat.meter for chat in self.chats.asked()}
 
-    def verification(self, pair: PreferencePair) -> Dialogue[Made]:
+    def verification(self, pair: PreferencePair) -> Dialogue[StageOutput]:
         """What a pair asks the judge that is to confirm it."""
         return verify(pair, self.judge, self.is_control(pair.id))
 
@@ -141,7 +141,7 @@ def open_stages(config: GenerateConfig, store: RequestStore, survey: PromptSurve
     looking = config.model_copy(update={"offline": True, "max_cost": None})
     return Stages(
         looking,
-        open_chats(looking, survey, store, {}, "", {}),
+        open_clients(looking, survey, store, {}, "", {}),
         revision_template(config),
         load_rubric(config.revision.rubric),
         Gate(config.gate, config.training_tokenizer, config.training_revision),

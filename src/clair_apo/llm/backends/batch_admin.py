@@ -25,7 +25,7 @@ class BatchLook:
     """Why the server did not begin it."""
 
 
-class BatchDesk:
+class BatchAdmin:
     """The batches of one run.
 
     Args:

@@ -21,7 +21,7 @@ from openai.types.batch_error import BatchError
 from clair_apo.console import say
 from clair_apo.errors import RequestError
 from clair_apo.llm.backends.batch_client import QUEUE_FULL, BatchResults, BatchServer, NotNowError
-from clair_apo.llm.backends.batch_files import Shard, missing, shards_of, write_shard
+from clair_apo.llm.backends.batch_files import BatchFile, batch_files_of, missing, write_batch_file
 from clair_apo.llm.spec import GO_ON, ModelSpec, host_of
 from clair_apo.llm.store import RequestStore
 from clair_apo.llm.store_schema import CREATING, FORGOTTEN, READ, StoredBatch
@@ -33,7 +33,7 @@ MOST_BYTES = 200_000_000
 """The Batch API's limits of one file."""
 TRIES = 3
 """In how many batches a request may be left without an answer before it counts as failed."""
-LONELY_TRIES = 20
+SINGLE_REQUEST_TRIES = 20
 """How often a single request is offered to a queue that is full of others' requests."""
 LIMITED_TRIES = 20
 """How often in a row the server may limit the rate of calls without saying for how long."""
@@ -96,7 +96,7 @@ class BatchChat(ChatModel):
 class _Offer:
     """A shard that is to become a batch."""
 
-    shard: Shard
+    shard: BatchFile
     file_id: str = ""
     """The server's name for its file, where it was handed over already."""
     batch: StoredBatch | None = None
@@ -165,7 +165,7 @@ class _Job:
             say(f"{self._server.host} has batches of {count} requests from before: going on")
 
     def _submit_all(self, requests: Mapping[str, ChatRequest]) -> None:
-        for shard in shards_of(
+        for shard in batch_files_of(
             requests, self._server.model, most_requests=MOST_REQUESTS, most_bytes=MOST_BYTES
         ):
             if self._full or time.time() < self._not_before:
@@ -189,13 +189,13 @@ class _Job:
         self._limited_tries = 0
         self._under_way.append(self._store.update_batch(batch, begun.status, begun.id))
 
-    def _upload(self, shard: Shard) -> str:
+    def _upload(self, shard: BatchFile) -> str:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"{shard.digest}.jsonl"
-            write_shard(path, shard, self._server.model)
+            write_batch_file(path, shard, self._server.model)
             return self._server.upload(path)
 
-    def _new_batch(self, shard: Shard) -> StoredBatch:
+    def _new_batch(self, shard: BatchFile) -> StoredBatch:
         now = time.time()
         # the time makes the name another one when the same requests are sent in a second batch
         name = digest([shard.digest, now])
@@ -238,7 +238,7 @@ class _Job:
             return
         halves = offer.shard.halves()
         self._lonely_tries += len(halves) == 1
-        if self._lonely_tries > LONELY_TRIES:
+        if self._lonely_tries > SINGLE_REQUEST_TRIES:
             raise RequestError(
                 f"{self._server.host} has no room in its queue for even one request of this "
                 "account: wait for its other batches, or cancel them, and run the same command "
@@ -307,7 +307,7 @@ class _Job:
         """A batch that the server did not begin: no room, or it does not like some lines."""
         errors = _errors(now)
         if any(error.code == QUEUE_FULL for error in errors):
-            shard = Shard(rest)
+            shard = BatchFile(rest)
             same_file = shard.requests.keys() == set(batch.keys)
             offer = _Offer(shard, now.input_file_id if same_file else "")
             self._hold(offer, alone=self._alone)

@@ -22,7 +22,7 @@ _PASSING_CODES = ("batch_expired", "batch_cancelled", "request_timeout")
 
 
 @dataclass(frozen=True)
-class Shard:
+class BatchFile:
     """Requests that travel in one file, by their keys."""
 
     requests: Mapping[str, ChatRequest]
@@ -32,11 +32,11 @@ class Shard:
         """SHA-256 over the keys in their order."""
         return digest(list(self.requests))
 
-    def halves(self) -> list["Shard"]:
+    def halves(self) -> list["BatchFile"]:
         """The same requests in two shards; one request cannot be halved."""
         pairs = list(self.requests.items())
         middle = len(pairs) // 2
-        return [Shard(dict(half)) for half in (pairs[:middle], pairs[middle:]) if half]
+        return [BatchFile(dict(half)) for half in (pairs[:middle], pairs[middle:]) if half]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +50,9 @@ class BatchResult:
     """It was not the request's fault: it may be answered in another batch."""
 
 
-def shards_of(
+def batch_files_of(
     requests: Mapping[str, ChatRequest], model: str, *, most_requests: int, most_bytes: int
-) -> Iterator[Shard]:
+) -> Iterator[BatchFile]:
     """Spread requests over as few files as the limits allow, in their order.
 
     Args:
@@ -66,15 +66,15 @@ def shards_of(
     for key, request in requests.items():
         length = len(_line(key, request, model).encode())
         if part and (len(part) == most_requests or size + length > most_bytes):
-            yield Shard(part)
+            yield BatchFile(part)
             part, size = {}, 0
         part[key] = request
         size += length
     if part:
-        yield Shard(part)
+        yield BatchFile(part)
 
 
-def write_shard(path: Path, shard: Shard, model: str) -> None:
+def write_batch_file(path: Path, shard: BatchFile, model: str) -> None:
     """Write the input file of a batch, whole or not at all."""
     with atomic_writer(path) as file:
         file.writelines(_line(key, request, model) for key, request in shard.requests.items())

@@ -21,7 +21,7 @@ import stamina
 from clair_apo.errors import RequestError
 from clair_apo.llm.backends.connection import Connection
 from clair_apo.llm.backends.http_errors import FailureReader, RequestFailure
-from clair_apo.llm.backends.rate_limits import Gate
+from clair_apo.llm.backends.rate_limits import RateLimiter
 from clair_apo.llm.backends.server_health import Attempts, ServerHealth, jittered_wait_s
 from clair_apo.llm.pricing import Meter
 from clair_apo.llm.responses import count_of, is_completion
@@ -129,7 +129,9 @@ class _Server:
         self._spec, self._meter, self._results = spec, meter, results
         self._failures = FailureReader(connection)
         self._mask = connection.mask
-        self._gate = Gate(spec.max_in_flight, spec.requests_per_minute, spec.tokens_per_minute)
+        self._gate = RateLimiter(
+            spec.max_in_flight, spec.requests_per_minute, spec.tokens_per_minute
+        )
         self._health = ServerHealth(self._gate, meter, self._probe, spec.patience_s)
         self._client = connection.many_at_once()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -212,7 +214,7 @@ class _Server:
 
     async def _through_the_gate(self, request: ChatRequest, attempt: int) -> RawResponse:
         reserved = self._most_tokens(request)
-        sent_at = await self._gate.enter(reserved, first=attempt > 1)
+        sent_at = await self._gate.acquire(reserved, first=attempt > 1)
         self._show()
         try:
             response = await self._send(request)

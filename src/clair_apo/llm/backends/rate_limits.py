@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 START = 32
 """Requests in flight before anything is known about the server."""
-_CLIMB = 3.0
+_FAST_GROWTH = 3.0
 """Places per answer until the server first complains: four times as many each round trip."""
-_CREEP = 1 / 16
+_SLOW_GROWTH = 1 / 16
 """Places per answer after that: a sixteenth more each round trip."""
 _SHRINK = 0.7
 _USUAL_ANSWER_S = 1.0
@@ -48,7 +48,9 @@ class LearningLimit:
         """A request was answered; `in_flight` counts it too."""
         if in_flight < self.value:
             return  # more places would teach nothing
-        step = _CLIMB if self._value < self._known_good else max(_CREEP, 1 / self._value)
+        step = (
+            _FAST_GROWTH if self._value < self._known_good else max(_SLOW_GROWTH, 1 / self._value)
+        )
         self._value = min(self._value + step, float(self._ceiling))
 
     def overloaded(self, sent_at: float, now: float) -> None:
@@ -58,7 +60,7 @@ class LearningLimit:
         self._value = self._known_good = max(1.0, self._value * _SHRINK)
         self._shrunk_at = now
 
-    def begin_again(self) -> None:
+    def reset_after_outage(self) -> None:
         """The server was away: no more than at the start, then quickly up to what was good."""
         self._value = min(self._value, float(START))
 
@@ -100,7 +102,7 @@ class _Waiting:
     go: asyncio.Future[None]
 
 
-class Gate:
+class RateLimiter:
     """Lets requests to the server, first come first served, as the limits allow.
 
     A request that went through is in flight until somebody calls `leave` for it.
@@ -125,7 +127,7 @@ class Gate:
         self._answer_s = _USUAL_ANSWER_S
         self._timer: asyncio.TimerHandle | None = None
 
-    async def enter(self, tokens: float, first: bool = False) -> float:
+    async def acquire(self, tokens: float, first: bool = False) -> float:
         """Wait for a place; returns the (monotonic) time at which it was given.
 
         Args:
@@ -151,7 +153,7 @@ class Gate:
         """The server answered; the request still has its place.
 
         Args:
-            sent_at: what `enter` returned.
+            sent_at: what `acquire` returned.
             reserved: the tokens that it entered with.
             used: the tokens that it cost.
         """
@@ -165,7 +167,7 @@ class Gate:
         """The server did not answer; the request gives up its place.
 
         Args:
-            sent_at: what `enter` returned.
+            sent_at: what `acquire` returned.
             overloaded: the server has too much to do.
         """
         if overloaded:

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from clair_apo.console import duration, say, wait_in_words
 from clair_apo.errors import RequestError
 from clair_apo.llm.backends.http_errors import RequestFailure
-from clair_apo.llm.backends.rate_limits import Gate
+from clair_apo.llm.backends.rate_limits import RateLimiter
 from clair_apo.llm.pricing import Meter
 from clair_apo.llm.spec import GO_ON
 
@@ -30,7 +30,7 @@ PATIENCE_S = 300.0
 busy has `patience_s` of its spec."""
 FIRST_PATIENCE_S = 10.0
 """The same for one that never answered: more likely it is the wrong one."""
-ATTEMPTS_IN_VAIN = 16
+CONSECUTIVE_FAILURES = 16
 """So many attempts may fail one after the other before the server is taken to be down."""
 MOST_FAILURES = 20
 """So many requests may fail for good one after the other, with no answer between them: then a
@@ -73,12 +73,12 @@ class ServerHealth:
 
     def __init__(
         self,
-        gate: Gate,
+        limiter: RateLimiter,
         meter: Meter,
         probe: Callable[[], Awaitable[RequestFailure | None]],
         patience_s: float,
     ) -> None:
-        self._gate, self._meter, self._probe = gate, meter, probe
+        self._gate, self._meter, self._probe = limiter, meter, probe
         self._patience_s = patience_s
         self._busy_since: float | None = None
         self._answered_at = -math.inf
@@ -126,9 +126,9 @@ class ServerHealth:
             RequestError: the server is down for good.
         """
         self._attempts_in_vain += 1
-        if self._attempts_in_vain >= ATTEMPTS_IN_VAIN:
+        if self._attempts_in_vain >= CONSECUTIVE_FAILURES:
             async with self._judging:
-                if self._attempts_in_vain >= ATTEMPTS_IN_VAIN:
+                if self._attempts_in_vain >= CONSECUTIVE_FAILURES:
                     await self._outlast(failure)
 
     async def blames_the_request(self, failure: RequestFailure) -> bool:
@@ -192,7 +192,7 @@ class ServerHealth:
         self._attempts_in_vain = 0
         if number:
             self._back_at = self._answered_at
-            self._gate.limit.begin_again()
+            self._gate.limit.reset_after_outage()
         self._gate.reopen()
         return not number
 

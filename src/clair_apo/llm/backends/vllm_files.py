@@ -12,12 +12,12 @@ from pathlib import Path
 
 from clair_apo.errors import WaitingError
 from clair_apo.llm.backends.batch_files import (
-    Shard,
+    BatchFile,
+    batch_files_of,
     missing,
     read_keys,
     read_results,
-    shards_of,
-    write_shard,
+    write_batch_file,
 )
 from clair_apo.llm.spec import ModelSpec
 from clair_apo.llm.types import Answer, Answered, ChatModel, ChatRequest
@@ -99,14 +99,14 @@ class FileChat(ChatModel):
         keys = {path: read_keys(path) for path in waiting}
         paths = [path for path in waiting if any(key in requests for key in keys[path])]
         rest = missing(requests, (key for path in paths for key in keys[path]))
-        for shard in shards_of(
+        for shard in batch_files_of(
             rest, self._model, most_requests=MOST_REQUESTS, most_bytes=MOST_BYTES
         ):
             paths.append(self._free_name(shard))
-            write_shard(paths[-1], shard, self._model)
+            write_batch_file(paths[-1], shard, self._model)
         return paths
 
-    def _free_name(self, shard: Shard) -> Path:
+    def _free_name(self, shard: BatchFile) -> Path:
         # the same requests are asked again where their output was torn
         names = (f"{shard.digest[:12]}-{number}{INPUT}" for number in count(1))
         return next(path for name in names if not (path := self._folder / name).exists())

@@ -1,0 +1,84 @@
+"""The cache with several processes: filled by two for one to read, and by a sharded policy."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from tests.helpers.launching import ROOT, command, finished, launch
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture
+def write(write_config):
+    """Writes a config for the tiny model on 20 pairs, named after its output folder."""
+
+    def write(name: str, **options) -> Path:
+        values = {
+            "held_out": 0.3,
+            "per_device_train_batch_size": 3,
+            "per_device_eval_batch_size": 2,
+        }
+        return write_config(name, 20, **(values | options))
+
+    return write
+
+
+def output_of(*run: str) -> str:
+    done = finished([*run])
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_two_processes_fill_the_cache_that_one_reads(write):
+    """75 seconds beside other busy processes, two starts."""
+    config, build = write("run"), "scripts/build_reference.py"
+    assert "20 pairs: 0 were in the cache, 20 computed now" in output_of(*command(config, 2, build))
+    assert "20 pairs: 20 were in the cache, 0 computed now" in output_of(*command(config, 1, build))
+
+
+def test_a_sharded_policy_trains_as_one_process_and_is_its_own_reference(write, tmp_path):
+    """166 seconds beside other busy processes, a start of one process and two of two.
+
+    Rows are so short that the processes need different numbers of them for their three pairs.
+    """
+    shard = yaml.safe_load((ROOT / "configs" / "accelerate" / "fsdp2.yaml").read_text())
+    shard |= {"num_processes": 2, "mixed_precision": "no"}
+    (tmp_path / "fsdp2.yaml").write_text(yaml.safe_dump(shard))
+
+    def sharded(config: Path, script: str) -> list[str]:
+        disguised = [str(ROOT / "tests" / "helpers" / "fsdp_on_cpu.py"), str(ROOT / script)]
+        return launch(tmp_path / "fsdp2.yaml", [*disguised, "--config", str(config)])
+
+    output_of(*command(write("whole", per_device_train_batch_size=6), 1))
+    said = output_of(*sharded(write("sharded", max_tokens_per_batch=44), "scripts/train.py"))
+    added = [int(rows) for rows in re.findall(r"empty rows: (\d+)", said)]
+    assert len(added) == 2
+    assert min(added) > 0, "each process has fewer rows than the other in some step"
+    rewards = [
+        json.loads((tmp_path / name / "evaluation.json").read_text())
+        for name in ("whole", "sharded")
+    ]
+    for side in ("chosen", "rejected"):
+        assert rewards[1][side] == pytest.approx(rewards[0][side], abs=1e-4)
+    assert max(map(abs, rewards[0]["chosen"])) > 0.1
+    whole, spread, start = (
+        load_file(folder / "model.safetensors")
+        for folder in (tmp_path / "whole", tmp_path / "sharded", tmp_path / "tiny")
+    )
+    assert spread.keys() == whole.keys()
+    for name, weight in whole.items():
+        torch.testing.assert_close(spread[name], weight, atol=1e-5, rtol=0)
+        assert (weight - start[name]).abs().max() > 1e-3
+    digests = [
+        [path.name for path in (tmp_path / f"cache-{name}").iterdir()]
+        for name in ("whole", "sharded")
+    ]
+    assert digests[0] == digests[1]
+    built = output_of(*sharded(write("built"), "scripts/build_reference.py"))
+    assert "20 pairs: 0 were in the cache, 20 computed now" in built
