@@ -26,6 +26,11 @@ MODES = """Modes of generate, beside the keys below:
   --push_to_hub NAME  put the data set on the hub when it is made
 """
 
+PROCESSES = """Options of train that start several processes, beside the keys below:
+  --num_processes N         one for each GPU, or so many on the cores of a machine without GPUs
+  --accelerate_config FILE  a YAML of accelerate launch: FSDP, DeepSpeed, several machines
+"""
+
 app = typer.Typer(
     help="Minimal-revision preference pairs (CLAIR) and anchored preference optimization (APO).",
     no_args_is_help=True,
@@ -169,10 +174,26 @@ def batches(
 
 
 @app.command(context_settings=_HANDED_ON)
-def train(context: typer.Context) -> None:
+def train(
+    context: typer.Context,
+    num_processes: Annotated[
+        int | None, typer.Option("--num_processes", help="Train in so many processes.")
+    ] = None,
+    accelerate_config: Annotated[
+        Path | None, typer.Option("--accelerate_config", help="A YAML of accelerate launch.")
+    ] = None,
+) -> None:
     """Train on preference pairs: --config FILE.yaml, any key an option; --dry_run looks first."""
     with reported_errors():
-        train_and_report(context.args)
+        if "--help" in context.args:
+            print_result(PROCESSES)
+        in_one = accelerate_config is None and num_processes in (None, 1)
+        if in_one or {"--help", "--dry_run"} & set(context.args):
+            return train_and_report(context.args)
+        from clair_apo.launch import launch_training
+
+        _check_text(context.args)
+        launch_training(context.args, num_processes, accelerate_config)
 
 
 def train_and_report(args: Sequence[str]) -> None:
