@@ -1,0 +1,93 @@
+"""Every command line that README, docs, configs and scripts show, or once showed, is understood.
+
+`command_lines.txt` holds those of version 0.1 before its modules were renamed.
+"""
+
+import dataclasses
+import re
+import shlex
+
+import pytest
+import typer
+from trl.trainer.kto_config import KTOConfig
+
+from clair_apo.apo.arguments import TrainingSetup
+from clair_apo.clair import GenerateConfig
+from clair_apo.cli import app
+from clair_apo.config import dotted_keys, option_names, unknown_key
+from tests.helpers import ROOT
+from tests.helpers.documented import commands_in
+
+DOCUMENTS = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "configs").rglob("*.yaml")),
+    *sorted((ROOT / "scripts").glob("*.py")),
+    *sorted((ROOT / "benchmarks").glob("*.py")),
+]
+SHOWN = commands_in(DOCUMENTS)
+OLD = [tuple(shlex.split(line)) for line in (ROOT / "tests/command_lines.txt").open()]
+
+SCRIPT = re.compile(r"(scripts|benchmarks)/\w+\.py")
+OF_ITS_OWN_PARSER = {
+    "demo": GenerateConfig,
+    "generate": GenerateConfig,
+    "train": None,
+    "build": None,
+}
+
+
+def test_there_are_command_lines_to_look_at():
+    assert len(SHOWN) > 60 and len(OLD) == 86
+
+
+@pytest.mark.parametrize("words", sorted({*SHOWN, *OLD}), ids=shlex.join)
+def test_a_command_line_that_a_document_shows_is_understood(words):
+    for file in named_files(words):
+        assert (ROOT / file).exists(), f"{file} is not there"
+    if words[0] == "clair-apo":
+        check_command(list(words[1:]))
+    else:
+        script = next(place for place, word in enumerate(words) if SCRIPT.fullmatch(word))
+        check_script(words[script], list(words[script + 1 :]))
+
+
+def named_files(words):
+    """The files of the repository that a command line names."""
+    shipped = re.compile(r"(configs|scripts|benchmarks|src)/.*\.\w+")
+    return [word for word in words if shipped.fullmatch(word)]
+
+
+def check_command(words):
+    group = typer.main.get_command(app)
+    while words and hasattr(group, "commands"):
+        name = words.pop(0)
+        assert name in group.commands, f"no command {name}"
+        group = group.commands[name]
+    if not words:
+        return  # the name of a command, in a sentence
+    context = group.make_context(group.name, words)
+    if group.name in OF_ITS_OWN_PARSER:
+        config = OF_ITS_OWN_PARSER[group.name]
+        check_keys(context.args, dotted_keys(config) if config else keys_of(TrainingSetup))
+
+
+def check_script(script, words):
+    if script in ("scripts/train.py", "scripts/build_reference.py"):
+        check_keys(words, keys_of(TrainingSetup))
+    elif script == "scripts/train_unpaired.py":
+        check_keys(words, keys_of(TrainingSetup) | {f.name for f in dataclasses.fields(KTOConfig)})
+    else:
+        source = (ROOT / script).read_text("utf-8")
+        for option in (word for word in words if word.startswith("--")):
+            assert f'"{option}"' in source, f"{script} has no {option}"
+
+
+def keys_of(setup):
+    parts = setup.__annotations__.values()
+    return {field.name for part in parts for field in dataclasses.fields(part)}
+
+
+def check_keys(words, keys):
+    for option in option_names(words):
+        assert option in {*keys, "config"}, unknown_key(option, keys)
