@@ -12,9 +12,10 @@ from clair_apo.llm import (
     RequestStore,
     ScriptedChat,
 )
+from clair_apo.llm.answer_cache import TRIES
 from clair_apo.llm.backends import http
-from clair_apo.llm.client import MOST_BROKEN_OFF, TRIES
 from clair_apo.llm.pricing import Budget
+from clair_apo.llm.scheduler import MOST_BROKEN_OFF
 from clair_apo.llm.spec import Price
 from clair_apo.llm.store_schema import Spent
 from clair_apo.records import Message

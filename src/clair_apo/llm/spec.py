@@ -1,4 +1,7 @@
-"""A server's name, and its key: from the environment, and nowhere else. Loads no HTTP client."""
+"""Which model to ask, where, how and at what price; the key comes from the environment alone.
+
+Loads no HTTP client.
+"""
 
 import datetime
 import os
@@ -18,10 +21,24 @@ from clair_apo.records import (
     canonical_json,
 )
 
-MILLION = 1_000_000
+RECORDED = "recorded:"
+"""A model name with this beginning stands for recorded answers: it is never asked."""
+GO_ON = "what was answered is kept: run the same command again to go on"
+"""The end of a sentence with which a run ends."""
 
+MILLION = 1_000_000
+# what `extra_body` may not hold: settings with a place of their own, or that part an answer
+_NOT_EXTRA = {
+    *("model", "messages", "max_tokens", "max_completion_tokens", "temperature", "top_p"),
+    *("n", "stream"),
+}
+_SECRET = re.compile(
+    r"(?i)(api|access|auth|private)[-_]?(key|token)|secret|passw|credential|authorization|bearer|cookie"
+    r"|^(key|token)$"
+)
 
 Usd = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+"""An amount of US dollars."""
 
 
 class Price(Section):
@@ -49,7 +66,7 @@ class Price(Section):
     def cost(
         self, *, prompt_tokens: float, completion_tokens: float, batch: bool = False
     ) -> float | None:
-        """What so many tokens cost, in USD; None for a batch price that there is not."""
+        """The cost of so many tokens in USD; None where there is no batch price."""
         rates = (self.batch_input, self.batch_output) if batch else (self.input, self.output)
         if rates[0] is None or rates[1] is None:
             return None
@@ -60,19 +77,6 @@ class Price(Section):
         if self.batch_input is not None:
             text += f"; batch ${self.batch_input:g} in, ${self.batch_output:g} out"
         return f"{text} ({self.source}{f', read {self.date}' if self.date else ''})"
-
-
-# what `extra_body` may not hold: settings with a place of their own, or that part an answer
-_NOT_EXTRA = {
-    *("model", "messages", "max_tokens", "max_completion_tokens", "temperature", "top_p"),
-    *("n", "stream"),
-}
-
-
-_SECRET = re.compile(
-    r"(?i)(api|access|auth|private)[-_]?(key|token)|secret|passw|credential|authorization|bearer|cookie"
-    r"|^(key|token)$"
-)
 
 
 class ModelSpec(Section):
@@ -172,12 +176,12 @@ class ModelSpec(Section):
 
     @property
     def served_identity(self) -> str:
-        """What stands in request keys for a model that is not loaded here."""
+        """The name in request keys of a model that is not loaded here."""
         return self.model if self.revision is None else f"{self.model}@{self.revision}"
 
     @property
     def sampling(self) -> Sampling:
-        """The part of the spec that belongs to a request's key."""
+        """The settings of the spec that belong to a request's key."""
         return Sampling(
             max_tokens=self.max_tokens,
             temperature=self.temperature,
@@ -211,10 +215,6 @@ def _names(value: JsonValue) -> Iterator[str]:
     if isinstance(value, dict | list):
         for inner in value.values() if isinstance(value, dict) else value:
             yield from _names(inner)
-
-
-GO_ON = "what was answered is kept: run the same command again to go on"
-"""The end of a sentence with which a run ends."""
 
 
 def host_of(spec: ModelSpec) -> str:

@@ -178,7 +178,7 @@ class RequestStore(StoreFile):
     def add_batch(self, batch: StoredBatch) -> None:
         """Write down a batch; one that is known already stays as it is."""
         row = (
-            *(batch.id, batch.shard, batch.model, batch.host, batch.run_id),
+            *(batch.id, batch.name, batch.model, batch.host, batch.run_id),
             *(batch.state, float(batch.created), json.dumps(batch.keys)),
         )
         with self.writing():
@@ -194,7 +194,7 @@ class RequestStore(StoreFile):
         """
         changed = replace(batch, state=state, id=id or batch.id)
         with self.writing():
-            self.db.execute(UPDATE_BATCH, (changed.state, changed.id, batch.shard))
+            self.db.execute(UPDATE_BATCH, (changed.state, changed.id, batch.name))
         return changed
 
     def batches(self) -> list[StoredBatch]:

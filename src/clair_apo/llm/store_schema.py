@@ -1,4 +1,4 @@
-"""What the request store holds: its records, and the tables that they stand in."""
+"""The tables of the request store, the statements on them, and the records of their rows."""
 
 from dataclasses import dataclass
 
@@ -122,7 +122,7 @@ WHERE excluded.failed_at > failed_at"""
 
 @dataclass(frozen=True, slots=True)
 class StoredAnswer:
-    """An answer on its way into the store."""
+    """A response to be put into the store."""
 
     key: str
     model: str
@@ -132,7 +132,7 @@ class StoredAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What one model was asked in one run."""
+    """The requests and tokens of one model in one run."""
 
     answers: int
     """Those that broke off included."""
@@ -149,7 +149,7 @@ class Spent:
 
 @dataclass(frozen=True, slots=True)
 class TakenOver:
-    """What a store took over from another one."""
+    """The numbers of answers that a store took over from another one."""
 
     answers: int
     """Those that were new."""
@@ -171,8 +171,8 @@ class StoredBatch:
 
     id: str
     """The server's name for it; ours until there is one."""
-    shard: str
-    """Our name for it, which stands in its metadata at the server too."""
+    name: str
+    """Our name for it, also in its metadata at the server; the column `shard`."""
     model: str
     """Identity of the model that is asked."""
     host: str

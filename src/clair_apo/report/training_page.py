@@ -1,239 +1,136 @@
-"""The figures of a training run: rewards, log-probs, quadrants over its steps."""
+"""The page of a training run: where winner and loser went, what was said, what it ended with."""
 
-import json
-import math
-import os
-from collections.abc import Mapping
-from io import BytesIO
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any
 
-from clair_apo.errors import RunError
+from markupsafe import Markup
+
+from clair_apo.files import atomic_writer
 from clair_apo.records import Record
-from clair_apo.run_folder import RunFolder
+from clair_apo.report.html import asset, environment, image_source, source_hash
+from clair_apo.report.terminal import NONE, numeral
+from clair_apo.report.training_page import Plot, TrainingRun, read_training, training_plots
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+PAGE = "training.html"
+
+SHOWN_FACTS = {
+    "objective": "Objective",
+    "beta": "beta",
+    "model": "Model",
+    "dataset": "Data",
+    "trained": "Pairs trained on",
+    "held_out": "Pairs held out",
+    "steps": "Steps",
+    "changes": "Changed on the way",
+    "pair_layout": "Pair layout",
+    "reference": "Reference",
+    "reference_digest": "Reference digest",
+    "template_digest": "Template digest",
+}
 
 
-STATE = "trainer_state.json"
-CHECKPOINT = "checkpoint"
-"""The folder of a run in which `clair-apo train` is told to write, by the shipped configs."""
+class Anchor(Record):
+    """One metric at the end of a run, as it is written."""
 
-
-class Curve(NamedTuple):
-    """One metric over the steps at which it was logged."""
-
-    steps: tuple[int, ...]
-    values: tuple[float, ...]
-
-
-class TrainingRun(NamedTuple):
-    """What a training folder says of its run."""
-
-    folder: Path
     name: str
-    logs: tuple[Mapping[str, Any], ...]
-    """Every log in order, those of evaluations too."""
-    facts: Mapping[str, Any]
-    """The manifest's entry of the stage; empty where a trainer was used without `train`."""
-
-    def curve(self, metric: str) -> Curve:
-        """A metric over its steps; empty where it was never logged. NaN and infinity are left out.
-
-        Args:
-            metric: its name in the logs; that of an evaluation begins with `eval_`.
-        """
-        points = [
-            (int(log["step"]), float(log[metric]))
-            for log in self.logs
-            if isinstance(log.get(metric), int | float) and math.isfinite(log[metric])
-        ]
-        return Curve(*zip(*points, strict=True)) if points else Curve((), ())
-
-    def last(self, metric: str) -> float | None:
-        """The last value of a metric."""
-        values = self.curve(metric).values
-        return values[-1] if values else None
+    trained: str
+    """In the last training log."""
+    held_out: str
+    """In the last evaluation."""
 
 
-def find_training(folder: Path) -> Path | None:
-    """Where a finished training wrote: the folder itself or its `checkpoint`; None if nowhere."""
-    places = (folder, folder / CHECKPOINT)
-    return next((place for place in places if (place / STATE).is_file()), None)
+class TrainingReport(Record):
+    """What `write_training_report` wrote."""
+
+    page: Path
+    plots: tuple[Path, ...]
 
 
-def read_training(folder: Path) -> TrainingRun:
-    """Read a training folder.
+def write_training_report(folder: Path) -> TrainingReport:
+    """Draw a training run into `training.html` and PNG files beside its `trainer_state.json`.
+
+    The same run gives the same bytes.
+
+    Args:
+        folder: the output folder of a training, or a run folder with a `checkpoint` in it.
 
     Raises:
         RunError: there is no training in it, or its state cannot be read.
     """
-    found = find_training(folder)
-    if found is None:
-        raise RunError(
-            f"{folder}: no {STATE}; run `clair-apo train` to its end first, with this output_dir"
+    run = read_training(folder)
+    plots = training_plots(run)
+    page = training_page(run, plots)
+    with atomic_writer(run.folder / PAGE) as file:
+        file.write(page)
+    return TrainingReport(
+        page=run.folder / PAGE, plots=tuple(plot.write(run.folder) for plot in plots)
+    )
+
+
+def training_page(run: TrainingRun, plots: Sequence[Plot]) -> str:
+    """The page as HTML; what models and users wrote is text on it, never markup."""
+    style = asset("report.css")
+    return (
+        environment()
+        .get_template("training.html.jinja")
+        .render(
+            name=run.name,
+            facts=_facts(run.facts),
+            why=_texts(run.facts.get("why")),
+            alarms=_alarms(run.facts.get("alarms")),
+            anchors=_anchors(run),
+            figures=[(plot.name, plot.caption, image_source(plot.svg)) for plot in plots],
+            style=Markup(style),  # our own file, as it is
+            style_source=source_hash(style),
         )
-    try:
-        state = json.loads((found / STATE).read_text(encoding="utf-8"))
-        logs = tuple(log for log in state["log_history"] if isinstance(log.get("step"), int))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RunError(f"{found / STATE}: cannot be read ({error})") from None
-    whole = found.resolve()
-    name = whole.parent.name if whole.name == CHECKPOINT else whole.name
-    name = os.fsencode(name).decode(errors="replace")  # it need not be UTF-8
-    return TrainingRun(found, name, logs, _facts(found))
+        + "\n"
+    )
 
 
-def _facts(folder: Path) -> Mapping[str, Any]:
-    """What `train` wrote of this folder; an earlier version wrote it into the run folder above."""
-    own = _stage(folder)
-    if own:
-        return own
-    above = _stage(folder.resolve().parent)
-    return above if Path(str(above.get("output_dir", ""))).name == folder.resolve().name else {}
+def _facts(stage: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(name, _text(stage[key])) for key, name in SHOWN_FACTS.items() if stage.get(key)]
 
 
-def _stage(folder: Path) -> Mapping[str, Any]:
-    stage = RunFolder(folder).manifest().get("stages", {}).get("train")
-    return stage if isinstance(stage, dict) else {}
+def _text(value: Any) -> str:
+    return "; ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-CHOSEN, REJECTED, MARGIN = "#1f6fb2", "#c2601f", "#6b6b6b"
-"""As on the pages: blue for chosen, orange for rejected; told apart by colour-blind readers."""
-QUADRANTS = {
-    "chosen_up_rejected_down": ("winner up, loser down", "#1f6fb2"),
-    "chosen_up_rejected_up": ("both up", "#9cc7e8"),
-    "chosen_down_rejected_down": ("both down", "#f0c5a2"),
-    "chosen_down_rejected_up": ("winner down, loser up", "#c2601f"),
-}
-SIZE = (7.2, 3.4)
-"""Inches."""
-DOTS = 150
-"""For each inch of a PNG."""
-MAX_POINTS = 2_000
-"""Points of one line: of more logs every second, third, ... is drawn, the last one always."""
+def _texts(value: Any) -> list[str]:
+    return [str(part) for part in value] if isinstance(value, list) else []
 
 
-class Plot(Record):
-    """One figure, in both forms."""
-
-    name: Literal["rewards", "logps", "quadrants"]
-    caption: str
-    png: bytes
-    svg: bytes
-
-    def write(self, folder: Path) -> Path:
-        """Write `<name>.png` into a folder."""
-        path = folder / f"{self.name}.png"
-        path.write_bytes(self.png)
-        return path
-
-
-def training_plots(run: TrainingRun) -> tuple[Plot, ...]:
-    """Draw what was logged; a figure without a single point is left out.
-
-    Lines are training logs, points are evaluations of held-out pairs.
-    """
-    drawn = (
+def _alarms(value: Any) -> list[tuple[str, str]]:
+    """Each alarm as a heading and a sentence."""
+    found = value if isinstance(value, list) else []
+    return [
         (
-            "rewards",
-            "Rewards of winners and losers: beta times the log-ratio of policy and reference.",
-            _lines(run, "reward", _REWARDS),
-        ),
-        (
-            "logps",
-            "Log-probabilities of the answers: the policy's, and dashed the reference's on the "
-            "same pairs.",
-            _lines(run, "log-probability (nats)", _LOGPS),
-        ),
-        ("quadrants", "Where the pairs of each log stand: shares of four directions.", _quad(run)),
-    )
-    return tuple(
-        Plot(name=name, caption=caption, png=_saved(figure, "png"), svg=_saved(figure, "svg"))
-        for name, caption, figure in drawn
-        if figure is not None
-    )
+            f"{alarm.get('name')} at step {alarm.get('step')}",
+            f"{alarm.get('what')}. {alarm.get('advice')}",
+        )
+        for alarm in found
+        if isinstance(alarm, dict)
+    ]
 
 
-_REWARDS: Mapping[str, tuple[str, str, str]] = {
-    "rewards/chosen": ("winner", CHOSEN, "-"),
-    "rewards/rejected": ("loser", REJECTED, "-"),
-    "rewards/margins": ("margin", MARGIN, ":"),
-}
-_LOGPS: Mapping[str, tuple[str, str, str]] = {
-    "logps/chosen": ("winner", CHOSEN, "-"),
-    "ref_logps/chosen": ("winner, reference", CHOSEN, "--"),
-    "logps/rejected": ("loser", REJECTED, "-"),
-    "ref_logps/rejected": ("loser, reference", REJECTED, "--"),
-}
+def _anchors(run: TrainingRun) -> list[Anchor]:
+    """Every metric of the last training log that is a mean over pairs or tokens."""
+    nothing: Mapping[str, Any] = {}
+    last = next((log for log in reversed(run.logs) if "rewards/chosen" in log), nothing)
+    names = [name for name in last if "/" in name or f"eval_{name}" in _evaluated(run)]
+    return [
+        Anchor(
+            name=name,
+            trained=_written(run.last(name)),
+            held_out=_written(run.last(f"eval_{name}")),
+        )
+        for name in names
+    ]
 
 
-def _lines(
-    run: TrainingRun, label: str, metrics: Mapping[str, tuple[str, str, str]]
-) -> "Figure | None":
-    figure, axes = _axes(label)
-    for metric, (name, color, style) in metrics.items():
-        steps, values = _thinned(run.curve(metric))
-        if steps:
-            axes.plot(steps, values, style, color=color, label=name, linewidth=1.6)
-        held_out = _thinned(run.curve(f"eval_{metric}"))
-        if held_out.steps and style != "--":
-            axes.plot(*held_out, "o", color=color, label=f"{name}, held out", markersize=5)
-    if not axes.lines:
-        return None
-    if label == "reward":
-        axes.axhline(0, color="black", linewidth=0.6)
-    return _with_legend(figure, axes)
+def _evaluated(run: TrainingRun) -> Mapping[str, Any]:
+    return next((log for log in reversed(run.logs) if "eval_loss" in log), {})
 
 
-def _thinned(curve: Curve) -> Curve:
-    every = -(-len(curve.steps) // MAX_POINTS) or 1
-    first = (len(curve.steps) - 1) % every
-    return Curve(curve.steps[first::every], curve.values[first::every])
-
-
-def _quad(run: TrainingRun) -> "Figure | None":
-    curves = {name: _thinned(run.curve(f"quadrants/{name}")) for name in QUADRANTS}
-    steps = curves["chosen_up_rejected_down"].steps
-    if not steps or any(curve.steps != steps for curve in curves.values()):
-        return None
-    figure, axes = _axes("share of pairs")
-    axes.stackplot(
-        steps,
-        *(curve.values for curve in curves.values()),
-        labels=[label for label, _ in QUADRANTS.values()],
-        colors=[color for _, color in QUADRANTS.values()],
-    )
-    axes.set_ylim(0, 1)
-    return _with_legend(figure, axes)
-
-
-def _axes(label: str) -> "tuple[Figure, Axes]":
-    from matplotlib.figure import Figure  # half a second: only where something is drawn
-    from matplotlib.ticker import MaxNLocator
-
-    figure = Figure(figsize=SIZE, layout="constrained")
-    axes = figure.add_subplot()
-    axes.set_xlabel("step")
-    axes.set_ylabel(label)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return figure, axes
-
-
-def _with_legend(figure: "Figure", axes: "Axes") -> "Figure":
-    axes.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure
-
-
-def _saved(figure: "Figure", kind: Literal["png", "svg"]) -> bytes:
-    import matplotlib
-
-    # no date, and names made of the content: the same run gives the same bytes
-    metadata: dict[str, Any] = {"Date": None} if kind == "svg" else {"Software": None}
-    file = BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "clair-apo", "svg.fonttype": "none"}):
-        figure.savefig(file, format=kind, dpi=DOTS, metadata=metadata)
-    return file.getvalue()
+def _written(value: float | None) -> str:
+    return NONE if value is None else numeral(value, 3)

@@ -7,9 +7,9 @@ from werkzeug import Response
 
 from clair_apo.errors import RequestError
 from clair_apo.llm import CachedChat, Completion, RequestStore, StoredAnswer
+from clair_apo.llm.answer_cache import TRIES_IN_GROUPS
 from clair_apo.llm.backends import batch_api
 from clair_apo.llm.backends.batch_api import BatchChat
-from clair_apo.llm.client import TRIES_IN_GROUPS
 from clair_apo.llm.store_schema import CREATING, FORGOTTEN, READ, StoredBatch
 from tests.helpers.batch_endpoints import (
     BatchEndpoints,

@@ -248,7 +248,7 @@ def test_rows_that_used_up_their_attempts_while_the_server_was_down_are_asked_ag
         )
         judge.answered()
         down.sent_at = time.monotonic()
-        return await asyncio.gather(*(judge.blames_the_request(down) for _ in range(2)))
+        return await asyncio.gather(*(judge.is_request_error(down) for _ in range(2)))
 
     assert asyncio.run(two_rows()) == [False, False]
 

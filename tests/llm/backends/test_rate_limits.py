@@ -157,7 +157,7 @@ def test_the_gate_lets_in_as_many_as_the_limit_and_the_next_as_places_come_free(
     async def scenario(limiter, entered):
         await asyncio.sleep(0.01)
         assert len(entered) == START
-        limiter.leave(3)
+        limiter.release(3)
         await asyncio.sleep(0.01)
         assert len(entered) == START + 3
 
@@ -169,7 +169,7 @@ def test_nobody_gets_in_during_a_pause_and_afterwards_not_all_at_once():
     async def scenario(limiter, entered):
         await asyncio.sleep(0.01)
         limiter.pause(0.2)
-        limiter.leave(START)
+        limiter.release(START)
         await asyncio.sleep(0.1)
         assert len(entered) == START
         await asyncio.sleep(0.25)
@@ -190,7 +190,7 @@ def test_who_gives_up_waiting_takes_no_place():
         patient = asyncio.ensure_future(limiter.acquire(0))
         await asyncio.sleep(0)
         given_up.cancel()
-        limiter.leave()
+        limiter.release()
         await asyncio.wait_for(patient, 5)
         assert limiter.in_flight == 1
 
@@ -202,7 +202,7 @@ def test_a_shut_gate_stays_shut_through_an_old_pause_and_opens_when_it_is_told()
         await asyncio.sleep(0.01)
         limiter.shut()
         limiter.pause(0.01)
-        limiter.leave(START)
+        limiter.release(START)
         await asyncio.sleep(0.1)
         assert len(entered) == START
         limiter.reopen()

@@ -1,4 +1,4 @@
-"""A look at the batches of a run from outside of it: list, read, cancel, forget."""
+"""The batches of a run, from outside of the run: list, read, cancel, forget."""
 
 from collections import deque
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ from clair_apo.llm.store_schema import CREATING, FORGOTTEN, READ, StoredBatch
 
 @dataclass(frozen=True)
 class BatchLook:
-    """How far a batch is."""
+    """The progress of a batch."""
 
     batch: StoredBatch
     answered: int
@@ -26,7 +26,7 @@ class BatchLook:
 
 
 class BatchAdmin:
-    """The batches of one run.
+    """Lists, cancels and forgets the batches of one run.
 
     Args:
         store: where they are written down.
@@ -106,8 +106,8 @@ class BatchAdmin:
         return BatchLook(batch, sum(key in self._store for key in batch.keys), told)
 
     def _state(self, batch: StoredBatch) -> Batch | None:
-        """How far it is; None where the server has not heard of it, or not yet."""
+        """The server's record of it; None where the server has not heard of it, or not yet."""
         server = self._server(batch)
         if batch.state == CREATING:
-            return server.find(batch.shard)
+            return server.find(batch.name)
         return server.retrieve(batch.id)

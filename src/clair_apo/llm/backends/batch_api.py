@@ -5,7 +5,7 @@ the server hears of it, and the name stands in the batch's metadata, so that aft
 moment it is known whether the server has it. What a batch answered is kept even when the batch as
 a whole failed, expired or was cancelled.
 
-requests -> shards -> batches under way -> (answers | failures | shards again)
+requests -> files -> batches under way -> (answers | failures | files again)
 """
 
 import tempfile
@@ -30,7 +30,7 @@ from clair_apo.records import digest
 
 MOST_REQUESTS = 50_000
 MOST_BYTES = 200_000_000
-"""The Batch API's limits of one file."""
+"""The Batch API's limits of one file, in requests and in bytes."""
 TRIES = 3
 """In how many batches a request may be left without an answer before it counts as failed."""
 SINGLE_REQUEST_TRIES = 20
@@ -47,7 +47,7 @@ ENDED = ("completed", "failed", "expired", "cancelled")
 
 
 class BatchChat(ChatModel):
-    """Asks a server for many chat completions at once, through its `/files` and `/batches`.
+    """A model that answers many requests at once, through its `/files` and `/batches`.
 
     Args:
         spec: `base_url` must be set; `model` is sent as it is.
@@ -94,9 +94,9 @@ class BatchChat(ChatModel):
 
 @dataclass(frozen=True)
 class _Offer:
-    """A shard that is to become a batch."""
+    """A file of requests that is to become a batch."""
 
-    shard: BatchFile
+    file: BatchFile
     file_id: str = ""
     """The server's name for its file, where it was handed over already."""
     batch: StoredBatch | None = None
@@ -104,7 +104,7 @@ class _Offer:
 
 
 class _Job:
-    """The requests of one call on their way through batches."""
+    """Leads the requests of one call through batches."""
 
     def __init__(
         self, server: BatchServer, store: RequestStore, run_id: str, wanted: dict[str, ChatRequest]
@@ -114,27 +114,27 @@ class _Job:
         self._under_way: list[StoredBatch] = []
         self._held: deque[_Offer] = deque()
         self._full = False
-        """The server had no room for a batch, and none of ours was taken or ended since."""
+        """The server's queue was full, and none of our batches was taken or ended since."""
         self._limited_tries = 0
         self._not_before = 0.0
         """When the next batch may be offered, in seconds since 1970."""
         self._wait_s = FIRST_WAIT_S
         self._alone = False
-        """Only one batch of ours was at the server at the last look."""
+        """Only one batch of ours was at the server at the last poll."""
         self._unanswered: Counter[str] = Counter()
-        self._lonely_tries = 0
+        self._single_request_tries = 0
         self._cancelled = 0
-        self._said = ""
+        self._last_line = ""
 
     def answers(self) -> Iterator[list[Answered]]:
-        """Everything, batch by batch."""
+        """Yield all answers, batch by batch."""
         self._take_up()
         covered = [key for batch in self._under_way for key in batch.keys]
         self._submit_all(missing(self._wanted, covered))
         while self._under_way or self._held:
             time.sleep(self._wait_s)
             self._wait_s = min(self._wait_s * WAIT_GROWTH, LONGEST_WAIT_S)
-            yield from self._look()
+            yield from self._poll()
             self._offer_held()
         if self._cancelled:
             raise RequestError(
@@ -142,8 +142,6 @@ class _Job:
                 "unanswered; what it answered is kept: run the same command again to ask for the "
                 "rest"
             )
-
-    # --- to the server
 
     def _take_up(self) -> None:
         """Go on with what an earlier process left at the server."""
@@ -154,7 +152,7 @@ class _Job:
             if batch.state == CREATING:
                 if batch.run_id != self._run_id:
                     continue  # another run may be about to begin it
-                found = self._server.find(batch.shard)
+                found = self._server.find(batch.name)
                 if found is None:
                     self._store.update_batch(batch, FORGOTTEN)
                     continue
@@ -165,55 +163,55 @@ class _Job:
             say(f"{self._server.host} has batches of {count} requests from before: going on")
 
     def _submit_all(self, requests: Mapping[str, ChatRequest]) -> None:
-        for shard in batch_files_of(
+        for file in batch_files_of(
             requests, self._server.model, most_requests=MOST_REQUESTS, most_bytes=MOST_BYTES
         ):
             if self._full or time.time() < self._not_before:
-                self._held.append(_Offer(shard))
+                self._held.append(_Offer(file))
             else:
-                self._submit(_Offer(shard))
+                self._submit(_Offer(file))
 
     def _submit(self, offer: _Offer) -> None:
-        file_id = offer.file_id or self._upload(offer.shard)
+        file_id = offer.file_id or self._upload(offer.file)
         if offer.batch:
             batch = self._store.update_batch(offer.batch, CREATING)
         else:
-            batch = self._new_batch(offer.shard)
+            batch = self._new_batch(offer.file)
             self._store.add_batch(batch)
         try:
-            begun = self._server.create(file_id, batch.shard)
+            begun = self._server.create(file_id, batch.name)
         except NotNowError as refusal:
             batch = self._store.update_batch(batch, FORGOTTEN)
-            self._not_taken(_Offer(offer.shard, file_id, batch), refusal)
+            self._not_taken(_Offer(offer.file, file_id, batch), refusal)
             return
         self._limited_tries = 0
         self._under_way.append(self._store.update_batch(batch, begun.status, begun.id))
 
-    def _upload(self, shard: BatchFile) -> str:
+    def _upload(self, file: BatchFile) -> str:
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / f"{shard.digest}.jsonl"
-            write_batch_file(path, shard, self._server.model)
+            path = Path(folder) / f"{file.digest}.jsonl"
+            write_batch_file(path, file, self._server.model)
             return self._server.upload(path)
 
-    def _new_batch(self, shard: BatchFile) -> StoredBatch:
+    def _new_batch(self, file: BatchFile) -> StoredBatch:
         now = time.time()
         # the time makes the name another one when the same requests are sent in a second batch
-        name = digest([shard.digest, now])
-        request = next(iter(shard.requests.values()))
+        name = digest([file.digest, now])
+        request = next(iter(file.requests.values()))
         return StoredBatch(
             id=name,
-            shard=name,
+            name=name,
             model=request.model,
             host=self._server.host,
             run_id=self._run_id,
             state=CREATING,
             created=now,
-            keys=tuple(shard.requests),
+            keys=tuple(file.requests),
         )
 
     def _not_taken(self, offer: _Offer, refusal: NotNowError) -> None:
         pause_s = refusal.retry_after_s or 0.0
-        if too_long := self._server.too_long(refusal.sentence, pause_s, LONGEST_PAUSE_S):
+        if too_long := self._server.error_of_long_wait(refusal.sentence, pause_s, LONGEST_PAUSE_S):
             raise too_long
         self._not_before = time.time() + max(pause_s, self._wait_s)
         if refusal.full:
@@ -223,28 +221,28 @@ class _Job:
         if self._limited_tries > LIMITED_TRIES:
             raise RequestError(f"{refusal.sentence}; tried {self._limited_tries} times; {GO_ON}")
         self._held.append(offer)
-        say(f"{refusal.sentence}; {len(offer.shard.requests)} requests are offered again later")
+        say(f"{refusal.sentence}; {len(offer.file.requests)} requests are offered again later")
 
     def _hold(self, offer: _Offer, *, alone: bool) -> None:
-        """Keep what the server has no room for: until a batch of ours ends, or in halves.
+        """Keep what does not fit into the server's queue: until a batch of ours ends, or in halves.
 
         Args:
             offer: what was not taken.
-            alone: no other batch of ours took room.
+            alone: no other batch of ours is in the queue.
         """
         self._full = True
         if not alone:
             self._held.append(offer)
             return
-        halves = offer.shard.halves()
-        self._lonely_tries += len(halves) == 1
-        if self._lonely_tries > SINGLE_REQUEST_TRIES:
+        halves = offer.file.halves()
+        self._single_request_tries += len(halves) == 1
+        if self._single_request_tries > SINGLE_REQUEST_TRIES:
             raise RequestError(
                 f"{self._server.host} has no room in its queue for even one request of this "
                 "account: wait for its other batches, or cancel them, and run the same command "
                 "again"
             )
-        # one request is no half of itself: its file is at the server
+        # a single request cannot be halved, and its file is at the server already
         parts = [offer] if len(halves) == 1 else [_Offer(half) for half in halves]
         self._held.extendleft(reversed(parts))
 
@@ -257,13 +255,11 @@ class _Job:
         if self._held and not full and not unsure:
             self._submit(self._held.popleft())
 
-    # --- from the server
-
-    def _look(self) -> Iterator[list[Answered]]:
+    def _poll(self) -> Iterator[list[Answered]]:
         """Ask after every batch; read those that have ended."""
         states = [self._server.retrieve(batch.id) for batch in self._under_way]
         self._alone = len(states) == 1
-        self._say_how_far(states)
+        self._say_progress(states)
         batches = [self._noted(b, now) for b, now in zip(self._under_way, states, strict=True)]
         self._under_way = [batch for batch in batches if batch.state not in ENDED]
         for batch, now in zip(batches, states, strict=True):
@@ -304,12 +300,12 @@ class _Job:
     def _failed(
         self, batch: StoredBatch, now: Batch, rest: dict[str, ChatRequest]
     ) -> Iterator[list[Answered]]:
-        """A batch that the server did not begin: no room, or it does not like some lines."""
+        """Go on after a batch that the server did not begin: a full queue, or lines it refuses."""
         errors = _errors(now)
         if any(error.code == QUEUE_FULL for error in errors):
-            shard = BatchFile(rest)
-            same_file = shard.requests.keys() == set(batch.keys)
-            offer = _Offer(shard, now.input_file_id if same_file else "")
+            file = BatchFile(rest)
+            same_file = file.requests.keys() == set(batch.keys)
+            offer = _Offer(file, now.input_file_id if same_file else "")
             self._hold(offer, alone=self._alone)
             return
         bad = {
@@ -325,8 +321,8 @@ class _Job:
         yield [Answered(rest[key], None, why) for key, why in bad.items() if key in rest]
         self._submit_all(missing(rest, bad))
 
-    def _say_how_far(self, states: Sequence[Batch]) -> None:
-        """One line, when something has changed."""
+    def _say_progress(self, states: Sequence[Batch]) -> None:
+        """Say how far the batches are, when something has changed."""
         named = Counter(state.status for state in states)
         counts = [state.request_counts for state in states if state.request_counts]
         answered = sum(count.completed + count.failed for count in counts)
@@ -334,17 +330,17 @@ class _Job:
         shown = ", ".join(f"{count} {status}" for status, count in named.items())
         line = f"batches at {self._server.host}: {shown}; {answered} of {total} requests answered"
         if self._held:
-            held = sum(len(offer.shard.requests) for offer in self._held)
+            held = sum(len(offer.file.requests) for offer in self._held)
             line += f"; {held} requests wait for room"
-        if states and line != self._said:
+        if states and line != self._last_line:
             say(line)
-            self._said = line
+            self._last_line = line
 
 
 def why_failed(batch: Batch) -> str:
     """What the server says about a batch that it did not begin."""
-    told = [f"{error.code}: {error.message}" for error in _errors(batch)[:3]]
-    return "; ".join(told) or "it does not say why"
+    reasons = [f"{error.code}: {error.message}" for error in _errors(batch)[:3]]
+    return "; ".join(reasons) or "it does not say why"
 
 
 def _errors(batch: Batch) -> list[BatchError]:

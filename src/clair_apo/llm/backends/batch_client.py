@@ -1,4 +1,7 @@
-"""The endpoints of the OpenAI Batch API: files and batches, with retries and errors for people."""
+"""The client of the OpenAI Batch API: its endpoints, and what a batch that has ended answered.
+
+Calls are repeated while what goes wrong may pass; what does not pass is a `RequestError`.
+"""
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -22,19 +25,19 @@ from clair_apo.llm.store import RequestStore
 from clair_apo.llm.store_schema import StoredAnswer, StoredBatch
 from clair_apo.llm.types import Answered, ChatRequest, Completion
 
-T = TypeVar("T")
-
 ATTEMPTS = 10
 """How often a call is tried before the run stops; with the waits between them, about 5 minutes."""
 LONGEST_WAIT_S = 60.0
 UPLOAD_TIMEOUT_S = 600.0
 """Seconds that a file of 200 MB may take."""
-SHARD = "clair_apo_shard"
-"""The key in a batch's metadata under which our name for it stands."""
-
-
+NAME_KEY = "clair_apo_shard"
+"""The key of our name for a batch in its metadata. Batches under way have it: never change it."""
 QUEUE_FULL = "token_limit_exceeded"
 """The code of an error that says that the account has too many requests in batches already."""
+STORED_TOGETHER = 1000
+"""Answers per transaction."""
+
+T = TypeVar("T")
 
 
 class NotNowError(Exception):
@@ -75,21 +78,21 @@ class BatchServer:
         self._client = connection.one_at_a_time(UPLOAD_TIMEOUT_S)
 
     def upload(self, path: Path) -> str:
-        """Hand over an input file; returns the server's name for it."""
+        """Upload an input file; returns the server's name for it."""
 
         def send() -> str:
             with path.open("rb") as file:
                 sent = self._client.files.create(file=(path.name, file), purpose="batch")
-            return str(_told(sent, "id").id)
+            return str(_checked(sent, "id").id)
 
-        return self._persistently(send)
+        return self._with_retries(send)
 
-    def create(self, file_id: str, shard: str) -> Batch:
+    def create(self, file_id: str, name: str) -> Batch:
         """Begin a batch, once.
 
         Args:
             file_id: the uploaded input.
-            shard: our name for it, in the metadata.
+            name: our name for it, in the metadata.
 
         Raises:
             NotNowError: the server does not take it now.
@@ -100,7 +103,7 @@ class BatchServer:
         def begin() -> Batch:
             nonlocal sent
             # what a lost connection kept from us may have begun all the same
-            there = self.find(shard) if sent else None
+            there = self.find(name) if sent else None
             sent = True
             try:
                 return there or self._batch(
@@ -108,13 +111,13 @@ class BatchServer:
                         input_file_id=file_id,
                         endpoint=ENDPOINT,
                         completion_window="24h",
-                        metadata={SHARD: shard},
+                        metadata={NAME_KEY: name},
                     )
                 )
             except openai.APIStatusError as error:
                 raise self._not_now(error) or error from None
 
-        return self._persistently(begin)
+        return self._with_retries(begin)
 
     def _not_now(self, error: openai.APIStatusError) -> NotNowError | None:
         failure = self._failures.read(error)
@@ -123,26 +126,26 @@ class BatchServer:
             return None
         return NotNowError(failure.sentence, full=full, retry_after_s=failure.retry_after_s)
 
-    def find(self, shard: str) -> Batch | None:
+    def find(self, name: str) -> Batch | None:
         """The batch that has our name in its metadata, None where there is none."""
 
         def search() -> Batch | None:
             for batch in self._client.batches.list(limit=100):
-                if (batch.metadata or {}).get(SHARD) == shard:
+                if (batch.metadata or {}).get(NAME_KEY) == name:
                     return self._batch(batch)
             return None
 
-        return self._persistently(search)
+        return self._with_retries(search)
 
     def retrieve(self, id: str) -> Batch:
-        """How far a batch is."""
-        return self._persistently(
+        """The server's record of a batch."""
+        return self._with_retries(
             lambda: self._batch(self._client.batches.retrieve(id)), missing=f"batch {id}"
         )
 
     def cancel(self, id: str) -> Batch:
         """End a batch; what was answered until then stays, and is billed."""
-        return self._persistently(
+        return self._with_retries(
             lambda: self._batch(self._client.batches.cancel(id)), missing=f"batch {id}"
         )
 
@@ -153,15 +156,15 @@ class BatchServer:
             with self._client.files.with_streaming_response.content(file_id) as reply:
                 reply.stream_to_file(path)
 
-        self._persistently(receive, missing=f"file {file_id}")
+        self._with_retries(receive, missing=f"file {file_id}")
 
-    def _batch(self, told: Batch) -> Batch:
-        """What the server tells of a batch, without the key."""
-        _told(told, "id", "status")
-        values = self.mask.value(told.model_dump(mode="json", warnings=False))
+    def _batch(self, batch: Batch) -> Batch:
+        """The server's record of a batch, with the key masked."""
+        _checked(batch, "id", "status")
+        values = self.mask.value(batch.model_dump(mode="json", warnings=False))
         return Batch.construct(None, **values)
 
-    def too_long(
+    def error_of_long_wait(
         self, sentence: str, seconds: float, at_least_s: float = 0.0
     ) -> RequestError | None:
         """The error that ends the run where the server asks for more time than it has.
@@ -179,8 +182,8 @@ class BatchServer:
             f"({duration(patience_s)}); {GO_ON} then, or with a larger patience_s"
         )
 
-    def _persistently(self, call: Callable[[], T], *, missing: str = "") -> T:
-        """Call, and again while what went wrong may pass.
+    def _with_retries(self, call: Callable[[], T], *, missing: str = "") -> T:
+        """Call, and call again while what went wrong may pass.
 
         Args:
             call: asks the server.
@@ -196,22 +199,23 @@ class BatchServer:
         try:
             for attempt in attempts:
                 with attempt:
-                    return self._once(call, missing)
+                    return self._attempt(call, missing)
         except RequestFailure as failure:
-            told = failure.sentence
-            raise RequestError(told if GO_ON in told else f"{told}; {failure.advice}") from None
+            sentence = failure.sentence
+            whole = sentence if GO_ON in sentence else f"{sentence}; {failure.advice}"
+            raise RequestError(whole) from None
         raise AssertionError("a loop of attempts ends with a result or an error")
 
-    def _once(self, call: Callable[[], T], missing: str) -> T:
+    def _attempt(self, call: Callable[[], T], missing: str) -> T:
         try:
             return call()
         except (RequestError, NotNowError):
             raise
         except openai.NotFoundError as error:
             if not missing:
-                told = self._failures.read(error).sentence
+                sentence = self._failures.read(error).sentence
                 raise RequestError(
-                    f"{self.host} has no Batch API below {self._client.base_url} ({told}); is "
+                    f"{self.host} has no Batch API below {self._client.base_url} ({sentence}); is "
                     "base_url right? Mode `live` asks it request by request"
                 ) from None
             raise RequestError(
@@ -221,13 +225,15 @@ class BatchServer:
             ) from None
         except Exception as error:  # the client lets through what many libraries below it raise
             failure = self._failures.read(error)
-            if too_long := self.too_long(failure.sentence, failure.retry_after_s or 0.0):
-                raise too_long from None
+            if error_of_long_wait := self.error_of_long_wait(
+                failure.sentence, failure.retry_after_s or 0.0
+            ):
+                raise error_of_long_wait from None
             raise failure from None
 
 
-def _told(answer: Any, *names: str) -> Any:
-    """What the server told, if it is what was asked for.
+def _checked(answer: Any, *names: str) -> Any:
+    """The server's answer, if it has the names that it must have.
 
     Raises:
         RemoteProtocolError: it is something else, or lacks a name.
@@ -242,10 +248,6 @@ def _may_pass(error: Exception) -> bool | float:
     if not isinstance(error, RequestFailure) or error.fault != "passing":
         return False
     return error.retry_after_s or True
-
-
-STORED_TOGETHER = 1000
-"""Answers per transaction."""
 
 
 class BatchResults:

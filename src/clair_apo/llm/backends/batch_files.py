@@ -33,7 +33,7 @@ class BatchFile:
         return digest(list(self.requests))
 
     def halves(self) -> list["BatchFile"]:
-        """The same requests in two shards; one request cannot be halved."""
+        """The same requests in two files; a single request stays in one."""
         pairs = list(self.requests.items())
         middle = len(pairs) // 2
         return [BatchFile(dict(half)) for half in (pairs[:middle], pairs[middle:]) if half]
@@ -74,10 +74,10 @@ def batch_files_of(
         yield BatchFile(part)
 
 
-def write_batch_file(path: Path, shard: BatchFile, model: str) -> None:
+def write_batch_file(path: Path, file: BatchFile, model: str) -> None:
     """Write the input file of a batch, whole or not at all."""
-    with atomic_writer(path) as file:
-        file.writelines(_line(key, request, model) for key, request in shard.requests.items())
+    with atomic_writer(path) as writer:
+        writer.writelines(_line(key, request, model) for key, request in file.requests.items())
 
 
 def read_keys(path: Path) -> list[str]:
@@ -122,8 +122,8 @@ def _result(key: str, response: Any, error: Any) -> BatchResult:
         return BatchResult(key, body)
     why = error or (body.get("error") if isinstance(body, dict) else None) or body or "no answer"
     code = why.get("code") if isinstance(why, dict) else None
-    said = why.get("message") if isinstance(why, dict) else why
-    shown = " ".join(str(said or code or canonical_json(why)).split())[:300]
+    message = why.get("message") if isinstance(why, dict) else why
+    shown = " ".join(str(message or code or canonical_json(why)).split())[:300]
     passing = code in _PASSING_CODES
     if isinstance(status, int):
         passing = passing or status in _PASSING_STATUS or status >= 500

@@ -1,10 +1,11 @@
 """An OpenAI-compatible server: vLLM, `transformers serve`, a hosted model.
 
-Many requests are under way at once, on an event loop in a thread of its own; `limits` says how
-many. What may pass is tried again with growing, jittered waits; what concerns one request alone
-fails that request; everything else ends the run with one sentence. The key never leaves this room.
+Many requests are under way at once, on an event loop in a thread of its own; `rate_limits` decides
+how many. What may pass is tried again with growing, jittered waits; what concerns one request alone
+fails that request; everything else ends the run with one sentence. The key never leaves
+this module.
 
-HttpChat (the caller's thread) -> _Server (the loop) -> Gate, ServerHealth -> the client
+HttpChat (the caller's thread) -> _Server (the loop) -> RateLimiter, ServerHealth -> client
 """
 
 import asyncio
@@ -117,7 +118,7 @@ class HttpChat:
 
 
 class _Server:
-    """What happens on the event loop: nothing of it is called from another thread."""
+    """The part on the event loop: nothing of it is called from another thread."""
 
     def __init__(
         self,
@@ -129,10 +130,10 @@ class _Server:
         self._spec, self._meter, self._results = spec, meter, results
         self._failures = FailureReader(connection)
         self._mask = connection.mask
-        self._gate = RateLimiter(
+        self._limiter = RateLimiter(
             spec.max_in_flight, spec.requests_per_minute, spec.tokens_per_minute
         )
-        self._health = ServerHealth(self._gate, meter, self._probe, spec.patience_s)
+        self._health = ServerHealth(self._limiter, meter, self._probe, spec.patience_s)
         self._client = connection.many_at_once()
         self._tasks: set[asyncio.Task[None]] = set()
         self._sending: set[asyncio.Task[Any] | None] = set()
@@ -140,7 +141,7 @@ class _Server:
         self._show()
 
     def start(self, request: ChatRequest, attempt: int) -> None:
-        """Begin to ask."""
+        """Begin to ask a request."""
         if self._end is None:
             task = asyncio.get_running_loop().create_task(self._deliver(request, attempt))
             self._tasks.add(task)
@@ -148,11 +149,11 @@ class _Server:
 
     def settle(self, count: int) -> None:
         """Free the places of answers that are stored."""
-        self._gate.leave(count)
+        self._limiter.release(count)
         self._show()
 
     async def close(self) -> None:
-        """Break off everything."""
+        """Cancel everything that is under way."""
         self._end = self._end or RequestError("closed")
         for task in self._tasks:
             task.cancel()
@@ -205,39 +206,39 @@ class _Server:
         try:
             async for attempt in stamina.retry_context(wait_s, attempts=None, timeout=None):
                 with attempt:
-                    return Answered(request, await self._through_the_gate(request, attempt.num))
+                    return Answered(request, await self._when_allowed(request, attempt.num))
         except RequestFailure as failure:
-            if self._end is None and await self._health.blames_the_request(failure):
-                self._gate.hold()  # until it is settled, as any other
-                return Answered(request, None, failure.told)
+            if self._end is None and await self._health.is_request_error(failure):
+                self._limiter.reclaim()  # until it is settled, as any other
+                return Answered(request, None, failure.message)
         return None
 
-    async def _through_the_gate(self, request: ChatRequest, attempt: int) -> RawResponse:
+    async def _when_allowed(self, request: ChatRequest, attempt: int) -> RawResponse:
         reserved = self._most_tokens(request)
-        sent_at = await self._gate.acquire(reserved, first=attempt > 1)
+        sent_at = await self._limiter.acquire(reserved, first=attempt > 1)
         self._show()
         try:
             response = await self._send(request)
         except RequestFailure as failure:
             failure.attempts, failure.sent_at = attempt, sent_at
-            await self._after(failure)
+            await self._handle_failure(failure)
             raise
         self._health.answered()
-        self._gate.answered(sent_at, reserved, _tokens_used(response, reserved))
+        self._limiter.answered(sent_at, reserved, _tokens_used(response, reserved))
         self._show()
         return response
 
-    async def _after(self, failure: RequestFailure) -> None:
-        """What a failed attempt means for all the others; returns when there may be another."""
+    async def _handle_failure(self, failure: RequestFailure) -> None:
+        """Let all others know of a failed attempt; returns when there may be another."""
         if failure.fault == "run":
             self.stop(RequestError(failure.sentence))  # before its place is given away
-        too_long = self._health.outlasts_patience(failure)
+        too_long = self._health.patience_exceeded(failure)
         if too_long and self._end is None:
             self.stop(RequestError(too_long))
         if failure.retry_after_s and not too_long:
-            self._gate.pause(failure.retry_after_s)
+            self._limiter.pause(failure.retry_after_s)
             self._meter.waits_until = time.time() + failure.retry_after_s
-        self._gate.failed(failure.sent_at, failure.overloaded)
+        self._limiter.failed(failure.sent_at, failure.overloaded)
         self._show()
         if failure.fault == "passing" and self._end is None:
             await self._health.attempt_failed(failure)
@@ -266,7 +267,7 @@ class _Server:
             raise failure
         if response is None or not is_completion(response):
             text = reply.content.decode("utf-8", "replace")
-            raise self._failures.of_something_else(text, self._health.ever_answered)
+            raise self._failures.of_other_reply(text, self._health.ever_answered)
         return response
 
     async def _probe(self) -> RequestFailure | None:
@@ -282,15 +283,15 @@ class _Server:
         return None
 
     def _most_tokens(self, request: ChatRequest) -> float:
-        """What a request may cost, as far as one can say before."""
+        """An estimate of the tokens that a request costs at most."""
         if self._spec.tokens_per_minute is None:
             return 0.0
         characters = sum(len(message.content) for message in request.messages)
         return characters / 4 + request.sampling.max_tokens
 
     def _show(self) -> None:
-        self._meter.in_flight = self._gate.in_flight
-        self._meter.limit = self._gate.limit.value
+        self._meter.in_flight = self._limiter.in_flight
+        self._meter.limit = self._limiter.limit.value
 
 
 def _json_object(content: bytes) -> RawResponse | None:

@@ -49,10 +49,10 @@ _NO_CREDIT = "your credit balance is too low"  # said with status 400
 
 
 class RequestFailure(Exception):
-    """Attempts to have one request answered that brought no answer.
+    """A request had no answer, after one attempt or several.
 
     Attributes:
-        fault: whose it is; see the module.
+        fault: whose it is; see the docstring of the module.
         sentence: what happened, for people, without the key.
         advice: what to look at where the run ends by it.
         overloaded: the server has too much to do.
@@ -89,7 +89,7 @@ class RequestFailure(Exception):
         self.sent_at = -math.inf
 
     @property
-    def told(self) -> str:
+    def message(self) -> str:
         """The sentence, and how many attempts it took."""
         return self.sentence + (f" ({self.attempts} attempts)" if self.attempts > 1 else "")
 
@@ -107,7 +107,7 @@ class FailureReader:
         self._odd_replies = 0
 
     def read(self, error: Exception) -> RequestFailure:
-        """Say what an error of the client, or of a library below it, means."""
+        """The failure that an error of the client, or of a library below it, stands for."""
         if isinstance(error, openai.APIStatusError):
             return self._of_status(
                 error.status_code,
@@ -122,11 +122,11 @@ class FailureReader:
                 timed_out=True,
             )
         fault = fault_of(error, self._proxy is not None)
-        told = f"{self._where} {fault.happened} ({self._clean(fault.reason)})"
-        return RequestFailure("passing" if fault.may_pass else "run", told + fault.advice)
+        happened = f"{self._where} {fault.happened} ({self._clean(fault.reason)})"
+        return RequestFailure("passing" if fault.may_pass else "run", happened + fault.advice)
 
     def of_body(self, response: dict[str, Any]) -> RequestFailure | None:
-        """The failure that some servers put into a reply of status 200; None where it is none."""
+        """The failure in a reply of status 200, as some servers send it; None if there is none."""
         if not is_error(response):
             return None
         error = response["error"]
@@ -134,34 +134,34 @@ class FailureReader:
         status = code if isinstance(code, int) and 400 <= code < 600 else 500
         return self._of_status(status, json.dumps(response), None)
 
-    def of_something_else(self, text: str, answered_before: bool) -> RequestFailure:
-        """A reply of status 200 that is no completion: a proxy's page, or no such server at all.
+    def of_other_reply(self, text: str, answered_before: bool) -> RequestFailure:
+        """The failure of a reply of status 200 that is no completion, such as a proxy's page.
 
         Args:
             text: the reply.
             answered_before: the server has answered something else as it should.
         """
-        told = f"{self._where} replied with something else than a chat completion, beginning "
-        told += repr(self._clean(text, 60))
+        happened = f"{self._where} replied with something else than a chat completion, beginning "
+        happened += repr(self._clean(text, 60))
         self._odd_replies += 1
         if answered_before or self._odd_replies < ODD_REPLIES:
-            return RequestFailure("passing", told)
-        return RequestFailure("run", f"{told}; is base_url {self._spec.base_url!r} right?")
+            return RequestFailure("passing", happened)
+        return RequestFailure("run", f"{happened}; is base_url {self._spec.base_url!r} right?")
 
     def _of_status(self, status: int, body: str, retry_after_s: float | None) -> RequestFailure:
         error = _error_object(body)
-        said = self._clean(_message(error) or _written_out(body))
-        told = f"{self._where} answered {status}" + (f": {said}" if said else "")
+        message = self._clean(_message(error) or _without_escapes(body))
+        happened = f"{self._where} answered {status}" + (f": {message}" if message else "")
         if _no_money(status, error):
             return RequestFailure(
-                "run", f"{told}; the account has nothing left to spend: top it up; {GO_ON}"
+                "run", f"{happened}; the account has nothing left to spend: top it up; {GO_ON}"
             )
         if status in _ROW or _is_too_much_for_one(status, error):
-            return RequestFailure("row", told)
+            return RequestFailure("row", happened)
         if status in _PASSING or not 400 <= status < 500:
             return RequestFailure(
                 "passing",
-                told,
+                happened,
                 overloaded=status in _OVERLOADED,
                 limited=status == 429,
                 busy=status in _BUSY or retry_after_s is not None,
@@ -171,14 +171,14 @@ class FailureReader:
         if self._proxy:
             key += f", or the proxy of ${self._proxy.variable} refused the address"
         if status == 407:
-            return RequestFailure("run", f"{told}; the proxy wants another user and password")
+            return RequestFailure("run", f"{happened}; the proxy wants another user and password")
         if status == 401:
-            return RequestFailure("run", f"{told}; {key}")
+            return RequestFailure("run", f"{happened}; {key}")
         if status == 404:
             model = f"it knows no model {self._spec.model!r}, or base_url is wrong"
-            return RequestFailure("run", f"{told}; {model}")
+            return RequestFailure("run", f"{happened}; {model}")
         advice = f"{key}; {GO_ON}" if status == 403 else GO_ON
-        return RequestFailure("refusal", told, advice=advice)
+        return RequestFailure("refusal", happened, advice=advice)
 
     def _clean(self, text: str, most: int = 300) -> str:
         """The text in one line, masked before it is cut."""
@@ -199,7 +199,7 @@ def _error_object(body: str) -> dict[str, Any]:
     return error if isinstance(error, dict) else {"message": str(error)}
 
 
-def _written_out(body: str) -> str:
+def _without_escapes(body: str) -> str:
     """A body whose JSON spells every letter as it is: else a key could hide in escapes."""
     try:
         return json.dumps(json.loads(body), ensure_ascii=False)

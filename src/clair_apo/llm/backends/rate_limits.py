@@ -1,8 +1,10 @@
-"""How many requests a server gets at once, and how many a minute: knows time, not HTTP.
+"""The rate limiter: how many requests a server gets at once and per minute; knows no HTTP.
 
-LearningLimit (how many in flight) and two MinuteBudgets (requests, tokens) -> Gate (who goes next)
+LearningLimit:  how many are in flight
+MinuteBudget:   requests per minute, tokens per minute
+RateLimiter:    which request goes next, within these
 
-Times are monotonic seconds. Only the Gate needs an event loop; it is used from that loop alone.
+Times are monotonic seconds. Only the RateLimiter needs an event loop, and is used from that alone.
 """
 
 import asyncio
@@ -23,7 +25,7 @@ _USUAL_ANSWER_S = 1.0
 
 
 class LearningLimit:
-    """How many requests may be in flight, learned from what the server says.
+    """The number of requests that may be in flight, learned from what the server says.
 
     It starts low, grows with every answer while the places are used, and shrinks when the server
     is overloaded: once for all requests that were under way at that time, because what they
@@ -45,7 +47,7 @@ class LearningLimit:
         return int(self._value)
 
     def answered(self, in_flight: int) -> None:
-        """A request was answered; `in_flight` counts it too."""
+        """Grow after an answer; `in_flight` counts that request too."""
         if in_flight < self.value:
             return  # more places would teach nothing
         step = (
@@ -54,14 +56,14 @@ class LearningLimit:
         self._value = min(self._value + step, float(self._ceiling))
 
     def overloaded(self, sent_at: float, now: float) -> None:
-        """The server turned down, or timed out, a request that was sent at `sent_at`."""
+        """Shrink after a refusal or a time-out of a request that was sent at `sent_at`."""
         if sent_at <= self._shrunk_at:
             return  # sent before the last cut: the cut is its answer
         self._value = self._known_good = max(1.0, self._value * _SHRINK)
         self._shrunk_at = now
 
     def reset_after_outage(self) -> None:
-        """The server was away: no more than at the start, then quickly up to what was good."""
+        """Begin low again after an outage, and grow quickly up to what was good."""
         self._value = min(self._value, float(START))
 
 
@@ -103,9 +105,9 @@ class _Waiting:
 
 
 class RateLimiter:
-    """Lets requests to the server, first come first served, as the limits allow.
+    """Admits requests to the server, first come first served, as the limits allow.
 
-    A request that went through is in flight until somebody calls `leave` for it.
+    A request that went through is in flight until `release` is called for it.
 
     Args:
         ceiling: most requests in flight.
@@ -132,7 +134,7 @@ class RateLimiter:
 
         Args:
             tokens: how many the request may cost, prompt and answer together.
-            first: before all others who wait now.
+            first: before all others that wait now.
         """
         loop = asyncio.get_running_loop()
         waiting = _Waiting(tokens, loop.create_future())
@@ -140,31 +142,31 @@ class RateLimiter:
             self._waiting.appendleft(waiting)
         else:
             self._waiting.append(waiting)
-        self._let_in()
+        self._admit()
         await waiting.go
         return loop.time()
 
-    def leave(self, count: int = 1) -> None:
-        """So many requests are in flight no longer."""
+    def release(self, count: int = 1) -> None:
+        """Give up the places of so many requests."""
         self.in_flight -= count
-        self._let_in()
+        self._admit()
 
     def answered(self, sent_at: float, reserved: float, used: float) -> None:
-        """The server answered; the request still has its place.
+        """Learn from an answer; the request keeps its place.
 
         Args:
             sent_at: what `acquire` returned.
-            reserved: the tokens that it entered with.
+            reserved: the tokens that `acquire` was called with.
             used: the tokens that it cost.
         """
         took = asyncio.get_running_loop().time() - sent_at
         self._answer_s += (took - self._answer_s) / 16
         self._tokens.take(used - reserved)
         self.limit.answered(self.in_flight)
-        self._let_in()
+        self._admit()
 
     def failed(self, sent_at: float, overloaded: bool) -> None:
-        """The server did not answer; the request gives up its place.
+        """Learn from a failure; the request gives up its place.
 
         Args:
             sent_at: what `acquire` returned.
@@ -172,14 +174,14 @@ class RateLimiter:
         """
         if overloaded:
             self.limit.overloaded(sent_at, asyncio.get_running_loop().time())
-        self.leave()
+        self.release()
 
-    def hold(self) -> None:
-        """Take a place back that was given up, whatever the limit."""
+    def reclaim(self) -> None:
+        """Take a place again that was given up, whatever the limit."""
         self.in_flight += 1
 
     def pause(self, seconds: float) -> None:
-        """Let nobody in for so long; then one after the other, as fast as they used to go."""
+        """Admit no request for so long; then one after the other, as fast as they used to go."""
         now = asyncio.get_running_loop().time()
         # processes that were told the same come back at different times
         self._opens_at = max(self._opens_at, now + seconds + random.uniform(0, seconds / 20))
@@ -191,15 +193,15 @@ class RateLimiter:
         return max(0.0, self._opens_at - asyncio.get_running_loop().time())
 
     def shut(self) -> None:
-        """Let nobody in until `reopen`."""
+        """Admit no request until `reopen`."""
         self._is_shut = True
 
     def reopen(self) -> None:
-        """The server answers again."""
+        """Admit requests again after `shut`."""
         self._is_shut = False
-        self._let_in()
+        self._admit()
 
-    def _let_in(self) -> None:
+    def _admit(self) -> None:
         if self._timer:
             self._timer.cancel()
             self._timer = None
@@ -212,7 +214,7 @@ class RateLimiter:
             now = loop.time()
             wait_s = self._wait_s(first.tokens, now)
             if wait_s > 0:
-                self._timer = loop.call_later(wait_s, self._let_in)
+                self._timer = loop.call_later(wait_s, self._admit)
                 return
             self._waiting.popleft()
             self._requests.take(1)

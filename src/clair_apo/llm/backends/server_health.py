@@ -1,9 +1,9 @@
-"""Is it the server or the request? Asked when attempts fail and nothing is answered.
+"""Is the server at fault or the request? Decides when attempts fail and nothing is answered.
 
-A server that is down is waited for, and after some patience ends the run; a request that it cannot
-answer fails alone. One is told from the other by whether anything else is answered, and where
-nothing else is, by a short question of our own. While the server is down nothing but that question
-is sent.
+A server that is down is waited for, and ends the run when it stays down; a request that it cannot
+answer fails alone. The two differ in whether anything else is answered, and where nothing else is
+asked, in whether a short question of our own is answered. While the server is down only that
+question is sent.
 """
 
 import asyncio
@@ -22,14 +22,14 @@ from clair_apo.llm.spec import GO_ON
 ATTEMPTS = 6
 """How often a request is tried."""
 TIME_OUTS = 3
-"""How often one that times out is: each time may be paid for."""
+"""How often a request that times out is tried: each time may be paid for."""
 RATE_LIMITS = 20
-"""How often the server may say that there are too many just now, besides."""
+"""How often, besides, the server may answer one request with its rate limit."""
 PATIENCE_S = 300.0
 """How long a server that answered before may be down before the run ends; one that is there and
 busy has `patience_s` of its spec."""
 FIRST_PATIENCE_S = 10.0
-"""The same for one that never answered: more likely it is the wrong one."""
+"""How long a server that never answered may be down: more likely it is the wrong one."""
 CONSECUTIVE_FAILURES = 16
 """So many attempts may fail one after the other before the server is taken to be down."""
 MOST_FAILURES = 20
@@ -44,13 +44,13 @@ def jittered_wait_s(attempt: int) -> float:
 
 
 class Attempts:
-    """The attempts of one request that failed so far."""
+    """Counts the failed attempts of one request."""
 
     def __init__(self) -> None:
         self._failed = self._timed_out = self._limited = 0
 
     def wait_s(self, failure: RequestFailure) -> float | None:
-        """Seconds to wait after one more; None when there is to be no other."""
+        """Count one more failure; seconds until the next attempt, None where there is none."""
         if failure.fault != "passing":
             return None
         self._limited += failure.limited
@@ -62,10 +62,10 @@ class Attempts:
 
 
 class ServerHealth:
-    """What is known about whether a server answers.
+    """Keeps whether a server answers, and waits for it where it does not.
 
     Args:
-        gate: shut while the server is down.
+        limiter: shut while the server is down.
         meter: shows until when nothing is sent.
         probe: asks the short question; returns what went wrong, None when it was answered.
         patience_s: how long a server that is there and busy may answer nothing.
@@ -78,15 +78,15 @@ class ServerHealth:
         probe: Callable[[], Awaitable[RequestFailure | None]],
         patience_s: float,
     ) -> None:
-        self._gate, self._meter, self._probe = limiter, meter, probe
+        self._limiter, self._meter, self._probe = limiter, meter, probe
         self._patience_s = patience_s
         self._busy_since: float | None = None
         self._answered_at = -math.inf
         self._back_at = -math.inf
-        self._attempts_in_vain = 0
+        self._failed_attempts = 0
         self._failures = 0
         self._rejections = 0
-        self._judging = asyncio.Lock()
+        self._deciding = asyncio.Lock()
 
     @property
     def ever_answered(self) -> bool:
@@ -94,12 +94,12 @@ class ServerHealth:
         return self._answered_at > -math.inf
 
     def answered(self) -> None:
-        """A request was answered."""
+        """Note that a request was answered."""
         self._answered_at = time.monotonic()
         self._busy_since = None
-        self._attempts_in_vain = self._failures = self._rejections = 0
+        self._failed_attempts = self._failures = self._rejections = 0
 
-    def outlasts_patience(self, failure: RequestFailure) -> str:
+    def patience_exceeded(self, failure: RequestFailure) -> str:
         """The sentence that ends the run where a busy server asks for more time than it has.
 
         Empty where there is time left, and for any other failure.
@@ -114,24 +114,24 @@ class ServerHealth:
         asked = f"it asks for {wait_in_words(pause_s)}" if pause_s else "it has nothing to answer"
         before = f" after {duration(waited_s)} of waiting" if waited_s >= 0.5 else ""
         return (
-            f"{failure.told}; {asked}{before}, longer than patience_s allows "
+            f"{failure.message}; {asked}{before}, longer than patience_s allows "
             f"({duration(self._patience_s)}); {GO_ON}"
             + (" then, or with a larger patience_s" if pause_s else "")
         )
 
     async def attempt_failed(self, failure: RequestFailure) -> None:
-        """An attempt failed that may be repeated; returns when that makes sense.
+        """Note that an attempt failed that may be repeated; returns when it can be.
 
         Raises:
             RequestError: the server is down for good.
         """
-        self._attempts_in_vain += 1
-        if self._attempts_in_vain >= CONSECUTIVE_FAILURES:
-            async with self._judging:
-                if self._attempts_in_vain >= CONSECUTIVE_FAILURES:
-                    await self._outlast(failure)
+        self._failed_attempts += 1
+        if self._failed_attempts >= CONSECUTIVE_FAILURES:
+            async with self._deciding:
+                if self._failed_attempts >= CONSECUTIVE_FAILURES:
+                    await self._wait_for_answer(failure)
 
-    async def blames_the_request(self, failure: RequestFailure) -> bool:
+    async def is_request_error(self, failure: RequestFailure) -> bool:
         """Whether a request is itself at fault that has used up its attempts, or was rejected.
 
         Returns:
@@ -140,19 +140,19 @@ class ServerHealth:
         Raises:
             RequestError: the server is down for good, or answers nothing of what it is asked.
         """
-        async with self._judging:
+        async with self._deciding:
             if failure.fault in ("row", "refusal"):
                 await self._check_that_anything_works()
                 return True
             if self._back_at > failure.sent_at:
                 return False
             others_are_answered = self._answered_at > failure.sent_at
-            if not others_are_answered and not await self._outlast(failure):
+            if not others_are_answered and not await self._wait_for_answer(failure):
                 return False
             self._failures += 1
             if self._failures >= MOST_FAILURES:
                 raise RequestError(
-                    f"{failure.told}; {self._failures} requests failed one after the other, and "
+                    f"{failure.message}; {self._failures} requests failed one after the other, and "
                     f"none was answered between them; {GO_ON}"
                 )
             return True
@@ -171,53 +171,53 @@ class ServerHealth:
             self._rejections = 0
         elif failure.fault != "passing":
             raise RequestError(
-                f"{failure.told}; it says so even to a short question; {failure.advice}"
+                f"{failure.message}; it says so even to a short question; {failure.advice}"
             )
 
-    async def _outlast(self, failure: RequestFailure) -> bool:
+    async def _wait_for_answer(self, failure: RequestFailure) -> bool:
         """Ask short questions until one is answered: True when it was the first."""
-        self._gate.shut()
+        self._limiter.shut()
         began, number = time.monotonic(), 0
-        while failed := await self._fails_to_answer():
+        while failed := await self._probe_failure():
             number += 1
-            patience_s = self._patience_with(failed)
+            patience_s = self._patience_for(failed)
             if number == 1:
-                say(f"{failure.told}; waiting for it, {duration(patience_s)} at most")
+                say(f"{failure.message}; waiting for it, {duration(patience_s)} at most")
             left_s = patience_s - (time.monotonic() - began)
             if left_s <= 0:
-                raise RequestError(f"{failure.told}; {GO_ON}")
-            await self._rest(min(jittered_wait_s(number), left_s))
+                raise RequestError(f"{failure.message}; {GO_ON}")
+            await self._sleep(min(jittered_wait_s(number), left_s))
         self._answered_at = time.monotonic()
         self._busy_since = None
-        self._attempts_in_vain = 0
+        self._failed_attempts = 0
         if number:
             self._back_at = self._answered_at
-            self._gate.limit.reset_after_outage()
-        self._gate.reopen()
+            self._limiter.limit.reset_after_outage()
+        self._limiter.reopen()
         return not number
 
-    def _patience_with(self, failure: RequestFailure) -> float:
+    def _patience_for(self, failure: RequestFailure) -> float:
         """How long, in seconds, a server that fails so may answer nothing."""
         if failure.busy:
             return self._patience_s
         return min(self._patience_s, PATIENCE_S if self.ever_answered else FIRST_PATIENCE_S)
 
-    async def _fails_to_answer(self) -> RequestFailure | None:
+    async def _probe_failure(self) -> RequestFailure | None:
         """What went wrong with a short question, where that may pass; None: it was answered."""
-        await self._rest(self._gate.pause_left_s)
+        await self._sleep(self._limiter.pause_left_s)
         failure = await self._probe()
         if failure is None or failure.fault == "row":
             return None
         if failure.fault == "refusal":
-            raise RequestError(f"{failure.told}; {failure.advice}")
+            raise RequestError(f"{failure.message}; {failure.advice}")
         if failure.fault == "run":
-            raise RequestError(failure.told)
-        if too_long := self.outlasts_patience(failure):
+            raise RequestError(failure.message)
+        if too_long := self.patience_exceeded(failure):
             raise RequestError(too_long)
-        self._gate.pause(failure.retry_after_s or 0.0)
+        self._limiter.pause(failure.retry_after_s or 0.0)
         return failure
 
-    async def _rest(self, seconds: float) -> None:
+    async def _sleep(self, seconds: float) -> None:
         if seconds > 0:
             self._meter.waits_until = time.time() + seconds
             await asyncio.sleep(seconds)

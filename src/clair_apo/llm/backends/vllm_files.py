@@ -1,4 +1,4 @@
-"""Batch files that somebody else answers: `vllm run-batch` on a node without a server.
+"""Requests in files that `vllm run-batch` answers between two runs, on a node without a server.
 
 A run writes what it wants to ask into files, says what to run, and ends; the next run reads what
 came back. There is one round for each time that a row asks.
@@ -33,7 +33,7 @@ INPUT, OUTPUT = ".in.jsonl", ".out.jsonl"
 
 
 class FileChat(ChatModel):
-    """Asks by files: `NAME.in.jsonl` is answered by `NAME.out.jsonl` beside it.
+    """A model that is asked by files: `NAME.in.jsonl` is answered by `NAME.out.jsonl` beside it.
 
     Args:
         spec: `model` is what `vllm run-batch --model` is to be given: a folder or a hub name.
@@ -99,16 +99,16 @@ class FileChat(ChatModel):
         keys = {path: read_keys(path) for path in waiting}
         paths = [path for path in waiting if any(key in requests for key in keys[path])]
         rest = missing(requests, (key for path in paths for key in keys[path]))
-        for shard in batch_files_of(
+        for file in batch_files_of(
             rest, self._model, most_requests=MOST_REQUESTS, most_bytes=MOST_BYTES
         ):
-            paths.append(self._free_name(shard))
-            write_batch_file(paths[-1], shard, self._model)
+            paths.append(self._free_name(file))
+            write_batch_file(paths[-1], file, self._model)
         return paths
 
-    def _free_name(self, shard: BatchFile) -> Path:
+    def _free_name(self, file: BatchFile) -> Path:
         # the same requests are asked again where their output was torn
-        names = (f"{shard.digest[:12]}-{number}{INPUT}" for number in count(1))
+        names = (f"{file.digest[:12]}-{number}{INPUT}" for number in count(1))
         return next(path for name in names if not (path := self._folder / name).exists())
 
     def _what_to_run(self, paths: Sequence[Path]) -> str:
