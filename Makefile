@@ -1,4 +1,5 @@
-# make demo | test | test-real | check | docs: each sets .venv up by itself, pinned, without a hub.
+# make demo | test | test-real | test-trl | check | docs: each sets .venv up by itself, pinned,
+# without a hub.
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := PIP_CONSTRAINT=constraints.txt $(BIN)/pip install --quiet --disable-pip-version-check
@@ -8,7 +9,7 @@ PYTHON ?= python3
 WORKERS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
-.PHONY: demo test test-real check docs clean
+.PHONY: demo test test-real test-trl check docs clean
 
 # torch is named with its version: any looser request may bring gigabytes of CUDA
 $(BIN)/.installed: pyproject.toml constraints.txt
@@ -33,6 +34,28 @@ test: $(BIN)/.installed-dev
 test-real: $(BIN)/.installed-dev
 	$(OFFLINE) $(WORKERS) -m real --dist loadfile --durations=0 --durations-min=1
 
+ifeq ($(MAKECMDGOALS)$(VERSION),test-trl)
+$(error which minor of TRL? For example: make test-trl VERSION=1.16)
+endif
+
+# the trainer's tests with another minor of TRL, everything else as pinned
+test-trl: .venv-trl-$(VERSION)/.installed
+	$(<D)/bin/python -c "import trl; print('TRL', trl.__version__, 'of', trl.__path__[0])"
+	$(OFFLINE) OMP_NUM_THREADS=1 $(<D)/bin/python -m pytest -n 2 tests/apo
+
+PURELIB := python -c "import sysconfig; print(sysconfig.get_path('purelib'))"
+# It borrows all but TRL from .venv, so it is there in seconds. PYTHONPATH would be shorter, but
+# some tests start processes with a PYTHONPATH of their own, which would find the other TRL.
+# The packages are borrowed last: before, pip would see the other TRL as one to replace.
+.venv-trl-%/.installed: $(BIN)/.installed-dev
+	rm -rf $(@D)
+	$(BIN)/python -m venv --without-pip $(@D)
+	@$(BIN)/python -m pip --python $(@D)/bin/python --quiet --disable-pip-version-check \
+	    install --no-deps "trl==$*.*" || { rm -rf $(@D); \
+	    echo "no TRL $* on the package index; VERSION takes a minor, such as 1.16" >&2; exit 2; }
+	echo "import site; site.addsitedir('$$($(BIN)/$(PURELIB))')" > "$$($(@D)/bin/$(PURELIB))/rest.pth"
+	touch $@
+
 check: $(BIN)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -44,4 +67,4 @@ docs: $(BIN)/.installed-dev
 	@echo "docs/_build/html/index.html"
 
 clean:
-	rm -rf $(VENV) docs/_build
+	rm -rf $(VENV) .venv-trl-* docs/_build

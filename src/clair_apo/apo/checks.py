@@ -15,7 +15,6 @@ from accelerate.utils import extract_model_from_parallel
 from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor
-from trl.data_utils import _tokenize
 from trl.trainer.dpo_config import DPOConfig
 
 from clair_apo.apo.forward.batching import WEIGHTS, rows_of
@@ -30,6 +29,7 @@ from clair_apo.apo.objectives import Objective
 from clair_apo.apo.reference.choose import unwrapped_policy
 from clair_apo.apo.reference.logprobs import reference_logps, reference_tokens
 from clair_apo.apo.run_summary import describe_data
+from clair_apo.apo.trl_compat import tokenize
 from clair_apo.errors import TrainingError
 
 LOGP_TOLERANCE_FP32 = 1e-3
@@ -137,7 +137,7 @@ def left_out(processing_class: Any, row: Mapping[str, Any]) -> str | None:
     tools = row.get("tools")
     options = {"tools": json.loads(tools) if isinstance(tools, str) else tools}
     options |= row.get("chat_template_kwargs") or {}
-    whole = _tokenize(processing_class, row["prompt"], add_generation_prompt=True, **options)
+    whole = tokenize(processing_class, row["prompt"], add_generation_prompt=True, **options)
     missing = whole["input_ids"][len(row["prompt_ids"]) :]
     return processing_class.decode(missing) if missing else None
 

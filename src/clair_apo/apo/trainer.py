@@ -61,6 +61,7 @@ from clair_apo.apo.reference.choose import choose_reference, finish_choice
 from clair_apo.apo.reference.logprobs import TOKEN_COLUMNS, reference_tokens
 from clair_apo.apo.run_record import RunRecorder, check_settings, settings_of
 from clair_apo.apo.run_summary import describe_data, measure, model_card, tokens_digest
+from clair_apo.apo.trl_compat import check_trl
 from clair_apo.files import atomic_writer
 
 logger = logging.getLogger(__name__)
@@ -112,6 +113,7 @@ class APOTrainer(ReferenceTrainer, CheckpointingTrainer):
         quantization_config: BitsAndBytesConfig | None = None,
         peft_config: PeftConfig | None = None,
     ) -> None:
+        check_trl()
         args = args or APOConfig(f"{_name_of(model)}-APO")
         check_there_are_pairs(train_dataset, "train_dataset")
         check_there_are_pairs(eval_dataset, "eval_dataset")

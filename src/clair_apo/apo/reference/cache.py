@@ -21,8 +21,6 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 from transformers.trainer import Trainer
-from trl.models.utils import prepare_deepspeed
-from trl.trainer.utils import add_fused_lm_head
 
 from clair_apo.apo.checks import check_head
 from clair_apo.apo.error_context import Work, named_memory_failure
@@ -38,6 +36,7 @@ from clair_apo.apo.reference.logprobs import (
 )
 from clair_apo.apo.reference.model_function import ModelFunction, model_function
 from clair_apo.apo.reference.storage import PairTokenLogps, ReferenceStore
+from clair_apo.apo.trl_compat import add_fused_lm_head, prepare_deepspeed
 from clair_apo.errors import TrainingError
 
 FLUSH_SECONDS = 60.0

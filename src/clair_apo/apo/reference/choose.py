@@ -21,13 +21,13 @@ from peft import PeftModel, PeftType
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from trl.trainer.dpo_config import DPOConfig
-from trl.trainer.utils import use_adapter
 
 from clair_apo.apo.config import BASE, INITIAL
 from clair_apo.apo.forward.row_runner import RowTrainer
 from clair_apo.apo.reference.fingerprint import trained_base_weights
 from clair_apo.apo.reference.model_function import ModelFunction, model_function
 from clair_apo.apo.reference.storage import cache_path
+from clair_apo.apo.trl_compat import use_adapter
 from clair_apo.errors import ConfigError, TrainingError
 from clair_apo.models import find_model
 

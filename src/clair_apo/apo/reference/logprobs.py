@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from trl.models.utils import disable_gradient_checkpointing
 
 from clair_apo.apo.forward.batching import Collate, WrappedCollator
 from clair_apo.apo.forward.logps import PairLogps, ReferenceTokens, TokenLogps
@@ -25,6 +24,7 @@ from clair_apo.apo.forward.noise import in_eval_mode
 from clair_apo.apo.forward.row_runner import RowTrainer
 from clair_apo.apo.reference.choose import reference_adapter, unwrapped_policy
 from clair_apo.apo.reference.storage import PairTokenLogps
+from clair_apo.apo.trl_compat import disable_gradient_checkpointing
 from clair_apo.errors import TrainingError
 
 SUM_COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")
