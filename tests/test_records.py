@@ -14,8 +14,8 @@ from clair_apo.files import read_jsonl, write_jsonl
 from clair_apo.ingest.rows import prompt_from_row
 from clair_apo.records import (
     Contrast,
+    DatasetAnswer,
     Dropped,
-    GivenAnswer,
     Judgement,
     Message,
     Origin,
@@ -49,7 +49,7 @@ def test_records_come_back_from_a_file_unchanged(tmp_path_factory, kind, data):
         "contrast": st.builds(Contrast, jaccard=finite),
         "provenance": st.builds(Provenance, chosen=origins, rejected=origins),
     }
-    given_answers = st.builds(GivenAnswer, score=st.none() | finite)
+    given_answers = st.builds(DatasetAnswer, score=st.none() | finite)
     overrides = {
         PreferencePair: pair_fields,
         Prompt: {"given": st.lists(given_answers, max_size=3).map(tuple)},

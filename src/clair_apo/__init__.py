@@ -1,15 +1,30 @@
-"""Preference pairs that differ only in what matters, and objectives that say what to do with them.
+"""Makes preference pairs that differ only in what matters, and trains models on them.
 
-The data goes one way, one room after the other:
+Packages, in the order in which data passes through them:
 
-    records, models   the vocabulary, and where a model's files are
-    llm               how to ask a language model, behind a store that never asks twice
-    clair             prompts -> responses -> minimal revisions -> preference pairs
-    report            what the pairs look like, as a page
-    apo               anchored training on the pairs
-    demo              the whole arrow on an embedded model
+    ingest    foreign rows -> prompts and answers
+    llm       asks language models, behind a store that never asks twice
+    clair     prompts -> responses -> minimal revisions -> preference pairs
+    report    pages about the pairs and about trainings
+    apo       anchored training on the pairs
+    demo      all of it on an embedded model
 
-`import clair_apo` loads none of them; import the room you need.
+Modules that they share:
+
+    records         what a prompt, a response, a revision and a preference pair are
+    models          a model's name -> its files
+    run_folder      the folder of a run: its files, its manifest
+    config          YAML files and command-line options
+    files           JSONL, written whole or not at all
+    verification    what a judge found that verified pairs
+    stats           means and shares with their intervals
+    alignment       two texts side by side
+    console         progress and remarks
+    output_streams  standard output and error that may fail
+    errors          the errors that a user can mend
+    cli             the command line
+
+`import clair_apo` loads none of them: import the package that you need.
 """
 
 from importlib.metadata import version

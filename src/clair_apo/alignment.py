@@ -1,7 +1,4 @@
-"""How two texts are laid side by side, and how far apart they are: right, and in bounded time.
-
-Knows texts, and nothing of runs or pages.
-"""
+"""Aligns two texts token by token, and measures their edit distance, in bounded time."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,7 +19,7 @@ TOKENISED_CHARACTERS = 4_000_000
 
 
 class Block(NamedTuple):
-    """A stretch of two texts: what both share, or what stands in the place of the other."""
+    """A stretch of two texts: either both share it, or `new` replaces `old`."""
 
     same: bool
     old: str
@@ -30,7 +27,7 @@ class Block(NamedTuple):
 
 
 def blocks(old: str, new: str, cells: int = ALIGNED_CELLS) -> list[Block]:
-    """Lay two texts side by side so that they share as many tokens as they can, in their order.
+    """Align two texts so that they share as many tokens as they can, in their order.
 
     The blocks' sides, joined, are the texts, and no two blocks of a kind follow each other. Where
     there are too many tokens, lines are compared in their place, and then the tokens of what

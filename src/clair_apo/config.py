@@ -1,4 +1,4 @@
-"""Reading configurations: YAML files, dotted command-line overrides, and unknown keys named kindly.
+"""Reads configurations: YAML files, dotted command-line overrides, hints on unknown keys.
 
 Generation configs are `Config` models; training configs are TRL's dataclasses and only borrow
 `read_yaml` and `unknown_key`.
@@ -123,7 +123,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def unwritable(value: Any, key: str = "") -> str:
-    """What is wrong with the first text in a value that no file can hold; empty where all can.
+    """The fault of the first text in a value that no file can hold; empty where all are sound.
 
     Names of files may hold bytes that are no UTF-8, and YAML can spell halves of characters.
 
@@ -153,7 +153,7 @@ def _fault_of(text: str) -> str:
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
-    """The sentence for an unknown key, naming the nearest known one."""
+    """The sentence about an unknown key, which names the nearest known one."""
     # two letters that changed places are one mistake; what is as near and as long comes first
     nearest = min(
         known, key=lambda k: (OSA.distance(key, k), abs(len(key) - len(k)), k), default=""

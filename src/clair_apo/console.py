@@ -1,4 +1,4 @@
-"""What a person sees: progress and remarks on standard error, results on standard output."""
+"""Output for a person: progress and remarks on standard error, results on standard output."""
 
 import time
 from collections import Counter, deque
@@ -55,7 +55,7 @@ def say(sentence: str) -> None:
 
 
 class Usage(Protocol):
-    """What asking a model has come to so far; see `clair_apo.llm.pricing.Meter`."""
+    """Counts of requests to a model so far; see `clair_apo.llm.pricing.Meter`."""
 
     asked: int
     prompt_tokens: int
@@ -66,7 +66,7 @@ class Usage(Protocol):
 
 
 Money = Callable[[], float | None]
-"""Tells what a run has cost so far, in US dollars; None where a price is missing."""
+"""Returns what a run has cost so far, in US dollars; None where a price is missing."""
 
 
 @contextmanager
@@ -87,33 +87,33 @@ def show_progress(
     Yields:
         A function to be told what became of each row: `kept`, or why it was dropped.
     """
-    rows = _Rows(stage, total, usage, money)
+    progress = _StageProgress(stage, total, usage, money)
     if total == 0:
-        yield rows.done
+        yield progress.done
     elif CONSOLE.is_terminal and not CONSOLE.is_dumb_terminal:  # where no bar can be drawn
-        with rows.bar:
-            yield rows.done
+        with progress.bar:
+            yield progress.done
     else:
         over = Event()
-        writer = Thread(target=_write_lines, args=(rows, over), daemon=True)
+        writer = Thread(target=_write_lines, args=(progress, over), daemon=True)
         writer.start()
         try:
-            yield rows.done
+            yield progress.done
         finally:
             over.set()
             writer.join()
             with suppress(Exception):
-                say(rows.line())
+                say(progress.line())
 
 
-def _write_lines(rows: "_Rows", over: Event) -> None:
+def _write_lines(progress: "_StageProgress", over: Event) -> None:
     while not over.wait(LINE_EVERY_S):
         with suppress(Exception):  # the next line may be written; the run goes on without any
-            say(rows.line())
+            say(progress.line())
 
 
-class _Rows:
-    """The rows of a stage: how many are done, what became of them, when the rest will be."""
+class _StageProgress:
+    """The progress of a stage: rows done, what became of them, the time left."""
 
     def __init__(self, stage: str, total: int, usage: Usage | None, money: Money) -> None:
         self.stage, self.total = stage, total
@@ -125,7 +125,7 @@ class _Rows:
         self._bar_due = 0.0
 
     def done(self, outcome: str) -> None:
-        """One more row is done."""
+        """Count a row that is done."""
         self._outcomes[outcome] += 1
         if self._usage and (cost := self._money()) is not None:
             self._costs.append(cost)
@@ -138,7 +138,7 @@ class _Rows:
         self._bar_due = time.monotonic() + _BAR_EVERY_S
 
     def line(self) -> str:
-        """All of it in one line."""
+        """The progress in one line."""
         self.move_bar()
         done = self._outcomes.total()
         parts = [f"{self.stage}: {done:,} of {self.total:,} rows", *self._parts()]
@@ -148,7 +148,7 @@ class _Rows:
         return "; ".join(parts)
 
     def status(self) -> str:
-        """What the bar does not show; moves the bar first."""
+        """The text below the bar; moves the bar first."""
         self.move_bar()
         return "; ".join(self._parts())
 
@@ -217,7 +217,7 @@ def _short(number: int) -> str:
 
 
 def wait_in_words(seconds: float) -> str:
-    """How long something is waited for, and until when: `2 days, until 2026-12-02 09:32`.
+    """A time of waiting and its end, in words: `2 days, until 2026-12-02 09:32`.
 
     Times are local, their seconds shown where the wait is short. What no calendar reaches has no
     date.
@@ -231,7 +231,7 @@ def wait_in_words(seconds: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """So many seconds in the largest fitting unit, rounded."""
+    """A number of seconds in the largest fitting unit, rounded."""
     for length, most, unit in ((1, 90, "s"), (60, 90, "min"), (3600, 36, "h")):
         if seconds < most * length:
             count = seconds / length

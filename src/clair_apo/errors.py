@@ -27,23 +27,23 @@ class RequestError(ClairApoError):
 
 
 class WaitingError(ClairApoError):
-    """A run that waits for something that is done outside of it; not a mistake of anybody's."""
+    """A run that waits for something outside of it, such as a batch; nobody made a mistake."""
 
 
 class BudgetError(ClairApoError):
-    """A run that the money it was given does not suffice for; what was answered is kept."""
+    """A run whose next request could exceed its budget; what was answered is kept."""
 
 
 class StoreError(ClairApoError):
-    """A request store that is damaged, of another version, or cannot be written."""
+    """A request store or reference folder that is damaged, of another version, or not writable."""
 
 
 class WriteError(ClairApoError):
-    """A file that cannot be written: no room, no permission, no such place."""
+    """A file that cannot be written: a full disk, no permission, no such folder."""
 
 
 class RunError(ClairApoError):
-    """A run folder that does not belong to what was asked of it."""
+    """A run folder that does not fit the command."""
 
 
 class TrainingError(ClairApoError):
@@ -52,11 +52,10 @@ class TrainingError(ClairApoError):
 
 @contextmanager
 def reported_errors(interrupted: str = "") -> Iterator[None]:
-    """Turn a user's mistake into one line and exit status 2, and Ctrl+C into 130.
+    """Turn errors that a user can mend into one line and an exit status.
 
-    So is what the system refuses, whatever part of the program asked it.
-
-    A run that waits for something else ends with status 3.
+    The status is 2 for a `ClairApoError` and for what the system refuses, 3 for a run that waits
+    for something else, and 130 for Ctrl+C.
 
     Args:
         interrupted: how to go on after Ctrl+C; printed with it, unless it says so itself.

@@ -1,4 +1,7 @@
-"""Records and foreign rows in files: read line by line, written whole or not at all."""
+"""Reads and writes files of records, and tells a record's columns.
+
+Files are read line by line, and written whole or not at all.
+"""
 
 import errno
 import io
@@ -27,6 +30,8 @@ from pydantic import BaseModel, ValidationError
 
 from clair_apo.errors import DataError, WriteError
 from clair_apo.records import Record
+
+_PLAIN = {str: "string", int: "int64", float: "float64", bool: "bool"}
 
 R = TypeVar("R", bound=Record)
 
@@ -77,7 +82,7 @@ def _numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 class _File(io.TextIOWrapper):
-    """A text file that says what it is when it cannot be written."""
+    """A text file whose write errors name it."""
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self._path = path
@@ -108,7 +113,7 @@ def _write_error(path: Path, error: OSError) -> WriteError:
 
 
 def advice_on_writing(error: OSError) -> str:
-    """What a user can do where something cannot be written."""
+    """The advice to a user who cannot write a file."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "free space there or name another folder"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
@@ -156,9 +161,6 @@ def first_fault(error: ValidationError) -> str:
     fault = error.errors()[0]
     where = ".".join(str(part) for part in fault["loc"]) or "the line"
     return f"{where}: {fault['msg'].removeprefix('Value error, ')}"
-
-
-_PLAIN = {str: "string", int: "int64", float: "float64", bool: "bool"}
 
 
 class ListOf(NamedTuple):

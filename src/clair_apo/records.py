@@ -1,4 +1,4 @@
-"""The vocabulary: what a prompt, a response, a revision, a preference pair and a dropped row are.
+"""The records of a run: prompt, response, judgement, revision, pair, verification, dropped row.
 
 Every record is frozen and typed, is one JSON line in a file, and comes back from it unchanged.
 Knows nothing of models or training.
@@ -52,15 +52,15 @@ class Sampling(Record):
 
     max_tokens: int = Field(gt=0)
     temperature: float | None = Field(ge=0, allow_inf_nan=False)
-    """None, as with `top_p`: a server was told none; in this process 1."""
+    """None, as with `top_p`: nothing is sent to a server; in this process it is 1."""
     top_p: float | None = Field(gt=0, le=1)
     token_limit_field: TokenLimitField = "max_tokens"
-    """The name under which a server is told `max_tokens`."""
+    """The field in which a server is sent `max_tokens`."""
     extra_body: Text = ""
-    """What a server was sent beside, as JSON; empty where that is nothing."""
+    """Further settings that the server is sent, as JSON; empty for none."""
 
     def in_key(self) -> dict[str, Any]:
-        """What a request's key is made of: later settings only where they are set.
+        """The settings that a request's key is made of: later ones only where they are set.
 
         So a setting that is added to this record leaves the keys of all earlier answers as they
         are.
@@ -68,14 +68,14 @@ class Sampling(Record):
         return self.model_dump(exclude_defaults=True)
 
 
-class GivenAnswer(Record):
-    """An answer that the data brings along with its prompt."""
+class DatasetAnswer(Record):
+    """An answer to a prompt that the data set brings with it."""
 
     text: Text
     score: float | None = Field(None, allow_inf_nan=False)
-    """What the data says it is worth; higher is better."""
+    """Its score in the data; higher is better."""
     model: str | None = None
-    """Who wrote it, where the data says."""
+    """The model that wrote it; None where the data does not say."""
 
 
 class Prompt(Record):
@@ -86,7 +86,7 @@ class Prompt(Record):
     messages: Conversation
     source: str
     """File (without its folder) and line, or data set and row, that it came from."""
-    given: tuple[GivenAnswer, ...] = ()
+    given: tuple[DatasetAnswer, ...] = ()
     """The answers that the data brings; empty where the target model is to answer."""
 
 
@@ -106,32 +106,34 @@ class Response(Record):
     prompt_tokens: int = 0
     """Summed over all requests that led to the answer."""
     completion_tokens: int = 0
-    """The same."""
+    """Summed likewise."""
     request_keys: tuple[str, ...] = ()
     """Keys in the request store, in the order of asking; empty where the data brought it."""
     sampling: Sampling | None = None
     """Settings of the request that it answers; None where the data brought it."""
     score: float | None = Field(None, allow_inf_nan=False)
-    """What the data says the answer is worth, where it says so."""
+    """The answer's score in the data; None where there is none."""
 
 
 class Vote(Record):
-    """One question put to a judge; a tie of two equal answers is put to nobody."""
+    """One question to a judge; for two equal answers, a tie without a question."""
 
     first: int
-    """The sample that stood first."""
+    """The sample that was shown first."""
     second: int
+    """The sample that was shown second."""
     verdict: Literal["first", "second", "tie"] | None
     """None where the reply held no verdict."""
 
 
 class Judgement(Record):
-    """Which of two answers to a prompt a judge holds for better, asked in both orders."""
+    """Which of two answers to a prompt is better by a judge that is asked in both orders."""
 
     prompt_id: str
     better: int | None
     """The sample that is better; None for a tie or an inconsistent judge."""
     worse: int | None
+    """The sample that is worse; None where `better` is."""
     votes: tuple[Vote, ...]
     """Every two answers in both orders, with the verdict; empty where scores decided."""
     model: str
@@ -158,7 +160,7 @@ class Revision(Record):
     prompt_tokens: int
     """Summed over all requests that led to the revision."""
     completion_tokens: int
-    """The same."""
+    """Summed likewise."""
     request_keys: tuple[str, ...]
     """Keys in the request store, in the order of asking."""
     sampling: Sampling | None = None
@@ -183,7 +185,7 @@ class Contrast(Record):
 
 
 class Origin(Record):
-    """Where one side of a pair is from, and what it took."""
+    """Where one side of a pair comes from, with its tokens and cost."""
 
     kind: Literal["given", "response", "revision"]
     model: str
@@ -201,7 +203,7 @@ class Origin(Record):
 
 
 class Provenance(Record):
-    """Where a pair is from, so that it can be made again."""
+    """Where a pair comes from, so that it can be made again."""
 
     source: str
     chosen: Origin
@@ -219,7 +221,7 @@ class Provenance(Record):
     judge_digest: str | None = None
     """Of the judge's templates and rubric, where a judge chose or confirmed; 16 hex digits."""
     judge_sampling: Sampling | None = None
-    """The judge's settings, likewise."""
+    """The judge's settings; None where no judge chose or confirmed."""
     cost: float | None = Field(None, allow_inf_nan=False)
     """US dollars of all that was asked for this pair: its sides, the answers that were not chosen,
     judging and verification; None where a price is missing. Answers of a run that could not be
@@ -250,15 +252,15 @@ class PreferencePair(Record):
 
 
 class Verification(Record):
-    """What a judge said to the claim that a pair's winner is better."""
+    """A judge's answer to the claim that a pair's chosen answer is better."""
 
     pair_id: str
     confirmed: bool | None
     """None where the reply held no verdict."""
     control: bool
-    """Whether the swapped claim, that the loser is better, was put as well."""
+    """Whether the judge was also asked the swapped-order control: the rejected answer is better."""
     control_confirmed: bool | None
-    """A judge that looks says False; None for a reply without verdict, or without a control."""
+    """A careful judge gives False; None for a reply without a verdict, or without a control."""
     model: str
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -280,7 +282,7 @@ class DropReason(StrEnum):
     """Why a prompt became no pair; a closed list. The only other outcome is `kept`."""
 
     DUPLICATE = "duplicate"
-    """The same prompt stood in the data before."""
+    """The same prompt came earlier in the data."""
     CONTAMINATED = "contaminated"
     """The prompt shares a passage with a test set."""
     EMPTY = "empty"
@@ -288,11 +290,11 @@ class DropReason(StrEnum):
     CUT = "cut"
     """The answer or the revision ran into its token limit, or a filter broke it off."""
     REFUSED = "refused"
-    """The reviser declined."""
+    """The reviser declined to revise."""
     UNPARSED = "unparsed"
     """The model's reply does not have the asked form, also after it was asked to mend it."""
     EDIT_NOT_FOUND = "edit_not_found"
-    """An edit names text that stands in the answer not at all, or more than once."""
+    """An edit names text that is not in the answer, or more than once."""
     NO_OP = "no_op"
     """Both sides are equal."""
     THINKING_DIFFERS = "thinking_differs"
@@ -309,7 +311,7 @@ class DropReason(StrEnum):
     MENTIONS_REVISION = "mentions_revision"
     """The revision speaks of being one."""
     JUDGE_REJECTED = "judge_rejected"
-    """A judge finds no side better, is of two minds, or finds the winner worse."""
+    """The judge has no consistent preference, or finds the chosen answer worse."""
     REQUEST_FAILED = "request_failed"
     """The server rejected this one request, or failed at it time and again."""
 
@@ -323,14 +325,14 @@ class Dropped(Record):
     detail: str
     """One sentence for a person."""
     raw: str
-    """The text that was judged, unchanged."""
+    """The text that was rejected, unchanged."""
 
 
 _CANONICAL = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
 def canonical_json(value: Any) -> str:
-    """The one JSON text of a value: sorted keys, no spaces. Digests are made of it."""
+    """The JSON text of a value with sorted keys and no spaces, of which digests are made."""
     return _CANONICAL.encode(value)
 
 

@@ -1,6 +1,6 @@
-"""The run folder: one file a stage, and a manifest that says how each came to be.
+"""The run folder: its files, its manifest, its lock, and which prompts it holds out.
 
-Files appear whole or not at all. Nothing here knows what the stages do.
+Files appear whole or not at all. This module does not know what the stages do.
 """
 
 import functools
@@ -22,6 +22,11 @@ from clair_apo.files import atomic_writer
 
 MANIFEST = "manifest.json"
 LOCK = ".lock"
+DATASET = "dataset"
+"""The folder of the data set, in the run folder."""
+SPLITS = ("train", "test")
+SUFFIXES = (".parquet", ".jsonl")
+"""Of a split's file; where there are two files the first is loaded."""
 PACKAGES = (
     "clair-apo",
     "torch",
@@ -48,7 +53,7 @@ class RunFolder:
         return self.path / name
 
     def prepare(self) -> None:
-        """Make the folder, so that one that cannot be written is known before anything is asked.
+        """Make the folder, and see that it can be written.
 
         Raises:
             RunError: the path is a file, or lies where nothing can be written.
@@ -64,7 +69,7 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Be the only process at work in the folder; a killed process holds it no longer.
+        """Hold the folder's lock while the block runs; a killed process loses it.
 
         Raises:
             RunError: another process is at work in it.
@@ -92,7 +97,7 @@ class RunFolder:
                 left_behind.unlink(missing_ok=True)
 
     def manifest(self) -> dict[str, Any]:
-        """What is known about the run; empty before the first stage ended.
+        """The manifest of the run; empty before the first stage ended.
 
         Raises:
             RunError: the manifest cannot be read.
@@ -109,9 +114,9 @@ class RunFolder:
         return content
 
     def changed_files(self) -> Iterator[str]:
-        """The files of stages that have ended which are gone, or not as they were written.
+        """The names of files of ended stages that are gone or changed since they were written.
 
-        Entries of before digests were written down vouch for nothing.
+        Stages of earlier versions, without digests in the manifest, are left out.
         """
         for stage in self.manifest().get("stages", {}).values():
             for name, digest in stage.get("digests", {}).items():
@@ -172,13 +177,6 @@ def git_revision() -> str | None:
         return None
     # in a repository without a commit git fails, and prints "HEAD" all the same
     return result.stdout.strip() if result.returncode == 0 else None
-
-
-DATASET = "dataset"
-"""The folder in a run's folder that is its data set."""
-SPLITS = ("train", "test")
-SUFFIXES = (".parquet", ".jsonl")
-"""Of a split that lies there twice the first is loaded."""
 
 
 def is_held_out(prompt_id: str, fraction: float) -> bool:

@@ -1,4 +1,4 @@
-"""Means and shares with their intervals, the form in which every figure leaves this package."""
+"""Means and shares with their 95 % intervals."""
 
 import math
 import statistics
@@ -19,7 +19,7 @@ class Interval(Record):
     high: float | None
 
     def times(self, factor: float) -> "Interval":
-        """The same for the sum over `factor` more of its kind, as for a total from a mean."""
+        """The interval multiplied by `factor`, such as a total from a mean."""
         bounds = [None if bound is None else bound * factor for bound in (self.low, self.high)]
         return Interval(n=self.n, mean=self.mean * factor, low=bounds[0], high=bounds[1])
 

@@ -1,7 +1,7 @@
-"""What a judge that verifies said, and whether its word can be trusted.
+"""The summary of what a verifying judge found, and whether the judge can be trusted.
 
-A control is a claim put the wrong way round, that the loser is better: a judge that looks at the
-answers rejects it.
+A swapped-order control is the false claim that the rejected answer is better: a judge that looks at
+the answers rejects it.
 """
 
 from clair_apo.records import Record
@@ -9,14 +9,16 @@ from clair_apo.stats import Share, share_interval
 
 
 class VerificationSummary(Record):
-    """A judge's word on pairs, and on controls among them."""
+    """The numbers of claims and of controls that a judge confirmed or rejected."""
 
     claims: int
-    """Pairs whose winner was claimed to be better."""
+    """Pairs whose chosen answer was claimed to be better."""
     confirmed: int
+    """Claims that the judge confirmed."""
     controls: int
-    """Of these pairs, those whose loser was claimed to be better as well."""
+    """Of these pairs, those whose rejected answer was claimed to be better as well."""
     controls_rejected: int
+    """Controls that the judge rejected, as it should."""
 
     @property
     def rejected(self) -> Share:
@@ -30,26 +32,29 @@ class VerificationSummary(Record):
 
     @property
     def sentence(self) -> str:
-        """The numbers."""
-        numbers = f"the judge confirmed {self.confirmed} of {self.claims} claims that the winner is"
+        """The numbers in one sentence, which begins in small letters and has no full stop."""
+        claims = (
+            f"the judge confirmed {self.confirmed} of {self.claims} claims that the chosen answer "
+            "is better"
+        )
         if not self.controls:
-            return f"{numbers} better; none was put the wrong way round"
+            return f"{claims}; there were no swapped-order controls"
         return (
-            f"{numbers} better, and rejected {self.controls_rejected} of {self.controls} that were "
-            f"put the wrong way round: {self.rejected}"
+            f"{claims}, and rejected {self.controls_rejected} of {self.controls} swapped-order "
+            f"controls: {self.rejected}"
         )
 
     @property
     def warning(self) -> str:
-        """What follows for the pairs; empty where the judge is trusted."""
+        """Why the judge cannot be trusted, and what to do; empty where it is trusted."""
         if self.trusted:
             return ""
-        told = "the judge's confirmation cannot be trusted: "
+        why = "it does not tell chosen from rejected answers; take another judge"
         if not self.controls:
-            return f"{told}without controls nobody knows whether it looks; raise controls.share"
-        if self.rejected.value > 0.5:
-            return (
-                f"{told}too few controls ({self.controls}) to tell it from one that guesses; raise "
+            why = "without controls nobody knows whether it reads the answers; raise controls.share"
+        elif self.rejected.value > 0.5:
+            why = (
+                f"too few controls ({self.controls}) to tell it from one that guesses; raise "
                 "controls.share"
             )
-        return f"{told}it does not tell a winner from a loser; take another judge"
+        return f"the judge's confirmation cannot be trusted: {why}"

@@ -45,10 +45,10 @@ def test_the_median_line_stands_between_the_ends_at_its_share_of_the_axis(tmp_pa
 def test_ticks_are_few_round_and_stay_inside_the_drawing(tmp_path, longest):
     figure = figure_of(tmp_path, [(0, longest)])
     assert 2 <= len(figure.ticks) <= MAX_TICKS
-    assert figure.ticks[0].anchor == "start"
+    assert figure.ticks[0].align == "start"
     for tick in figure.ticks:
         assert LEFT <= tick.x <= WIDTH - RIGHT
-        assert (tick.anchor == "end") == (tick.x == WIDTH - RIGHT)
+        assert (tick.align == "end") == (tick.x == WIDTH - RIGHT)
 
 
 def test_a_run_without_pairs_has_no_figure(tmp_path):

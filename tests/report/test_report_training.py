@@ -9,14 +9,14 @@ import pytest
 
 from clair_apo.errors import RunError
 from clair_apo.report import find_training, write_training_report
-from clair_apo.report.training_page import (
+from clair_apo.report.training_page import PAGE
+from clair_apo.report.training_run import (
     MAX_POINTS,
     QUADRANTS,
     _thinned,
     read_training,
     training_plots,
 )
-from clair_apo.report.training_run import PAGE
 from clair_apo.run_folder import RunFolder
 
 STEPS = range(1, 7)
@@ -98,23 +98,23 @@ def test_three_figures_show_rewards_log_probs_and_quadrants_with_the_held_out_po
     for plot in (rewards, logps, quadrants):
         assert plot.png.startswith(b"\x89PNG")
     for plot, words in (
-        (rewards, ["winner", "loser", "margin", "winner, held out", "reward", "step"]),
-        (logps, ["winner, reference", "loser, reference", "log-probability (nats)"]),
+        (rewards, ["chosen", "rejected", "margin", "chosen, held out", "reward", "step"]),
+        (logps, ["chosen, reference", "rejected, reference", "log-probability (nats)"]),
         (quadrants, [label for label, _ in QUADRANTS.values()]),
     ):
         for word in words:
             assert f">{word}<".encode() in plot.svg, word
 
 
-def test_a_winner_that_rises_is_drawn_rising(folder):
+def test_a_chosen_answer_that_rises_is_drawn_rising(folder):
     """Its line in the SVG: y falls, for y grows downwards there."""
     svg = training_plots(read_training(folder()))[0].svg.decode()
     lines = [
         [float(y) for _, y in re.findall(r"([\d.]+) ([\d.]+)", path)]
         for path in re.findall(r'<path d="(M[^"]+)" clip-path[^>]*stroke: #1f6fb2', svg)
     ]
-    (winner,) = [line for line in lines if len(line) == len(STEPS)]
-    assert winner == sorted(winner, reverse=True)
+    (chosen,) = [line for line in lines if len(line) == len(STEPS)]
+    assert chosen == sorted(chosen, reverse=True)
 
 
 def test_what_was_not_logged_is_left_out_and_nothing_at_all_is_said(folder):
@@ -126,7 +126,7 @@ def test_what_was_not_logged_is_left_out_and_nothing_at_all_is_said(folder):
 
 
 def test_the_page_and_the_png_files_lie_beside_the_state_and_are_the_same_again(folder):
-    place = folder(objective="apo_zero", why=["apo_zero raises the winners."], trained=40)
+    place = folder(objective="apo_zero", why=["apo_zero raises the chosen answers."], trained=40)
     files = write_training_report(place)
     assert files.page == place / "training.html"
     assert [path.name for path in files.plots] == ["rewards.png", "logps.png", "quadrants.png"]
@@ -136,7 +136,7 @@ def test_the_page_and_the_png_files_lie_beside_the_state_and_are_the_same_again(
     page = files.page.read_text()
     assert page.count(SVG_MEDIA) == 3
     assert '<dd dir="auto">apo_zero</dd>' in page
-    assert "apo_zero raises the winners." in page
+    assert "apo_zero raises the chosen answers." in page
     assert "None: nothing contradicted the objective." in page
 
 
@@ -205,3 +205,34 @@ def test_a_run_folder_of_an_earlier_version_says_only_what_is_of_this_training(
     assert read_training(place).facts.get("objective") == objective
     RunFolder(place).record_stage("train", {"objective": "its own"})
     assert read_training(place).facts["objective"] == "its own"
+
+
+OLD_QUADRANTS = (
+    *("winner_up_loser_down", "winner_up_loser_up"),
+    *("winner_down_loser_down", "winner_down_loser_up"),
+)
+
+
+def old(name):
+    """The name that an earlier version gave to a metric."""
+    if "quadrants" not in name:
+        return name
+    return name.replace("chosen_", "winner_").replace("rejected_", "loser_")
+
+
+def test_a_training_of_an_earlier_version_is_drawn_with_todays_names(folder):
+    alarms = [
+        {"name": name, "step": 3, "what": "It falls", "advice": "Stop"}
+        for name in ("winner_falls", "winner_collapses", "saturated")
+    ]
+    history = [{old(name): value for name, value in entry.items()} for entry in HISTORY]
+    assert {f"quadrants/{name}" for name in OLD_QUADRANTS} <= history[0].keys()
+    place = folder(history, alarms=alarms, objective="apo_zero")
+    files = write_training_report(place)
+    assert [path.name for path in files.plots] == ["rewards.png", "logps.png", "quadrants.png"]
+    page = files.page.read_text()
+    for name in ("chosen_falls", "chosen_collapses", "saturated"):
+        assert f"<h3>{name} at step 3</h3>" in page
+    row = re.search(r"<code>quadrants/chosen_up_rejected_down</code></th>.*?</tr>", page, re.S)[0]
+    assert re.findall(r'"number">(.*?)<', row) == ["0.400", "0.400"]
+    assert "winner_" not in page

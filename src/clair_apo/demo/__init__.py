@@ -1,4 +1,4 @@
-"""The whole arrow on the embedded model, from recorded answers to a checkpoint with evidence.
+"""The whole pipeline on the embedded model, from recorded answers to a trained checkpoint.
 
     recording    the shipped answers -> the request store
     run          generate -> report -> train -> two answers before and after

@@ -19,14 +19,14 @@ REKEY = "python scripts/rekey_demo_recording.py"
 
 
 class RecordedAnswer(Record):
-    """One completion under the key of the request that it answers."""
+    """A recorded completion, with the key of the request that it answers."""
 
     key: str
     completion: Completion
 
 
 class RecordedPrompt(Record):
-    """All that is recorded for one prompt."""
+    """The recorded answers to one prompt and its revisions."""
 
     prompt_id: str
     response: RecordedAnswer

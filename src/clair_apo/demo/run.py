@@ -1,4 +1,4 @@
-"""`clair-apo demo`: the whole arrow, through the same calls as anybody's run."""
+"""`clair-apo demo`: the whole pipeline, through the same calls as any other run."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,1 +1,6 @@
-"""Rows of other people's data, made prompts, answers and pairs."""
+"""Turns rows of other people's data into prompts with their answers.
+
+rows          any file, folder or hub name -> rows -> prompts, questions of test sets
+arrow_rows    rows of Parquet files and of `datasets`, converted value by value
+cells         one value -> text or the turns of a conversation
+"""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pyarrow import RecordBatch
 
 Row = tuple[str, Mapping[str, Any]]
-"""Where a row stands, for errors, and its columns."""
+"""The place of a row, for errors, and its columns."""
 
 _ROWS_AT_ONCE = 1000
 
@@ -23,7 +23,7 @@ class ArrowRow(Mapping[str, Any]):
     """One row of a table: the names of all its columns, and their values when they are asked for.
 
     Args:
-        columns: those of the batch that the row stands in.
+        columns: those of the batch that holds the row.
         number: which row of the batch.
         where: file and row, for errors.
     """
@@ -44,8 +44,8 @@ class ArrowRow(Mapping[str, Any]):
             return self._columns.sound(name)[self._number].as_py()
         except Exception as error:  # of Arrow and of whatever makes a Python value of its types
             raise DataError(
-                f"{self._where}: column {name!r} cannot be read ({_told(error)}); mend the value, "
-                "or remove the row"
+                f"{self._where}: column {name!r} cannot be read ({_reason(error)}); mend the "
+                "value, or remove the row"
             ) from None
 
     def __iter__(self) -> Iterator[str]:
@@ -111,7 +111,7 @@ def parquet_rows(path: Path, wanted: Collection[str] | None = None) -> Iterator[
     except DataError:
         raise
     except Exception as error:  # of Arrow, of its codecs, of the file system
-        raise DataError(f"{path}: not a readable Parquet file ({_told(error)})") from None
+        raise DataError(f"{path}: not a readable Parquet file ({_reason(error)})") from None
 
 
 def dataset_rows(
@@ -136,7 +136,7 @@ def dataset_rows(
         data = load_from_disk(str(path)) if saved else load_dataset(name, split=one)
     except Exception as error:  # errors of many libraries, all meaning the same to a user
         what = "not a folder that datasets can read" if path.is_dir() else "no such file or folder"
-        raise DataError(f"{name}: {what} ({_told(error)})") from None
+        raise DataError(f"{name}: {what} ({_reason(error)})") from None
     if isinstance(data, DatasetDict):
         found = next((name for name in asked if name in data), None)
         if found is None:
@@ -148,7 +148,7 @@ def dataset_rows(
     except DataError:
         raise
     except Exception as error:
-        raise DataError(f"{name}: cannot be read ({_told(error)})") from None
+        raise DataError(f"{name}: cannot be read ({_reason(error)})") from None
 
 
 def _batches(data: Any, wanted: Collection[str] | None) -> Iterator["RecordBatch"]:
@@ -162,7 +162,7 @@ def _batches(data: Any, wanted: Collection[str] | None) -> Iterator["RecordBatch
 
 
 def _empty_rows(count: int) -> "RecordBatch":
-    """So many rows of which nothing was read."""
+    """A batch of rows of which nothing was read."""
     import pyarrow
 
     return pyarrow.record_batch([pyarrow.nulls(count)], names=[""])
@@ -178,6 +178,6 @@ def _numbered(batches: Iterator["RecordBatch"], names: Sequence[str], name: str)
         first += batch.num_rows
 
 
-def _told(error: Exception) -> str:
-    """What a library says, in one line of bearable length."""
+def _reason(error: Exception) -> str:
+    """The message of a library's error, in one line of at most 200 characters."""
     return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,4 +1,4 @@
-"""What a cell of a foreign table holds: nothing, text, or the turns of a conversation."""
+"""Reads one value of a foreign row: nothing, text, or the turns of a conversation."""
 
 import json
 from collections.abc import Mapping
@@ -11,11 +11,11 @@ from clair_apo.files import first_fault
 from clair_apo.records import Conversation, Message
 
 SHOWN_CHARACTERS = 80
-"""So much of a value that is refused stands in the message."""
+"""The length at which a value is cut in an error message."""
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a cell holds nothing: null, or what data frames write for it (NaN, NaT, NA)."""
+    """Whether a value is missing: null, or what data frames write for it (NaN, NaT, NA)."""
     if value is None:
         return True
     try:
@@ -59,7 +59,7 @@ def _without_missing(turn: Any) -> Any:
 
 
 def shown(value: Any) -> str:
-    """A value as JSON spells it, in one line of bearable length."""
+    """A value as JSON in one line of at most `SHOWN_CHARACTERS`, for an error message."""
     try:
         text = json.dumps(value, default=repr)
     except (TypeError, ValueError, RecursionError):

@@ -1,6 +1,7 @@
-"""Foreign rows, from wherever they lie: JSONL, Parquet, a folder of `datasets`, the hub.
+"""Reads rows of foreign data, and maps them to prompts, answers and questions of test sets.
 
-The only place where the column names of other people's data are known.
+Rows come from JSON, JSONL, Parquet, a folder of `datasets` or the hub. The column names of other
+people's data are known here only.
 """
 
 import itertools
@@ -15,7 +16,24 @@ from clair_apo.errors import DataError
 from clair_apo.files import read_json_rows
 from clair_apo.ingest.arrow_rows import Row, dataset_rows, parquet_rows
 from clair_apo.ingest.cells import conversation, is_missing, shown
-from clair_apo.records import Conversation, GivenAnswer, Prompt, prompt_id
+from clair_apo.records import Conversation, DatasetAnswer, Prompt, prompt_id
+
+# Column names of other projects' data, the best known first.
+PROMPT_COLUMNS = ("messages", "prompt", "instruction", "question", "query", "task", "text", "input")
+RESPONSE_COLUMNS = ("response", "output", "answer", "completion", "student_solution")
+SEVERAL_RESPONSES_COLUMNS = ("responses", "completions", "answers", "outputs")
+SIDES = ("chosen", "rejected")
+SCORE_KEYS = ("score", "overall_score", "rating")
+# Column names of questions in test sets.
+QUESTION_COLUMNS = (
+    *PROMPT_COLUMNS,
+    *("problem", "question_stem", "goal", "ctx", "sentence", "turns", "conversation"),
+    *("conversations",),
+)
+ASKING = ("user", "human", None)
+"""Who asks in a conversation; None where turns have no role."""
+CONTAINERS = ("data", "rows", "examples", "instances", "questions", "test")
+"""The keys under which a JSON object holds the rows as a list."""
 
 
 def read_rows(
@@ -105,14 +123,6 @@ def _are_rows(value: Any) -> bool:
     )
 
 
-# The names under which other projects' data brings the same things, best known first.
-PROMPT_COLUMNS = ("messages", "prompt", "instruction", "question", "query", "task", "text", "input")
-RESPONSE_COLUMNS = ("response", "output", "answer", "completion", "student_solution")
-SEVERAL_RESPONSES_COLUMNS = ("responses", "completions", "answers", "outputs")
-SIDES = ("chosen", "rejected")
-SCORE_KEYS = ("score", "overall_score", "rating")
-
-
 def prompt_columns(column: str | None = None) -> set[str]:
     """The columns that `prompt_from_row` may read, in lower case.
 
@@ -160,7 +170,7 @@ def prompt_from_row(
     if name is not None:
         messages = conversation(_with_input(row, name), where, name)
         if messages[-1].role == "assistant":
-            last = GivenAnswer(text=messages[-1].content)
+            last = DatasetAnswer(text=messages[-1].content)
             answers = answers if answers.several else answers._replace(given=(last,))
             messages = messages[:-1]
         messages = _in_context(messages, answers, where, name)
@@ -174,15 +184,15 @@ def prompt_from_row(
 
 
 class _Answers(NamedTuple):
-    """The answers that a row brings."""
+    """The answers in a row, and what they reply to."""
 
-    given: tuple[GivenAnswer, ...] = ()
+    given: tuple[DatasetAnswer, ...] = ()
     column: str = ""
-    """The first that brings them."""
+    """The first column that holds them."""
     several: bool = False
     """Whether they are alternatives to choose among."""
     replies_to: Conversation = ()
-    """What stands before them, where they are whole conversations."""
+    """The turns before them, where they are whole conversations."""
 
 
 def _prompt_column(row: Mapping[str, Any], column: str | None) -> str | None:
@@ -256,7 +266,7 @@ def _given_answers(row: Mapping[str, Any], where: str, prompt_column: str | None
 
 
 class _Answer(NamedTuple):
-    given: GivenAnswer
+    given: DatasetAnswer
     replies_to: Conversation
 
 
@@ -296,7 +306,7 @@ def _answer(value: Any, score: Any, where: str, column: str) -> _Answer:
     turns = conversation(value, where, column, role="assistant")
     if turns[-1].role != "assistant":
         raise DataError(f"{where}: {column!r} must end with the assistant's turn")
-    return _Answer(GivenAnswer(text=turns[-1].content, score=_number(score)), turns[:-1])
+    return _Answer(DatasetAnswer(text=turns[-1].content, score=_number(score)), turns[:-1])
 
 
 def _digits(value: float) -> Any:
@@ -317,18 +327,6 @@ def _number(value: Any) -> float | None:
     except (TypeError, ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None
-
-
-# The names under which test sets bring what is asked, beside those of prompts.
-QUESTION_COLUMNS = (
-    *PROMPT_COLUMNS,
-    *("problem", "question_stem", "goal", "ctx", "sentence", "turns", "conversation"),
-    *("conversations",),
-)
-ASKING = ("user", "human", None)
-"""Who asks in a conversation; None where turns have no role."""
-CONTAINERS = ("data", "rows", "examples", "instances", "questions", "test")
-"""The keys under which a JSON object holds the rows as a list."""
 
 
 def questions_from_row(row: Mapping[str, Any]) -> Iterator[str]:

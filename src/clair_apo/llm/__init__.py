@@ -1,6 +1,20 @@
-"""How to ask a language model: knows requests and answers, nothing of pairs or training.
+"""Asks language models behind a store that never asks twice; knows no pairs and no training.
 
-Dialogue -> StoredChat -> (RequestStore, else HttpChat | LocalChat | ScriptedChat) -> Answer
+Dialogue -> CachedChat -> RequestStore, else a model of `backends` -> Answer
+
+    types             requests, answers, dialogues, and what a model is
+    spec              which model to ask, where, and at what price
+    client            CachedChat, the way to ask
+    answer_cache      the store in front of one model: finds, keeps, counts
+    scheduler         dialogues in waves, or side by side
+    store             RequestStore; store_file, store_schema and store_checksums are below it
+    pricing           prices, budget, counts
+    responses         reads chat completions; endings and thinking are parts of that
+    judge             a model that compares answers
+    token_count       tokens before anything is asked
+    model_names       is the model that answered the one that was asked?
+    secrets           masks keys
+    backends/         servers, batches, a model in this process, a script
 """
 
 from clair_apo.llm.backends.scripted import ScriptedChat

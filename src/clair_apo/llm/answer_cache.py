@@ -7,7 +7,7 @@ from typing import NamedTuple
 from clair_apo.console import say
 from clair_apo.llm.model_names import is_same_model
 from clair_apo.llm.pricing import Account, Meter
-from clair_apo.llm.responses import holds_text, is_completion, usage_of, writable
+from clair_apo.llm.responses import has_text, is_completion, usage_of, writable
 from clair_apo.llm.spec import RECORDED, ModelSpec
 from clair_apo.llm.store import RequestStore
 from clair_apo.llm.store_schema import StoredAnswer
@@ -146,7 +146,7 @@ def _paid_in_vain(response: RawResponse | None) -> Completion | None:
     if response is None or not is_completion(response):
         return None
     # one without usage and without text was not worked on
-    if any(usage_of(response)) or holds_text(response):
+    if any(usage_of(response)) or has_text(response):
         return Completion.of_no_answer(response)
     return None
 

@@ -1,8 +1,8 @@
-"""What ended an answer, in the words of many servers.
+"""Reads what ended an answer from the finish reasons of many servers.
 
-An answer is whole only where a word says so that is known to mean it. What a limit or a filter
-ended is an answer too, of its own kind. Any other word, no word, and an error beside the text say
-that the answer broke off: it is none.
+An answer is whole only where a finish reason says so that is known. An answer that a limit or a
+filter ended counts too, as such. Any other finish reason, none, or an error beside the text means
+that the answer broke off, and there is no answer.
 """
 
 from collections.abc import Mapping
@@ -45,11 +45,11 @@ def ending_of(response: Mapping[str, Any], choice: Mapping[str, Any]) -> Ending:
         choice: the choice of it that holds the answer.
 
     Raises:
-        ValueError: nothing says that the answer came to an end; tells what was said instead.
+        ValueError: nothing says that the answer came to an end; the message quotes the response.
     """
     for holder in (response, choice, choice.get("message")):
-        if said := error_in(holder):
-            raise ValueError(f"the answer broke off with an error: {said}")
+        if message := error_in(holder):
+            raise ValueError(f"the answer broke off with an error: {message}")
     if not isinstance(choice.get("message"), Mapping):
         raise ValueError("the answer broke off (no message)")
     ending = _ENDINGS.get(_word(choice.get("finish_reason")))
@@ -70,8 +70,8 @@ def error_in(holder: Any) -> str:
         return _one_line(error)
     if not any(error.values()):  # how some servers say that there is none
         return ""
-    told = (error.get("code"), error.get("message"))
-    return ": ".join(_one_line(one) for one in told if one) or _one_line(dict(error))
+    parts = (error.get("code"), error.get("message"))
+    return ": ".join(_one_line(part) for part in parts if part) or _one_line(dict(error))
 
 
 def _word(value: Any) -> str:
@@ -83,8 +83,8 @@ def _word(value: Any) -> str:
 
 
 def _broke_off(reason: Any) -> str:
-    told = "no finish reason" if reason is None else f"finish reason {_one_line(reason)!r}"
-    return f"the answer broke off ({told})"
+    shown = "no finish reason" if reason is None else f"finish reason {_one_line(reason)!r}"
+    return f"the answer broke off ({shown})"
 
 
 def _one_line(value: Any) -> str:

@@ -1,7 +1,7 @@
-"""A judge: which of two answers is better, and whether a claimed preference holds.
+"""A model as a judge: asks which of two answers is better, and whether a preference holds.
 
-Judges favour what stands first, so every comparison is asked in both orders and counts only where
-both agree; a tie and a change of mind are results of their own.
+Judges favour the answer that they are shown first, so callers ask every comparison in both orders
+and count it where both agree; a tie and no consistent preference are results of their own.
 """
 
 import re
@@ -21,8 +21,7 @@ from clair_apo.records import Conversation, Message, digest
 SANDBOX = ImmutableSandboxedEnvironment(
     undefined=StrictUndefined, autoescape=False, trim_blocks=True, keep_trailing_newline=False
 )
-"""Prompts, answers and rubrics are values of a template here, never part of it."""
-
+"""Renders templates: prompts, answers and rubrics are values in them, never part of them."""
 
 _VERDICT = re.compile(r"(?is)<verdict>\W*(?:answer[\s_]*)?(1|2|tie|yes|no)\W*</verdict>")
 

@@ -1,4 +1,4 @@
-"""Whether a server that names another model than the one that was asked means the same one."""
+"""Compares the model that was asked with the one that a server says has answered."""
 
 import re
 
@@ -7,13 +7,13 @@ _BUILD = re.compile(r"[-@_.:](?:20\d\d-?\d\d-?\d\d|\d{6}|\d{4}|\d{3})$")
 _MOVING = re.compile(r"[-@:]latest$")
 
 
-def is_same_model(asked: str, told: str) -> bool:
-    """Whether two names are of one model, so that nothing need be said.
+def is_same_model(asked: str, answered: str) -> bool:
+    """Whether two names stand for one model, so that no warning is needed.
 
     Folders and namespaces before a name, the case of its letters, and a date or build number that
     only one of the two has make no difference. Two dates, another size or another name do.
     """
-    one, other = _bare(asked), _bare(told)
+    one, other = _bare(asked), _bare(answered)
     if one == other:
         return True
     builds = (_BUILD.search(one), _BUILD.search(other))

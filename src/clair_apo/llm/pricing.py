@@ -1,4 +1,9 @@
-"""What a model costs: read from the config, else from the shipped table, else not known.
+"""Prices of models, the budget of a run, and the counts of what was asked.
+
+    find_price       from the config, else from the shipped table, else not known
+    Budget, Account  what a run and one of its models may still spend
+    worst_case       what a request can cost at most
+    Meter            requests and tokens of one model in one run
 
 A price belongs to a model at a host: the same name behind another server is another product, and
 is never guessed. What runs in this process is free of charge.
@@ -9,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 import yaml
@@ -18,15 +23,16 @@ from clair_apo.errors import BudgetError
 from clair_apo.llm.spec import ModelSpec, Price
 from clair_apo.llm.types import ChatRequest, Completion
 
-if TYPE_CHECKING:
-    from clair_apo.llm.spec import ModelSpec
-
-
 FREE = Price(input=0, output=0, batch_input=0, batch_output=0, source="runs without a server")
+"""The price of a model in this process."""
+TOKENS_PER_MESSAGE = 32
+"""More than the tokens that any chat template known to us adds to one message."""
+TOKENS_PER_PROMPT = 64
+"""More than the tokens of a template's own system message and the opening of the answer."""
 
 
-def find_price(spec: "ModelSpec") -> Price | None:
-    """The price of a model: from its config, free in this process, else listed; None: not known."""
+def find_price(spec: ModelSpec) -> Price | None:
+    """The price of a model; None where it is not known."""
     if spec.price is not None:
         return spec.price
     if spec.base_url is None:
@@ -45,14 +51,8 @@ def _table() -> dict[tuple[str, str], Price]:
     }
 
 
-TOKENS_PER_MESSAGE = 32
-"""More than any chat template known to us wraps around one message."""
-TOKENS_PER_PROMPT = 64
-"""A system message that a template adds of itself, and the opening of the answer."""
-
-
 class Budget:
-    """What a run has spent and may spend, over all its models.
+    """The money of a run, over all its models: what is spent, and what may be.
 
     Args:
         limit: USD; None for no limit.
@@ -75,7 +75,7 @@ class Budget:
         self._worst: dict[Hashable, float] = {}
 
     def count(self, costs: Mapping[str, float]) -> None:
-        """Take down what some models have cost by now, in USD by identity."""
+        """Set what some models have cost by now, in USD by identity."""
         self.costs |= costs
         self.spent = sum(self.costs.values())
 
@@ -121,7 +121,7 @@ class Budget:
 
 
 class Account:
-    """What one model takes out of a run's budget.
+    """The share of one model in a run's budget.
 
     Args:
         spec: the model; one without a price takes nothing.
@@ -166,7 +166,7 @@ class Account:
 
 
 def worst_case(price: Price, request: ChatRequest, *, batch: bool = False) -> float | None:
-    """What a request costs at most, in USD; None for a batch price that there is not."""
+    """The most that a request can cost, in USD; None where there is no batch price."""
     return price.cost(
         prompt_tokens=most_prompt_tokens(request),
         completion_tokens=request.sampling.max_tokens,
@@ -184,7 +184,7 @@ def most_prompt_tokens(request: ChatRequest) -> int:
 
 
 def answer_cost(price: Price, completion: Completion, *, batch: bool = False) -> float | None:
-    """What an answer cost, in USD; None where the server gave no usage, or there is no price."""
+    """The cost of an answer in USD; None where the server gave no usage, or there is no price."""
     if not completion.prompt_tokens:
         return None
     return price.cost(
@@ -221,7 +221,7 @@ def require_price(role: str, spec: ModelSpec) -> Price:
 
 @dataclass
 class Meter:
-    """Counts of one model in one run; plain numbers that others may read at any time."""
+    """Counts of one model in one run; plain numbers that another thread may read at any time."""
 
     asked: int = 0
     """Requests that the model answered, or rejected, in this run."""
@@ -232,17 +232,17 @@ class Meter:
     retried: int = 0
     """Attempts that were not a request's first."""
     prompt_tokens: int = 0
-    """Of the answers that were paid for in this run."""
+    """Prompt tokens of the answers that were paid for in this run."""
     completion_tokens: int = 0
-    """The same."""
+    """Completion tokens of these answers."""
     in_flight: int = 0
     """Requests that were sent and are not stored yet."""
     limit: int = 0
-    """How many may be in flight now."""
+    """The number of requests that may be in flight now."""
     waits_until: float = 0.0
     """When the server is asked again, in seconds since 1970, where it asked for a pause."""
     price: Price | None = None
-    """Of the model; None where none is known."""
+    """Price of the model; None where it is not known."""
     batch: bool = False
     """Whether answers cost what the Batch API takes."""
 

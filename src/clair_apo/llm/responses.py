@@ -1,4 +1,4 @@
-"""How a chat completion is read, whichever liberties its server takes with the format."""
+"""Reads chat completions, also those that differ from OpenAI's format."""
 
 import re
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ _HALVES = re.compile("[\ud800-\udfff]")
 
 
 class Usage(NamedTuple):
-    """The tokens that a response was paid for; 0 where the server does not say."""
+    """The tokens that a response was billed for; 0 where the server does not say."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -48,23 +48,23 @@ def first_choice(response: Mapping[str, Any]) -> dict[str, Any]:
     raise ValueError(f"the response holds no answer in choices[0]: {shown}")
 
 
-def holds_text(response: Mapping[str, Any]) -> bool:
+def has_text(response: Mapping[str, Any]) -> bool:
     """Whether there is any text in the response, whole or not."""
     try:
-        return bool(said_in(first_choice(response)).text)
+        return bool(text_in(first_choice(response)).text)
     except ValueError:
         return False
 
 
-class Said(NamedTuple):
-    """What a choice says."""
+class AnswerText(NamedTuple):
+    """The text of a choice."""
 
     text: str
     refused: bool
-    """The model declined, in the field that there is for it."""
+    """Whether it comes from the field of refusals."""
 
 
-def said_in(choice: Mapping[str, Any]) -> Said:
+def text_in(choice: Mapping[str, Any]) -> AnswerText:
     """The text of a choice: empty where there is none, joined where it comes in typed chunks.
 
     Chunks of other types, such as a model's thinking, are left out. Where the text is blank and a
@@ -72,17 +72,17 @@ def said_in(choice: Mapping[str, Any]) -> Said:
     """
     message = choice.get("message")
     if not isinstance(message, dict):
-        return Said("", False)
+        return AnswerText("", False)
     content, refusal = message.get("content"), message.get("refusal")
     chunks = content if isinstance(content, list) else [content]
     text = "".join(_chunk(chunk, "text") for chunk in chunks)
     declined = "".join(_chunk(chunk, "refusal") for chunk in chunks if isinstance(chunk, dict))
     declined = declined or (refusal if isinstance(refusal, str) else "")
     refused = bool(declined.strip())
-    return Said(writable(declined if refused and not text.strip() else text), refused)
+    return AnswerText(writable(declined if refused and not text.strip() else text), refused)
 
 
-def model_in(response: Mapping[str, Any]) -> str | None:
+def model_name_in(response: Mapping[str, Any]) -> str | None:
     """The name of the model that answered, as the server tells it; None where it does not."""
     model = response.get("model")
     if not isinstance(model, str) or not model.strip():
@@ -102,5 +102,5 @@ def _chunk(chunk: Any, kind: str) -> str:
 
 
 def count_of(value: Any) -> int:
-    """A number of tokens as a server tells it; 0 for what can be none."""
+    """A number of tokens in a response; 0 for what is no such number."""
     return value if isinstance(value, int) and 0 <= value < 2**53 else 0

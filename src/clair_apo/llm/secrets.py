@@ -1,6 +1,6 @@
-"""What must never be written or shown: keys and passwords, in every spelling that may come back.
+"""Masks keys and passwords in texts, in every spelling that may come back from a server.
 
-A server or a proxy may quote what it was sent. Texts are masked as a whole, before anything is cut.
+A server or a proxy may quote what it was sent. Texts are masked as a whole, before they are cut.
 """
 
 import base64

@@ -1,4 +1,4 @@
-"""The request store: every answer that was ever paid for, under the key of its request.
+"""The request store: every answer that was paid for, under the key of its request.
 
 One SQLite file. An answer is on disk before anything else is done with it. Values are the raw
 responses as JSON, so a changed parser never asks again; they are not compressed, so that
@@ -126,7 +126,7 @@ class RequestStore(StoreFile):
         """
         rows = _rows_of(answers, run_id)
         with self.writing():
-            self._make_way(answer.key for answer in answers)
+            self._move_broken_off(answer.key for answer in answers)
             self.db.executemany(PUT_ANSWER, rows)
 
     def put_broken_off(self, responses: Sequence[StoredAnswer], run_id: str = "") -> None:
@@ -137,7 +137,7 @@ class RequestStore(StoreFile):
             self.db.executemany(PUT_BROKEN_OFF, _rows_of(responses, run_id))
 
     def failed_answer(self, request: ChatRequest) -> Answer | None:
-        """What a request came to that failed when it was last asked, None for any other.
+        """The failure of a request that failed when it was last asked; None for any other.
 
         Says nothing about a request that was answered since: see `answer` first.
         """
@@ -154,7 +154,7 @@ class RequestStore(StoreFile):
             self.db.executemany(PUT_FAILURE, [(*row, checksum(row)) for row in rows])
 
     def spent(self, run_id: str) -> dict[str, Spent]:
-        """What a run paid for comes to, by the model's identity; broken off or whole."""
+        """The answers and tokens that a run paid for, by model; broken off or whole."""
         total: dict[str, Spent] = {}
         # an older store that cannot be written was not given the second table
         for table in ("answers", "broken_off") if self.has_checksums else ("answers",):
@@ -164,7 +164,7 @@ class RequestStore(StoreFile):
         return total
 
     def check_room(self) -> None:
-        """See that the disk has room left; to be called before more is asked, not before a put.
+        """See that the disk has space left; to be called before more is asked, not before a put.
 
         Raises:
             StoreError: less than `RESERVE_BYTES` is free.
@@ -185,7 +185,7 @@ class RequestStore(StoreFile):
             self.db.execute(PUT_BATCH, (*row, checksum(row)))
 
     def update_batch(self, batch: StoredBatch, state: str, id: str | None = None) -> StoredBatch:
-        """Write down what became of a batch; returns it in its new state.
+        """Write down the new state of a batch; returns the batch in it.
 
         Args:
             batch: as it was.
@@ -217,13 +217,13 @@ class RequestStore(StoreFile):
         if not path.exists():
             raise StoreError(f"{path}: there is no such request store; bring it here first")
         RequestStore(path).close()  # refuses what is damaged or no store
-        with self.explained():
+        with self.with_store_errors():
             self.db.execute("ATTACH DATABASE ? AS other", (str(path),))
             try:
                 self.refuse_damaged(list(damaged_rows(self.db, "other")), path)
                 with self.db:
                     theirs = self.db.execute(OURS_IN_CONFLICT)
-                    self._break_off([key for key, ours in theirs if not _is_whole(ours)])
+                    self._move([key for key, ours in theirs if not _is_whole(ours)])
                     (conflicts,) = self.db.execute(CONFLICTS).fetchone()
                     answers = self.db.execute(TAKE_ANSWERS, (run_id, new_run_id)).rowcount
                     self.db.execute(TAKE_BATCHES, (run_id, new_run_id))
@@ -238,19 +238,19 @@ class RequestStore(StoreFile):
         response = self.get(request.key)
         return None if response is None else Answer.of_response(request, response)
 
-    def _make_way(self, keys: Iterable[str]) -> None:
-        """Put aside what earlier versions kept under these keys and is no whole answer."""
+    def _move_broken_off(self, keys: Iterable[str]) -> None:
+        """Move to `broken_off` what earlier versions kept under these keys and is not whole."""
         query = "SELECT response FROM answers WHERE key = ?"
         there = [(key, self.db.execute(query, (key,)).fetchone()) for key in keys]
-        self._break_off([key for key, row in there if row and not _is_whole(row[0])])
+        self._move([key for key, row in there if row and not _is_whole(row[0])])
 
-    def _break_off(self, keys: Sequence[str]) -> None:
+    def _move(self, keys: Sequence[str]) -> None:
         for key in keys:
             self.db.execute(BREAK_OFF, (key,))
             self.db.execute("DELETE FROM answers WHERE key = ?", (key,))
 
     def _rows(self, query: str, *values: str) -> list[tuple[Any, ...]]:
-        with self.explained():
+        with self.with_store_errors():
             return self.db.execute(query, values).fetchall()
 
     def _sound_rows(self, table: str, which: str, *values: str) -> list[tuple[Any, ...]]:

@@ -36,7 +36,7 @@ def use_checksums(db: sqlite3.Connection) -> None:
 
 
 def has_checksums(db: sqlite3.Connection, table: str, schema: str = "main") -> bool:
-    """Whether the rows of a table have one; those of older stores have none."""
+    """Whether the rows of a table have checksums; those of older stores have none."""
     return any(row[1] == CHECKSUM for row in db.execute(f"PRAGMA {schema}.table_info({table})"))
 
 
@@ -47,11 +47,11 @@ class DamagedRow(NamedTuple):
     number: int
     """Its rowid."""
     name: str
-    """The request's key, or the batch's id: what stands there now, which may be damaged itself."""
+    """The request's key, or the batch's id; it may be damaged itself."""
 
     @property
     def sentence(self) -> str:
-        """What is damaged, for a person."""
+        """A sentence about the damage."""
         kinds = {"answers": "the answer to request", "batches": "the batch"}
         what = kinds.get(self.table, "the failure of request")
         return f"{what} {self.name} is not as it was stored (table {self.table}, row {self.number})"

@@ -1,6 +1,10 @@
-"""The file of a request store: opened, looked over for damage, brought up to date.
+"""The file of a request store: opens it, checks it for damage, brings it up to date.
 
-What stands in it, and how it is asked for, is `clair_apo.llm.store`'s.
+    StoreFile       the SQLite connection, its journal and its transactions
+    file_system     on which kind of disk a folder is
+    advice_for      what a user can do about an error of SQLite, or about damaged rows
+
+`clair_apo.llm.store` reads and writes the rows.
 """
 
 import re
@@ -25,38 +29,12 @@ from clair_apo.llm.store_checksums import (
 )
 from clair_apo.llm.store_schema import OLDER_VERSIONS, SCHEMA, TABLES, VERSION
 
-# what runs in user space (`fuse.sshfs`, `fuse.s3fs`) is taken for such; `fuseblk` is a local disk
-_NETWORK = re.compile(
-    "9p|afpfs|afs|beegfs|ceph|cifs|coda|davfs|fuse[.].*|glusterfs|gpfs|lustre|ncpfs|nfs[34]?|"
-    "orangefs|panfs|pvfs2|smb[23]|smbfs|vboxsf|virtiofs|vmhgfs|webdav|wekafs"
-)
-
-
-def file_system(folder: Path) -> str:
-    """The type of the file system that a folder lies on, such as `ext4`; empty if unknown."""
-    place = folder.resolve()
-    found = ""
-    longest = -1
-    for disk in psutil.disk_partitions(all=True):
-        depth = len(Path(disk.mountpoint).parts)
-        # of several on one folder the last one covers the others
-        if depth >= longest and place.is_relative_to(disk.mountpoint):
-            found, longest = disk.fstype, depth
-    return found
-
-
-def is_network(file_system: str) -> bool:
-    """Whether files of this type of file system may be changed from another machine."""
-    return _NETWORK.fullmatch(file_system.lower()) is not None
-
-
-def free_bytes(folder: Path) -> int:
-    """How much may still be written into a folder."""
-    return shutil.disk_usage(folder).free
-
-
+RESERVE_BYTES = 64 * 2**20
+"""The disk space that stays free: what is under way when it is reached can still be kept."""
+CHECKED_WHOLE_BYTES = 64 * 2**20
+"""A store up to this size is read through when it is opened, which takes about 0.7 s."""
 PATIENCE_S = 60
-"""How long to wait for another process that writes."""
+"""The longest wait for another process that writes."""
 
 _WRITABLE = "make the file and its folder writable, or name another one with store"
 _ADVICE = {
@@ -72,41 +50,14 @@ _ADVICE = {
 }
 _ADVICE_ELSE = "mend the file or the disk that it lies on, or name another one with store"
 
-
-def advice_for(code: int) -> str:
-    """What a user can do about an error code of SQLite; 0 stands for any other error."""
-    # the low byte is the kind of error, the rest its detail
-    return _ADVICE.get(code & 0xFF, _ADVICE_ELSE)
-
-
-def damage_of(rows: Sequence[DamagedRow]) -> str:
-    """Which rows of a store are damaged, in one sentence."""
-    more = f", and {len(rows) - 1} more" if len(rows) > 1 else ""
-    return f"it is damaged: {rows[0].sentence}{more}"
-
-
-def advice_for_damage(rows: Sequence[DamagedRow]) -> str:
-    """How damaged rows can be done without: an answer is asked again, once its row is gone."""
-    table = rows[0].table
-    numbers = ", ".join(str(row.number) for row in rows if row.table == table)
-    kind = {"answers": "have it asked again", "batches": "have its requests asked again"}
-    return (
-        "bring back a sound copy of the file if there is one; to "
-        f"{kind.get(table, 'forget it')} in place of that, run `sqlite3 FILE "
-        f'"REINDEX; DELETE FROM {table} WHERE rowid IN ({numbers})"` and the same command again'
-    )
-
-
-ADVICE_FOR_INDEX = (
+# what runs in user space (`fuse.sshfs`, `fuse.s3fs`) is taken for such; `fuseblk` is a local disk
+_NETWORK = re.compile(
+    "9p|afpfs|afs|beegfs|ceph|cifs|coda|davfs|fuse[.].*|glusterfs|gpfs|lustre|ncpfs|nfs[34]?|"
+    "orangefs|panfs|pvfs2|smb[23]|smbfs|vboxsf|virtiofs|vmhgfs|webdav|wekafs"
+)
+_ADVICE_ON_INDEX = (
     "keep a copy of the file, and run `sqlite3 FILE REINDEX`: the rows themselves are sound"
 )
-"""Where an index alone is damaged: it is made again of the rows."""
-
-
-RESERVE_BYTES = 64 * 2**20
-"""So much of the disk stays free: what is under way when it is reached can still be kept."""
-CHECKED_WHOLE_BYTES = 64 * 2**20
-"""A store up to this size is read through when it is opened (about 0.7 s for so much)."""
 
 
 class StoreFile:
@@ -122,7 +73,7 @@ class StoreFile:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        with self.explained():
+        with self.with_store_errors():
             if not self.in_memory:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
             self.db = sqlite3.connect(self.path, timeout=PATIENCE_S)
@@ -186,7 +137,7 @@ class StoreFile:
                 raise
 
     def _check_room_for_checksums(self) -> None:
-        """All rows are written anew: while that goes on the file takes twice its room."""
+        """All rows are written anew: meanwhile the file takes twice its space."""
         if self.in_memory:
             return
         size = self.path.stat().st_size
@@ -219,15 +170,15 @@ class StoreFile:
             self.refuse(
                 f"it is damaged: {'; '.join(faults)}",
                 sqlite3.SQLITE_CORRUPT,
-                ADVICE_FOR_INDEX if of_index else "",
+                _ADVICE_ON_INDEX if of_index else "",
             )
 
     def refuse_damaged(self, rows: Sequence[DamagedRow], path: Path | None = None) -> None:
-        """Say which rows are damaged, if any are, and how to do without them.
+        """Raise a `StoreError` about the rows that are damaged, if any are.
 
         Args:
             rows: the damaged ones.
-            path: the file that they stand in; by default this one.
+            path: the file that holds them; by default this one.
         """
         if rows:
             self.refuse(damage_of(rows), 0, advice_for_damage(rows), path)
@@ -258,8 +209,8 @@ class StoreFile:
                 time.sleep(0.01)
 
     @contextmanager
-    def explained(self) -> Iterator[None]:
-        """Turn what SQLite complains of into a `StoreError` that says what to do."""
+    def with_store_errors(self) -> Iterator[None]:
+        """Turn errors of SQLite and of the system into a `StoreError` that says what to do."""
         try:
             yield
         except sqlite3.Error as error:
@@ -272,7 +223,7 @@ class StoreFile:
     @contextmanager
     def writing(self) -> Iterator[None]:
         """A transaction: all that is written in the block is kept for good, or none of it."""
-        with self.explained(), self.db:
+        with self.with_store_errors(), self.db:
             if not self.has_checksums:  # else it would have been given them
                 self.refuse("it is read-only", sqlite3.SQLITE_READONLY)
             yield
@@ -293,6 +244,53 @@ class StoreFile:
             f"{path or self.path}: the request store cannot be used ({shown}); nothing in it was "
             f"removed; {advice or advice_for(code)}"
         ) from None
+
+
+def file_system(folder: Path) -> str:
+    """The type of the file system that a folder lies on, such as `ext4`; empty if unknown."""
+    place = folder.resolve()
+    found = ""
+    longest = -1
+    for disk in psutil.disk_partitions(all=True):
+        depth = len(Path(disk.mountpoint).parts)
+        # of several on one folder the last one covers the others
+        if depth >= longest and place.is_relative_to(disk.mountpoint):
+            found, longest = disk.fstype, depth
+    return found
+
+
+def is_network(file_system: str) -> bool:
+    """Whether files of this type of file system may be changed from another machine."""
+    return _NETWORK.fullmatch(file_system.lower()) is not None
+
+
+def free_bytes(folder: Path) -> int:
+    """The bytes that may still be written into a folder."""
+    return shutil.disk_usage(folder).free
+
+
+def advice_for(code: int) -> str:
+    """What a user can do about an error code of SQLite; 0 stands for any other error."""
+    # the low byte is the kind of error, the rest its detail
+    return _ADVICE.get(code & 0xFF, _ADVICE_ELSE)
+
+
+def damage_of(rows: Sequence[DamagedRow]) -> str:
+    """Which rows of a store are damaged, in one sentence."""
+    more = f", and {len(rows) - 1} more" if len(rows) > 1 else ""
+    return f"it is damaged: {rows[0].sentence}{more}"
+
+
+def advice_for_damage(rows: Sequence[DamagedRow]) -> str:
+    """The advice on damaged rows: an answer is asked again, once its row is gone."""
+    table = rows[0].table
+    numbers = ", ".join(str(row.number) for row in rows if row.table == table)
+    kind = {"answers": "have it asked again", "batches": "have its requests asked again"}
+    return (
+        "bring back a sound copy of the file if there is one; to "
+        f"{kind.get(table, 'forget it')} in place of that, run `sqlite3 FILE "
+        f'"REINDEX; DELETE FROM {table} WHERE rowid IN ({numbers})"` and the same command again'
+    )
 
 
 def _is_read_only(error: sqlite3.Error) -> bool:

@@ -1,4 +1,4 @@
-"""Thinking that a model wrote before its reply, in the spellings of a dozen model families."""
+"""Finds and removes the thinking before a reply, in the spellings of a dozen model families."""
 
 import re
 
@@ -57,7 +57,7 @@ def without_thinking(text: str) -> str:
 
 
 def speaks_of_thinking(text: str) -> bool:
-    """Whether tags of thinking stand anywhere in a text."""
+    """Whether there are tags of thinking anywhere in a text."""
     return any(
         re.search(opening.pattern.removeprefix(r"\s*"), text, re.I) or closing.search(text)
         for opening, closing in THINKING

@@ -1,4 +1,4 @@
-"""Counting tokens with a tokeniser, before any model has counted them."""
+"""Counts tokens with a tokeniser, before any model has counted them."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from clair_apo.models import EMBEDDED, find_model
 from clair_apo.records import Conversation
 
 STAND_IN = EMBEDDED
-"""Whose tokens are counted in place of a model's whose tokeniser is not at hand."""
+"""The model whose tokeniser stands in for one that is not available."""
 AROUND_MESSAGE = 5
 """Tokens that chat templates commonly put around one message: its role, its beginning, its end."""
 

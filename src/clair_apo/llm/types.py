@@ -1,7 +1,13 @@
-"""The vocabulary of asking: a request, its key, a response, the models, and a row's dialogue.
+"""The types of asking: requests, what becomes of them, models, and dialogues.
 
-A response is kept as the JSON object of an OpenAI chat completion, whoever gave it; what the rest
-of the package needs of it is a `Completion`.
+ChatRequest    one question to one model
+RawResponse    the JSON object of an OpenAI chat completion, as the store keeps it
+Answered       a request with its raw response, as a model hands it out
+Completion     what a raw response says, read
+Answer         a request with its completion, as a dialogue is sent it
+
+Dialogue       what one row asks, step by step
+ChatModel      answers requests in groups; StreamingChat answers them in any order
 """
 
 import json
@@ -14,7 +20,7 @@ from typing import Any, Protocol, Self, TypeVar
 from pydantic import Field
 
 from clair_apo.llm.endings import ending_of
-from clair_apo.llm.responses import first_choice, model_in, said_in, usage_of
+from clair_apo.llm.responses import first_choice, model_name_in, text_in, usage_of
 from clair_apo.records import (
     Conversation,
     FinishReason,
@@ -29,18 +35,18 @@ T = TypeVar("T")
 
 
 class ChatRequest(Record):
-    """One question to one model, rendered."""
+    """One question to one model."""
 
     model: str
-    """The model's identity, not only its name: other weights, other identity."""
+    """The model's identity: its name, and what tells its weights from others."""
     messages: Conversation
     sampling: Sampling
     sample: int = 0
-    """Which of several answers to the same question; other samples, other keys."""
+    """Which of several answers to the same question; each has a key of its own."""
 
     @cached_property
     def key(self) -> str:
-        """SHA-256 over all that can change the answer, and nothing that cannot."""
+        """The key in the store: SHA-256 over all that can change the answer, and nothing else."""
         return digest(self.model_dump(exclude={"sampling"}) | {"sampling": self.sampling.in_key()})
 
     def body(self, model: str) -> dict[str, Any]:
@@ -61,21 +67,21 @@ class ChatRequest(Record):
         return {name: value for name, value in body.items() if value is not None} | extra
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """A copy, which does not remember the key of the original."""
+        """A copy without the cached key of the original."""
         copied = super().model_copy(update=update, deep=deep)
         copied.__dict__.pop("key", None)
         return copied
 
 
 class Completion(Record):
-    """What a model answered."""
+    """The text that a model answered, how it ended, and its tokens."""
 
     text: Text
     finish_reason: FinishReason
     prompt_tokens: int
     completion_tokens: int
     refused: bool = Field(False, exclude=True)
-    """The text is the model's refusal, told in the field that there is for it."""
+    """Whether the text is a refusal, from the response's field of refusals."""
     model: str | None = Field(None, exclude=True)
     """The model that answered, as the server names it; None where it does not."""
 
@@ -87,9 +93,9 @@ class Completion(Record):
             ValueError: it holds no answer, or one of which nothing says that it came to an end.
         """
         choice = first_choice(response)
-        ending, said, usage = ending_of(response, choice), said_in(choice), usage_of(response)
+        ending, answer, usage = ending_of(response, choice), text_in(choice), usage_of(response)
         if (
-            not said.text
+            not answer.text
             and ending == "stop"
             and usage.prompt_tokens
             and not usage.completion_tokens
@@ -97,9 +103,9 @@ class Completion(Record):
             # the end of an answer is a token too: a provider that just woke up, for one
             raise ValueError("the model gave no token at all")
         return cls(
-            **said._asdict(),
+            **answer._asdict(),
             finish_reason=ending,
-            model=model_in(response),
+            model=model_name_in(response),
             **usage._asdict(),
         )
 
@@ -114,13 +120,13 @@ class Completion(Record):
 
     @classmethod
     def of_no_answer(cls, response: RawResponse) -> "Completion":
-        """What a response cost that holds no answer, as an answer without text."""
+        """A completion without text, with the usage of a response that holds no answer."""
         return cls(text="", finish_reason="other", **usage_of(response)._asdict())
 
     def to_response(self, model: str) -> RawResponse:
-        """The same as an OpenAI chat completion, for models that are not behind a server."""
-        said = {"content": None, "refusal": self.text} if self.refused else {"content": self.text}
-        message = {"role": "assistant"} | said
+        """The completion as a raw response, for models that are not behind a server."""
+        text = {"content": None, "refusal": self.text} if self.refused else {"content": self.text}
+        message = {"role": "assistant"} | text
         return {
             "object": "chat.completion",
             "model": model,
@@ -135,9 +141,10 @@ class Completion(Record):
 
 @dataclass(frozen=True)
 class Answered:
-    """A request with its response, or with the reason why this one request can have none.
+    """A request with its raw response, or with the reason why this one request can have none.
 
-    A response that broke off is handed out like any other: `CachedChat` asks again for it.
+    Models hand these out. A response that broke off is handed out like any other: `CachedChat` asks
+    again for it.
     """
 
     request: ChatRequest
@@ -147,7 +154,7 @@ class Answered:
 
 @dataclass(frozen=True)
 class Answer:
-    """A request with its completion, or with the reason why there is none."""
+    """A request with its completion, or with the reason why there is none; for dialogues."""
 
     request: ChatRequest
     completion: Completion | None
@@ -155,7 +162,7 @@ class Answer:
 
     @classmethod
     def of_response(cls, request: ChatRequest, response: RawResponse) -> "Answer":
-        """What a response says, or why it says nothing."""
+        """Read a raw response: its completion, or why there is none."""
         try:
             return cls(request, Completion.from_response(response))
         except ValueError as error:
@@ -163,9 +170,9 @@ class Answer:
 
 
 Dialogue = Generator[tuple[ChatRequest, ...], tuple[Answer, ...], T]
-"""What one row says to a model: it yields requests, is sent their answers, and returns its result.
+"""A row's questions: yields requests, is sent their answers, and returns the row's result.
 
-It neither waits nor asks itself, so the same row goes to a server, a model in this process or a
+It neither waits nor asks by itself, so the same row goes to a server, a model in this process or a
 batch file. Equal rows yield equal requests: nothing but the answers may decide what is asked next.
 """
 
@@ -177,7 +184,7 @@ class ChatModel(ABC):
     """Rows whose requests are planned together."""
 
     def plan(self, requests: Sequence[ChatRequest]) -> list[Sequence[ChatRequest]]:
-        """Part requests into the groups that are answered together; by default one each.
+        """Divide requests into groups that are answered together; by default one each.
 
         The groups may depend on nothing but the requests: a run that was killed plans them again.
         """
@@ -199,7 +206,7 @@ class StreamingChat(Protocol):
     """A server that answers many requests at the same time, in any order."""
 
     in_flight_limit: int
-    """The most requests that are ever under way."""
+    """The largest number of requests under way."""
 
     def submit(self, request: ChatRequest, attempt: int = 1) -> None:
         """Take a request; it is sent as soon as the limits allow. Returns at once.
@@ -219,7 +226,7 @@ class StreamingChat(Protocol):
         ...
 
     def settle(self, count: int) -> None:
-        """Say that so many answers are stored: their places are free for other requests."""
+        """Free the places of so many answers, which are stored now."""
         ...
 
     def stop(self) -> None:

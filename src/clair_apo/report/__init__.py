@@ -1,28 +1,24 @@
-"""What a run's pairs look like, and where its training went: run folder in, pages out.
+"""Draws what a run's pairs look like and how its training went: run folder in, pages out.
 
-The data goes one way:
+    write           a run folder -> contrast.json, report.html, the data set's card
+    contrast        a run's files -> counts that add up, statistics, length histograms
+    pairs_page      the summary and the pairs -> report.html
+    dataset_card    the summary and the pairs -> the README.md of the data set
+    terminal        the summary -> a line and a table for the command line
 
-    contrast    a run's files -> counts that close, statistics, length histograms
-    diff        two answers -> the words in which they differ
-    figure      the histogram -> where its bars and labels go
-    page        all of it -> one self-contained HTML file (templates/)
-    terminal    the summary -> a line and a table for the command line
-    card        the data set's README.md, with what `datasets` must know to load it
-    write       a run folder -> contrast.json, report.html and the card in it
+    training_page   a training's folder -> training.html and PNG files
+    training_run    a training's folder -> its metrics over the steps, and figures of them
 
-    curves      a training's folder -> its metrics over the steps
-    plots       curves -> figures, as PNG and SVG
-    training    all of it -> training.html and the PNG files
+    html            what both pages have in common
+    templates/      the pages, the card, the style sheet, the script
 
-`html` is what both pages have in common.
-
-Knows run folders and nothing of what made them: no models, no revisions, no training.
+It knows run folders and nothing of what made them: no models, no revisions, no training.
 """
 
 from clair_apo.report.contrast import ContrastSummary, summarise
 from clair_apo.report.terminal import contrast_table, counts_line, verification_lines
-from clair_apo.report.training_page import find_training
-from clair_apo.report.training_run import TrainingReport, write_training_report
+from clair_apo.report.training_page import TrainingReport, write_training_report
+from clair_apo.report.training_run import find_training
 from clair_apo.report.write import ReportFiles, write_report
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""What a run's pairs look like in numbers: counts that close, and how far apart the sides are.
+"""The numbers of a run's pairs: counts that add up, and how far apart the two sides are.
 
 Reads `prompts.jsonl`, `pairs.jsonl`, `dropped.jsonl` and `manifest.json`; knows nothing of how
 they were made.
@@ -40,7 +40,7 @@ class DropCount(Record):
 
 
 class Counts(Record):
-    """Where the prompts went; `prompts` is always `pairs` + `dropped`."""
+    """What became of the prompts; `prompts` is always `pairs` + `dropped`."""
 
     prompts: int
     pairs: int
@@ -79,15 +79,15 @@ class LengthHistogram(Record):
 
 
 class ContrastSummary(Record):
-    """The whole of `contrast.json`."""
+    """The content of `contrast.json`."""
 
     run: str
     """Name of the run folder."""
     recipes: tuple[str, ...]
     rejected_from: tuple[str, ...]
-    """The models that wrote the losers."""
+    """The models that wrote the rejected answers."""
     chosen_from: tuple[str, ...]
-    """The models that wrote the winners."""
+    """The models that wrote the chosen answers."""
     tokenizer: str
     """What the tokens of the Jaccard similarity are."""
     counts: Counts
@@ -95,11 +95,11 @@ class ContrastSummary(Record):
     """Empty where there are no pairs."""
     lengths: LengthHistogram
     verification: VerificationSummary | None = None
-    """What the judge said that verified the pairs; None where none did."""
+    """What the verifying judge found; None where the pairs were not verified."""
 
 
 def length_change(contrast: Contrast) -> int:
-    """Characters that the chosen answer has more than the rejected one."""
+    """Length of the chosen answer minus that of the rejected one, in characters."""
     return contrast.chosen_characters - contrast.rejected_characters
 
 

@@ -20,7 +20,7 @@ from clair_apo.files import Columns, ColumnType, ListOf, columns_of, read_jsonl
 from clair_apo.records import DropReason, Origin, PreferencePair, Record, canonical_json
 from clair_apo.report.contrast import PAIRS, ContrastSummary
 from clair_apo.report.pairs_page import REASON_SENTENCES, STAGE_NAMES
-from clair_apo.report.terminal import numeral, row
+from clair_apo.report.terminal import numeral, statistic_text
 from clair_apo.run_folder import DATASET, SPLITS, SUFFIXES, RunFolder
 
 CARD = "README.md"
@@ -37,7 +37,7 @@ RECIPE_SIDES = {
     ),
     "worsen": ("a reviser's minimally worsened answer", "the target model's answer"),
 }
-"""Loser and winner of each recipe, in words."""
+"""The rejected and the chosen answer of each recipe, in words."""
 
 Features = list[dict[str, Any]]
 
@@ -50,7 +50,7 @@ class Split(Record):
 
 
 class SideSource(Record):
-    """What one model gave to the pairs, and what that took."""
+    """What one model wrote for the pairs, with its tokens and cost."""
 
     side: str
     kind: str
@@ -63,7 +63,7 @@ class SideSource(Record):
 
 
 class _Sums(NamedTuple):
-    """What the kept pairs took."""
+    """Tokens and cost of the kept pairs."""
 
     sources: list[SideSource]
     cost: float | None
@@ -101,7 +101,7 @@ def render_card(
             recipe_sides=RECIPE_SIDES,
             stage_names=STAGE_NAMES,
             reasons=REASON_SENTENCES,
-            rows=[row(statistic) for statistic in summary.statistics],
+            statistics=[statistic_text(statistic) for statistic in summary.statistics],
             config=config,
             settings=settings,
             roles=[role for role in ROLES if config.get(role) and _took_part(role, sources)],

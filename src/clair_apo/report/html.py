@@ -1,4 +1,4 @@
-"""What every page has in common: escaped templates, assets, and names for a security policy."""
+"""What both pages have in common: escaped templates, assets, and hashes for a security policy."""
 
 import base64
 import functools
@@ -12,7 +12,7 @@ from clair_apo.report.terminal import numeral
 
 @functools.cache
 def environment() -> Environment:
-    """The templates; every value is escaped, and an unknown one is an error."""
+    """The environment of the templates: every value is escaped, an unknown one is an error."""
     found = Environment(
         loader=PackageLoader("clair_apo.report"),
         autoescape=True,
@@ -30,10 +30,10 @@ def asset(name: str) -> str:
 
 
 def source_hash(text: str) -> str:
-    """The name by which a content security policy allows exactly this inline text."""
+    """The hash with which a content security policy allows exactly this inline text."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def image_source(svg: bytes) -> str:
-    """An SVG file as the address of an image, that asks nothing of the network."""
+    """An SVG file as a data URL."""
     return "data:image/svg+xml;base64," + base64.b64encode(svg).decode()

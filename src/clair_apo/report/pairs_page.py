@@ -1,4 +1,8 @@
-"""The report page: one self-contained HTML file that asks nothing of the network.
+"""The report page of a run: one self-contained HTML file that asks nothing of the network.
+
+    render_page     a run -> HTML, with a card for each pair
+    word_diff       two answers -> the words in which they differ
+    length_figure   the histogram of lengths -> coordinates of bars and labels
 
 What models and users wrote is data on the page, never markup: every value is escaped, and the
 content security policy runs the page's own script and no other.
@@ -30,12 +34,69 @@ from clair_apo.report.contrast import (
     length_change,
 )
 from clair_apo.report.html import asset, environment, source_hash
-from clair_apo.report.terminal import row
+from clair_apo.report.terminal import statistic_text
 from clair_apo.run_folder import RunFolder
+
+MAX_CARDS = 500
+"""Pairs, and dropped prompts, that the page shows at most."""
+MAX_TEXT = 200_000
+"""Characters of one text that the page shows at most."""
+MAX_PAGE = 10_000_000
+"""Characters after which the page shows no more pairs, and no more dropped prompts."""
+SAMPLE_SEED = 0
+
+STAGE_NAMES = {
+    Stage.LOAD: "Loading prompts",
+    Stage.RESPOND: "Target model's answer",
+    Stage.JUDGE: "Judging",
+    Stage.REVISE: "Revision",
+    Stage.PAIR: "Pairing",
+    Stage.VERIFY: "Verification",
+}
+REASON_SENTENCES = {
+    DropReason.DUPLICATE: "the same prompt stood in the data before",
+    DropReason.EMPTY: "the answer or the revision has no text",
+    DropReason.CUT: "ran into the token limit",
+    DropReason.REFUSED: "the reviser declined",
+    DropReason.UNPARSED: "the reviser's reply does not have the asked form",
+    DropReason.EDIT_NOT_FOUND: "an edit names text that is not there, or more than once",
+    DropReason.NO_OP: "both sides are equal",
+    DropReason.REQUEST_FAILED: "the server rejected the request, or failed at it",
+    DropReason.CONTAMINATED: "the prompt shares a passage with a test set",
+    DropReason.THINKING_DIFFERS: "one side begins with thinking, the other does not",
+    DropReason.OVER_EDITED: "the revision changes more than the gate allows",
+    DropReason.IDENTICAL_AFTER_TRUNCATION: "the same tokens in training, or none",
+    DropReason.LENGTH_RATIO: "the chosen side is too short or too long beside the rejected one",
+    DropReason.LANGUAGE_CHANGED: "the sides are in different languages",
+    DropReason.MENTIONS_REVISION: "the revision speaks of being one",
+    DropReason.JUDGE_REJECTED: "no side is better, by the judge",
+}
+SORT_ORDERS = {
+    "id-asc": "Id, first to last",
+    "id-desc": "Id, last to first",
+    "jaccard-asc": "Jaccard, least alike first",
+    "jaccard-desc": "Jaccard, most alike first",
+    "levenshtein-asc": "Levenshtein, smallest first",
+    "levenshtein-desc": "Levenshtein, largest first",
+    "change-asc": "Length change, shortened first",
+    "change-desc": "Length change, lengthened first",
+}
+
+WIDTH = 640
+LEFT, RIGHT = 1, 1
+PANEL_HEIGHT = 130
+PANEL_TOPS = (40, 232)
+"""The y of the top of the bars, in the upper and in the lower panel."""
+AXIS_Y = PANEL_TOPS[-1] + PANEL_HEIGHT
+HEIGHT = AXIS_Y + 60
+MAX_TICKS = 5
+
+Side = Literal["rejected", "chosen"]
+R = TypeVar("R", bound=Record)
 
 
 class DiffSpan(Record):
-    """A stretch of one text that is shared with the other text, or is not."""
+    """A stretch of one text, which the other text shares or does not."""
 
     kind: Literal["same", "changed"]
     text: str
@@ -46,6 +107,109 @@ class WordDiff(NamedTuple):
 
     rejected: tuple[DiffSpan, ...]
     chosen: tuple[DiffSpan, ...]
+
+
+class PairCard(Record):
+    """One pair as it is on the page."""
+
+    id: str
+    prompt: Conversation
+    rejected: tuple[DiffSpan, ...]
+    chosen: tuple[DiffSpan, ...]
+    rationale: str
+    contrast: Contrast
+    share: float
+    """Levenshtein distance as a share of the longer text."""
+    change: int
+    """Length of the chosen answer minus that of the rejected one, in characters."""
+
+
+def render_page(
+    run: RunFolder, summary: ContrastSummary, read: Callable[[], None] = lambda: None
+) -> str:
+    """The report page of a run as HTML.
+
+    Args:
+        run: the folder that `summary` was made of.
+        summary: what `summarise` returned for it.
+        read: called for every row that was read.
+    """
+    counts = summary.counts
+    pairs = _sample(run, PAIRS, PreferencePair, counts.pairs, read)
+    dropped = _sample(run, DROPPED, Dropped, counts.dropped, read)
+    style, script = asset("report.css"), asset("report.js")
+    return (
+        environment()
+        .get_template("report.html.jinja")
+        .render(
+            summary=summary,
+            statistics=[statistic_text(statistic) for statistic in summary.statistics],
+            figure=length_figure(summary),
+            cards=list(map(_card, pairs)),
+            dropped=dropped,
+            max_text=MAX_TEXT,
+            seed=SAMPLE_SEED,
+            sort_orders=SORT_ORDERS,
+            stage_names=STAGE_NAMES,
+            reason_sentences=REASON_SENTENCES,
+            style=Markup(style),  # our own file, as it is
+            script=Markup(script),
+            style_source=source_hash(style),
+            script_source=source_hash(script),
+        )
+        + "\n"
+    )
+
+
+def _sample(
+    run: RunFolder, name: str, kind: type[R], total: int, read: Callable[[], None]
+) -> list[R]:
+    """The rows that the page shows, by their ids: all, or a seeded sample of `MAX_CARDS`.
+
+    They are fewer where they come to more than `MAX_PAGE` characters. An id is a digest, so the
+    first ones are a sample as well.
+    """
+    wanted = set(random.Random(SAMPLE_SEED).sample(range(total), min(total, MAX_CARDS)))
+    found: list[R] = []
+    for number, record in enumerate(read_jsonl(run.file(name), kind)):
+        if number in wanted:
+            found.append(kind.model_validate(_cut(record.model_dump())))
+        read()
+    shown: list[R] = []
+    left = MAX_PAGE
+    for record in sorted(found, key=attrgetter("id")):
+        left -= len(record.model_dump_json())
+        if shown and left < 0:
+            break
+        shown.append(record)
+    return shown
+
+
+def _cut(value: Any) -> Any:
+    """A record's values with texts of `MAX_TEXT` characters at most, and how many are left out."""
+    if isinstance(value, str) and len(value) > MAX_TEXT:
+        return f"{value[:MAX_TEXT]}\n[{len(value) - MAX_TEXT:,} more characters]"
+    if isinstance(value, dict):
+        return {key: _cut(inner) for key, inner in value.items()}
+    return tuple(map(_cut, value)) if isinstance(value, list | tuple) else value
+
+
+def _card(pair: PreferencePair) -> PairCard:
+    diff = word_diff(_text(pair.rejected), _text(pair.chosen))
+    return PairCard(
+        id=pair.id,
+        prompt=pair.prompt,
+        rejected=diff.rejected,
+        chosen=diff.chosen,
+        rationale=pair.rationale,
+        contrast=pair.contrast,
+        share=pair.contrast.levenshtein_share,
+        change=length_change(pair.contrast),
+    )
+
+
+def _text(answer: Conversation) -> str:
+    return "\n\n".join(turn.content for turn in answer)
 
 
 def word_diff(rejected: str, chosen: str) -> WordDiff:
@@ -82,20 +246,8 @@ def _span(same: bool, text: str) -> DiffSpan:
     return DiffSpan(kind="same" if same else "changed", text=text)
 
 
-WIDTH = 640
-LEFT, RIGHT = 1, 1
-PANEL_HEIGHT = 130
-PANEL_TOPS = (40, 232)
-"""Top of the bars' area of the upper and of the lower panel."""
-AXIS_Y = PANEL_TOPS[-1] + PANEL_HEIGHT
-HEIGHT = AXIS_Y + 60
-MAX_TICKS = 5
-
-Side = Literal["rejected", "chosen"]
-
-
 class Bar(Record):
-    """One bin of one side."""
+    """The bar of one bin of one side."""
 
     x: float
     y: float
@@ -120,12 +272,12 @@ class Panel(Record):
 
 
 class Tick(Record):
-    """A place on the shared axis, in characters."""
+    """A labelled place on the shared axis, in characters."""
 
     x: float
     value: int
-    anchor: Literal["start", "middle", "end"]
-    """Which end of the label stands at `x`: at the edges of the drawing it grows inwards."""
+    align: Literal["start", "middle", "end"]
+    """The part of the label that is at `x`: at the edges of the drawing it grows inwards."""
 
 
 class LengthFigure(Record):
@@ -204,160 +356,9 @@ def _ticks(lengths: LengthHistogram) -> tuple[Tick, ...]:
     edges = lengths.edges
     step = next(step for step in (1, 2, 4, 5) if len(edges) <= step * MAX_TICKS)
     return tuple(
-        Tick(x=_x(edge, lengths), value=edge, anchor=_anchor(edge, edges)) for edge in edges[::step]
+        Tick(x=_x(edge, lengths), value=edge, align=_align(edge, edges)) for edge in edges[::step]
     )
 
 
-def _anchor(edge: int, edges: tuple[int, ...]) -> Literal["start", "middle", "end"]:
+def _align(edge: int, edges: tuple[int, ...]) -> Literal["start", "middle", "end"]:
     return "start" if edge == edges[0] else "end" if edge == edges[-1] else "middle"
-
-
-MAX_CARDS = 500
-"""Pairs, and dropped prompts, that the page shows at most."""
-MAX_TEXT = 200_000
-"""Characters of one text that the page shows at most."""
-MAX_PAGE = 10_000_000
-"""Characters after which the page shows no more pairs, and no more dropped prompts."""
-SAMPLE_SEED = 0
-
-STAGE_NAMES = {
-    Stage.LOAD: "Loading prompts",
-    Stage.RESPOND: "Target model's answer",
-    Stage.JUDGE: "Judging",
-    Stage.REVISE: "Revision",
-    Stage.PAIR: "Pairing",
-    Stage.VERIFY: "Verification",
-}
-REASON_SENTENCES = {
-    DropReason.DUPLICATE: "the same prompt stood in the data before",
-    DropReason.EMPTY: "the answer or the revision has no text",
-    DropReason.CUT: "ran into the token limit",
-    DropReason.REFUSED: "the reviser declined",
-    DropReason.UNPARSED: "the reviser's reply does not have the asked form",
-    DropReason.EDIT_NOT_FOUND: "an edit names text that is not there, or more than once",
-    DropReason.NO_OP: "both sides are equal",
-    DropReason.REQUEST_FAILED: "the server rejected the request, or failed at it",
-    DropReason.CONTAMINATED: "the prompt shares a passage with a test set",
-    DropReason.THINKING_DIFFERS: "one side begins with thinking, the other does not",
-    DropReason.OVER_EDITED: "the revision changes more than the gate allows",
-    DropReason.IDENTICAL_AFTER_TRUNCATION: "the same tokens in training, or none",
-    DropReason.LENGTH_RATIO: "the winner is too short or too long beside the loser",
-    DropReason.LANGUAGE_CHANGED: "the sides are in different languages",
-    DropReason.MENTIONS_REVISION: "the revision speaks of being one",
-    DropReason.JUDGE_REJECTED: "no side is better, by the judge",
-}
-SORT_ORDERS = {
-    "id-asc": "Id, first to last",
-    "id-desc": "Id, last to first",
-    "jaccard-asc": "Jaccard, least alike first",
-    "jaccard-desc": "Jaccard, most alike first",
-    "levenshtein-asc": "Levenshtein, smallest first",
-    "levenshtein-desc": "Levenshtein, largest first",
-    "change-asc": "Length change, shortened first",
-    "change-desc": "Length change, lengthened first",
-}
-
-R = TypeVar("R", bound=Record)
-
-
-class PairCard(Record):
-    """One pair as the page shows it."""
-
-    id: str
-    prompt: Conversation
-    rejected: tuple[DiffSpan, ...]
-    chosen: tuple[DiffSpan, ...]
-    rationale: str
-    contrast: Contrast
-    share: float
-    """Levenshtein distance as a share of the longer text."""
-    change: int
-    """Characters that the chosen answer has more."""
-
-
-def render_page(
-    run: RunFolder, summary: ContrastSummary, read: Callable[[], None] = lambda: None
-) -> str:
-    """The report page of a run as HTML.
-
-    Args:
-        run: the folder that `summary` was made of.
-        summary: what `summarise` returned for it.
-        read: called for every row that was read.
-    """
-    counts = summary.counts
-    pairs = _sample(run, PAIRS, PreferencePair, counts.pairs, read)
-    dropped = _sample(run, DROPPED, Dropped, counts.dropped, read)
-    style, script = asset("report.css"), asset("report.js")
-    return (
-        environment()
-        .get_template("report.html.jinja")
-        .render(
-            summary=summary,
-            rows=[row(statistic) for statistic in summary.statistics],
-            figure=length_figure(summary),
-            cards=list(map(_card, pairs)),
-            dropped=dropped,
-            max_text=MAX_TEXT,
-            seed=SAMPLE_SEED,
-            sort_orders=SORT_ORDERS,
-            stage_names=STAGE_NAMES,
-            reason_sentences=REASON_SENTENCES,
-            style=Markup(style),  # our own file, as it is
-            script=Markup(script),
-            style_source=source_hash(style),
-            script_source=source_hash(script),
-        )
-        + "\n"
-    )
-
-
-def _sample(
-    run: RunFolder, name: str, kind: type[R], total: int, read: Callable[[], None]
-) -> list[R]:
-    """The rows that the page shows, by their ids: all, or a seeded sample of `MAX_CARDS`.
-
-    They are fewer where they come to more than `MAX_PAGE` characters. An id is a digest, so the
-    first ones are a sample as well.
-    """
-    wanted = set(random.Random(SAMPLE_SEED).sample(range(total), min(total, MAX_CARDS)))
-    found: list[R] = []
-    for number, record in enumerate(read_jsonl(run.file(name), kind)):
-        if number in wanted:
-            found.append(kind.model_validate(_cut(record.model_dump())))
-        read()
-    shown: list[R] = []
-    left = MAX_PAGE
-    for record in sorted(found, key=attrgetter("id")):
-        left -= len(record.model_dump_json())
-        if shown and left < 0:
-            break
-        shown.append(record)
-    return shown
-
-
-def _cut(value: Any) -> Any:
-    """A record's values with texts of `MAX_TEXT` characters at most, and how many are left out."""
-    if isinstance(value, str) and len(value) > MAX_TEXT:
-        return f"{value[:MAX_TEXT]}\n[{len(value) - MAX_TEXT:,} more characters]"
-    if isinstance(value, dict):
-        return {key: _cut(inner) for key, inner in value.items()}
-    return tuple(map(_cut, value)) if isinstance(value, list | tuple) else value
-
-
-def _card(pair: PreferencePair) -> PairCard:
-    diff = word_diff(_text(pair.rejected), _text(pair.chosen))
-    return PairCard(
-        id=pair.id,
-        prompt=pair.prompt,
-        rejected=diff.rejected,
-        chosen=diff.chosen,
-        rationale=pair.rationale,
-        contrast=pair.contrast,
-        share=pair.contrast.levenshtein_share,
-        change=length_change(pair.contrast),
-    )
-
-
-def _text(answer: Conversation) -> str:
-    return "\n\n".join(turn.content for turn in answer)

@@ -1,4 +1,4 @@
-"""The page of a training run: where winner and loser went, what was said, what it ended with."""
+"""The page of a training: its facts and alarms, its figures, and the metrics at its end."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from clair_apo.files import atomic_writer
 from clair_apo.records import Record
 from clair_apo.report.html import asset, environment, image_source, source_hash
 from clair_apo.report.terminal import NONE, numeral
-from clair_apo.report.training_page import Plot, TrainingRun, read_training, training_plots
+from clair_apo.report.training_run import Plot, TrainingRun, read_training, training_plots
 
 PAGE = "training.html"
 
@@ -22,7 +22,7 @@ SHOWN_FACTS = {
     "trained": "Pairs trained on",
     "held_out": "Pairs held out",
     "steps": "Steps",
-    "changes": "Changed on the way",
+    "changes": "Changed during the run",
     "pair_layout": "Pair layout",
     "reference": "Reference",
     "reference_digest": "Reference digest",
@@ -30,18 +30,18 @@ SHOWN_FACTS = {
 }
 
 
-class Anchor(Record):
-    """One metric at the end of a run, as it is written."""
+class FinalMetric(Record):
+    """One metric at the end of a training, as text."""
 
     name: str
     trained: str
-    """In the last training log."""
+    """Its value in the last training log."""
     held_out: str
-    """In the last evaluation."""
+    """Its value in the last evaluation."""
 
 
 class TrainingReport(Record):
-    """What `write_training_report` wrote."""
+    """The files that `write_training_report` wrote."""
 
     page: Path
     plots: tuple[Path, ...]
@@ -79,7 +79,7 @@ def training_page(run: TrainingRun, plots: Sequence[Plot]) -> str:
             facts=_facts(run.facts),
             why=_texts(run.facts.get("why")),
             alarms=_alarms(run.facts.get("alarms")),
-            anchors=_anchors(run),
+            metrics=_final_metrics(run),
             figures=[(plot.name, plot.caption, image_source(plot.svg)) for plot in plots],
             style=Markup(style),  # our own file, as it is
             style_source=source_hash(style),
@@ -113,13 +113,13 @@ def _alarms(value: Any) -> list[tuple[str, str]]:
     ]
 
 
-def _anchors(run: TrainingRun) -> list[Anchor]:
+def _final_metrics(run: TrainingRun) -> list[FinalMetric]:
     """Every metric of the last training log that is a mean over pairs or tokens."""
     nothing: Mapping[str, Any] = {}
     last = next((log for log in reversed(run.logs) if "rewards/chosen" in log), nothing)
     names = [name for name in last if "/" in name or f"eval_{name}" in _evaluated(run)]
     return [
-        Anchor(
+        FinalMetric(
             name=name,
             trained=_written(run.last(name)),
             held_out=_written(run.last(f"eval_{name}")),

@@ -1,4 +1,10 @@
-"""The figures of a training run: rewards, log-probs, quadrants over its steps."""
+"""A finished training as its folder describes it: its logs, its facts, and figures of them.
+
+trainer_state.json, manifest.json -> TrainingRun -> Plot (rewards, log-probabilities, quadrants)
+
+Folders of earlier versions are read too: their names of metrics and alarms are translated once,
+when they are read.
+"""
 
 import json
 import math
@@ -19,7 +25,44 @@ if TYPE_CHECKING:
 
 STATE = "trainer_state.json"
 CHECKPOINT = "checkpoint"
-"""The folder of a run in which `clair-apo train` is told to write, by the shipped configs."""
+"""The folder in a run folder into which the shipped configs of `clair-apo train` write."""
+
+CHOSEN, REJECTED, MARGIN = "#1f6fb2", "#c2601f", "#6b6b6b"
+"""As on the pages: blue for chosen, orange for rejected; told apart by colour-blind readers."""
+QUADRANTS = {
+    "chosen_up_rejected_down": ("chosen up, rejected down", "#1f6fb2"),
+    "chosen_up_rejected_up": ("both up", "#9cc7e8"),
+    "chosen_down_rejected_down": ("both down", "#f0c5a2"),
+    "chosen_down_rejected_up": ("chosen down, rejected up", "#c2601f"),
+}
+SIZE = (7.2, 3.4)
+"""Width and height of a figure, in inches."""
+DOTS_PER_INCH = 150
+"""Resolution of a PNG."""
+MAX_POINTS = 2_000
+"""Points of one line: of more logs every second, third, ... is drawn, the last one always."""
+
+_REWARDS: Mapping[str, tuple[str, str, str]] = {
+    "rewards/chosen": ("chosen", CHOSEN, "-"),
+    "rewards/rejected": ("rejected", REJECTED, "-"),
+    "rewards/margins": ("margin", MARGIN, ":"),
+}
+_LOGPS: Mapping[str, tuple[str, str, str]] = {
+    "logps/chosen": ("chosen", CHOSEN, "-"),
+    "ref_logps/chosen": ("chosen, reference", CHOSEN, "--"),
+    "logps/rejected": ("rejected", REJECTED, "-"),
+    "ref_logps/rejected": ("rejected, reference", REJECTED, "--"),
+}
+
+# names in training folders of earlier versions, and what they are called now
+_OLD_QUADRANTS = {
+    "quadrants/winner_up_loser_down": "quadrants/chosen_up_rejected_down",
+    "quadrants/winner_up_loser_up": "quadrants/chosen_up_rejected_up",
+    "quadrants/winner_down_loser_down": "quadrants/chosen_down_rejected_down",
+    "quadrants/winner_down_loser_up": "quadrants/chosen_down_rejected_up",
+}
+_OLD_METRICS = _OLD_QUADRANTS | {f"eval_{k}": f"eval_{v}" for k, v in _OLD_QUADRANTS.items()}
+_OLD_ALARMS = {"winner_falls": "chosen_falls", "winner_collapses": "chosen_collapses"}
 
 
 class Curve(NamedTuple):
@@ -30,17 +73,17 @@ class Curve(NamedTuple):
 
 
 class TrainingRun(NamedTuple):
-    """What a training folder says of its run."""
+    """A training as its folder describes it."""
 
     folder: Path
     name: str
     logs: tuple[Mapping[str, Any], ...]
-    """Every log in order, those of evaluations too."""
+    """Every log in order, those of evaluations included."""
     facts: Mapping[str, Any]
-    """The manifest's entry of the stage; empty where a trainer was used without `train`."""
+    """The manifest's entry of the training; empty where a trainer was used without `train`."""
 
     def curve(self, metric: str) -> Curve:
-        """A metric over its steps; empty where it was never logged. NaN and infinity are left out.
+        """A metric over its steps, without NaN and infinity; empty where it was never logged.
 
         Args:
             metric: its name in the logs; that of an evaluation begins with `eval_`.
@@ -53,13 +96,13 @@ class TrainingRun(NamedTuple):
         return Curve(*zip(*points, strict=True)) if points else Curve((), ())
 
     def last(self, metric: str) -> float | None:
-        """The last value of a metric."""
+        """The last logged value of a metric; None where it was never logged."""
         values = self.curve(metric).values
         return values[-1] if values else None
 
 
 def find_training(folder: Path) -> Path | None:
-    """Where a finished training wrote: the folder itself or its `checkpoint`; None if nowhere."""
+    """The folder of a finished training: this one or its `checkpoint`; None if there is none."""
     places = (folder, folder / CHECKPOINT)
     return next((place for place in places if (place / STATE).is_file()), None)
 
@@ -77,7 +120,11 @@ def read_training(folder: Path) -> TrainingRun:
         )
     try:
         state = json.loads((found / STATE).read_text(encoding="utf-8"))
-        logs = tuple(log for log in state["log_history"] if isinstance(log.get("step"), int))
+        logs = tuple(
+            {_OLD_METRICS.get(name, name): value for name, value in log.items()}
+            for log in state["log_history"]
+            if isinstance(log.get("step"), int)
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"{found / STATE}: cannot be read ({error})") from None
     whole = found.resolve()
@@ -87,7 +134,7 @@ def read_training(folder: Path) -> TrainingRun:
 
 
 def _facts(folder: Path) -> Mapping[str, Any]:
-    """What `train` wrote of this folder; an earlier version wrote it into the run folder above."""
+    """The entry of `train` about this folder; an earlier version wrote it into the run folder."""
     own = _stage(folder)
     if own:
         return own
@@ -97,27 +144,21 @@ def _facts(folder: Path) -> Mapping[str, Any]:
 
 def _stage(folder: Path) -> Mapping[str, Any]:
     stage = RunFolder(folder).manifest().get("stages", {}).get("train")
-    return stage if isinstance(stage, dict) else {}
+    if not isinstance(stage, dict):
+        return {}
+    alarms = stage.get("alarms")
+    return stage | {"alarms": [_alarm(a) for a in alarms]} if isinstance(alarms, list) else stage
 
 
-CHOSEN, REJECTED, MARGIN = "#1f6fb2", "#c2601f", "#6b6b6b"
-"""As on the pages: blue for chosen, orange for rejected; told apart by colour-blind readers."""
-QUADRANTS = {
-    "chosen_up_rejected_down": ("winner up, loser down", "#1f6fb2"),
-    "chosen_up_rejected_up": ("both up", "#9cc7e8"),
-    "chosen_down_rejected_down": ("both down", "#f0c5a2"),
-    "chosen_down_rejected_up": ("winner down, loser up", "#c2601f"),
-}
-SIZE = (7.2, 3.4)
-"""Inches."""
-DOTS = 150
-"""For each inch of a PNG."""
-MAX_POINTS = 2_000
-"""Points of one line: of more logs every second, third, ... is drawn, the last one always."""
+def _alarm(alarm: Any) -> Any:
+    if not isinstance(alarm, dict):
+        return alarm
+    name = alarm.get("name")
+    return alarm | {"name": _OLD_ALARMS.get(str(name), name)}
 
 
 class Plot(Record):
-    """One figure, in both forms."""
+    """One figure as PNG and as SVG."""
 
     name: Literal["rewards", "logps", "quadrants"]
     caption: str
@@ -139,7 +180,7 @@ def training_plots(run: TrainingRun) -> tuple[Plot, ...]:
     drawn = (
         (
             "rewards",
-            "Rewards of winners and losers: beta times the log-ratio of policy and reference.",
+            "Rewards of chosen and rejected: beta times the log-ratio of policy and reference.",
             _lines(run, "reward", _REWARDS),
         ),
         (
@@ -155,19 +196,6 @@ def training_plots(run: TrainingRun) -> tuple[Plot, ...]:
         for name, caption, figure in drawn
         if figure is not None
     )
-
-
-_REWARDS: Mapping[str, tuple[str, str, str]] = {
-    "rewards/chosen": ("winner", CHOSEN, "-"),
-    "rewards/rejected": ("loser", REJECTED, "-"),
-    "rewards/margins": ("margin", MARGIN, ":"),
-}
-_LOGPS: Mapping[str, tuple[str, str, str]] = {
-    "logps/chosen": ("winner", CHOSEN, "-"),
-    "ref_logps/chosen": ("winner, reference", CHOSEN, "--"),
-    "logps/rejected": ("loser", REJECTED, "-"),
-    "ref_logps/rejected": ("loser, reference", REJECTED, "--"),
-}
 
 
 def _lines(
@@ -235,5 +263,5 @@ def _saved(figure: "Figure", kind: Literal["png", "svg"]) -> bytes:
     metadata: dict[str, Any] = {"Date": None} if kind == "svg" else {"Software": None}
     file = BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "clair-apo", "svg.fonttype": "none"}):
-        figure.savefig(file, format=kind, dpi=DOTS, metadata=metadata)
+        figure.savefig(file, format=kind, dpi=DOTS_PER_INCH, metadata=metadata)
     return file.getvalue()

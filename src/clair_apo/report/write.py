@@ -22,7 +22,7 @@ PAGE = "report.html"
 
 
 class ReportFiles(Record):
-    """What `write_report` wrote, and what stands in it."""
+    """The files that `write_report` wrote, and the summary in them."""
 
     contrast: Path
     page: Path
@@ -34,7 +34,7 @@ class ReportFiles(Record):
 def write_report(run: Path) -> ReportFiles:
     """Summarise a run folder into `contrast.json`, `report.html` and `dataset/README.md` in it.
 
-    The page is self-contained. The same run gives the same bytes. How far it is stands on standard
+    The page is self-contained. The same run gives the same bytes. Progress is shown on standard
     error.
 
     Raises:

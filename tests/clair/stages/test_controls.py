@@ -43,7 +43,7 @@ def test_a_judge_that_says_yes_to_everything_is_warned_of_wherever_its_pairs_are
     assert "cannot be trusted" in " ".join(capsys.readouterr().err.split())
     for text in told(tmp_path, capsys):
         assert f"confirmed {PROMPTS} of {PROMPTS} claims" in text
-        assert f"rejected 0 of {controls} that were put the wrong way round: 0.0% [0.0%, " in text
+        assert f"rejected 0 of {controls} swapped-order controls: 0.0% [0.0%, " in text
         assert "the judge's confirmation cannot be trusted" in text.replace("&#39;", "'")
 
 
@@ -60,8 +60,8 @@ def test_a_judge_that_looks_is_not_warned_of(tmp_path, capsys):
 def test_without_controls_the_report_says_that_nobody_knows(tmp_path, capsys):
     verified(tmp_path, SAYING_YES, controls={"share": 0.0})
     for text in told(tmp_path, capsys):
-        assert "none was put the wrong way round" in text
-        assert "without controls nobody knows whether it looks" in text
+        assert "there were no swapped-order controls" in text
+        assert "without controls nobody knows whether it reads the answers" in text
 
 
 def wilson_low(count, n, z=1.959964):

@@ -41,7 +41,7 @@ class BatchFile:
 
 @dataclass(frozen=True, slots=True)
 class BatchResult:
-    """What one line of an output or error file says about one request."""
+    """The result of one request, from a line of an output or error file."""
 
     key: str
     response: RawResponse | None
@@ -90,7 +90,7 @@ def read_results(path: Path, mask: Mask = NO_SECRETS) -> Iterator[BatchResult]:
 
     Args:
         path: the file.
-        mask: hides what the server that wrote it was told in secret.
+        mask: hides the secrets that the server was sent.
     """
     for line in _objects(path, mask):
         if isinstance(line.get("custom_id"), str):

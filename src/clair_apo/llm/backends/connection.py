@@ -1,4 +1,4 @@
-"""The HTTP clients of a server: its key, its proxy, its certificates, the bounds of its replies."""
+"""Makes the HTTP clients of a server: its key, its proxy, its certificates, the size of replies."""
 
 import os
 import ssl
@@ -18,7 +18,12 @@ from clair_apo.llm.backends.transport_errors import ReplyTooLargeError
 from clair_apo.llm.secrets import Mask
 from clair_apo.llm.spec import ModelSpec, find_key, host_of
 
+MOST_BYTES = 64 * 2**20
+"""A larger reply of a chat completion is broken off."""
 _PORTS = {"http": 80, "https": 443}
+_ACCOUNT = {"organization": "OPENAI_ORG_ID", "project": "OPENAI_PROJECT_ID"}
+
+C = TypeVar("C")
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class Proxy:
 
     @property
     def passwords(self) -> tuple[str, ...]:
-        """What must never be shown: the password, as it stands there and as it is meant."""
+        """The password in both spellings, with and without percent escapes, to be masked."""
         password = urlsplit(self.url).password or ""
         return password, unquote(password)
 
@@ -138,13 +143,6 @@ def _address(host: str) -> IPv4Address | IPv6Address | None:
         return None
 
 
-MOST_BYTES = 64 * 2**20
-"""A reply of a chat completion that is larger is broken off."""
-_ACCOUNT = {"organization": "OPENAI_ORG_ID", "project": "OPENAI_PROJECT_ID"}
-
-C = TypeVar("C")
-
-
 @dataclass(frozen=True)
 class Connection:
     """How a server is reached.
@@ -238,9 +236,9 @@ class Connection:
         except RequestError:
             raise
         except Exception as error:  # of several libraries, about addresses and headers
-            told = self.mask.text(f"{type(error).__name__}: {error}")
+            message = self.mask.text(f"{type(error).__name__}: {error}")
             raise RequestError(
-                f"{self.where} cannot be asked ({' '.join(told.split())[:300]})"
+                f"{self.where} cannot be asked ({' '.join(message.split())[:300]})"
             ) from None
 
 

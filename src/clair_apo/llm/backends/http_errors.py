@@ -1,4 +1,4 @@
-"""What went wrong with a request, read from what the HTTP client raised: whose fault, what to do.
+"""Reads what the HTTP client raised into a `RequestFailure`: whose fault it is, what to do.
 
 - `passing`: no connection, time-out, 408, 409, 429, 5xx: worth another attempt;
 - `row`: 400, 413, 422, a prompt that no minute has tokens for: this request alone has no answer;
@@ -45,7 +45,7 @@ _NO_MONEY_WORDS = (
     "used all available credits",
     "spending limit",
 )
-_NO_CREDIT = "your credit balance is too low"  # said with status 400
+_NO_CREDIT = "your credit balance is too low"  # its status is 400
 
 
 class RequestFailure(Exception):
@@ -235,7 +235,7 @@ def retry_after_s(headers: Mapping[str, str], now: float) -> float | None:
         now: seconds since 1970.
 
     Returns:
-        Seconds from now, however many; None where nothing readable is said.
+        Seconds from now, however many; None where the headers do not say.
     """
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         seconds = _seconds(headers.get(name, ""), unit, now)

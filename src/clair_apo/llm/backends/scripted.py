@@ -7,7 +7,7 @@ from clair_apo.llm.types import Answered, ChatModel, ChatRequest, Completion
 
 
 class ScriptedChat(ChatModel):
-    """Answers requests in order with the given completions.
+    """A model that answers requests in order with the given completions.
 
     Args:
         script: one text (finish reason `stop`) or one `Completion` for each expected request.

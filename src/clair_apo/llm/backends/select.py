@@ -1,4 +1,4 @@
-"""Models that do not answer at once: which mode of a spec leads to which."""
+"""Chooses the model that answers later, by the mode of a spec."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""What libraries raise below the HTTP client, in words: connections, certificates, replies.
+"""Puts into words what the libraries below the HTTP client raise.
 
-Whatever is not known here may pass: it is tried again like a lost connection.
+An error that is not known here may pass: it is tried again like a lost connection.
 """
 
 import os
@@ -13,23 +13,23 @@ import httpx2
 
 
 class ReplyTooLargeError(httpx2.TransportError):
-    """A reply that nobody has the memory for."""
+    """A reply that is larger than what is read into memory."""
 
 
 class LibraryFault(NamedTuple):
-    """What an exception means."""
+    """The meaning of an exception."""
 
     happened: str
-    """What the server did or did not, as the rest of a sentence that begins with its name."""
+    """What happened, as the rest of a sentence that begins with the server's name."""
     reason: str
     """What the library says; may hold what the server sent."""
     may_pass: bool = True
     advice: str = ""
-    """What to do now, with the sign that parts it from the sentence."""
+    """What to do now, with the punctuation before it."""
 
 
 def fault_of(error: BaseException, through_proxy: bool) -> LibraryFault:
-    """Say what an exception of an HTTP client means.
+    """Put an exception of an HTTP client into words.
 
     Args:
         error: with what it was raised from.
