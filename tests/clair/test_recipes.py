@@ -105,6 +105,14 @@ def test_the_stronger_models_own_answer_wins(tmp_path, two):
     assert provenance["format"] is None
 
 
+def test_an_unusable_answer_of_the_stronger_model_is_dropped_at_its_own_stage(tmp_path, two):
+    config = make_config(tmp_path, two, recipe="stronger_preferred")
+    strong = Sampled(lambda question, sample: "" if question == "one" else "a strong answer")
+    assert run(config, answers(), strong).dropped == {"empty": 1}
+    (dropped,) = rows_of(tmp_path, "dropped.jsonl")
+    assert (dropped["stage"], dropped["reason"]) == ("strengthen", "empty")
+
+
 @pytest.mark.parametrize(("prefers", "winner"), [(higher_sample, 1), (lower_sample, 0)])
 def test_the_judges_word_and_nothing_else_says_who_wins(tmp_path, two, prefers, winner):
     config = make_config(tmp_path, two, recipe="on_policy_judge", judge=JUDGE, reviser=None)

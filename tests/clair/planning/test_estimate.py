@@ -10,20 +10,7 @@ from clair_apo.clair.setup import offline_context, stage_context
 from clair_apo.llm import ModelSpec, RequestStore
 from clair_apo.llm.spec import Price
 from clair_apo.llm.token_count import AROUND_MESSAGE
-from tests.helpers.scripted_roles import asked_of, config_for, models, server_model
-
-
-class WordCounter:
-    """A tokeniser whose tokens are words."""
-
-    def __init__(self, model="words"):
-        self.name = model
-
-    def text(self, text):
-        return len(text.split())
-
-    def conversation(self, messages):
-        return sum(self.text(message.content) + AROUND_MESSAGE for message in messages)
+from tests.helpers.scripted_roles import WordCounter, asked_of, config_for, models, server_model
 
 
 @pytest.fixture(autouse=True)

@@ -74,78 +74,80 @@ class StageDef:
         return self.files[0]
 
 
-_ALL = (
-    StageDef(
-        name="respond",
-        run=respond,
-        files=(StageFile("responses.jsonl", Response, "responses"),),
-        role="target",
-        decided_by={"answers", "strip_thinking"},
-        makes="answers",
-        forecast=Forecast("answer"),
-    ),
-    StageDef(
-        name="strengthen",
-        run=respond_stronger,
-        files=(StageFile("stronger.jsonl", Response, "stronger"),),
-        role="reviser",
-        decided_by={"reviser"},
-        makes="the stronger model's answers",
-        forecast=Forecast("answer"),
-    ),
-    StageDef(
-        name="judge",
-        run=choose,
-        files=(StageFile("judgements.jsonl", Judgement, "judgement"),),
-        role="judge",
-        decided_by={"judge"},
-        makes="judgements",
-        forecast=Forecast(
-            "verdict",
-            answers=2,
-            requests=comparisons_of,
-            frame=lambda context: context.judge.compare((), "", "").messages,
+STAGES: dict[str, StageDef] = {
+    stage.name: stage
+    for stage in (
+        StageDef(
+            name="respond",
+            run=respond,
+            files=(StageFile("responses.jsonl", Response, "responses"),),
+            role="target",
+            decided_by={"answers", "strip_thinking"},
+            makes="answers",
+            forecast=Forecast("answer"),
         ),
-        sum_up=sum_up_judgements,
-    ),
-    StageDef(
-        name="revise",
-        run=revise,
-        files=(StageFile("revisions.jsonl", Revision, "revision"),),
-        role="reviser",
-        decided_by={"reviser", "template", "parser"},
-        makes="revisions",
-        forecast=Forecast(
-            "revision",
-            answers=1,
-            frame=lambda context: context.template.render((), "") if context.template else (),
+        StageDef(
+            name="strengthen",
+            run=respond_stronger,
+            files=(StageFile("stronger.jsonl", Response, "stronger"),),
+            role="reviser",
+            decided_by={"reviser"},
+            makes="the stronger model's answers",
+            forecast=Forecast("answer"),
         ),
-    ),
-    StageDef(
-        name="pair",
-        run=make_pair,
-        files=(PAIRS,),
-        role=None,
-        decided_by={"gate"},
-        makes="pairs",
-    ),
-    StageDef(
-        name="verify",
-        run=verify,
-        files=(PAIRS, StageFile("verifications.jsonl", Verification, key="pair_id")),
-        role="judge",
-        decided_by={"verify", "judge"},
-        makes="pairs",
-        forecast=Forecast(
-            "verdict",
-            answers=2,
-            requests=claims_of,
-            frame=lambda context: context.judge.confirm((), "", "").messages,
+        StageDef(
+            name="judge",
+            run=choose,
+            files=(StageFile("judgements.jsonl", Judgement, "judgement"),),
+            role="judge",
+            decided_by={"judge"},
+            makes="judgements",
+            forecast=Forecast(
+                "verdict",
+                answers=2,
+                requests=comparisons_of,
+                frame=lambda context: context.judge.compare((), "", "").messages,
+            ),
+            sum_up=sum_up_judgements,
         ),
-        sum_up=sum_up_verifications,
-    ),
-)
-STAGES = {stage.name: stage for stage in _ALL}
+        StageDef(
+            name="revise",
+            run=revise,
+            files=(StageFile("revisions.jsonl", Revision, "revision"),),
+            role="reviser",
+            decided_by={"reviser", "template", "parser"},
+            makes="revisions",
+            forecast=Forecast(
+                "revision",
+                answers=1,
+                frame=lambda context: context.template.render((), "") if context.template else (),
+            ),
+        ),
+        StageDef(
+            name="pair",
+            run=make_pair,
+            files=(PAIRS,),
+            role=None,
+            decided_by={"gate"},
+            makes="pairs",
+        ),
+        StageDef(
+            name="verify",
+            run=verify,
+            files=(PAIRS, StageFile("verifications.jsonl", Verification, key="pair_id")),
+            role="judge",
+            decided_by={"verify", "judge"},
+            makes="pairs",
+            forecast=Forecast(
+                "verdict",
+                answers=2,
+                requests=claims_of,
+                frame=lambda context: context.judge.confirm((), "", "").messages,
+            ),
+            sum_up=sum_up_verifications,
+        ),
+    )
+}
 """Every stage by its name, in the order of the data."""
 
 
