@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 from docutils import nodes
 from docutils.parsers.rst import Directive
 from docutils.statemachine import StringList
-from pydantic import BaseModel
+from pydantic import BaseModel, WithJsonSchema
 from pydantic_core import PydanticUndefined
 from sphinx.application import Sphinx
 
@@ -76,7 +76,10 @@ def _key(model: type[BaseModel], name: str, prefix: str = "") -> Key:
         default = "required"
     else:
         default = _spelled(field.default)
-    return Key(prefix + name, _kind(field.annotation), default, field.description or "")
+    schemas = [part.json_schema for part in field.metadata if isinstance(part, WithJsonSchema)]
+    choices = [choice for schema in schemas for choice in (schema or {}).get("enum", ())]
+    kind = _kind(Literal[tuple(choices)] if choices else field.annotation)
+    return Key(prefix + name, kind, default, field.description or "")
 
 
 def _fields(config: type[Any]) -> Iterator[Key]:

@@ -272,10 +272,23 @@ class Stage(StrEnum):
 
     LOAD = "load"
     RESPOND = "respond"
+    STRENGTHEN = "strengthen"
     JUDGE = "judge"
     REVISE = "revise"
     PAIR = "pair"
     VERIFY = "verify"
+
+
+STAGE_TITLES = {
+    Stage.LOAD: "Loading prompts",
+    Stage.RESPOND: "Target model's answer",
+    Stage.STRENGTHEN: "Stronger model's answer",
+    Stage.JUDGE: "Judging",
+    Stage.REVISE: "Revision",
+    Stage.PAIR: "Pairing",
+    Stage.VERIFY: "Verification",
+}
+"""The stages for people."""
 
 
 class DropReason(StrEnum):

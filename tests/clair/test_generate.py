@@ -208,7 +208,10 @@ def test_a_changed_rubric_is_said_and_asks_only_the_reviser(tmp_path, three, cap
     newer = [(answer, edit_reply(("is old", "is newer"))) for _, answer in ANSWERS]
     target, reviser = Replying([]), Replying(newer)
     done = run(config, target, reviser)
-    assert "template changed: rebuilding revisions and pairs" in capsys.readouterr().err
+    assert (
+        "template changed: rebuilding revisions and all that is made of them"
+        in capsys.readouterr().err
+    )
     assert (done.asked, len(reviser.requests), target.requests) == (3, 3, [])
     assert "Say newer, never new." in reviser.requests[0].messages[0].content
     after = jsonl_bytes(tmp_path)
@@ -231,7 +234,10 @@ def test_a_changed_parser_or_gate_is_said_and_asks_nobody(tmp_path, three, capsy
     assert "gate changed: rebuilding pairs" in capsys.readouterr().err
     monkeypatch.setattr(MODULE, "PARSER_VERSION", 99)
     assert run(config, Replying([]), Replying([])).asked == 0
-    assert "parser changed: rebuilding revisions and pairs" in capsys.readouterr().err
+    assert (
+        "parser changed: rebuilding revisions and all that is made of them"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_rebuild_that_breaks_off_no_longer_vouches_for_the_old_files(tmp_path, three):

@@ -80,8 +80,11 @@ def test_an_old_run_is_reported_as_it_is():
     report = write_report(Path("stronger"))
     assert counts_line(report.summary) == "5 prompts in = 4 pairs + 1 dropped (duplicate 1)"
     card = report.card.read_text("utf-8")
-    assert "rejected is the target model's answer, chosen is a stronger model's own answer" in card
+    assert "Recipe stronger\\_preferred. Method:" in card
     assert "| duplicate | Loading prompts | 1 |" in card
+    _generate("stronger")  # this version also writes down what the sides are
+    card = write_report(Path("stronger")).card.read_text("utf-8")
+    assert "rejected is the target model's answer, chosen is a stronger model's own answer" in card
 
 
 def test_old_shards_are_merged_to_a_run_that_asks_nothing_more():

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from clair_apo.clair import GenerateConfig
+from clair_apo.clair.stages.context import ControlsConfig
 from clair_apo.errors import ConfigError
 from clair_apo.llm import Answered, ChatModel, Completion, ModelSpec
 from tests.helpers.clair_runs import (
@@ -102,6 +103,14 @@ def test_the_stronger_models_own_answer_wins(tmp_path, two):
         "target",
     )
     assert provenance["format"] is None
+
+
+def test_an_unusable_answer_of_the_stronger_model_is_dropped_at_its_own_stage(tmp_path, two):
+    config = make_config(tmp_path, two, recipe="stronger_preferred")
+    strong = Sampled(lambda question, sample: "" if question == "one" else "a strong answer")
+    assert run(config, answers(), strong).dropped == {"empty": 1}
+    (dropped,) = rows_of(tmp_path, "dropped.jsonl")
+    assert (dropped["stage"], dropped["reason"]) == ("strengthen", "empty")
 
 
 @pytest.mark.parametrize(("prefers", "winner"), [(higher_sample, 1), (lower_sample, 0)])
@@ -365,10 +374,9 @@ class TestVerification:
         assert (done.pairs, len(judge.requests)) == (2, 2)
 
     def test_the_seed_draws_about_the_asked_share_of_controls(self):
-        from clair_apo.clair.stages.judge import is_control
-
         ids = [f"{n:016x}" for n in range(2000)]
-        drawn = [{i for i in ids if is_control(i, 0.1, seed)} for seed in (0, 1)]
+        draws = [ControlsConfig(share=0.1, seed=seed) for seed in (0, 1)]
+        drawn = [{i for i in ids if controls.holds(i)} for controls in draws]
         # 200 expected, standard deviation 13.4
         assert all(150 < len(d) < 250 for d in drawn)
         assert drawn[0] != drawn[1]

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from clair_apo.clair import GenerateConfig, generate, load_prompts
-from clair_apo.clair.config import PromptShard
 from clair_apo.clair.merge import merge
+from clair_apo.clair.stages.load import PromptShard
 from clair_apo.cli import app
 from clair_apo.errors import ClairApoError, DataError, RunError, StoreError
 from clair_apo.llm import ModelSpec, RequestStore, StoredAnswer

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from clair_apo.clair import GenerateConfig
 from clair_apo.llm import Answered, ChatModel, ChatRequest, Completion, ModelSpec
+from clair_apo.llm.token_count import AROUND_MESSAGE
+from clair_apo.records import Message
 from tests.helpers.clair_runs import full_reply, make_config, write_rows
 
 PROMPT_TOKENS, COMPLETION_TOKENS = 20, 10
@@ -63,6 +65,19 @@ class Judge(Role):
         )
         verdicts = ("yes", "no") if "claims" in asked else ("1", "2")
         return f"<verdict>{verdicts[len(first) < len(second)]}</verdict>"
+
+
+class WordCounter:
+    """A tokeniser whose tokens are words; takes the place of `TokenCounter` in an estimate."""
+
+    def __init__(self, model: str = "words") -> None:
+        self.name = model
+
+    def text(self, text: str) -> int:
+        return len(text.split())
+
+    def conversation(self, messages: Sequence[Message]) -> int:
+        return sum(self.text(message.content) + AROUND_MESSAGE for message in messages)
 
 
 def models() -> dict[str, Role]:

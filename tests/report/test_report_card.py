@@ -6,11 +6,10 @@ import pytest
 from datasets import Features, load_dataset
 from huggingface_hub import DatasetCard
 
-from clair_apo.clair.recipes import RECIPES
 from clair_apo.files import write_jsonl
 from clair_apo.records import DropReason, Origin, PreferencePair, Sampling, Stage
 from clair_apo.report import write_report
-from clair_apo.report.dataset_card import RECIPE_SIDES, features_of, markdown
+from clair_apo.report.dataset_card import features_of, markdown
 from tests.helpers.report_runs import make_dropped, make_pair, make_run
 
 HOSTILE = "a|b `c` <script>*_[x](y)\n# d & $e$"
@@ -264,5 +263,8 @@ def test_the_same_run_gives_the_same_card_and_a_run_without_data_set_none(tmp_pa
     assert write_report(tmp_path / "bare").card is None
 
 
-def test_every_recipe_has_its_sides_in_words():
-    assert set(RECIPE_SIDES) == set(RECIPES)
+def test_the_card_says_what_the_sides_are_where_the_manifest_does(tmp_path):
+    sides = {"chosen": "the better one", "rejected": "the worse one"}
+    card = make_card(tmp_path / "told", [make_pair("a")], sides=sides)
+    assert "Recipe clair: rejected is the worse one, chosen is the better one. Method:" in card
+    assert "Recipe clair. Method:" in make_card(tmp_path / "untold", [make_pair("a")])

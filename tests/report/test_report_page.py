@@ -6,11 +6,11 @@ import re
 import pytest
 
 from clair_apo.errors import RunError
-from clair_apo.records import DropReason, Message, Origin, Stage
+from clair_apo.records import STAGE_TITLES, DropReason, Message, Origin, Stage
 from clair_apo.report import ContrastSummary, write_report
 from clair_apo.report import pairs_page as page_module
 from clair_apo.report import write as write_module
-from clair_apo.report.pairs_page import MAX_CARDS, MAX_TEXT, REASON_SENTENCES, STAGE_NAMES
+from clair_apo.report.pairs_page import MAX_CARDS, MAX_TEXT, REASON_SENTENCES
 from tests.helpers.report_runs import Page, make_dropped, make_pair, make_run
 
 HOSTILE = [
@@ -180,7 +180,7 @@ def test_every_input_has_a_label(tmp_path):
 
 
 def test_every_stage_and_reason_has_words_for_a_person():
-    assert set(STAGE_NAMES) == set(Stage)
+    assert set(STAGE_TITLES) == set(Stage)
     assert set(REASON_SENTENCES) == set(DropReason)
 
 

@@ -1,20 +1,26 @@
-"""How preference pairs are made: minimal revisions of the target model's own answers (CLAIR).
+"""Makes preference pairs: minimal revisions of the target model's own answers (CLAIR).
 
-The stages, in the order of the data; `generate` walks through all of them:
-
-    prompts -> respond -> revise (templates, parse, edits, repair) -> pairs (gate, contrast)
-
-`parse` reads replies with the help of `reply` (what stands around one), `sections` (tags),
-`headings`, `edit_list` and `escapes`; `texts` says what of an answer becomes a side of a pair;
-`gate` judges with the help of `wording`, `language` and `truncation`.
+    generate.py       the path of a run through all stages
+    config.py         what a run is told
+    recipes.py        the recipes: which stages, and which texts become the sides of a pair
+    setup.py          builds from the config what the stages work with
+    prompt_state.py   a prompt with what the stages have made of it
+    stages/           table.py lists them: load, respond, judge, revise, pair
+    revision/         asks for a revision (template), reads the reply (parse, edits)
+    filters/          what makes no pair: texts, lengths, languages, prompts of test sets
+    manifest.py       what a run writes down about itself; costs.py: its money
+    planning/         what a run will ask and cost: estimate and pilot
+    sharding.py       the parts of a run on several machines; merge.py joins them
+    dataset.py        the splits, Parquet, and the hub
 
 Loads no torch; knows nothing of training.
 """
 
-from clair_apo.clair.config import GenerateConfig, PromptsConfig, RevisionConfig
+from clair_apo.clair.config import GenerateConfig, RevisionConfig
 from clair_apo.clair.filters.gate import DropCause, Gate, GateConfig, check_answer, check_reply
 from clair_apo.clair.filters.text_checks import is_refusal, mention_of_revision
 from clair_apo.clair.generate import Generated, generate
+from clair_apo.clair.recipes import RECIPES
 from clair_apo.clair.revision.edits import Edit, EditError, apply_edits
 from clair_apo.clair.revision.parse import (
     ParsedEdits,
@@ -24,13 +30,12 @@ from clair_apo.clair.revision.parse import (
     parse_revision,
 )
 from clair_apo.clair.revision.template import RevisionTemplate, load_template
-from clair_apo.clair.stages.load import load_prompts
-from clair_apo.clair.stages.pair import make_pair, measure_contrast
-from clair_apo.clair.stages.respond import respond
-from clair_apo.clair.stages.revise import REPAIRABLE, read_reply, repair_message, revise
+from clair_apo.clair.stages.load import PromptsConfig, load_prompts
+from clair_apo.clair.stages.pair import measure_contrast
+from clair_apo.clair.stages.revise import read_reply
 
 __all__ = [
-    "REPAIRABLE",
+    "RECIPES",
     "DropCause",
     "Edit",
     "EditError",
@@ -51,13 +56,9 @@ __all__ = [
     "is_refusal",
     "load_prompts",
     "load_template",
-    "make_pair",
     "measure_contrast",
     "mention_of_revision",
     "parse_edits",
     "parse_revision",
     "read_reply",
-    "repair_message",
-    "respond",
-    "revise",
 ]

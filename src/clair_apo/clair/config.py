@@ -1,7 +1,9 @@
-"""The generation config: nested, strict, readable from YAML, the command line or Python."""
+"""The config of a run of `generate`: nested, strict, read from YAML, the command line or Python.
 
-import re
-from dataclasses import dataclass
+The sections that only one part of the program reads stand there: `GateConfig` beside the gate,
+`PromptsConfig` beside the reading of prompts, `ControlsConfig` beside what the stages work with.
+"""
+
 from pathlib import Path
 from typing import Self
 
@@ -9,71 +11,12 @@ from pydantic import Field, field_validator, model_validator
 
 from clair_apo.clair.filters.gate import GateConfig
 from clair_apo.clair.recipes import RECIPES, Recipe, RecipeName
+from clair_apo.clair.stages.context import ControlsConfig, Role
+from clair_apo.clair.stages.load import PromptsConfig, PromptShard
+from clair_apo.clair.stages.table import StageDef, stages_of
 from clair_apo.config import Config, Section, UserPath
 from clair_apo.llm import ModelSpec
 from clair_apo.records import Direction, RevisionFormat
-
-
-@dataclass(frozen=True)
-class PromptShard:
-    """One of several parts of the prompts; the parts are disjoint, and together all prompts.
-
-    A prompt's id alone decides, so every machine draws the same parts, whatever the order of the
-    data, and two equal prompts are in one part, where one is dropped as the other's duplicate.
-    """
-
-    number: int
-    """From 1."""
-    count: int
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read `i/n`.
-
-        Raises:
-            ValueError: it is something else.
-        """
-        match = re.fullmatch(r"(\d+)/(\d+)", text)
-        if match is None or not 1 <= int(match[1]) <= int(match[2]):
-            raise ValueError(f"expected i/n, from 1/n to n/n, such as 3/8; got {text!r}")
-        return cls(int(match[1]), int(match[2]))
-
-    @property
-    def name(self) -> str:
-        """For folders and files: `3-of-8`."""
-        return f"{self.number}-of-{self.count}"
-
-    def holds(self, prompt_id: str) -> bool:
-        """Whether a prompt belongs to this part."""
-        return shard_number(int(prompt_id, 16), self.count) == self.number
-
-
-def shard_number(prompt_id: int, count: int) -> int:
-    """The part, from 1, that a prompt with this id belongs to."""
-    return prompt_id % count + 1
-
-
-class PromptsConfig(Section):
-    """Where the prompts are from."""
-
-    path: str
-    """A JSONL or Parquet file, a folder saved by `datasets`, or a data set's name on the hub."""
-    column: str | None = None
-    """The column with the prompt; by default the first of the usual names that the data has."""
-    split: str = "train"
-    """The split of a hub data set or `datasets` folder that has several."""
-    limit: int | None = Field(None, gt=0)
-    """Use so many prompts, drawn with `seed`; by default all."""
-    seed: int = 0
-    """Decides which prompts `limit` draws."""
-    max_characters: int = Field(32_000, gt=0)
-    """A longer prompt stops the run before anything is asked."""
-    ignore_given: bool = False
-    """Have the target model answer also where the data brings answers, such as gold ones."""
-    contamination: tuple[str, ...] = ()
-    """Test sets, as `path` names prompts: what shares a passage with one of them is dropped."""
-    ngram: int = Field(13, ge=5)
-    """Words in a row that make a shared passage; of a shorter question the whole of it."""
 
 
 class RevisionConfig(Section):
@@ -93,15 +36,6 @@ class RevisionConfig(Section):
     """Ask once more where a reply was cut (with a larger limit) or cannot be read."""
 
 
-class ControlsConfig(Section):
-    """How a judge that verifies is itself put to the test."""
-
-    share: float = Field(0.1, ge=0, le=1)
-    """Share of the pairs whose claim is also put the wrong way round; a judge must reject it."""
-    seed: int = 0
-    """Decides which pairs are controls."""
-
-
 class OutputConfig(Section):
     """In which form the pairs come."""
 
@@ -117,7 +51,8 @@ class GenerateConfig(Config):
     run_dir: UserPath
     """The run's folder: one file a stage, and `manifest.json`."""
     recipe: RecipeName = "clair"
-    """Who plays winner and loser: `clair` has the target's answer lose to its revision."""
+    """What becomes chosen and what rejected: with `clair`, the default, a reviser's minimal
+    revision of the target's answer is preferred to that answer."""
     prompts: PromptsConfig
     target: ModelSpec
     """The model to be aligned; it answers the prompts that bring no answer of their own."""
@@ -134,7 +69,7 @@ class GenerateConfig(Config):
     revision: RevisionConfig = RevisionConfig()
     gate: GateConfig = GateConfig()
     verify: bool = False
-    """Have `judge` confirm that each winner is better; a pair that is not confirmed is dropped."""
+    """Have `judge` confirm that chosen is better; a pair that is not confirmed is dropped."""
     controls: ControlsConfig = ControlsConfig()
     """Used with `verify`."""
     output: OutputConfig = OutputConfig()
@@ -159,28 +94,24 @@ class GenerateConfig(Config):
 
     @model_validator(mode="after")
     def _has_its_models(self) -> Self:
-        if self.steps.asks_reviser and self.reviser is None:
+        recipe = self.recipe_def
+        if "reviser" in self._roles and self.reviser is None:
             raise ValueError(f"recipe {self.recipe!r} needs a reviser: set reviser.model")
-        choosing = self.steps.chooses and not self.steps.given_only
+        choosing = recipe.chooses and not recipe.given_only
         if (choosing or self.verify) and self.judge is None:
             why = f"recipe {self.recipe!r}" if choosing else "verify"
             raise ValueError(f"{why} needs a judge: set judge.model")
         asked = self.revision.direction
-        if asked and self.recipe in ("clair", "worsen") and asked != self.steps.direction:
+        if asked and self.recipe in ("clair", "worsen") and asked != recipe.direction:
             other = "worsen" if self.recipe == "clair" else "clair"
             raise ValueError(f"revision.direction {asked!r} is the recipe {other!r}: name that one")
         return self
 
     @model_validator(mode="after")
     def _tells_its_models_apart(self) -> Self:
-        asked = {
-            "target": None if self.steps.given_only else self.target,
-            "reviser": self.reviser if self.steps.asks_reviser else None,
-            "judge": self.judge if self.steps.chooses or self.verify else None,
-        }
         known: dict[str, tuple[str, str]] = {}
-        for role, spec in asked.items():
-            if spec is None or (spec.base_url is None and spec.mode != "files"):
+        for role, spec in self.asked_models.items():
+            if spec.base_url is None and spec.mode != "files":
                 continue  # a model in this process is known by its files
             address = (spec.base_url or "files").rstrip("/")
             other, at = known.setdefault(spec.served_identity, (role, address))
@@ -194,14 +125,33 @@ class GenerateConfig(Config):
         return self
 
     @property
-    def steps(self) -> Recipe:
-        """The stages of the recipe."""
+    def recipe_def(self) -> Recipe:
+        """What the recipe's name stands for."""
         return RECIPES[self.recipe]
+
+    @property
+    def stages(self) -> tuple[StageDef, ...]:
+        """The stages of the run, after the prompts are loaded."""
+        return stages_of(self.recipe_def, verified=self.verify)
+
+    @property
+    def _roles(self) -> set[Role]:
+        return {stage.role for stage in self.stages if stage.role}
+
+    @property
+    def asked_models(self) -> dict[Role, ModelSpec]:
+        """The models that the stages ask, by role; the target also where the data may answer."""
+        named: dict[Role, ModelSpec | None] = {
+            "target": None if self.recipe_def.given_only else self.target,
+            "reviser": self.reviser,
+            "judge": self.judge,
+        }
+        return {role: spec for role, spec in named.items() if spec and role in self._roles}
 
     @property
     def direction(self) -> Direction:
         """Where the revision leads."""
-        return self.revision.direction or self.steps.direction
+        return self.revision.direction or self.recipe_def.direction
 
     @property
     def training_tokenizer(self) -> str | None:

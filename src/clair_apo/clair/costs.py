@@ -2,7 +2,7 @@
 
 An entry holds the money, the tokens that it covers and the rates in force since. What came into
 the store later, until a kill or out of a batch, is added at those rates. So neither another model
-nor another mode lets a run forget what it spent.
+nor another mode lets a run forget what it spent. A run's manifest owns its `CostLedger`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -10,7 +10,9 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from clair_apo.llm import Meter, Spent
+from clair_apo.console import say
+from clair_apo.llm import Meter, RequestStore, Spent
+from clair_apo.llm.pricing import Budget
 from clair_apo.llm.spec import MILLION
 from clair_apo.records import Record
 
@@ -20,9 +22,8 @@ class ModelCost(Record):
 
     usd: float
     prompt_tokens: int
-    """Those that `usd` covers."""
+    """Those that `usd` covers, as of completion tokens."""
     completion_tokens: int
-    """The same."""
     input: float
     """USD for a million later prompt tokens."""
     output: float
@@ -59,8 +60,65 @@ def read_costs(manifest: Mapping[str, Any]) -> Costs:
 
 
 def write_costs(costs: Costs) -> dict[str, Any]:
-    """The same for a manifest."""
+    """Costs as they stand in a manifest."""
     return {model: cost.model_dump() for model, cost in costs.items()}
+
+
+class CostLedger:
+    """What the models of a run have cost and may cost, over all its invocations.
+
+    Args:
+        store: holds the tokens of all answers.
+        run_id: stands there beside what the run paid for.
+        before: what was written down in earlier invocations.
+        max_cost: USD that the run may cost; None for no limit.
+
+    Attributes:
+        budget: what the run has spent and may spend; its models report to it.
+    """
+
+    def __init__(
+        self,
+        store: RequestStore,
+        run_id: str = "",
+        before: Costs | None = None,
+        max_cost: float | None = None,
+    ) -> None:
+        self.run_id, self.budget = run_id, Budget(max_cost)
+        self._store, self._before = store, before or {}
+        self._meters: list[tuple[str, Meter]] = []
+        self._unpriced: frozenset[str] = frozenset()
+
+    def open(self, asked: Iterable[tuple[str, Meter]]) -> None:
+        """Count what earlier invocations cost at the rates of then; what comes now at today's.
+
+        Args:
+            asked: the models that are asked in this invocation, by identity.
+        """
+        self._meters = list(asked)
+        self._before = self.settle()
+        self._unpriced = frozenset(self._store.spent(self.run_id).keys() - self._before.keys())
+        if self._unpriced and self.budget.limit is not None:
+            left_out = " and ".join(sorted(self._unpriced))
+            say(f"max_cost leaves out what {left_out} cost: no price was known")
+
+    def settle(self) -> Costs:
+        """Count what the store holds; what each model has cost, also one not asked any more."""
+        costs = settled(self._before, self._store.spent(self.run_id), self._meters)
+        # only the budget knows what answers without usage may have cost
+        known = self.budget.costs
+        costs = {
+            model: cost.model_copy(update={"usd": max(cost.usd, known.get(model, 0.0))})
+            for model, cost in costs.items()
+        }
+        self.budget.count({model: cost.usd for model, cost in costs.items()})
+        return costs
+
+    @property
+    def total(self) -> float | None:
+        """USD that the run has cost, over all its invocations; None where a price is missing."""
+        missing = self._unpriced or any(meter.cost is None for _, meter in self._meters)
+        return None if missing else self.budget.spent
 
 
 def settled(before: Costs, spent: Mapping[str, Spent], asked: Iterable[tuple[str, Meter]]) -> Costs:

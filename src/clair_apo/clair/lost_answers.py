@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from clair_apo.clair.prompt_state import PARTS
+from clair_apo.clair.stages.table import STAGES
 from clair_apo.llm import RequestStore
 from clair_apo.run_folder import RunFolder
 
@@ -63,9 +63,9 @@ def find_losses(folder: RunFolder, store: RequestStore) -> Losses:
 
 
 def _named_keys(folder: RunFolder) -> Iterator[str]:
-    for part in PARTS.values():
+    for name in {file.name for stage in STAGES.values() if stage.role for file in stage.files}:
         # what a killed run was writing, and what an earlier one had written
-        for path in (*folder.path.glob(f".{part.file}.*.part"), folder.file(part.file)):
+        for path in (*folder.path.glob(f".{name}.*.part"), folder.file(name)):
             if path.is_file():
                 yield from _keys_in(path)
 

@@ -1,7 +1,7 @@
-"""What a run writes down about itself: its settings, its stages, and whether its counts close."""
+"""The manifest of a run of `generate`: its settings, its stages, its counts and what it cost."""
 
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -9,29 +9,22 @@ from typing import Any
 from pydantic import ValidationError
 
 from clair_apo.clair.answer_text import ANSWER_VERSION
-from clair_apo.clair.clients import ModelClients
 from clair_apo.clair.config import GenerateConfig
-from clair_apo.clair.costs import Costs, read_costs, write_costs
+from clair_apo.clair.costs import CostLedger, read_costs, write_costs
+from clair_apo.clair.filters.contamination import ComparedSet
 from clair_apo.clair.filters.gate import GATE_VERSION
-from clair_apo.clair.prompt_state import PromptSurvey
 from clair_apo.clair.revision.parse import PARSER_VERSION
+from clair_apo.clair.stages.context import StageContext
 from clair_apo.clair.stages.pair import TOKENIZER
-from clair_apo.clair.stages.run import Stages
+from clair_apo.clair.stages.table import STAGES, StageDef
 from clair_apo.console import say
 from clair_apo.errors import ClairApoError, RunError
 from clair_apo.files import atomic_writer, first_fault
-from clair_apo.records import Record
+from clair_apo.llm import CachedChat, RequestStore
 from clair_apo.run_folder import RunFolder, file_digest, now
 
-# stage by stage, in the order of the data: the settings that decide its rows, and its name in words
-_DECIDED_BY = {
-    "respond": ({"answers", "strip_thinking"}, "answers and all that is made of them"),
-    "strengthen": ({"reviser"}, "the stronger model's answers and pairs"),
-    "judge": ({"judge"}, "judgements and pairs"),
-    "revise": ({"reviser", "template", "parser"}, "revisions and pairs"),
-    "pair": ({"gate"}, "pairs"),
-    "verify": ({"verify", "judge"}, "pairs"),
-}
+Settings = dict[str, Any]
+"""What decides the rows of the stages: `settings` of the manifest."""
 
 
 class RunManifest:
@@ -40,117 +33,90 @@ class RunManifest:
     Args:
         config: what the run is to do.
         folder: where it does.
-        survey: of the prompts.
+        store: holds the answers, and the tokens that they took.
+
+    Attributes:
+        run_id: stands in the store beside what the run pays for; the same in all its invocations.
+        ledger: what the run's models cost.
     """
 
-    def __init__(self, config: GenerateConfig, folder: RunFolder, survey: PromptSurvey) -> None:
-        self.config, self.folder, self.survey = config, folder, survey
+    def __init__(self, config: GenerateConfig, folder: RunFolder, store: RequestStore) -> None:
+        self.config, self.folder = config, folder
         self._before = folder.manifest()
         self.run_id = str(self._before.get("run_id") or uuid.uuid4().hex)
+        self.ledger = CostLedger(store, self.run_id, read_costs(self._before), config.max_cost)
 
-    @property
-    def costs_before(self) -> Costs:
-        """What each model had cost when the manifest was last written."""
-        return read_costs(self._before)
-
-    def begin(self, stages: Stages) -> None:
+    def begin(self, settings: Settings) -> None:
         """Refuse a folder of another run; else write down what this one is to be.
+
+        Args:
+            settings: as `run_settings` makes them.
 
         Raises:
             RunError: the folder was begun with other prompts, another recipe or target.
         """
-        settings = self._settings(stages)
         before, entries = self._before.get("settings", {}), self._before.get("stages", {})
         if "respond" in entries:  # else the folder holds nothing but the prompts
             self._refuse_another_run(before, settings)
         if before.get("prompts") != settings["prompts"]:
             entries.clear()
-        for stage in _changed_stages(before, settings, tuple(entries)):
-            entries.pop(stage, None)  # its file is of the old settings until it is made again
+        void = _void_stages(before, settings, self.config.stages, entries)
+        for stage in void:  # its file is of the old settings until it is made again
+            del entries[stage]
         self.folder.update_manifest(
             command="generate",
             run_id=self.run_id,
             config=self.config.model_dump(mode="json"),
+            sides=self.config.recipe_def.words,
             settings=settings,
             stages=entries,
             contrast_tokenizer=TOKENIZER,
-            costs=write_costs(stages.chats.costs_before),
-            cost=stages.chats.cost,
+            costs=write_costs(self.ledger.settle()),
+            cost=self.ledger.total,
         )
         with atomic_writer(self.folder.file("config.yaml")) as file:
             file.write(self.config.to_yaml())
 
     @contextmanager
     def stage(
-        self, name: str, inputs: tuple[str, ...], files: Mapping[type[Record], str]
+        self, name: str, inputs: Sequence[str], files: Sequence[str]
     ) -> Iterator[dict[str, Any]]:
         """Yield the entry of a stage to be counted in; it is written down when the block ends."""
         entry: dict[str, Any] = {
-            "files": list(files.values()),
+            "files": list(files),
             "inputs": {i: file_digest(self.folder.file(i)) for i in inputs},
             "kept": 0,
             "dropped": {},
             "started": now(),
         }
         yield entry
-        digests = {file: file_digest(self.folder.file(file)) for file in files.values()}
+        digests = {file: file_digest(self.folder.file(file)) for file in files}
         self.folder.record_stage(name, entry | {"digests": digests, "ended": now()})
 
-    def note(self, stage: str, **numbers: Any) -> None:
+    def note(self, stage: str, numbers: Mapping[str, Any]) -> None:
         """Add numbers to the entry of a stage that has ended."""
         entry = self.folder.manifest()["stages"][stage]
-        self.folder.record_stage(stage, entry | numbers)
+        self.folder.record_stage(stage, {**entry, **numbers})
 
     @contextmanager
-    def record_costs_on_failure(self, chats: ModelClients) -> Iterator[None]:
+    def record_costs_on_failure(self) -> Iterator[None]:
         """Write down what a run has cost also where the block breaks off."""
         try:
             yield
         except (ClairApoError, KeyboardInterrupt):
             with suppress(ClairApoError):  # such as the full disk that ended the run
-                costs = write_costs(chats.settle_costs())  # also brings `cost` up to date
-                self.folder.update_manifest(costs=costs, cost=chats.cost)
+                self._write_costs()
             raise
 
-    def close(self, costs: Costs, **totals: Any) -> None:
-        """Write down what the run came to."""
-        self.folder.update_manifest(**totals, costs=write_costs(costs))
+    def close(self, **totals: Any) -> None:
+        """Write down what the run came to, with what it cost."""
+        self._write_costs(**totals)
 
-    def _settings(self, stages: Stages) -> dict[str, Any]:
-        """What decides the rows of each stage; compared when a run folder is used again."""
-        config, chats = self.config, stages.chats
-        settings: dict[str, Any] = {
-            "recipe": config.recipe,
-            "prompts": self.survey.digest,
-            "target": {
-                "model": chats.target.identity if chats.asks_target else config.target.model,
-                **config.target.sampling.in_key(),
-            },
-            "answers": ANSWER_VERSION,
-            "strip_thinking": config.strip_thinking,
-            "parser": PARSER_VERSION,
-            "gate": {
-                **config.gate.model_dump(mode="json"),
-                "tokenizer": config.training_tokenizer if config.gate.max_length else None,
-                "version": GATE_VERSION,
-            },
-            "test_sets": [one.model_dump() for one in self.survey.tests.sets],
-            "verify": [config.verify, config.controls.model_dump()],
-        }
-        if chats.reviser:
-            spec = chats.reviser.spec
-            settings["reviser"] = {"model": chats.reviser.identity, **spec.sampling.in_key()}
-        if stages.template:
-            settings["template"] = stages.template.digest
-        if chats.judge:
-            settings["judge"] = {
-                "model": chats.judge.identity,
-                "template": stages.judge.digest,
-                **chats.judge.spec.sampling.in_key(),
-            }
-        return settings
+    def _write_costs(self, **totals: Any) -> None:
+        costs = write_costs(self.ledger.settle())  # also brings the total up to date
+        self.folder.update_manifest(**totals, cost=self.ledger.total, costs=costs)
 
-    def _refuse_another_run(self, before: dict[str, Any], settings: dict[str, Any]) -> None:
+    def _refuse_another_run(self, before: Settings, settings: Settings) -> None:
         for what in ("recipe", "prompts", "target"):
             if what in before and before[what] != settings[what]:
                 raise RunError(
@@ -159,19 +125,72 @@ class RunManifest:
                 )
 
 
-def _changed_stages(
-    before: dict[str, Any], settings: dict[str, Any], stages: tuple[str, ...]
-) -> tuple[str, ...]:
-    """Say what changed since the folder was last used; the stages that it changes."""
-    # a setting that an earlier version did not write down had no effect, or another one
-    deciding = set[str]().union(*(what for what, _ in _DECIDED_BY.values()))
+def run_settings(
+    config: GenerateConfig, context: StageContext, prompts: str, test_sets: Sequence[ComparedSet]
+) -> Settings:
+    """What decides the rows of each stage; compared when a run folder is used again.
+
+    Args:
+        config: of the run.
+        context: its models, template and judge.
+        prompts: the digest of its prompts.
+        test_sets: that the prompts were compared with.
+    """
+    clients = context.clients
+    target = clients.target if clients.asks_target else None
+    settings: Settings = {
+        "recipe": config.recipe,
+        "prompts": prompts,
+        "target": {
+            "model": target.identity if target else config.target.model,
+            **config.target.sampling.in_key(),
+        },
+        "answers": ANSWER_VERSION,
+        "strip_thinking": config.strip_thinking,
+        "parser": PARSER_VERSION,
+        "gate": {
+            **config.gate.model_dump(mode="json"),
+            "tokenizer": config.training_tokenizer if config.gate.max_length else None,
+            "version": GATE_VERSION,
+        },
+        "test_sets": [one.model_dump() for one in test_sets],
+        "verify": [config.verify, config.controls.model_dump()],
+    }
+    if clients.reviser:
+        settings["reviser"] = _asked(clients.reviser)
+    if context.template:
+        settings["template"] = context.template.digest
+    if clients.judge:
+        settings["judge"] = {"template": context.judge.digest, **_asked(clients.judge)}
+    return settings
+
+
+def _asked(client: CachedChat) -> Settings:
+    return {"model": client.identity, **client.spec.sampling.in_key()}
+
+
+def _void_stages(
+    before: Settings, settings: Settings, stages: Sequence[StageDef], ended: Mapping[str, Any]
+) -> list[str]:
+    """Say what changed since the folder was last used; name the stages whose rows that makes void.
+
+    Args:
+        before: the settings of then; one that an earlier version did not write down had no effect,
+            or another one.
+        settings: those of now.
+        stages: of the run, in their order.
+        ended: stages that the folder has rows of, also some that the run has no more.
+    """
+    order = {stage.name: stage for stage in (*stages, *STAGES.values())}
+    found = [order[name] for name in order if name in ended]
+    deciding = set[str]().union(*(stage.decided_by for stage in order.values()))
     changed = {what for what in deciding if before.get(what) != settings.get(what)}
-    names = [name for name in _DECIDED_BY if name in stages]
-    first = next((n for n, name in enumerate(names) if _DECIDED_BY[name][0] & changed), None)
+    first = next((n for n, stage in enumerate(found) if stage.decided_by & changed), None)
     if first is None:
-        return ()
-    say(f"{' and '.join(sorted(changed))} changed: rebuilding {_DECIDED_BY[names[first]][1]}")
-    return tuple(names[first:])
+        return []
+    made = found[first].makes
+    say(f"{' and '.join(sorted(changed))} changed: rebuilding {made} and all that is made of them")
+    return [stage.name for stage in found[first:]]
 
 
 def config_of(run: Path, values: object) -> GenerateConfig:

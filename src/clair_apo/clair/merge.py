@@ -14,18 +14,18 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from clair_apo.clair.config import GenerateConfig, shard_number
+from clair_apo.clair.config import GenerateConfig
 from clair_apo.clair.costs import joined, read_costs, write_costs
 from clair_apo.clair.dataset import write_parquet_splits, write_splits
-from clair_apo.clair.generate import DROPPED, PAIRS, PROMPTS
-from clair_apo.clair.prompt_state import PromptSurvey
+from clair_apo.clair.filters.contamination import ContaminationIndex
+from clair_apo.clair.prompt_state import DROPPED, PAIRS, PROMPTS, StageFile
 from clair_apo.clair.sharding import ShardRun, read_shards
-from clair_apo.clair.stages.load import load_prompts, survey_prompts
+from clair_apo.clair.stages.load import load_prompts, shard_number, survey_prompts
 from clair_apo.clair.stages.pair import TOKENIZER
 from clair_apo.errors import RunError
 from clair_apo.files import atomic_writer
 from clair_apo.llm import RequestStore
-from clair_apo.records import Prompt, Record
+from clair_apo.records import Prompt, Record, Stage
 from clair_apo.run_folder import DATASET, RunFolder, file_digest
 
 
@@ -77,16 +77,18 @@ def merge(out: Path, runs: Sequence[Path]) -> Merged:
         before = folder.manifest()
         _refuse_another_run(folder, before, shards)
         survey = survey_prompts(config.prompts)
-        order = _order(config, survey)
-        for name in _row_files(shards):
-            _weave(folder.file(name), shards, name, order)
-        _weave_drops(folder.file(DROPPED), shards, order)
+        order = _order(config, survey.tests)
+        for file in (PROMPTS, *(file for stage in config.stages for file in stage.files)):
+            _weave(folder.file(file.name), shards, file, order)
+        _weave_drops(folder.file(DROPPED.name), shards, order)
         run_id = str(before.get("run_id") or uuid.uuid4().hex)
         answers, conflicts = _join_stores(config.store_path, shards, run_id)
         counts = _summed([shard.manifest["counts"] for shard in shards])
         result = Merged(**counts, shards=len(shards), answers=answers, conflicts=conflicts)
-        assert result.prompts == len(order.ids), "a row was lost"
-        assert result.prompts == result.pairs + sum(result.dropped.values()), "a row was lost"
+        assert result.prompts == len(order.ids), "dropped without a record"
+        assert result.prompts == result.pairs + sum(result.dropped.values()), (
+            "dropped without a record"
+        )
         _write_down(folder, config, shards, result, run_id, survey.digest)
     return result
 
@@ -102,24 +104,19 @@ def _refuse_another_run(
         )
 
 
-def _order(config: GenerateConfig, survey: PromptSurvey) -> _Order:
+def _order(config: GenerateConfig, tests: ContaminationIndex) -> _Order:
     order = _Order(array("Q"), bytearray())
-    for row in load_prompts(config.prompts, tests=survey.tests):
+    for row in load_prompts(config.prompts, tests=tests):
         order.ids.append(int(row.id, 16))
         order.kept.append(isinstance(row, Prompt))
     return order
 
 
-def _row_files(shards: Sequence[ShardRun]) -> list[str]:
-    stages = shards[0].manifest["stages"].values()
-    return [file for stage in stages for file in stage["files"]]
-
-
-def _weave(path: Path, shards: Sequence[ShardRun], name: str, order: _Order) -> None:
+def _weave(path: Path, shards: Sequence[ShardRun], file: StageFile, order: _Order) -> None:
     """Write one file of all shards' rows: for each prompt, whatever its shard has of it."""
     with ExitStack() as stack, atomic_writer(path) as out:
         rows = [
-            _Rows(stack.enter_context(shard.folder.file(name).open(encoding="utf-8")))
+            _Rows(stack.enter_context(shard.folder.file(file.name).open(encoding="utf-8")), file)
             for shard in shards
         ]
         found = 0
@@ -127,8 +124,8 @@ def _weave(path: Path, shards: Sequence[ShardRun], name: str, order: _Order) -> 
             lines = rows[shard_number(id, len(rows)) - 1].take(id)
             out.writelines(lines)
             found += bool(lines)
-        _refuse_rest(rows, shards, name)
-    if name == PROMPTS and found < sum(order.kept):
+        _refuse_rest(rows, shards, file)
+    if file is PROMPTS and found < sum(order.kept):
         raise RunError(
             f"{path.parent}: the prompts have changed since the shards were made: there are "
             f"{sum(order.kept)}, the shards know {found} of them; run the shards again"
@@ -139,15 +136,17 @@ def _weave_drops(path: Path, shards: Sequence[ShardRun], order: _Order) -> None:
     """The drops of one stage after the other, each in the order of the prompts."""
     with ExitStack() as stack, atomic_writer(path) as out:
         files = [
-            stack.enter_context(shard.folder.file(DROPPED).open(encoding="utf-8"))
+            stack.enter_context(shard.folder.file(DROPPED.name).open(encoding="utf-8"))
             for shard in shards
         ]
         for stage in shards[0].manifest["stages"]:
             rows = [
-                _Rows(islice(file, sum(shard.manifest["stages"][stage]["dropped"].values())))
-                for file, shard in zip(files, shards, strict=True)
+                _Rows(
+                    islice(lines, sum(shard.manifest["stages"][stage]["dropped"].values())), DROPPED
+                )
+                for lines, shard in zip(files, shards, strict=True)
             ]
-            loading = stage == "load"
+            loading = stage == Stage.LOAD
             for id in order.dropped() if loading else order.prompts():
                 taken = rows[shard_number(id, len(rows)) - 1]
                 # of equal prompts each has a row of its own, where it stood in the data
@@ -158,8 +157,8 @@ def _weave_drops(path: Path, shards: Sequence[ShardRun], order: _Order) -> None:
 class _Rows:
     """The lines of a file whose rows stand in the order of the prompts."""
 
-    def __init__(self, lines: Iterable[str]) -> None:
-        self._lines = iter(lines)
+    def __init__(self, lines: Iterable[str], file: StageFile) -> None:
+        self._lines, self._key = iter(lines), file.key
         self.next_id: int | None = None
         self._advance()
 
@@ -173,20 +172,15 @@ class _Rows:
 
     def _advance(self) -> None:
         self._line = next(self._lines, "")
-        self.next_id = _prompt_of(self._line) if self._line else None
+        self.next_id = int(json.loads(self._line)[self._key], 16) if self._line else None
 
 
-def _prompt_of(line: str) -> int:
-    row = json.loads(line)
-    return int(row.get("prompt_id") or row.get("pair_id") or row["id"], 16)
-
-
-def _refuse_rest(rows: Sequence[_Rows], shards: Sequence[ShardRun], name: str) -> None:
+def _refuse_rest(rows: Sequence[_Rows], shards: Sequence[ShardRun], file: StageFile) -> None:
     for row, shard in zip(rows, shards, strict=True):
         if row.next_id is not None:
             raise RunError(
-                f"{shard.folder.file(name)}: the prompt {row.next_id:016x} is not, or not there, "
-                "in the data any more; run the shard again"
+                f"{shard.folder.file(file.name)}: the prompt {row.next_id:016x} is not, or not "
+                "there, in the data any more; run the shard again"
             )
 
 
@@ -210,13 +204,15 @@ def _write_down(
 ) -> None:
     with atomic_writer(folder.file("config.yaml")) as file:
         file.write(config.to_yaml())
-    splits = write_splits(folder.file(PAIRS), folder.file(DATASET), config.output.test_size)
-    write_parquet_splits(folder.file(DATASET), config.output.parquet)
+    dataset = folder.file(DATASET)
+    splits = write_splits(folder.file(PAIRS.name), dataset, config.output.test_size)
+    write_parquet_splits(dataset, config.output.parquet)
     costs = [shard.manifest.get("cost") for shard in shards]
     folder.update_manifest(
         command="merge",
         run_id=run_id,
         config=config.model_dump(mode="json"),
+        sides=config.recipe_def.words,
         settings=shards[0].manifest["settings"] | {"prompts": prompts},
         stages=_stages(folder, shards),
         contrast_tokenizer=TOKENIZER,

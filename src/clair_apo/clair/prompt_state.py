@@ -1,21 +1,21 @@
-"""A prompt on its way through a recipe's stages, and how a stage's files are read back.
+"""A prompt with what the stages have made of it, and how it is read back from a run's files.
 
-Every stage writes its records in the order of the prompts. `read_cases` walks the files of all
-stages so far side by side and holds one prompt at a time, however many there are.
+Every stage writes its rows in the order of the prompts. `read_states` reads the files of several
+stages side by side and holds one prompt at a time, however many there are.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-from clair_apo.clair.filters.contamination import ContaminationIndex
 from clair_apo.files import read_jsonl
 from clair_apo.records import (
     Dropped,
     DropReason,
     Judgement,
+    PreferencePair,
     Prompt,
     Record,
     Response,
@@ -31,102 +31,104 @@ class PromptState:
 
     prompt: Prompt
     responses: tuple[Response, ...] = ()
-    """The answers to choose among, or the one to revise."""
+    """The answers to choose among, or the only one."""
     stronger: Response | None = None
     """A stronger model's own answer."""
     judgement: Judgement | None = None
     revision: Revision | None = None
+    pair: PreferencePair | None = None
 
-    def sample(self, number: int | None) -> Response:
+    def response(self, sample: int | None) -> Response:
         """The response with this sample number."""
-        return next(r for r in self.responses if r.sample == number)
+        return next(r for r in self.responses if r.sample == sample)
 
     @property
-    def to_revise(self) -> Response:
-        """The answer that the reviser gets: the best one where a judge chose, else the only one."""
-        return self.sample(self.judgement.better) if self.judgement else self.responses[0]
+    def revised(self) -> Response | None:
+        """The response that the revision is of; None where there is no revision."""
+        return self.response(self.revision.sample) if self.revision else None
 
-    @property
-    def loser(self) -> Response:
-        """The answer that stands as it came: the worst one where a judge chose, else the only."""
-        return self.sample(self.judgement.worse) if self.judgement else self.responses[0]
+    def with_rows(self, file: "StageFile", rows: Sequence[Record]) -> "PromptState":
+        """The state with the rows that a stage wrote into its file, in the field that they fill."""
+        assert file.fills is not None
+        own = tuple(row for row in rows if isinstance(row, file.record))
+        changes: dict[str, Any] = {file.fills: own if file.fills == "responses" else own[0]}
+        return replace(self, **changes)
 
 
 class StageOutput(NamedTuple):
-    """What a stage made of one case: rows for its file, and the drop if the case ends here."""
+    """What a stage made of one prompt."""
 
     rows: tuple[Record, ...]
+    """For the stage's files."""
     dropped: Dropped | None = None
+    """Set where the prompt ends here."""
 
 
-class Part(NamedTuple):
-    """A stage's file, and the field of a `PromptState` that its rows fill."""
+class StageFile(NamedTuple):
+    """A file of a stage: rows in the order of the prompts."""
 
-    file: str
-    kind: type[Record]
-    field: str
-
-
-PARTS = {
-    "respond": Part("responses.jsonl", Response, "responses"),
-    "strengthen": Part("stronger.jsonl", Response, "stronger"),
-    "judge": Part("judgements.jsonl", Judgement, "judgement"),
-    "revise": Part("revisions.jsonl", Revision, "revision"),
-}
+    name: str
+    record: type[Record]
+    """What a row is."""
+    fills: str | None = None
+    """The field of a `PromptState` that the rows fill; None where no later stage reads them."""
+    key: str = "prompt_id"
+    """The field of a row that holds the prompt's id."""
 
 
-def drop(case: PromptState, stage: Stage, reason: DropReason, detail: str, raw: str) -> StageOutput:
-    """The end of a case, with the text that was judged."""
-    dropped = Dropped(id=case.prompt.id, stage=stage, reason=reason, detail=detail, raw=raw)
+PROMPTS = StageFile("prompts.jsonl", Prompt, "prompt", key="id")
+PAIRS = StageFile("pairs.jsonl", PreferencePair, "pair", key="id")
+CANDIDATES = StageFile("candidates.jsonl", PreferencePair, "pair", key="id")
+"""The pairs that are still to be verified."""
+DROPPED = StageFile("dropped.jsonl", Dropped, key="id")
+
+
+def drop(
+    state: PromptState, stage: Stage, reason: DropReason, detail: str, raw: str
+) -> StageOutput:
+    """The end of a prompt, with the text that was the cause."""
+    dropped = Dropped(id=state.prompt.id, stage=stage, reason=reason, detail=detail, raw=raw)
     return StageOutput((), dropped)
 
 
-def extended(case: PromptState, stage: str, rows: tuple[Any, ...]) -> PromptState:
-    """The case with what a stage made of it."""
-    made: dict[str, Any] = {PARTS[stage].field: rows if stage == "respond" else rows[0]}
-    return replace(case, **made)
-
-
-def read_cases(folder: RunFolder, parts: tuple[str, ...]) -> Iterator[PromptState]:
-    """The cases that came through the given stages, in the order of the prompts.
+def read_states(folder: RunFolder, files: Sequence[StageFile]) -> Iterator[PromptState]:
+    """The prompts that came through some stages, in the order of the data.
 
     Args:
         folder: the run.
-        parts: keys of `PARTS`, the stages that have ended.
+        files: of the stages that have ended.
     """
-    streams = {name: _Stream(folder, PARTS[name]) for name in parts}
-    for prompt in read_jsonl(folder.file("prompts.jsonl"), Prompt):
-        found = {name: stream.take(prompt.id) for name, stream in streams.items()}
-        case = _case(prompt, found)
-        if case is not None:
-            yield case
+    rows = [_Rows(folder, file) for file in files]
+    for prompt in read_jsonl(folder.file(PROMPTS.name), Prompt):
+        state = _state(prompt, [(each.file, each.take(prompt.id)) for each in rows])
+        if state is not None:
+            yield state
 
 
-def _case(prompt: Prompt, found: Mapping[str, tuple[Any, ...]]) -> PromptState | None:
-    case = PromptState(prompt)
-    for name, rows in found.items():
+def _state(
+    prompt: Prompt, found: Sequence[tuple[StageFile, tuple[Record, ...]]]
+) -> PromptState | None:
+    """What the rows make of a prompt; None where it was dropped on the way."""
+    state = PromptState(prompt)
+    for file, rows in found:
         if not rows:
             return None
-        case = extended(case, name, rows)
-    undecided = case.judgement is not None and case.judgement.better is None
-    return None if undecided else case
+        state = state.with_rows(file, rows)
+    undecided = state.judgement is not None and state.judgement.better is None
+    return None if undecided else state
 
 
-@dataclass
-class _Stream:
-    """The rows of one stage's file, taken prompt by prompt."""
+class _Rows:
+    """The rows of a file, taken prompt by prompt."""
 
-    folder: RunFolder
-    part: Part
-    _groups: Iterator[tuple[str, Iterator[Any]]] = field(init=False)
-    _next: tuple[str, tuple[Any, ...]] | None = field(init=False)
-
-    def __post_init__(self) -> None:
-        rows = read_jsonl(self.folder.file(self.part.file), self.part.kind)
-        self._groups = groupby(rows, key=attrgetter("prompt_id"))
+    def __init__(self, folder: RunFolder, file: StageFile) -> None:
+        self.file = file
+        rows: Iterator[Any] = read_jsonl(folder.file(file.name), file.record)
+        self._groups = groupby(rows, key=attrgetter(file.key))
         self._advance()
 
     def take(self, prompt_id: str) -> tuple[Any, ...]:
+        """The rows of a prompt, if they are the next ones."""
         if self._next is None or self._next[0] != prompt_id:
             return ()
         rows = self._next[1]
@@ -136,18 +138,3 @@ class _Stream:
     def _advance(self) -> None:
         group = next(self._groups, None)
         self._next = (group[0], tuple(group[1])) if group else None
-
-
-class PromptSurvey(NamedTuple):
-    """What is known of the prompts before anything is written or asked."""
-
-    prompts: int
-    """Those that are used, duplicates among them."""
-    given: int
-    """Those that bring an answer, of those that are not dropped at once."""
-    waiting: int
-    """Those that bring none."""
-    digest: str
-    """Of their ids and given answers: the same for the same prompts in the same order."""
-    tests: ContaminationIndex
-    """The test sets that they were compared with."""

@@ -1,55 +1,149 @@
-"""The recipes: who plays winner and loser. Each is a short list of stages over the same prompts.
+"""The recipes: what a prompt goes through, and which of the texts become the sides of its pair.
 
-| recipe | loser | winner |
-|---|---|---|
-| `clair` | the target's answer | the reviser's minimal revision of it |
-| `stronger_preferred` | the target's answer | a stronger model's own answer |
-| `on_policy_judge` | the worse of several answers of the target, by a judge | the better one |
-| `off_policy_judge` | the worse of the answers that the data brings, by judge or scores | better |
-| `judge_then_revise` | the worst of several answers of the target | the revision of the best one |
-| `worsen` | the reviser's minimally worsened answer | the target's answer |
+Each recipe is one entry of `RECIPES`; `clair_apo.clair.stages.table` says what its stages do.
 """
 
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, NamedTuple
 
-from clair_apo.records import Direction
+from pydantic import AfterValidator, WithJsonSchema
 
-RecipeName = Literal[
-    "clair",
-    "stronger_preferred",
-    "on_policy_judge",
-    "off_policy_judge",
-    "judge_then_revise",
-    "worsen",
-]
-StageName = Literal["respond", "strengthen", "judge", "revise"]
+from clair_apo.clair.prompt_state import PromptState
+from clair_apo.records import Direction, Response, Revision
 
 
-class Recipe(NamedTuple):
-    """What happens to a prompt before its two sides are paired."""
+class Side(NamedTuple):
+    """One side of a recipe's pairs."""
 
-    stages: tuple[StageName, ...]
+    words: str
+    """What it is, for people."""
+    take: Callable[[PromptState], Response | Revision]
+    """Finds it among what the stages have made."""
+
+
+class Sides(NamedTuple):
+    """The two texts that a pair is made of."""
+
+    chosen: Response | Revision
+    rejected: Response | Revision
+
+
+def only_answer(state: PromptState) -> Response:
+    """The answer of a recipe that has one for each prompt."""
+    return state.responses[0]
+
+
+def best_answer(state: PromptState) -> Response:
+    """The answer that the judge, or the data's scores, hold for the best."""
+    assert state.judgement is not None
+    return state.response(state.judgement.better)
+
+
+def worst_answer(state: PromptState) -> Response:
+    """The answer that the judge, or the data's scores, hold for the worst."""
+    assert state.judgement is not None
+    return state.response(state.judgement.worse)
+
+
+def stronger_answer(state: PromptState) -> Response:
+    """The stronger model's own answer."""
+    assert state.stronger is not None
+    return state.stronger
+
+
+def revision(state: PromptState) -> Revision:
+    """The reviser's revision."""
+    assert state.revision is not None
+    return state.revision
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What happens to a prompt, and how its pair is made of the result.
+
+    Attributes:
+        stages: names of entries in the table of stages, in their order; pairing comes after them.
+        chosen: the better side.
+        rejected: the other side.
+        revises: the answer that the reviser gets, where there is one.
+        direction: where the revision leads.
+        given_only: whether the data must bring the answers.
+    """
+
+    stages: tuple[str, ...]
+    chosen: Side
+    rejected: Side
+    revises: Callable[[PromptState], Response] = only_answer
     direction: Direction = "improve"
-    """Of the revision, where there is one."""
     given_only: bool = False
-    """Whether the data must bring the answers."""
-
-    @property
-    def asks_reviser(self) -> bool:
-        """Whether the model named `reviser` is asked: as the reviser, or as the stronger one."""
-        return "revise" in self.stages or "strengthen" in self.stages
 
     @property
     def chooses(self) -> bool:
         """Whether a judge or scores choose among several answers."""
         return "judge" in self.stages
 
+    @property
+    def words(self) -> dict[str, str]:
+        """What the two sides are, for people: `chosen` and `rejected`."""
+        return {"chosen": self.chosen.words, "rejected": self.rejected.words}
 
-RECIPES: dict[RecipeName, Recipe] = {
-    "clair": Recipe(("respond", "revise")),
-    "stronger_preferred": Recipe(("respond", "strengthen")),
-    "on_policy_judge": Recipe(("respond", "judge")),
-    "off_policy_judge": Recipe(("respond", "judge"), given_only=True),
-    "judge_then_revise": Recipe(("respond", "judge", "revise")),
-    "worsen": Recipe(("respond", "revise"), direction="worsen"),
+    def sides(self, state: PromptState) -> Sides:
+        """The two sides of a prompt that came through all stages.
+
+        A revision that was asked to be worse is rejected, whatever the recipe; chosen is then the
+        answer that it was made of.
+        """
+        if state.revision and state.revision.direction == "worsen":
+            return Sides(chosen=state.response(state.revision.sample), rejected=state.revision)
+        return Sides(chosen=self.chosen.take(state), rejected=self.rejected.take(state))
+
+
+RECIPES: dict[str, Recipe] = {
+    "clair": Recipe(
+        stages=("respond", "revise"),
+        chosen=Side("a reviser's minimal revision of that answer", revision),
+        rejected=Side("the target model's answer", only_answer),
+    ),
+    "stronger_preferred": Recipe(
+        stages=("respond", "strengthen"),
+        chosen=Side("a stronger model's own answer", stronger_answer),
+        rejected=Side("the target model's answer", only_answer),
+    ),
+    "on_policy_judge": Recipe(
+        stages=("respond", "judge"),
+        chosen=Side("the best one", best_answer),
+        rejected=Side("the worst of several answers of the target model, by a judge", worst_answer),
+    ),
+    "off_policy_judge": Recipe(
+        stages=("respond", "judge"),
+        chosen=Side("the best one", best_answer),
+        rejected=Side("the worst of the given answers, by a judge or their scores", worst_answer),
+        given_only=True,
+    ),
+    "judge_then_revise": Recipe(
+        stages=("respond", "judge", "revise"),
+        chosen=Side("a reviser's revision of the best one", revision),
+        rejected=Side("the worst of several answers of the target model, by a judge", worst_answer),
+        revises=best_answer,
+    ),
+    "worsen": Recipe(
+        stages=("respond", "revise"),
+        chosen=Side("the target model's answer", only_answer),
+        rejected=Side("a reviser's minimally worsened answer", revision),
+        direction="worsen",
+    ),
 }
+"""Every recipe by its name in a config."""
+
+
+def _known(name: str) -> str:
+    if name not in RECIPES:
+        raise ValueError(f"expected one of {', '.join(map(repr, RECIPES))}")
+    return name
+
+
+RecipeName = Annotated[
+    str, AfterValidator(_known), WithJsonSchema({"enum": list(RECIPES), "type": "string"})
+]
+"""A name in `RECIPES`."""

@@ -8,6 +8,7 @@ from typing import Any
 from clair_apo.clair.config import GenerateConfig
 from clair_apo.clair.manifest import config_of
 from clair_apo.errors import RunError
+from clair_apo.records import Stage
 from clair_apo.run_folder import RunFolder
 
 # these may differ from machine to machine: they decide no row
@@ -87,7 +88,7 @@ def _read_shard(path: Path) -> ShardRun:
     config = config_of(path, manifest["config"])
     if config.prompt_shard is None:
         raise RunError(f"{path}: is no shard; only runs with --shard i/n can be merged")
-    stages = ["load", *config.steps.stages, "pair"] + ["verify"] * config.verify
+    stages = [Stage.LOAD.value, *(stage.name for stage in config.stages)]
     unfinished = [stage for stage in stages if stage not in manifest.get("stages", {})]
     if unfinished or "counts" not in manifest:
         raise RunError(f"{path}: its run has not ended; run shard {config.shard} again first")

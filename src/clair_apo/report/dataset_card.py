@@ -17,27 +17,22 @@ from markupsafe import Markup
 from pydantic import BaseModel
 
 from clair_apo.files import Columns, ColumnType, ListOf, columns_of, read_jsonl
-from clair_apo.records import DropReason, Origin, PreferencePair, Record, canonical_json
+from clair_apo.records import (
+    STAGE_TITLES,
+    DropReason,
+    Origin,
+    PreferencePair,
+    Record,
+    canonical_json,
+)
 from clair_apo.report.contrast import PAIRS, ContrastSummary
-from clair_apo.report.pairs_page import REASON_SENTENCES, STAGE_NAMES
+from clair_apo.report.pairs_page import REASON_SENTENCES
 from clair_apo.report.terminal import numeral, statistic_text
 from clair_apo.run_folder import DATASET, SPLITS, SUFFIXES, RunFolder
 
 CARD = "README.md"
 TAGS = ("clair-apo", "clair", "preference", "dpo", "apo", "trl", "synthetic")
 ROLES = ("target", "reviser", "judge")
-RECIPE_SIDES = {
-    "clair": ("the target model's answer", "a reviser's minimal revision of that answer"),
-    "stronger_preferred": ("the target model's answer", "a stronger model's own answer"),
-    "on_policy_judge": ("the worse of two answers of the target model", "the better one"),
-    "off_policy_judge": ("the worse of two given answers", "the better one"),
-    "judge_then_revise": (
-        "the worst of several answers of the target model",
-        "a reviser's revision of the best one",
-    ),
-    "worsen": ("a reviser's minimally worsened answer", "the target model's answer"),
-}
-"""The rejected and the chosen answer of each recipe, in words."""
 
 Features = list[dict[str, Any]]
 
@@ -98,8 +93,8 @@ def render_card(
         .render(
             summary=summary,
             splits=[split.name for split in splits],
-            recipe_sides=RECIPE_SIDES,
-            stage_names=STAGE_NAMES,
+            sides=manifest.get("sides"),
+            stage_titles=STAGE_TITLES,
             reasons=REASON_SENTENCES,
             statistics=[statistic_text(statistic) for statistic in summary.statistics],
             config=config,

@@ -18,13 +18,13 @@ from markupsafe import Markup
 from clair_apo.alignment import Block, blocks
 from clair_apo.files import read_jsonl
 from clair_apo.records import (
+    STAGE_TITLES,
     Contrast,
     Conversation,
     Dropped,
     DropReason,
     PreferencePair,
     Record,
-    Stage,
 )
 from clair_apo.report.contrast import (
     DROPPED,
@@ -45,14 +45,6 @@ MAX_PAGE = 10_000_000
 """Characters after which the page shows no more pairs, and no more dropped prompts."""
 SAMPLE_SEED = 0
 
-STAGE_NAMES = {
-    Stage.LOAD: "Loading prompts",
-    Stage.RESPOND: "Target model's answer",
-    Stage.JUDGE: "Judging",
-    Stage.REVISE: "Revision",
-    Stage.PAIR: "Pairing",
-    Stage.VERIFY: "Verification",
-}
 REASON_SENTENCES = {
     DropReason.DUPLICATE: "the same prompt stood in the data before",
     DropReason.EMPTY: "the answer or the revision has no text",
@@ -150,7 +142,7 @@ def render_page(
             max_text=MAX_TEXT,
             seed=SAMPLE_SEED,
             sort_orders=SORT_ORDERS,
-            stage_names=STAGE_NAMES,
+            stage_titles=STAGE_TITLES,
             reason_sentences=REASON_SENTENCES,
             style=Markup(style),  # our own file, as it is
             script=Markup(script),

@@ -6,24 +6,11 @@ from clair_apo.clair import generate
 from clair_apo.clair.planning import estimate as estimating
 from clair_apo.clair.planning.estimate import ANSWER, REPLY, TOKENIZER, VERDICT, CostRange, estimate
 from clair_apo.clair.recipes import RECIPES
-from clair_apo.clair.stages.load import survey_prompts
+from clair_apo.clair.setup import offline_context, stage_context
 from clair_apo.llm import ModelSpec, RequestStore
 from clair_apo.llm.spec import Price
 from clair_apo.llm.token_count import AROUND_MESSAGE
-from tests.helpers.scripted_roles import asked_of, config_for, models, server_model
-
-
-class WordCounter:
-    """A tokeniser whose tokens are words."""
-
-    def __init__(self, model="words"):
-        self.name = model
-
-    def text(self, text):
-        return len(text.split())
-
-    def conversation(self, messages):
-        return sum(self.text(message.content) + AROUND_MESSAGE for message in messages)
+from tests.helpers.scripted_roles import WordCounter, asked_of, config_for, models, server_model
 
 
 @pytest.fixture(autouse=True)
@@ -66,10 +53,7 @@ def test_an_estimate_asks_nothing_and_leaves_nothing(tmp_path):
 
 def words_of(config, prompt, *answers):
     """The words of a revision's request, as the template renders it."""
-    from clair_apo.clair.stages.run import open_stages
-
-    with RequestStore(":memory:") as store:
-        template = open_stages(config, store, survey_prompts(config.prompts)).template
+    template = stage_context(config).template
     return len(template.render((), "")[0].content.split()) + len(prompt.split())
 
 
@@ -96,16 +80,9 @@ def test_answers_that_are_known_are_counted_as_they_are(tmp_path):
     config = config_for(tmp_path, "off_policy_judge", prompts=1)
     (judge,) = [m for m in estimate(config).models if m.role == "judge"]
     lengths = [1, 2, 4]  # words of the given answers, each of which stands in four comparisons
-    from clair_apo.clair.stages.run import open_stages
-
     with RequestStore(":memory:") as store:
-        shell = (
-            open_stages(config, store, survey_prompts(config.prompts))
-            .judge.compare((), "", "")
-            .messages[0]
-            .content
-        )
-    each = len(shell.split()) + AROUND_MESSAGE
+        judging = offline_context(config, store, waiting=0).judge.compare((), "", "")
+    each = len(judging.messages[0].content.split()) + AROUND_MESSAGE
     # the template names the role of each turn, in brackets
     each += len(["[user]", "Question", "number", "0?"])
     assert judge.prompt_tokens == _scaled(*[6 * each + 4 * sum(lengths)] * 2)

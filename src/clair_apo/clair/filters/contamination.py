@@ -111,7 +111,7 @@ class ContaminationIndex:
         found = self._whole.get(whole)
         return None if found is None else Overlap(row=self._rows[found], words=whole)
 
-    def judge(self, prompt: Prompt) -> Dropped | None:
+    def check(self, prompt: Prompt) -> Dropped | None:
         """A dropped row if a turn of the prompt or an answer that it brings overlaps."""
         if not self._rows:
             return None

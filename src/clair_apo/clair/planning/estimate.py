@@ -1,17 +1,19 @@
-"""What a run will ask and cost, told before anything is asked: `generate --estimate`.
+"""What a run will ask and cost, estimated before anything is asked: `generate --estimate`.
 
-Every prompt is followed through its real stages as far as the store's answers carry it. What it
-asks from there on is counted with a tokeniser and the lengths assumed below, as if no row were
-dropped and no reply repeated. `generate --pilot` measures what is assumed here.
+Every prompt goes through its real stages as far as the store's answers suffice. What it asks from
+there on is counted with a tokeniser and the lengths assumed below, as if no row were dropped and no
+reply repeated. `generate --pilot` measures what is assumed here.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from clair_apo.clair.config import GenerateConfig
-from clair_apo.clair.planning.replay import Replay, follow
+from clair_apo.clair.planning.replay import Replay, replay
+from clair_apo.clair.setup import offline_context
+from clair_apo.clair.stages.context import Role, StageContext
 from clair_apo.clair.stages.load import load_prompts, survey_prompts
-from clair_apo.clair.stages.run import ROLES, VERIFY, Stages, open_stages
+from clair_apo.clair.stages.table import StageDef
 from clair_apo.llm import CachedChat, RequestStore
 from clair_apo.llm.pricing import find_price
 from clair_apo.llm.spec import Price
@@ -108,8 +110,8 @@ def estimate(config: GenerateConfig, tokenizer: str = STAND_IN) -> CostEstimate:
     prompts = 0
     with RequestStore(path if path.exists() else ":memory:") as store:
         survey = survey_prompts(config.prompts, config.prompt_shard)
-        stages = open_stages(config, store, survey)
-        counting = _Counting(stages, store, TokenCounter(tokenizer))
+        context = offline_context(config, store, survey.waiting)
+        counting = _Counting(config, context, store, TokenCounter(tokenizer))
         for prompt in load_prompts(config.prompts, config.prompt_shard, survey.tests):
             if isinstance(prompt, Prompt):
                 counting.add(prompt)
@@ -177,65 +179,65 @@ class _Tally:
 
 
 class _Counting:
-    """Walks prompts through a recipe and counts what they will ask."""
+    """Counts what prompts will ask, prompt by prompt."""
 
-    def __init__(self, stages: Stages, store: RequestStore, counter: TokenCounter) -> None:
-        self.stages, self.store, self.counter = stages, store, counter
-        chats = {ROLES[name]: stages.chat(name) for name in stages.names}
-        self.tallies = {role: _Tally(chat) for role, chat in chats.items() if chat}
-        self.shells = {name: self._shell(name) for name in stages.names}
+    def __init__(
+        self,
+        config: GenerateConfig,
+        context: StageContext,
+        store: RequestStore,
+        counter: TokenCounter,
+    ) -> None:
+        self.config, self.context = config, context
+        self.store, self.counter = store, counter
+        self.tallies: dict[Role, _Tally] = {}
+        self.template_overhead: dict[str, int] = {}
+        for stage in config.stages:
+            client = context.client(stage.role)
+            if stage.role and stage.forecast and client:
+                self.tallies.setdefault(stage.role, _Tally(client))
+                frame = stage.forecast.frame(context)
+                self.template_overhead[stage.name] = counter.conversation(frame) if frame else 0
 
     def add(self, prompt: Prompt) -> None:
         """Count one prompt: what the store answers, what it asks next, and what may follow."""
-        trail = follow(prompt, self.stages, self.store)
-        for name, _ in trail.answers:
-            self.tallies[ROLES[name]].stored += 1
-        if not trail.missing:
+        found = replay(prompt, self.config.stages, self.context, self.store)
+        for stage, _ in found.answers:
+            if stage.role:
+                self.tallies[stage.role].stored += 1
+        if not found.missing:
             return
-        answer = self._answer(trail)
-        for request in trail.missing:
-            self._add(trail.stage, self.counter.conversation(request.messages), NOTHING, answer)
+        now, *later = found.waiting
+        answer = self._answer(found)
+        for request in found.missing:
+            self._add(now, 1, self.counter.conversation(request.messages), NOTHING, answer)
         words = self.counter.conversation(prompt.messages)
-        names = self.stages.names
-        for name in names[names.index(trail.stage) + 1 :]:
-            shown = self.shells[name] + words
-            if name == "judge":
-                count = len(trail.case.responses) or self.stages.config.samples
-                self._add(name, shown, answer.times(2), answer, count * (count - 1))
-            elif name == VERIFY:
-                claims = 1 + self.stages.is_control(prompt.id)
-                self._add(name, shown, answer.times(2), answer, claims)
-            else:
-                self._add(name, shown, answer if name == "revise" else NOTHING, answer)
+        for stage in later:
+            if stage.forecast and stage.name in self.template_overhead:
+                known = self.template_overhead[stage.name] + words
+                shown = answer.times(stage.forecast.answers)
+                count = stage.forecast.requests(found.state, self.context)
+                self._add(stage, count, known, shown, answer)
 
     def _add(
-        self, name: str, known: int, unknown: CostRange, answer: CostRange, count: int = 1
+        self, stage: StageDef, count: int, known: int, unknown: CostRange, answer: CostRange
     ) -> None:
         """Count requests of a stage: prompts of `known` and `unknown` tokens, and their replies."""
-        if self.stages.chat(name):
-            prompt = unknown + CostRange(low=known, high=known)
-            self.tallies[ROLES[name]].add(count, prompt, self._reply(name, answer))
+        assert stage.role is not None
+        prompt = unknown + CostRange(low=known, high=known)
+        self.tallies[stage.role].add(count, prompt, self._reply(stage, answer))
 
-    def _reply(self, name: str, answer: CostRange) -> CostRange:
-        if name == "revise":
-            each = REPLY[self.stages.config.revision.format]
+    def _reply(self, stage: StageDef, answer: CostRange) -> CostRange:
+        assert stage.forecast is not None
+        if stage.forecast.reply == "revision":
+            each = REPLY[self.config.revision.format]
             return answer.times(each.low, each.high)
-        return ANSWER if name in ("respond", "strengthen") else VERDICT
+        return ANSWER if stage.forecast.reply == "answer" else VERDICT
 
-    def _answer(self, trail: Replay) -> CostRange:
-        """The tokens of one answer of the case, assumed where they are not known yet."""
-        responses = trail.case.responses
+    def _answer(self, found: Replay) -> CostRange:
+        """The tokens of one answer to the prompt, assumed where they are not known yet."""
+        responses = found.state.responses
         if not responses:
-            return ANSWER.up_to(self.stages.config.target.max_tokens)
+            return ANSWER.up_to(self.config.target.max_tokens)
         mean = sum(self.counter.text(each.text) for each in responses) / len(responses)
         return CostRange(low=mean, high=mean)
-
-    def _shell(self, name: str) -> int:
-        """The tokens of a stage's own words, with no prompt and no answer in them."""
-        stages = self.stages
-        if name == "revise" and stages.template:
-            return self.counter.conversation(stages.template.render((), ""))
-        if name in ("judge", VERIFY) and stages.chat(name):
-            ask = stages.judge.compare if name == "judge" else stages.judge.confirm
-            return self.counter.conversation(ask((), "", "").messages)
-        return 0

@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from clair_apo.clair.config import GenerateConfig, PromptsConfig
-from clair_apo.clair.generate import PAIRS, PROMPTS, Generated, generate
-from clair_apo.clair.planning.replay import Asked, follow
-from clair_apo.clair.stages.load import survey_prompts
-from clair_apo.clair.stages.run import ROLES, Stages, open_stages
+from clair_apo.clair.config import GenerateConfig
+from clair_apo.clair.generate import Generated, generate
+from clair_apo.clair.planning.replay import Asked, replay
+from clair_apo.clair.prompt_state import PAIRS, PROMPTS
+from clair_apo.clair.setup import offline_context
+from clair_apo.clair.stages.context import Role, StageContext
+from clair_apo.clair.stages.load import PromptsConfig, survey_prompts
 from clair_apo.errors import ConfigError
 from clair_apo.files import read_jsonl
 from clair_apo.llm import CachedChat, ChatModel, Completion, RequestStore
@@ -97,22 +99,23 @@ def pilot(config: GenerateConfig, prompts: int, **models: ChatModel | None) -> P
         ClairApoError: as `generate` raises it.
     """
     small = pilot_config(config, prompts)
-    _make_way(RunFolder(small.folder), small.prompts)
+    _forget_other_size(RunFolder(small.folder), small.prompts)
     started = time.monotonic()
     generated = generate(small, **models)
     seconds = None if generated.reused else time.monotonic() - started
     with RequestStore(small.store_path) as store:
-        stages = open_stages(small, store, survey_prompts(small.prompts))
-        rows = read_jsonl(small.run_dir / PROMPTS, Prompt)
-        answers = [follow(prompt, stages, store).answers for prompt in rows]
-    uses = [use for role in dict.fromkeys(ROLES.values()) if (use := _use(role, stages, answers))]
+        context = offline_context(small, store, survey_prompts(small.prompts).waiting)
+        rows = read_jsonl(small.run_dir / PROMPTS.name, Prompt)
+        answers = [replay(prompt, small.stages, context, store).answers for prompt in rows]
+    roles = dict.fromkeys(stage.role for stage in small.stages if stage.role)
+    uses = [use for role in roles if (use := _use(role, context, answers))]
     rest = survey_prompts(config.prompts).prompts - generated.prompts
     result = _project(small.run_dir, generated, uses, rest, seconds)
     write_json(small.run_dir / FILE, result.model_dump(mode="json"))
     return result
 
 
-def _make_way(folder: RunFolder, prompts: PromptsConfig) -> None:
+def _forget_other_size(folder: RunFolder, prompts: PromptsConfig) -> None:
     """Let the rows of an earlier pilot of another size go; the store has all that they cost."""
     before = folder.manifest()
     drawn = before.get("config", {}).get("prompts", {})
@@ -127,12 +130,12 @@ class _Use(NamedTuple):
     """What each prompt of the pilot asked one model."""
 
     role: str
-    chat: CachedChat
+    client: CachedChat
     done: list[list[Completion]]
 
     def costs(self) -> list[float] | None:
         """USD for each prompt; None where there is no price."""
-        meter = self.chat.meter
+        meter = self.client.meter
         each = [
             [meter.cost_of(done.prompt_tokens, done.completion_tokens) for done in one]
             for one in self.done
@@ -145,7 +148,7 @@ class _Use(NamedTuple):
         costs = self.costs()
         return ModelUse(
             role=self.role,
-            model=self.chat.spec.model,
+            model=self.client.spec.model,
             requests=mean_interval([len(one) for one in self.done]),
             prompt_tokens=mean_interval([sum(d.prompt_tokens for d in one) for one in self.done]),
             completion_tokens=mean_interval(
@@ -155,14 +158,14 @@ class _Use(NamedTuple):
         )
 
 
-def _use(role: str, stages: Stages, answers: Sequence[Sequence[Asked]]) -> _Use | None:
+def _use(role: Role, context: StageContext, answers: Sequence[Sequence[Asked]]) -> _Use | None:
     """What the prompts asked a model; None where they asked it nothing."""
-    chat = next((c for n in stages.names if ROLES[n] == role and (c := stages.chat(n))), None)
+    client = context.client(role)
     done = [
-        [a.answer.completion for a in one if ROLES[a.stage] == role and a.answer.completion]
+        [a.answer.completion for a in one if a.stage.role == role and a.answer.completion]
         for one in answers
     ]
-    return _Use(role, chat, done) if chat and any(done) else None
+    return _Use(role, client, done) if client and any(done) else None
 
 
 def _project(
@@ -170,7 +173,9 @@ def _project(
 ) -> Pilot:
     n = generated.prompts
     kept = share_interval(generated.pairs, n)
-    edits = [pair.contrast.levenshtein_share for pair in read_jsonl(run / PAIRS, PreferencePair)]
+    edits = [
+        pair.contrast.levenshtein_share for pair in read_jsonl(run / PAIRS.name, PreferencePair)
+    ]
     costs = [use.costs() for use in uses]
     known = [cost for cost in costs if cost is not None]
     # of each prompt, over all models

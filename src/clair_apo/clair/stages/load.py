@@ -1,58 +1,128 @@
-"""Prompts, read and checked one at a time: the first stage."""
+"""Prompts: where they are from, which of them a run takes, and which are dropped as they are read.
+
+This file holds the config of the prompts (`PromptsConfig`, `PromptShard`), the two readings of the
+data, and the search for duplicates (`SeenPrompts`).
+
+The data is read twice. `survey_prompts` reads all of it before anything is written or asked: a
+faulty last row stops a run at once, and the digest tells whether a folder belongs to other prompts.
+`load_prompts`, the first stage, reads it again and writes the prompts down. One reading would have
+to hold all prompts in memory, or overwrite the file of another run before that is known.
+"""
 
 import hashlib
 import random
+import re
 import unicodedata
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
-from clair_apo.clair.config import PromptsConfig, PromptShard
+from pydantic import Field
+
 from clair_apo.clair.filters.contamination import ContaminationIndex
-from clair_apo.clair.prompt_state import PromptSurvey
+from clair_apo.config import Section
 from clair_apo.errors import DataError
 from clair_apo.ingest.arrow_rows import Row
 from clair_apo.ingest.rows import prompt_columns, prompt_from_row, read_rows
 from clair_apo.records import Dropped, DropReason, Prompt, Stage, canonical_json
 
 
-class SeenPrompts:
-    """The prompts so far, as two 64-bit digests for each.
+class PromptsConfig(Section):
+    """Where the prompts are from."""
 
-    Two prompts are near-duplicates where case, runs of blanks and the full stop or question mark
-    at the end are all that tells them apart. All other punctuation counts: `3+4` is not `3-4`.
+    path: str
+    """A JSONL or Parquet file, a folder saved by `datasets`, or a data set's name on the hub."""
+    column: str | None = None
+    """The column with the prompt; by default the first of the usual names that the data has."""
+    split: str = "train"
+    """The split of a hub data set or `datasets` folder that has several."""
+    limit: int | None = Field(None, gt=0)
+    """Use so many prompts, drawn with `seed`; by default all."""
+    seed: int = 0
+    """Decides which prompts `limit` draws."""
+    max_characters: int = Field(32_000, gt=0)
+    """A longer prompt stops the run before anything is asked."""
+    ignore_given: bool = False
+    """Have the target model answer also where the data brings answers, such as gold ones."""
+    contamination: tuple[str, ...] = ()
+    """Test sets, as `path` names prompts: what shares a passage with one of them is dropped."""
+    ngram: int = Field(13, ge=5)
+    """Words in a row that make a shared passage; of a shorter question the whole of it."""
+
+
+@dataclass(frozen=True)
+class PromptShard:
+    """One of several parts of the prompts; the parts are disjoint, and together all prompts.
+
+    A prompt's id alone decides, so every machine draws the same parts, whatever the order of the
+    data, and two equal prompts are in one part, where one is dropped as the other's duplicate.
     """
 
-    def __init__(self) -> None:
-        self._first: dict[int, int] = {}
+    number: int
+    """From 1."""
+    count: int
 
-    def judge(self, prompt: Prompt) -> Dropped | None:
-        """Remember a new prompt; a dropped row that names the earlier one for another."""
-        typed = [(message.role, _as_if_typed_alike(message.content)) for message in prompt.messages]
-        digest = hashlib.sha256(repr(typed).encode()).digest()
-        key, own = int.from_bytes(digest[:8]), int(prompt.id, 16)
-        if key not in self._first:
-            self._first[key] = own
-            return None
-        first = self._first[key]
-        how = (
-            "the same prompt stood there before"
-            if first == own
-            else f"prompt {first:016x} stood there before, and differs only in how it is typed"
-        )
-        return Dropped(
-            id=prompt.id,
-            stage=Stage.LOAD,
-            reason=DropReason.DUPLICATE,
-            detail=f"{prompt.source}: {how}",
-            raw=prompt.messages[-1].content,
-        )
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `i/n`.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        match = re.fullmatch(r"(\d+)/(\d+)", text)
+        if match is None or not 1 <= int(match[1]) <= int(match[2]):
+            raise ValueError(f"expected i/n, from 1/n to n/n, such as 3/8; got {text!r}")
+        return cls(int(match[1]), int(match[2]))
+
+    @property
+    def name(self) -> str:
+        """For folders and files: `3-of-8`."""
+        return f"{self.number}-of-{self.count}"
+
+    def holds(self, prompt_id: str) -> bool:
+        """Whether a prompt belongs to this part."""
+        return shard_number(int(prompt_id, 16), self.count) == self.number
 
 
-def _as_if_typed_alike(text: str) -> str:
-    # NFC, not NFKC: that would make an x squared an x2
-    words = unicodedata.normalize("NFC", text).casefold().split()
-    return " ".join(words).rstrip(".?\u2026 ")
+def shard_number(prompt_id: int, count: int) -> int:
+    """The part, from 1, that a prompt with this id belongs to."""
+    return prompt_id % count + 1
+
+
+class PromptSurvey(NamedTuple):
+    """What is known of the prompts before anything is written or asked."""
+
+    prompts: int
+    """Those that are used, duplicates among them."""
+    given: int
+    """Those that bring an answer, of those that are not dropped at once."""
+    waiting: int
+    """Those that bring none."""
+    digest: str
+    """Of their ids and given answers: the same for the same prompts in the same order."""
+    tests: ContaminationIndex
+    """The test sets that they were compared with."""
+
+
+def survey_prompts(config: PromptsConfig, shard: PromptShard | None = None) -> PromptSurvey:
+    """Read and check all prompts, or those of a shard, once, keeping none of them.
+
+    Raises:
+        DataError: as `load_prompts` does.
+    """
+    tests = ContaminationIndex(config.contamination, config.ngram)
+    prompts = given = waiting = 0
+    content = hashlib.sha256()
+    for row in load_prompts(config, shard, tests):
+        prompts += 1
+        if isinstance(row, Prompt):
+            given += bool(row.given)
+            waiting += not row.given
+            content.update(canonical_json([row.id, [a.model_dump() for a in row.given]]).encode())
+        else:
+            content.update(row.id.encode())
+    return PromptSurvey(prompts, given, waiting, content.hexdigest(), tests)
 
 
 def load_prompts(
@@ -89,34 +159,14 @@ def load_prompts(
         prompt = _checked(row, where, config)
         prompt = prompt.model_copy(update={"source": where.removeprefix(folder)})
         # duplicates among all prompts, whatever part of them is asked for
-        duplicate = seen.judge(prompt)
+        duplicate = seen.check(prompt)
         if shard and not shard.holds(prompt.id):
             continue
         found = True
-        yield duplicate or tests.judge(prompt) or prompt
+        yield duplicate or tests.check(prompt) or prompt
     if not found:
         of = f" of shard {shard.name}: use fewer shards" if shard else ""
         raise DataError(f"{config.path}: holds no prompts{of}")
-
-
-def survey_prompts(config: PromptsConfig, shard: PromptShard | None = None) -> PromptSurvey:
-    """Read and check all prompts, or those of a shard, once, keeping none of them.
-
-    Raises:
-        DataError: as `load_prompts` does.
-    """
-    tests = ContaminationIndex(config.contamination, config.ngram)
-    prompts = given = waiting = 0
-    content = hashlib.sha256()
-    for row in load_prompts(config, shard, tests):
-        prompts += 1
-        if isinstance(row, Prompt):
-            given += bool(row.given)
-            waiting += not row.given
-            content.update(canonical_json([row.id, [a.model_dump() for a in row.given]]).encode())
-        else:
-            content.update(row.id.encode())
-    return PromptSurvey(prompts, given, waiting, content.hexdigest(), tests)
 
 
 def _rows(config: PromptsConfig) -> Iterator[Row]:
@@ -148,3 +198,42 @@ def _drawn(config: PromptsConfig) -> set[int] | None:
     order = list(range(total))
     random.Random(config.seed).shuffle(order)
     return set(order[: config.limit])
+
+
+class SeenPrompts:
+    """The prompts so far, as two 64-bit digests for each.
+
+    Two prompts are near-duplicates where case, runs of blanks and the full stop or question mark
+    at the end are all that tells them apart. All other punctuation counts: `3+4` is not `3-4`.
+    """
+
+    def __init__(self) -> None:
+        self._first: dict[int, int] = {}
+
+    def check(self, prompt: Prompt) -> Dropped | None:
+        """Remember a new prompt; for another, the dropped row that names the earlier one."""
+        typed = [(message.role, _as_if_typed_alike(message.content)) for message in prompt.messages]
+        digest = hashlib.sha256(repr(typed).encode()).digest()
+        key, own = int.from_bytes(digest[:8]), int(prompt.id, 16)
+        if key not in self._first:
+            self._first[key] = own
+            return None
+        first = self._first[key]
+        how = (
+            "the same prompt stood there before"
+            if first == own
+            else f"prompt {first:016x} stood there before, and differs only in how it is typed"
+        )
+        return Dropped(
+            id=prompt.id,
+            stage=Stage.LOAD,
+            reason=DropReason.DUPLICATE,
+            detail=f"{prompt.source}: {how}",
+            raw=prompt.messages[-1].content,
+        )
+
+
+def _as_if_typed_alike(text: str) -> str:
+    # NFC, not NFKC: that would make an x squared an x2
+    words = unicodedata.normalize("NFC", text).casefold().split()
+    return " ".join(words).rstrip(".?\u2026 ")

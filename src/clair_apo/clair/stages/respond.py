@@ -1,78 +1,87 @@
-"""Answers to a prompt: the target model's own, a stronger model's, or those of the data."""
+"""Answers to a prompt: the target model's own, those of the data, or a stronger model's."""
 
 from clair_apo.clair.answer_text import answer_text, trimmed
 from clair_apo.clair.filters.gate import DropCause, check_answer
 from clair_apo.clair.prompt_state import PromptState, StageOutput, drop
+from clair_apo.clair.stages.context import StageContext
 from clair_apo.llm import Answer, CachedChat, Dialogue
 from clair_apo.records import Dropped, DropReason, Prompt, Response, Stage
 
 
-def respond(
-    case: PromptState, target: CachedChat, samples: int, needed: int, strip_thinking: bool = True
-) -> Dialogue[StageOutput]:
-    """Have the target model answer a prompt.
+def respond(state: PromptState, context: StageContext) -> Dialogue[StageOutput]:
+    """Have the target model answer a prompt, or take the answers that the data brings.
 
-    Args:
-        case: the prompt.
-        target: the model that answers.
-        samples: how many answers are asked for.
-        needed: with fewer usable answers the prompt is dropped, for what was wrong with the first
-            that is not usable.
-        strip_thinking: whether thinking before an answer, and end marks behind it, are no part of
-            it (`answer_text`).
+    A prompt with too few usable answers is dropped, for what was wrong with the first that is not
+    usable. Where the data's scores choose, all its answers are taken, else the first `samples`.
     """
-    return _asked(case, target, samples, needed, strip_thinking)
+    recipe, clients = context.recipe, context.clients
+    samples, needed = (context.samples, 2) if recipe.chooses else (1, 1)
+    if not state.prompt.given and not recipe.given_only:
+        assert clients.target is not None
+        return _asked(state, context, clients.target, Stage.RESPOND, samples, needed)
+    scored = recipe.given_only and clients.judge is None
+    return _given(state, context, None if scored else samples, needed)
 
 
-def strengthen(
-    case: PromptState, stronger: CachedChat, strip_thinking: bool = True
-) -> Dialogue[StageOutput]:
+def respond_stronger(state: PromptState, context: StageContext) -> Dialogue[StageOutput]:
     """Have a stronger model answer the same prompt on its own."""
-    return _asked(case, stronger, 1, 1, strip_thinking)
+    assert context.clients.reviser is not None
+    return _asked(state, context, context.clients.reviser, Stage.STRENGTHEN, 1, 1)
 
 
-def given_answers(
-    case: PromptState, samples: int | None, needed: int, strip_thinking: bool = True
+def _given(
+    state: PromptState, context: StageContext, samples: int | None, needed: int
 ) -> Dialogue[StageOutput]:
     """The answers of the data, the first `samples` (None: all) of those that are usable."""
     yield from ()
     responses = [
         Response(
-            prompt_id=case.prompt.id,
+            prompt_id=state.prompt.id,
             sample=number,
-            text=answer_text(answer.text, strip_thinking),
+            text=answer_text(answer.text, context.strip_thinking),
             model=answer.model or "given",
             finish_reason="given",
             score=answer.score,
         )
-        for number, answer in enumerate(case.prompt.given)
+        for number, answer in enumerate(state.prompt.given)
     ]
     found = [
-        _judged(response, answer.text, None)
-        for response, answer in zip(responses, case.prompt.given, strict=True)
+        _checked(response, answer.text, None, Stage.RESPOND)
+        for response, answer in zip(responses, state.prompt.given, strict=True)
     ]
-    return _usable(case, found, samples, needed)
+    return _usable(state, found, Stage.RESPOND, samples, needed)
 
 
 def _asked(
-    case: PromptState, chat: CachedChat, samples: int, needed: int, strip_thinking: bool
+    state: PromptState,
+    context: StageContext,
+    client: CachedChat,
+    stage: Stage,
+    samples: int,
+    needed: int,
 ) -> Dialogue[StageOutput]:
-    answers = yield tuple(chat.request(case.prompt.messages, sample=k) for k in range(samples))
+    messages = state.prompt.messages
+    answers = yield tuple(client.request(messages, sample=number) for number in range(samples))
     found = [
-        _from_answer(case.prompt, answer, number, chat, strip_thinking)
+        _from_answer(state.prompt, answer, number, client, stage, context.strip_thinking)
         for number, answer in enumerate(answers)
     ]
-    return _usable(case, found, samples, needed)
+    return _usable(state, found, stage, samples, needed)
 
 
 def _from_answer(
-    prompt: Prompt, answer: Answer, sample: int, chat: CachedChat, strip_thinking: bool
+    prompt: Prompt,
+    answer: Answer,
+    sample: int,
+    client: CachedChat,
+    stage: Stage,
+    strip_thinking: bool,
 ) -> Response | Dropped:
     completion = answer.completion
     if completion is None:
         return Dropped(
             id=prompt.id,
-            stage=Stage.RESPOND,
+            stage=stage,
             reason=DropReason.REQUEST_FAILED,
             detail=answer.failure,
             raw="",
@@ -80,17 +89,17 @@ def _from_answer(
     response = Response(
         prompt_id=prompt.id,
         sample=sample,
-        model=chat.identity,
+        model=client.identity,
         answered_by=completion.model,
         request_keys=(answer.request.key,),
         sampling=answer.request.sampling,
         **completion.model_dump(exclude={"text"}),
         text=answer_text(completion.text, strip_thinking),
     )
-    return _judged(response, completion.text, chat.spec.max_tokens)
+    return _checked(response, completion.text, client.spec.max_tokens, stage)
 
 
-def _judged(response: Response, raw: str, limit: int | None) -> Response | Dropped:
+def _checked(response: Response, raw: str, limit: int | None, stage: Stage) -> Response | Dropped:
     cause = check_answer(response.text, response.finish_reason, response.completion_tokens, limit)
     if cause is None:
         return response
@@ -98,16 +107,16 @@ def _judged(response: Response, raw: str, limit: int | None) -> Response | Dropp
         detail = "the answer is thinking that never ends, or that nothing stands behind"
         cause = DropCause(DropReason.CUT, detail)
     return Dropped(
-        id=response.prompt_id,
-        stage=Stage.RESPOND,
-        reason=cause.reason,
-        detail=cause.detail,
-        raw=raw,
+        id=response.prompt_id, stage=stage, reason=cause.reason, detail=cause.detail, raw=raw
     )
 
 
 def _usable(
-    case: PromptState, found: list[Response | Dropped], samples: int | None, needed: int
+    state: PromptState,
+    found: list[Response | Dropped],
+    stage: Stage,
+    samples: int | None,
+    needed: int,
 ) -> StageOutput:
     responses = tuple(row for row in found if isinstance(row, Response))[:samples]
     if len(responses) >= needed:
@@ -116,4 +125,4 @@ def _usable(
     if failed:
         return StageOutput((), failed)
     detail = f"the data brings {len(responses)} answers, the recipe needs {needed}"
-    return drop(case, Stage.RESPOND, DropReason.EMPTY, detail, "")
+    return drop(state, stage, DropReason.EMPTY, detail, "")

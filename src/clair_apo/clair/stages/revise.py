@@ -1,7 +1,8 @@
-"""A reviser model revises an answer, and its reply is parsed.
+"""A reviser model revises an answer, and its reply is read.
 
-A reply that was cut is asked for once more with a larger limit; one that does not have the asked
-form, or whose edits do not apply, is sent back once with what is wrong with it.
+`revise` is the stage. A reply that was cut is asked for once more with a larger limit; one that
+does not have the asked form, or whose edits do not apply, is sent back once with what is wrong with
+it (`repair_message`). `read_reply` reads a reply and knows of no model.
 """
 
 from dataclasses import dataclass, field
@@ -13,12 +14,15 @@ from clair_apo.clair.prompt_state import PromptState, StageOutput, drop
 from clair_apo.clair.revision.edits import EditError, apply_edits
 from clair_apo.clair.revision.parse import ParsedRevision, ParseError, parse_edits, parse_revision
 from clair_apo.clair.revision.template import RevisionTemplate
+from clair_apo.clair.stages.context import StageContext
 from clair_apo.llm import Answer, CachedChat, ChatRequest, Dialogue
 from clair_apo.llm.thinking import speaks_of_thinking, without_thinking
-from clair_apo.records import DropReason, Message, Revision, RevisionFormat, Stage
+from clair_apo.records import DropReason, Message, Response, Revision, RevisionFormat, Stage
 
 REPAIRABLE = frozenset({DropReason.UNPARSED, DropReason.EDIT_NOT_FOUND})
-"""The reasons that asking again can mend; a reply that declines or is cut is no such case."""
+"""The reasons that asking again can repair; a reply that declines or is cut is not among them."""
+LARGER = 2
+"""A reply that was cut is asked for again with so many times the limit."""
 
 _FORM = {
     "full": "<reasoning>...</reasoning> and <revision>the whole revised answer</revision>",
@@ -28,6 +32,58 @@ _COPIED = (
     " Copy every <find> from the answer character by character, long enough to stand there only "
     "once; edits must not overlap."
 )
+
+
+def revise(state: PromptState, context: StageContext) -> Dialogue[StageOutput]:
+    """Have an answer revised; a reply that is no revision drops the prompt with its reason.
+
+    Raises:
+        ConfigError: the template does not render.
+    """
+    reviser, template = context.clients.reviser, context.template
+    assert reviser is not None
+    assert template is not None
+    response, spent = context.recipe.revises(state), _Spent(context.ask_again)
+    messages = template.render(state.prompt.messages, response.text)
+    reply = yield from _whole_reply(reviser.request(messages), reviser, spent)
+    result = _read(reply, response.text, template.format, context.strip_thinking)
+    if context.ask_again and isinstance(result, _Fault) and result.repairable:
+        assert reply.completion is not None
+        messages += (
+            Message(role="assistant", content=reply.completion.text),
+            Message(role="user", content=repair_message(result.repairable, template.format)),
+        )
+        reply = yield from _whole_reply(reviser.request(messages), reviser, spent)
+        result = _read(reply, response.text, template.format, context.strip_thinking)
+    if isinstance(result, _Fault):
+        return drop(state, Stage.REVISE, result.reason, result.detail, result.raw)
+    return StageOutput((_revision(response, reviser, template, reply, result, spent),))
+
+
+def _revision(
+    response: Response,
+    reviser: CachedChat,
+    template: RevisionTemplate,
+    reply: Answer,
+    parsed: ParsedRevision,
+    spent: "_Spent",
+) -> Revision:
+    assert reply.completion is not None
+    return Revision(
+        prompt_id=response.prompt_id,
+        sample=response.sample,
+        text=parsed.text,
+        rationale=parsed.rationale,
+        format=template.format,
+        direction=template.direction,
+        model=reviser.identity,
+        answered_by=reply.completion.model,
+        finish_reason=reply.completion.finish_reason,
+        prompt_tokens=spent.prompt_tokens,
+        completion_tokens=spent.completion_tokens,
+        request_keys=tuple(spent.keys),
+        sampling=reply.request.sampling,
+    )
 
 
 def repair_message(error: ParseError, format: RevisionFormat) -> str:
@@ -43,7 +99,7 @@ def repair_message(error: ParseError, format: RevisionFormat) -> str:
         All that was wrong, edit by edit, and what to do now.
 
     Raises:
-        ValueError: asking again cannot mend such a reply.
+        ValueError: asking again cannot repair such a reply.
     """
     if error.reason not in REPAIRABLE:
         raise ValueError(f"a reply that is {error.reason.value} is not asked for again")
@@ -53,63 +109,6 @@ def repair_message(error: ParseError, format: RevisionFormat) -> str:
         f"same revision, in exactly the form that was asked for: {_FORM[format]}."
         + (_COPIED if error.reason is DropReason.EDIT_NOT_FOUND else "")
     )
-
-
-LARGER = 2
-"""A reply that was cut is asked for again with so many times the limit."""
-
-
-def revise(
-    case: PromptState,
-    reviser: CachedChat,
-    template: RevisionTemplate,
-    ask_again: bool = True,
-    strip_thinking: bool = True,
-) -> Dialogue[StageOutput]:
-    """Have an answer revised; a reply that is no revision ends the case with its reason.
-
-    Args:
-        case: a prompt with the answer to revise.
-        reviser: the model that revises.
-        template: how it is asked.
-        ask_again: whether a reply that was cut or cannot be read gets a second chance.
-        strip_thinking: whether thinking that the revised answer begins with is no part of it.
-
-    Raises:
-        ConfigError: the template does not render.
-    """
-    response = case.to_revise
-    spent = _Spent(ask_again)
-    messages = template.render(case.prompt.messages, response.text)
-    reply = yield from _whole_reply(reviser.request(messages), reviser, spent)
-    result = _read(reply, response.text, template.format, strip_thinking)
-    if ask_again and isinstance(result, _Fault) and result.mendable:
-        assert reply.completion is not None
-        messages += (
-            Message(role="assistant", content=reply.completion.text),
-            Message(role="user", content=repair_message(result.mendable, template.format)),
-        )
-        reply = yield from _whole_reply(reviser.request(messages), reviser, spent)
-        result = _read(reply, response.text, template.format, strip_thinking)
-    if isinstance(result, _Fault):
-        return drop(case, Stage.REVISE, result.reason, result.detail, result.raw)
-    assert reply.completion is not None
-    revision = Revision(
-        prompt_id=case.prompt.id,
-        sample=response.sample,
-        text=result.text,
-        rationale=result.rationale,
-        format=template.format,
-        direction=template.direction,
-        model=reviser.identity,
-        answered_by=reply.completion.model,
-        finish_reason=reply.completion.finish_reason,
-        prompt_tokens=spent.prompt_tokens,
-        completion_tokens=spent.completion_tokens,
-        request_keys=tuple(spent.keys),
-        sampling=reply.request.sampling,
-    )
-    return StageOutput((revision,))
 
 
 def read_reply(
@@ -168,15 +167,15 @@ class _Fault:
     reason: DropReason
     detail: str
     raw: str
-    mendable: ParseError | None = None
-    """What asking again can mend."""
+    repairable: ParseError | None = None
+    """What asking again can repair."""
 
 
 def _whole_reply(request: ChatRequest, reviser: CachedChat, spent: _Spent) -> Dialogue[Answer]:
     """Ask, and once more with a larger limit where the reply was cut."""
     (answer,) = yield (request,)
     spent.add(answer)
-    cause = _judge(answer)
+    cause = _check(answer)
     if not (cause and cause.reason is DropReason.CUT and spent.ask_again):
         return answer
     larger = reviser.request(
@@ -187,7 +186,7 @@ def _whole_reply(request: ChatRequest, reviser: CachedChat, spent: _Spent) -> Di
     return again if again.completion else answer  # no model is obliged to take the larger limit
 
 
-def _judge(answer: Answer) -> DropCause | None:
+def _check(answer: Answer) -> DropCause | None:
     done, limit = answer.completion, answer.request.sampling.max_tokens
     if done is None:
         return None
@@ -202,7 +201,7 @@ def _read(
     if reply.completion is None:
         return _Fault(DropReason.REQUEST_FAILED, reply.failure, "")
     text = reply.completion.text
-    cause = _judge(reply)
+    cause = _check(reply)
     if cause:
         return _Fault(cause.reason, cause.detail, text)
     try:

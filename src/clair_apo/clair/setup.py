@@ -1,0 +1,155 @@
+"""Builds what the stages of a run work with, from its config: models, template, rubric and gate.
+
+`generate`, the estimate and the pilot all build it here.
+"""
+
+from collections.abc import Mapping
+
+from clair_apo.clair.config import GenerateConfig
+from clair_apo.clair.costs import CostLedger
+from clair_apo.clair.filters.gate import Gate
+from clair_apo.clair.revision.template import RevisionTemplate, load_rubric, load_template
+from clair_apo.clair.stages.context import ModelClients, Role, StageContext
+from clair_apo.errors import RunError
+from clair_apo.llm import CachedChat, ChatModel, ModelSpec, RequestStore, check_model
+from clair_apo.llm.backends.select import model_of_mode, stranded_batches
+from clair_apo.llm.pricing import require_price
+
+Models = Mapping[Role, ChatModel | None]
+"""Models of the caller's own by role, in place of those that a config names."""
+
+
+def stage_context(config: GenerateConfig) -> StageContext:
+    """What the stages of a run work with, before its models are opened.
+
+    Raises:
+        ConfigError: an unusable template or rubric, or a gate without its tokenizer.
+    """
+    return StageContext(
+        recipe_name=config.recipe,
+        recipe=config.recipe_def,
+        samples=config.samples,
+        strip_thinking=config.strip_thinking,
+        ask_again=config.revision.ask_again,
+        controls=config.controls,
+        template=_template(config),
+        rubric=load_rubric(config.revision.rubric),
+        gate=Gate(config.gate, config.training_tokenizer, config.training_revision),
+    )
+
+
+def _template(config: GenerateConfig) -> RevisionTemplate | None:
+    if "revise" not in config.recipe_def.stages:
+        return None
+    how = config.revision
+    return load_template(
+        how.format,
+        template=how.template,
+        rubric=how.rubric,
+        direction=config.direction,
+        keep_length=how.keep_length,
+    )
+
+
+def offline_context(config: GenerateConfig, store: RequestStore, waiting: int) -> StageContext:
+    """What the stages of a run work with, for one who asks nothing and looks at its store.
+
+    Args:
+        config: of the run.
+        store: what it holds decides what would be asked.
+        waiting: prompts that bring no answer.
+
+    Raises:
+        ConfigError: as `stage_context` does.
+    """
+    looking = config.model_copy(update={"offline": True, "max_cost": None})
+    clients = open_clients(looking, store, CostLedger(store), waiting)
+    return stage_context(looking).with_clients(clients)
+
+
+def check_models(config: GenerateConfig, given: Models, waiting: int) -> None:
+    """Find out what can be known of the models before anything is asked or written.
+
+    Args:
+        config: names them.
+        given: models in place of those that the config names.
+        waiting: prompts that bring no answer.
+
+    Raises:
+        ModelNotFoundError: no such folder.
+        RequestError: no key for a server.
+        BudgetError: `max_cost` is set, and a model has no price.
+    """
+    for role, spec in config.asked_models.items():
+        if role == "target" and not waiting:
+            continue
+        if given.get(role) is None:
+            check_model(spec)
+        if config.max_cost is not None:
+            require_price(role, spec)
+
+
+def open_clients(
+    config: GenerateConfig,
+    store: RequestStore,
+    ledger: CostLedger,
+    waiting: int,
+    given: Models | None = None,
+) -> ModelClients:
+    """The models that a run asks, each behind the request store.
+
+    Nothing is loaded or connected to before its first request.
+
+    Args:
+        config: names them.
+        store: keeps what they answer.
+        ledger: is told what they cost.
+        waiting: prompts that bring no answer.
+        given: models in place of those that the config names.
+
+    Raises:
+        RunError: a model that is not asked in batches any more has open ones.
+    """
+    models = given or {}
+
+    def client(role: Role, spec: ModelSpec | None) -> CachedChat | None:
+        if spec is None:
+            return None
+        later = model_of_mode(spec, store, ledger.run_id, config.folder / "batch")
+        return CachedChat(
+            spec,
+            store,
+            models.get(role) or later,
+            offline=config.offline,
+            run_id=ledger.run_id,
+            budget=ledger.budget,
+        )
+
+    asked = config.asked_models
+    clients = ModelClients(
+        target=client("target", config.target),
+        reviser=client("reviser", asked.get("reviser")),
+        judge=client("judge", asked.get("judge")),
+        asks_target=waiting > 0 and "target" in asked,
+    )
+    if not config.offline:
+        _refuse_stranded_batches(config, clients, store, ledger.run_id)
+    ledger.open((client.identity, client.meter) for client in clients.asked())
+    return clients
+
+
+def _refuse_stranded_batches(
+    config: GenerateConfig, clients: ModelClients, store: RequestStore, run_id: str
+) -> None:
+    """Ask nobody else for what is at a server in batches, and paid for."""
+    stranded = stranded_batches([client.spec for client in clients.asked()], store, run_id)
+    if stranded:
+        first, run = stranded[0], config.folder
+        raise RunError(
+            f"{sum(len(batch.keys) for batch in stranded)} requests to {first.model!r} are at "
+            f"{first.host} in open batches, and would be paid a second time: with the mode and "
+            "base_url that the model has now nobody waits for them. Run with mode batch and that "
+            f"server to collect them; or end them with `clair-apo batches {run} --cancel all`, and "
+            f"look with `clair-apo batches {run}` until they are read (`--forget ID` for one that "
+            "the server does not have)"
+        )

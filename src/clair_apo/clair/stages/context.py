@@ -1,0 +1,113 @@
+"""What the stages of a run work with: its models, its texts and its limits, whatever the recipe."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+from pydantic import Field
+
+from clair_apo.clair.filters.gate import Gate
+from clair_apo.clair.recipes import Recipe
+from clair_apo.clair.revision.template import RevisionTemplate
+from clair_apo.config import Section
+from clair_apo.llm import CachedChat, Meter
+from clair_apo.llm.judge import Judge
+from clair_apo.records import Judgement, Response, Revision, digest
+
+Role = Literal["target", "reviser", "judge"]
+"""A model of a run, by its section in the config."""
+
+
+class ControlsConfig(Section):
+    """How a judge that verifies pairs is itself tested."""
+
+    share: float = Field(0.1, ge=0, le=1)
+    """Share of the pairs about which the judge is also asked the swapped claim, that rejected is
+    better; it must reject that."""
+    seed: int = 0
+    """Decides which pairs are controls."""
+
+    def holds(self, pair_id: str) -> bool:
+        """Whether a pair is a control."""
+        return int(digest([self.seed, pair_id])[:8], 16) / 2**32 < self.share
+
+
+class ModelClients(NamedTuple):
+    """The models of a run; None where nobody has that role."""
+
+    target: CachedChat | None = None
+    reviser: CachedChat | None = None
+    """The reviser, or the stronger model."""
+    judge: CachedChat | None = None
+    asks_target: bool = False
+    """Whether a prompt waits for an answer of the target."""
+
+    def all(self) -> tuple[CachedChat, ...]:
+        """Those that there are."""
+        return tuple(client for client in (self.target, self.reviser, self.judge) if client)
+
+    def asked(self) -> tuple[CachedChat, ...]:
+        """Those that prompts may have to ask."""
+        return tuple(one for one in self.all() if self.asks_target or one is not self.target)
+
+
+NO_CLIENTS = ModelClients()
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """What the stages of one run work with.
+
+    Attributes:
+        recipe_name: of the recipe, as it stands in every pair.
+        recipe: what happens to a prompt.
+        samples: answers to choose among, where the recipe has a judge.
+        strip_thinking: whether thinking before an answer, and end marks behind it, are no part of
+            it (`answer_text`).
+        ask_again: whether a revision that was cut or cannot be read gets a second chance.
+        controls: draws the pairs by which a judge that verifies is itself tested.
+        template: how the reviser is asked; None where the recipe has no revision.
+        rubric: what the judge goes by.
+        gate: says which answers and revisions make no pair.
+        clients: the models.
+    """
+
+    recipe_name: str
+    recipe: Recipe
+    samples: int
+    strip_thinking: bool
+    ask_again: bool
+    controls: ControlsConfig
+    template: RevisionTemplate | None
+    rubric: str
+    gate: Gate
+    clients: ModelClients = NO_CLIENTS
+
+    def with_clients(self, clients: ModelClients) -> "StageContext":
+        """The same with the models, once they are open."""
+        return replace(self, clients=clients)
+
+    def client(self, role: Role | None) -> CachedChat | None:
+        """The model with a role; None where nobody has it, as where scores decide for a judge."""
+        models = {"target": self.clients.target, "reviser": self.clients.reviser}
+        return (models | {"judge": self.clients.judge})[role] if role else None
+
+    @cached_property
+    def judge(self) -> Judge:
+        """The judge, with what it goes by."""
+        assert self.clients.judge is not None
+        return Judge(self.clients.judge, self.rubric)
+
+    def cost(self, paid: Response | Judgement | Revision) -> float | None:
+        """USD that an answer, a judgement or a revision took, with all requests that led to it.
+
+        None where the data brought it, or there is no price.
+        """
+        meter = self._meters.get(paid.model)
+        if meter is None:
+            return None
+        return meter.cost_of(paid.prompt_tokens, paid.completion_tokens)
+
+    @cached_property
+    def _meters(self) -> dict[str, Meter]:
+        return {client.identity: client.meter for client in self.clients.asked()}
