@@ -61,7 +61,7 @@ class RequestFailure(Exception):
         busy: it is there, and can answer later: it limits the rate, or still loads its model.
         retry_after_s: how long it asks to be left alone; None where it does not say.
         attempts: how many there were.
-        sent_at: monotonic time of the last.
+        sent_at: when the last was sent, on the clock of the event loop.
     """
 
     def __init__(
