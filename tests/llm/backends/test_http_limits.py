@@ -338,7 +338,7 @@ def test_time_outs_and_rate_limits_have_counts_of_their_own():
         (itertools.repeat(failure(timed_out=True)), TIME_OUTS),
         (itertools.repeat(failure(limited=True)), RATE_LIMITS),
         (itertools.cycle([failure(), failure(limited=True)]), 2 * ATTEMPTS - 1),
-        ([RequestFailure("row", "")], 1),
+        ([RequestFailure("request", "")], 1),
     ]:
         waits = itertools.takewhile(lambda wait: wait is not None, map(Attempts().wait_s, failures))
         assert len(list(waits)) + 1 == most

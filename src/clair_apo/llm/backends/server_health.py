@@ -141,7 +141,7 @@ class ServerHealth:
             RequestError: the server is down for good, or answers nothing of what it is asked.
         """
         async with self._deciding:
-            if failure.fault in ("row", "refusal"):
+            if failure.fault in ("request", "refusal"):
                 await self._check_that_anything_works()
                 return True
             if self._back_at > failure.sent_at:
@@ -206,7 +206,7 @@ class ServerHealth:
         """What went wrong with a short question, where that may pass; None: it was answered."""
         await self._sleep(self._limiter.pause_left_s)
         failure = await self._probe()
-        if failure is None or failure.fault == "row":
+        if failure is None or failure.fault == "request":
             return None
         if failure.fault == "refusal":
             raise RequestError(f"{failure.message}; {failure.advice}")
