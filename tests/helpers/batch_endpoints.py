@@ -129,13 +129,13 @@ class BatchEndpoints:
             case "GET", ["files", id, "content"]:
                 return Response(self.files[id]) if id in self.files else _no_such(id)
             case "POST", ["batches"]:
-                return self._create(request.get_json())
+                return self.create(request.get_json())
             case "GET", ["batches"]:
                 return self._list(request)
             case "GET", ["batches", id]:
                 return self._look(id) if id in self.batches else _no_such(id)
             case "POST", ["batches", id, "cancel"]:
-                return self._cancel(id) if id in self.batches else _no_such(id)
+                return self.cancel(id) if id in self.batches else _no_such(id)
         return Response(f"no endpoint {path}", 404)
 
     def _upload(self, request):
@@ -156,7 +156,7 @@ class BatchEndpoints:
             }
         )
 
-    def _create(self, body):
+    def create(self, body):
         assert body["endpoint"] == "/v1/chat/completions"
         assert body["completion_window"] == "24h"
         assert all(len(v) <= 512 for v in (body.get("metadata") or {}).values())
@@ -213,7 +213,7 @@ class BatchEndpoints:
             self._write_results(batch)
         return _json(self._shown(batch))
 
-    def _cancel(self, id):
+    def cancel(self, id):
         batch = self.batches[id]
         if batch.status in ("completed", "failed", "expired", "cancelled"):
             return _json({"error": {"message": f"Cannot cancel a {batch.status} batch"}}, 409)

@@ -16,11 +16,13 @@ def spec_for(url: str, **changes: object) -> ModelSpec:
     return ModelSpec(**settings | {"max_in_flight": 1} | changes)
 
 
-def answers(spec: ModelSpec, *texts: str, meter: Meter | None = None) -> dict[str, Answered]:
+def answers(
+    spec: ModelSpec, *texts: str, meter: Meter | None = None, **sampling: float
+) -> dict[str, Answered]:
     """Ask for each text and settle what comes, until all are answered."""
     with closing(HttpChat(spec, meter)) as chat:
         for text in texts:
-            chat.submit(ask_for(text))
+            chat.submit(ask_for(text, **sampling))
         found: list[Answered] = []
         while len(found) < len(texts):
             found += (answered := chat.collect())

@@ -1,13 +1,14 @@
 """The request store: what was paid for stays, whatever happens to the process."""
 
-import json
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -16,9 +17,7 @@ from hypothesis import strategies as st
 from clair_apo.errors import StoreError
 from clair_apo.llm import Answer, RequestStore, StoredAnswer, store_file
 from clair_apo.llm import store as store_module
-from clair_apo.llm import store_file as store_file_module
-from clair_apo.llm.store_checksums import checksum
-from clair_apo.llm.store_schema import PUT_ANSWER, Spent, StoredBatch
+from clair_apo.llm.store_schema import SPENT, Spent, StoredBatch
 from tests.helpers.llm_requests import ask_for
 
 
@@ -33,6 +32,12 @@ ANSWER = whole("Grüße, 世界 \u2028", n=1.5, none=None)
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "deep" / "folder" / "requests.sqlite"
+
+
+def sql(path, statement, *values):
+    """What another program reads from a store's file, or does to it."""
+    with closing(sqlite3.connect(path)) as db, db:
+        return db.execute(statement, values).fetchall()
 
 
 def put(store, key, response, *, model="m", run_id=""):
@@ -157,17 +162,13 @@ def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(tmp_path):
 def test_another_version_is_refused_and_left_as_it_is(path):
     with RequestStore(path) as store:
         put(store, "k", ANSWER)
-    with sqlite3.connect(path) as db:
-        db.execute("PRAGMA user_version = 99")
-    db.close()
+    sql(path, "PRAGMA user_version = 99")
     assert_refused(path, "version 99, this program reads 3")
 
 
 def test_a_database_of_somebody_else_is_refused_and_left_as_it_is(tmp_path):
     path = tmp_path / "theirs.sqlite"
-    with sqlite3.connect(path) as db:
-        db.execute("CREATE TABLE customers (name TEXT)")
-    db.close()
+    sql(path, "CREATE TABLE customers (name TEXT)")
     assert_refused(path, "is a database but no request store")
 
 
@@ -181,7 +182,7 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path):
 
 def test_a_store_that_is_damaged_while_in_use_says_so(path):
     with RequestStore(path) as store:
-        store.db.execute("DROP TABLE answers")
+        sql(path, "DROP TABLE answers")
         with pytest.raises(StoreError, match="no such table"):
             store.get("k")
         with pytest.raises(StoreError, match="no such table"):
@@ -230,11 +231,8 @@ def test_a_usage_that_is_none_counts_as_no_tokens(response):
 
 
 def test_sums_are_made_without_reading_an_answer(path):
-    with RequestStore(path) as store:
-        plan = store.db.execute(
-            "EXPLAIN QUERY PLAN SELECT model, count(*), sum(prompt_tokens), sum(completion_tokens) "
-            "FROM answers WHERE run_id = 'r' GROUP BY model"
-        ).fetchall()
+    RequestStore(path).close()
+    plan = sql(path, f"EXPLAIN QUERY PLAN {SPENT.format(table='answers')}", "r")
     assert len(plan) == 1
     assert "COVERING INDEX spent (run_id=?)" in plan[0][-1]
 
@@ -243,8 +241,8 @@ def test_answers_take_no_more_bytes_than_their_text(path):
     response = {"choices": [{"message": {"content": "世界" * 50}}]}
     with RequestStore(path) as store:
         put(store, "k", response)
-        ((kept,),) = store.db.execute("SELECT CAST(response AS BLOB) FROM answers").fetchall()
         assert store.get("k") == response
+    ((kept,),) = sql(path, "SELECT CAST(response AS BLOB) FROM answers")
     frame = len('{"choices":[{"message":{"content":""}}]}')
     assert len(kept) == frame + 3 * 2 * 50  # UTF-8, neither spaces nor escapes
 
@@ -270,7 +268,7 @@ def test_batches_are_kept_with_their_state_oldest_first(path):
 def test_a_full_disk_is_named_and_takes_nothing_with_it(path):
     with RequestStore(path) as store:
         put(store, "k", ANSWER)
-        # SQLite reports its page limit as it reports a full disk: SQLITE_FULL
+        # SQLite reports a connection's page limit as it reports a full disk: SQLITE_FULL
         pages = store.db.execute("PRAGMA page_count").fetchone()[0]
         store.db.execute(f"PRAGMA max_page_count = {pages}")
         with pytest.raises(StoreError, match=r"disk is full: free space.*the same command again"):
@@ -322,7 +320,7 @@ def test_damage_in_a_store_too_large_to_be_read_through_is_reported_when_it_is_m
 ):
     path = tmp_path / "s.sqlite"
     damage(path, 0.5)
-    monkeypatch.setattr(store_file_module, "CHECKED_WHOLE_BYTES", 1000)
+    monkeypatch.setattr(store_file, "CHECKED_WHOLE_BYTES", 1000)
     with RequestStore(path) as store, pytest.raises(StoreError, match=r"malformed.*recover"):
         for n in range(60):
             store.get(f"{n:04}")
@@ -331,7 +329,7 @@ def test_damage_in_a_store_too_large_to_be_read_through_is_reported_when_it_is_m
 def test_a_large_store_whose_end_is_damaged_is_refused_when_it_is_opened(tmp_path, monkeypatch):
     path = tmp_path / "s.sqlite"
     damage(path, 0.999)
-    monkeypatch.setattr(store_file_module, "CHECKED_WHOLE_BYTES", 1000)
+    monkeypatch.setattr(store_file, "CHECKED_WHOLE_BYTES", 1000)
     assert_refused(path, r"malformed.*recover")
 
 
@@ -356,9 +354,7 @@ def test_what_broke_off_and_was_kept_by_an_earlier_version_is_no_answer_and_make
     with RequestStore(path) as store:
         put(store, "other", whole("as it was"), run_id="r")
         paid = kept | {"usage": {"prompt_tokens": 3, "completion_tokens": 2}}
-        row = (request.key, "m", "r", 3, 2, 0.0, json.dumps(paid))  # as version 0.1 wrote it
-        with store.db:
-            store.db.execute(PUT_ANSWER, (*row, checksum(row)))
+        put(store, request.key, paid, run_id="r")  # as version 0.1 did
         assert store.answer(request) is None
         failed_before = store.failed_answer(request)
         assert failed_before.completion is None
@@ -388,8 +384,8 @@ def test_a_whole_answer_of_another_store_takes_the_place_of_one_that_broke_off(t
 
 
 def journal(path):
-    with RequestStore(path) as store:
-        return store.db.execute("PRAGMA journal_mode").fetchone()[0]
+    with RequestStore(path):
+        return sql(path, "PRAGMA journal_mode")[0][0]
 
 
 def test_on_a_network_file_system_a_store_keeps_a_rollback_journal_and_says_so(
@@ -397,7 +393,7 @@ def test_on_a_network_file_system_a_store_keeps_a_rollback_journal_and_says_so(
 ):
     assert journal(path) == "wal"
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr(store_file_module, "file_system", lambda _: "nfs4")
+    monkeypatch.setattr(store_file, "file_system", lambda _: "nfs4")
     assert journal(path) == "delete"
     assert "network file system (nfs4)" in capsys.readouterr().err
     with RequestStore(path) as store:
@@ -417,7 +413,7 @@ def test_file_systems_of_this_machine_are_known(kind):
 
 def test_a_folder_lies_on_the_last_and_deepest_disk_that_holds_it(tmp_path, monkeypatch):
     def disk(mountpoint, kind):
-        return store_file.psutil._ntuples.sdiskpart("dev", str(mountpoint), kind, "")
+        return SimpleNamespace(mountpoint=str(mountpoint), fstype=kind)
 
     listed = [disk(tmp_path / "a", "nfs4"), disk("/", "ext4"), disk(tmp_path / "ab", "cifs")]
     monkeypatch.setattr(store_file.psutil, "disk_partitions", lambda all: listed)
@@ -472,7 +468,7 @@ def make_older(path):
     with RequestStore(path) as store:
         put(store, "k", ANSWER, run_id="part")
         store.add_batch(BATCH)
-        store.db.execute("DROP TABLE failures")
+    sql(path, "DROP TABLE failures")
 
 
 def test_a_store_from_before_failures_were_kept_opens_with_all_that_it_holds(path):

@@ -13,7 +13,6 @@ from clair_apo.report.training_page import PAGE
 from clair_apo.report.training_run import (
     MAX_POINTS,
     QUADRANTS,
-    _thinned,
     read_training,
     training_plots,
 )
@@ -182,13 +181,13 @@ def test_odd_entries_of_a_manifest_do_no_harm(folder):
 
 def test_of_very_many_logs_no_line_has_more_points_than_can_be_seen(folder):
     many = read_training(folder([log(step) for step in range(1, 7 * MAX_POINTS + 4)]))
-    steps = _thinned(many.curve("loss")).steps
+    steps = many.curve("loss").thinned().steps
     assert MAX_POINTS / 2 < len(steps) <= MAX_POINTS
     assert steps[-1] == 7 * MAX_POINTS + 3, "the last one counts"
     assert {later - step for step, later in pairwise(steps)} == {8}
     few = read_training(folder())
-    assert _thinned(few.curve("loss")) == few.curve("loss")
-    assert _thinned(few.curve("never")) == ((), ())
+    assert few.curve("loss").thinned() == few.curve("loss")
+    assert few.curve("never").thinned() == ((), ())
     # two coordinates of fewer than 20 characters for each point of 7 lines and 4 areas
     sizes = [sum(len(plot.svg) for plot in training_plots(run)) for run in (many, few)]
     assert sizes[0] < sizes[1] + (7 + 4 * 2) * MAX_POINTS * 2 * 20

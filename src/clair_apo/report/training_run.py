@@ -71,6 +71,12 @@ class Curve(NamedTuple):
     steps: tuple[int, ...]
     values: tuple[float, ...]
 
+    def thinned(self) -> "Curve":
+        """At most `MAX_POINTS` of its points, evenly spaced, the last one included."""
+        every = -(-len(self.steps) // MAX_POINTS) or 1
+        first = (len(self.steps) - 1) % every
+        return Curve(self.steps[first::every], self.values[first::every])
+
 
 class TrainingRun(NamedTuple):
     """A training as its folder describes it."""
@@ -203,10 +209,10 @@ def _lines(
 ) -> "Figure | None":
     figure, axes = _axes(label)
     for metric, (name, color, style) in metrics.items():
-        steps, values = _thinned(run.curve(metric))
+        steps, values = run.curve(metric).thinned()
         if steps:
             axes.plot(steps, values, style, color=color, label=name, linewidth=1.6)
-        held_out = _thinned(run.curve(f"eval_{metric}"))
+        held_out = run.curve(f"eval_{metric}").thinned()
         if held_out.steps and style != "--":
             axes.plot(*held_out, "o", color=color, label=f"{name}, held out", markersize=5)
     if not axes.lines:
@@ -216,14 +222,8 @@ def _lines(
     return _with_legend(figure, axes)
 
 
-def _thinned(curve: Curve) -> Curve:
-    every = -(-len(curve.steps) // MAX_POINTS) or 1
-    first = (len(curve.steps) - 1) % every
-    return Curve(curve.steps[first::every], curve.values[first::every])
-
-
 def _quad(run: TrainingRun) -> "Figure | None":
-    curves = {name: _thinned(run.curve(f"quadrants/{name}")) for name in QUADRANTS}
+    curves = {name: run.curve(f"quadrants/{name}").thinned() for name in QUADRANTS}
     steps = curves["chosen_up_rejected_down"].steps
     if not steps or any(curve.steps != steps for curve in curves.values()):
         return None

@@ -219,13 +219,13 @@ def test_a_queue_without_room_for_one_request_ends_the_run(server, store, monkey
 
 def test_a_server_that_refuses_a_batch_with_429_is_offered_it_later(server, store, monkeypatch):
     monkeypatch.setattr(batch_api, "MOST_REQUESTS", 2)
-    create, times = server._create, iter(range(100))
+    create, times = server.create, iter(range(100))
 
     def busy(body):
         full = next(times) in (1, 2)
         return Response('{"error": {"message": "too many"}}', 429) if full else create(body)
 
-    monkeypatch.setattr(server, "_create", busy)
+    monkeypatch.setattr(server, "create", busy)
     requests = questions(6)
     ask(server, store, requests)
     assert_all_answered(store, requests)
@@ -245,14 +245,14 @@ def test_passing_errors_of_the_server_are_waited_out(server, store):
 def test_a_batch_whose_beginning_was_lost_on_the_way_back_is_found_and_not_begun_again(
     server, store, monkeypatch
 ):
-    create = server._create
+    create = server.create
 
     def begin_and_break_down(body):
-        monkeypatch.setattr(server, "_create", create)
+        monkeypatch.setattr(server, "create", create)
         create(body)
         return Response("bad gateway", 502)
 
-    monkeypatch.setattr(server, "_create", begin_and_break_down)
+    monkeypatch.setattr(server, "create", begin_and_break_down)
     requests = questions(2)
     ask(server, store, requests)
     assert_all_answered(store, requests)
@@ -398,7 +398,7 @@ def test_a_cancelled_batch_keeps_what_it_answered_and_ends_the_run(server, store
         Outcome("stays", lambda x: answered(x) if x["custom_id"] == requests[0].key else None)
     ]
     leave_batch(server, store, requests)
-    server._cancel("batch-0")
+    server.cancel("batch-0")
     with pytest.raises(RequestError, match="cancelled with 2 requests unanswered"):
         ask(server, store, requests)
     assert_all_answered(store, requests[:1])

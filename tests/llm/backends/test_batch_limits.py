@@ -42,14 +42,14 @@ def server(httpserver, clock, monkeypatch):
     """Replies to the next offers as `replies` says (None: takes it), and notes their times."""
     endpoints = BatchEndpoints()
     endpoints.replies, endpoints.offered_at = [], []
-    take = endpoints._create
+    take = endpoints.create
 
     def create(body):
         endpoints.offered_at.append(clock.now)
         reply = endpoints.replies.pop(0) if endpoints.replies else None
         return reply or take(body)
 
-    monkeypatch.setattr(endpoints, "_create", create)
+    monkeypatch.setattr(endpoints, "create", create)
     endpoints.serve(httpserver)
     return endpoints
 

@@ -1,4 +1,4 @@
-"""The limits by themselves: time is a number here."""
+"""The rate limiter by itself: its clock is that of a simulated event loop."""
 
 import asyncio
 import itertools
@@ -7,9 +7,10 @@ from collections import deque
 import pytest
 
 from clair_apo.llm.backends.rate_limits import START, LearningLimit, MinuteBudget, RateLimiter
+from tests.helpers.virtual_time import run_in_virtual_time
 
 
-def climb(limit, seconds, answer_s=2.0):
+def grow(limit, seconds, answer_s=2.0):
     """Round trips in which every place is used and every request is answered."""
     seen = [limit.value]
     for _ in range(int(seconds / answer_s)):
@@ -23,11 +24,11 @@ def climb(limit, seconds, answer_s=2.0):
 def test_the_limit_starts_low_and_never_passes_its_ceiling():
     assert LearningLimit(256).value == START
     assert LearningLimit(4).value == 4
-    assert climb(LearningLimit(100), seconds=20)[-1] == 100
+    assert grow(LearningLimit(100), seconds=20)[-1] == 100
 
 
-def test_the_climb_to_256_costs_less_than_four_seconds_of_full_use_with_answers_of_2_s():
-    seen = climb(LearningLimit(256), seconds=20)
+def test_growing_to_256_costs_less_than_four_seconds_of_full_use_with_answers_of_2_s():
+    seen = grow(LearningLimit(256), seconds=20)
     assert seen[-1] == 256
     lost_s = sum(2.0 * (1 - value / 256) for value in seen[:-1])
     assert lost_s < 4
@@ -35,7 +36,7 @@ def test_the_climb_to_256_costs_less_than_four_seconds_of_full_use_with_answers_
 
 def test_many_failures_of_one_round_trip_shrink_the_limit_once():
     limit = LearningLimit(256)
-    climb(limit, seconds=20)
+    grow(limit, seconds=20)
     for sent_at in (1.0, 1.1, 1.2, 1.9):
         limit.overloaded(sent_at, now=2.0)
     assert limit.value == int(256 * 0.7)
@@ -52,9 +53,9 @@ def test_the_limit_never_falls_below_one():
 
 def test_after_a_complaint_the_limit_grows_gently_and_gets_back_up():
     limit = LearningLimit(256)
-    climb(limit, seconds=20)
+    grow(limit, seconds=20)
     limit.overloaded(sent_at=1.0, now=2.0)
-    seen = climb(limit, seconds=30)
+    seen = grow(limit, seconds=30)
     growth = [after / before for before, after in itertools.pairwise(seen)]
     assert max(growth) < 1.08
     assert seen[-1] == 256
@@ -62,10 +63,10 @@ def test_after_a_complaint_the_limit_grows_gently_and_gets_back_up():
 
 def test_after_an_outage_the_limit_begins_low_and_returns_quickly_to_what_was_good():
     limit = LearningLimit(256)
-    climb(limit, seconds=20)
+    grow(limit, seconds=20)
     limit.reset_after_outage()
     assert limit.value == START
-    assert climb(limit, seconds=6)[-1] == 256
+    assert grow(limit, seconds=6)[-1] == 256
 
 
 def test_answers_teach_nothing_while_places_are_free():
@@ -132,54 +133,56 @@ def test_no_limit_is_no_wait():
     assert budget.wait_s(10**12, now=0.0) == 0.0
 
 
-def let_in_over_time(scenario):
-    """Run a scenario with a gate and many who wait; the times at which they got in."""
+def admitted(scenario, limiter=None, waiting=100):
+    """Run a scenario with a limiter for which many wait; the limiter, and when they were let in."""
+    limiter = limiter or RateLimiter(64, None, None)
 
     async def run():
-        loop, entered = asyncio.get_running_loop(), []
-        limiter = RateLimiter(64, None, None)
+        times = []
 
         async def one():
-            entered.append((await limiter.acquire(0)) - began)
+            times.append(await limiter.acquire(0))
 
-        began = loop.time()
-        waiting = [asyncio.ensure_future(one()) for _ in range(100)]
+        tasks = [asyncio.ensure_future(one()) for _ in range(waiting)]
         await asyncio.sleep(0)
-        await scenario(limiter, entered)
-        for task in waiting:
+        await scenario(limiter, times)
+        for task in tasks:
             task.cancel()
-        return entered, limiter
+        return limiter, times
 
-    return asyncio.run(run())
+    return run_in_virtual_time(run())
 
 
-def test_the_gate_lets_in_as_many_as_the_limit_and_the_next_as_places_come_free():
-    async def scenario(limiter, entered):
-        await asyncio.sleep(0.01)
-        assert len(entered) == START
+def at(seconds, count):
+    """So many times, but for the ticks of the clock."""
+    return pytest.approx([seconds] * count, abs=1e-6)
+
+
+def test_as_many_are_let_in_as_the_limit_and_the_next_as_places_come_free():
+    async def scenario(limiter, times):
+        await asyncio.sleep(1)
+        assert times == at(0, START)
         limiter.release(3)
-        await asyncio.sleep(0.01)
-        assert len(entered) == START + 3
+        await asyncio.sleep(1)
 
-    _, limiter = let_in_over_time(scenario)
+    limiter, times = admitted(scenario)
+    assert times[START:] == at(1, 3)
     assert limiter.in_flight == START
 
 
-def test_nobody_gets_in_during_a_pause_and_afterwards_not_all_at_once():
-    async def scenario(limiter, entered):
-        await asyncio.sleep(0.01)
-        limiter.pause(0.2)
+def test_nobody_is_let_in_during_a_pause_and_afterwards_one_after_the_other():
+    async def scenario(limiter, times):
+        limiter.pause(20)
         limiter.release(START)
-        await asyncio.sleep(0.1)
-        assert len(entered) == START
-        await asyncio.sleep(0.25)
+        await asyncio.sleep(40)
 
-    entered, _ = let_in_over_time(scenario)
-    after = entered[START:]
-    assert after
-    assert after[0] >= 0.2
-    # an answer is taken to need a second: START of them in flight leave each that part of it
-    assert len(after) <= 1 + (after[-1] - 0.2) * START
+    _, times = admitted(scenario)
+    first, *others = times[START:]
+    assert 20 <= first <= 21, "up to a twentieth later: other processes were asked to wait as well"
+    gaps = [later - earlier for earlier, later in itertools.pairwise([first, *others])]
+    # an answer is taken to need a second, so START in flight leave each that part of it
+    assert gaps == at(1 / START, len(gaps))
+    assert len(others) == START - 1
 
 
 def test_who_gives_up_waiting_takes_no_place():
@@ -194,19 +197,45 @@ def test_who_gives_up_waiting_takes_no_place():
         await asyncio.wait_for(patient, 5)
         assert limiter.in_flight == 1
 
-    asyncio.run(run())
+    run_in_virtual_time(run())
 
 
-def test_a_shut_gate_stays_shut_through_an_old_pause_and_opens_when_it_is_told():
-    async def scenario(limiter, entered):
-        await asyncio.sleep(0.01)
+def test_a_limiter_that_is_shut_stays_so_through_an_old_pause_until_it_is_reopened():
+    async def scenario(limiter, times):
         limiter.shut()
-        limiter.pause(0.01)
+        limiter.pause(1)
         limiter.release(START)
-        await asyncio.sleep(0.1)
-        assert len(entered) == START
+        await asyncio.sleep(60)
+        assert len(times) == START
         limiter.reopen()
-        await asyncio.sleep(0.01)
-        assert len(entered) > START
+        await asyncio.sleep(0)
 
-    let_in_over_time(scenario)
+    _, times = admitted(scenario)
+    assert times[START:] == at(60, len(times) - START)
+
+
+def test_requests_per_minute_are_spread_evenly_after_those_at_hand():
+    per_s = 1200 / 61
+
+    async def scenario(limiter, times):
+        await asyncio.sleep(10)
+
+    _, times = admitted(scenario, RateLimiter(64, 1200, None), waiting=30)
+    assert times[: int(per_s)] == at(0, int(per_s))
+    assert times[-1] == pytest.approx((30 - per_s) / per_s)
+
+
+@pytest.mark.parametrize("used", [8, 2])
+def test_tokens_that_an_answer_did_not_use_are_given_back(used):
+    count, per_s, reserved = 60, 3000 / 61, 8
+
+    async def run():
+        limiter = RateLimiter(1, None, 3000)
+        for _ in range(count):
+            sent_at = await limiter.acquire(reserved)
+            limiter.answered(sent_at, reserved, used)
+            limiter.release()
+        return sent_at
+
+    last = (used * (count - 1) + reserved - per_s) / per_s
+    assert run_in_virtual_time(run()) == pytest.approx(last)

@@ -54,8 +54,8 @@ class HttpChat:
         self.in_flight_limit = spec.max_in_flight
         self._results: SimpleQueue[Answered | Exception] = SimpleQueue()
         self._outstanding = 0
-        self._loop = asyncio.new_event_loop()
         self._server = _Server(connection, meter or Meter(), self._results)
+        self._loop = asyncio.new_event_loop()
         # a daemon: a process that was told to stop does not wait for a slow server
         self._thread = Thread(target=self._run, name="requests", daemon=True)
         self._thread.start()

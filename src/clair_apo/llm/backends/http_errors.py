@@ -1,7 +1,7 @@
 """Reads what the HTTP client raised into a `RequestFailure`: whose fault it is, what to do.
 
 - `passing`: no connection, time-out, 408, 409, 429, 5xx: worth another attempt;
-- `row`: 400, 413, 422, a prompt that no minute has tokens for: this request alone has no answer;
+- `request`: 400, 413, 422, more tokens than a minute allows: this request alone has no answer;
 - `refusal`: 403, 451 and every other 4xx: some servers refuse a prompt so, some a key; it is the
   request's fault where the server answers anything else, otherwise the run's;
 - `run`: wrong key, address or model, no money left: no request will be answered.
@@ -24,10 +24,10 @@ from clair_apo.llm.spec import GO_ON
 ODD_REPLIES = 3
 """So many replies that are no completion end the run where there was no other reply before."""
 
-Fault = Literal["passing", "row", "refusal", "run"]
+Fault = Literal["passing", "request", "refusal", "run"]
 
 _PASSING = (408, 409, 425, 429)
-_ROW = (400, 413, 422)
+_REQUEST = (400, 413, 422)
 _OVERLOADED = (408, 429, 503, 529)
 _BUSY = (425, 429, 503, 529)
 _NO_MONEY_CODES = {  # `code` or `type` of the error object, at several providers
@@ -61,7 +61,7 @@ class RequestFailure(Exception):
         busy: it is there, and can answer later: it limits the rate, or still loads its model.
         retry_after_s: how long it asks to be left alone; None where it does not say.
         attempts: how many there were.
-        sent_at: monotonic time of the last.
+        sent_at: when the last was sent, on the clock of the event loop.
     """
 
     def __init__(
@@ -156,8 +156,8 @@ class FailureReader:
             return RequestFailure(
                 "run", f"{happened}; the account has nothing left to spend: top it up; {GO_ON}"
             )
-        if status in _ROW or _is_too_much_for_one(status, error):
-            return RequestFailure("row", happened)
+        if status in _REQUEST or _is_too_much_for_one(status, error):
+            return RequestFailure("request", happened)
         if status in _PASSING or not 400 <= status < 500:
             return RequestFailure(
                 "passing",

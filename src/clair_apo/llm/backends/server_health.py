@@ -95,7 +95,7 @@ class ServerHealth:
 
     def answered(self) -> None:
         """Note that a request was answered."""
-        self._answered_at = time.monotonic()
+        self._answered_at = _now()
         self._busy_since = None
         self._failed_attempts = self._failures = self._rejections = 0
 
@@ -106,7 +106,7 @@ class ServerHealth:
         """
         if not failure.busy:
             return ""
-        now = time.monotonic()
+        now = _now()
         self._busy_since = now if self._busy_since is None else self._busy_since
         waited_s, pause_s = now - self._busy_since, failure.retry_after_s or 0.0
         if pause_s <= self._patience_s - waited_s:
@@ -141,7 +141,7 @@ class ServerHealth:
             RequestError: the server is down for good, or answers nothing of what it is asked.
         """
         async with self._deciding:
-            if failure.fault in ("row", "refusal"):
+            if failure.fault in ("request", "refusal"):
                 await self._check_that_anything_works()
                 return True
             if self._back_at > failure.sent_at:
@@ -167,7 +167,7 @@ class ServerHealth:
             return
         failure = await self._probe()
         if failure is None:
-            self._answered_at = time.monotonic()
+            self._answered_at = _now()
             self._rejections = 0
         elif failure.fault != "passing":
             raise RequestError(
@@ -177,17 +177,17 @@ class ServerHealth:
     async def _wait_for_answer(self, failure: RequestFailure) -> bool:
         """Ask short questions until one is answered: True when it was the first."""
         self._limiter.shut()
-        began, number = time.monotonic(), 0
+        began, number = _now(), 0
         while failed := await self._probe_failure():
             number += 1
             patience_s = self._patience_for(failed)
             if number == 1:
                 say(f"{failure.message}; waiting for it, {duration(patience_s)} at most")
-            left_s = patience_s - (time.monotonic() - began)
+            left_s = patience_s - (_now() - began)
             if left_s <= 0:
                 raise RequestError(f"{failure.message}; {GO_ON}")
             await self._sleep(min(jittered_wait_s(number), left_s))
-        self._answered_at = time.monotonic()
+        self._answered_at = _now()
         self._busy_since = None
         self._failed_attempts = 0
         if number:
@@ -206,7 +206,7 @@ class ServerHealth:
         """What went wrong with a short question, where that may pass; None: it was answered."""
         await self._sleep(self._limiter.pause_left_s)
         failure = await self._probe()
-        if failure is None or failure.fault == "row":
+        if failure is None or failure.fault == "request":
             return None
         if failure.fault == "refusal":
             raise RequestError(f"{failure.message}; {failure.advice}")
@@ -221,3 +221,8 @@ class ServerHealth:
         if seconds > 0:
             self._meter.waits_until = time.time() + seconds
             await asyncio.sleep(seconds)
+
+
+def _now() -> float:
+    """Seconds on the clock of the event loop, as in `RateLimiter`."""
+    return asyncio.get_running_loop().time()
