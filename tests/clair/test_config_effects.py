@@ -1,185 +1,420 @@
-"""No field of the config that changes nothing: each is set to another value and its effect seen."""
+"""Every field of the generation config does what it says: one row each, with the value seen.
 
-from queue import SimpleQueue
-from types import SimpleNamespace
+A row sets one field of a small run to another value, and says what is to be seen with the plain and
+with the changed value. A field whose effect takes a tokenizer, a clock or a model in this process
+has its test where that is at hand: see `ELSEWHERE`.
+"""
+
+import random
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import pytest
 from datasets import Dataset, DatasetDict
 
 from clair_apo.clair import GenerateConfig, generate
+from clair_apo.clair.stages.context import ControlsConfig
+from clair_apo.clair.stages.load import PromptShard
 from clair_apo.config import dotted_keys
-from clair_apo.errors import DataError, RequestError
-from clair_apo.llm import CachedChat, Meter, ModelSpec, RequestStore
-from clair_apo.llm.backends.connection import Connection
-from clair_apo.llm.backends.http import _Server
-from tests.helpers.clair_runs import Replying, edit_reply, jsonl_bytes
+from clair_apo.errors import ClairApoError
+from clair_apo.llm import ChatRequest
+from clair_apo.records import prompt_id
+from clair_apo.run_folder import is_held_out
+from tests.helpers import ROOT
+from tests.helpers.chat_server import ChatServer, Reply
+from tests.helpers.clair_runs import Replying, edit_reply, rows_of, user, write_rows
+from tests.helpers.scripted_roles import SERVER, Role
 
-OTHER = {
-    "run_dir": "elsewhere",
-    "store": "other.sqlite",
-    "prompts.path": "data2",
-    "prompts.column": "topic",
-    "prompts.split": "test",
-    "prompts.limit": 3,
-    "prompts.seed": 1,
-    "prompts.max_characters": 5,
-    "revision.format": "full",
-    "revision.rubric": "rubric.md",
-    "revision.template": "own.jinja",
-    "revision.keep_length": True,
-    "revision.ask_again": False,
-    "prompts.ignore_given": True,
-    "gate.max_edit_ratio": 0.01,
-    "gate.length_ratio": (2.0, 3.0),
-    "prompts.contamination": ("tests.jsonl",),
-    "output.test_size": 0.999,
-    "offline": True,
-    "shard": "1/2",
-    "recipe": "worsen",
-    **{
-        f"{who}.{name}": value
-        for who in ("target", "reviser")
-        for name, value in {
-            "model": "another",
-            "revision": "second-training",
-            "max_tokens": 77,
-            "temperature": 0.11,
-            "top_p": 0.9,
-        }.items()
-    },
-}
-CONNECTION = {
-    "base_url": "http://127.0.0.1:2/v1",
-    "api_key_env": "ANOTHER_KEY",
-    "timeout_s": 3.0,
-    "patience_s": 9.0,
-    "max_in_flight": 2,
-    "requests_per_minute": 7,
-    "tokens_per_minute": 700,
-    "batch_size": 3,
-    "dtype": "bf16",
-}
-# their effects are seen in the tests of recipes, of verification, of contamination, of money, of
-# Parquet and of answers that come later
-ELSEWHERE = {"samples", "revision.direction", "verify", "controls.share", "controls.seed"}
-# ... and of requests
-ELSEWHERE |= {
-    f"{who}.{name}" for who in ("target", "reviser") for name in ("token_limit_field", "extra_body")
-}
-ELSEWHERE |= {"prompts.ngram", "max_cost", "target.mode", "reviser.mode", "output.parquet"}
-# ... of answers that begin with thinking
-ELSEWHERE |= {"strip_thinking"}
-# ... of the gate
-ELSEWHERE |= {
-    f"gate.{name}"
-    for name in (
-        *("preset", "max_length", "tokenizer", "language_confidence"),
-        *("drop_refusals", "drop_mentions"),
-    )
-}
-SECTIONS = {"prompts", "target", "reviser", "judge", "revision", "gate", "controls", "output"}
+OLD, NEW = "the old answer", "the new answer"
+QUESTIONS = 6
+GIVEN = 2
+"""The question to which the data brings the answer."""
+KEPT = (0, 1, 2)
+"""The questions that become pairs: of the others one reply has no form, one declines, and one
+speaks of being a revision."""
 
 
-def test_the_tables_below_know_every_field():
-    leaves = {
-        key
-        for key in dotted_keys(GenerateConfig)
-        if key not in SECTIONS and not key.startswith("judge.") and ".price" not in key
-    }
-    known = set(OTHER) | ELSEWHERE
-    known |= {f"{who}.{name}" for who in ("target", "reviser") for name in CONNECTION}
-    assert leaves == known
+def ids(numbers=range(QUESTIONS)):
+    return [prompt_id(user(f"Question {n}?")) for n in numbers]
 
 
-def _write_inputs(folder):
-    for name, word in (("data", "Question"), ("data2", "Riddle")):
-        rows = [
-            {"prompt": f"{word} {n}?", "topic": f"{word} topic {n}", "answer": None}
-            for n in range(8)
+class Judge(Role):
+    """Prefers what is new, and the later sample."""
+
+    def text(self, request):
+        first, second = request.messages[0].content.split("<answer_2>")
+        if "claims" in first:
+            return f"<verdict>{'yes' if NEW in first else 'no'}</verdict>"
+        return f"<verdict>{2 if 'again' in second else 1}</verdict>"
+
+
+class Target(Role):
+    """Thinks before it answers; a later sample has a word more."""
+
+    def text(self, request):
+        return f"<think>\nhm\n</think>\n{OLD}" + " again" * request.sample
+
+
+def reviser():
+    both = edit_reply(("old", "new")) + f"<revision>{NEW}</revision>"
+    return Replying(
+        [
+            ("Question 3?", "no form at all"),
+            ("Question 4?", edit_reply((OLD, "I'm sorry, but I can't help with that."))),
+            ("Question 5?", edit_reply((OLD, "Here is the revised answer."))),
+            ("", both),
         ]
-        rows[2]["answer"] = "the old gold"
-        splits = {"train": Dataset.from_list(rows[:6]), "test": Dataset.from_list(rows[6:])}
-        DatasetDict(splits).save_to_disk(folder / name)
-    (folder / "rubric.md").write_text("Be kind.")
-    asked = "".join(f'{{"question": "Question {n}?"}}\n' for n in range(3))
-    (folder / "tests.jsonl").write_text(asked)
-    (folder / "own.jinja").write_text("Mend: {{ answer }} {{ rubric }}")
+    )
 
 
-def _seen(folder, key=None):
-    """All that a run leaves and asks."""
-    values = {
-        "run_dir": "run",
-        "prompts": {"path": "data", "limit": 4},
-        "target": {"model": "target"},
-        "reviser": {"model": "reviser"},
-        "revision": {},
-        "gate": {},
-        "output": {},
-        "store": None,
-    }
-    if key:
+@dataclass
+class Run:
+    """What a run leaves and asks."""
+
+    root: Path
+    error: str
+    target: list[ChatRequest]
+    reviser: list[ChatRequest]
+    judge: list[ChatRequest]
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        return rows_of(self.root, name)
+
+    def side(self, side: str, number: int = 0) -> str:
+        return self.rows("pairs.jsonl")[number][side][0]["content"]
+
+    def dropped(self, reason: str) -> int:
+        return sum(row["reason"] == reason for row in self.rows("dropped.jsonl"))
+
+    @property
+    def first_prompt(self) -> str:
+        return self.rows("prompts.jsonl")[0]["messages"][0]["content"]
+
+    @property
+    def asked_reviser(self) -> str:
+        return self.reviser[0].messages[0].content
+
+
+@dataclass
+class Effect:
+    """A field, another value for it, and what is seen with its plain and its other value."""
+
+    key: str
+    value: Any
+    of: Callable[[Run], Any]
+    plain: Any
+    changed: Any
+    given: Mapping[str, Any] = field(default_factory=dict)
+    """Other fields, the same in both runs."""
+    error: str = ""
+    """How the run with the changed value ends, where it does not end well."""
+
+
+def drawn(seed):
+    order = list(range(QUESTIONS))
+    random.Random(seed).shuffle(order)
+    return sorted(order[:2])
+
+
+def numbers(run):
+    return [int(row["source"].rsplit(":")[-1]) - 1 for row in run.rows("prompts.jsonl")]
+
+
+def controls(seed):
+    return [ControlsConfig(share=0.5, seed=seed).holds(pair) for pair in ids(KEPT)]
+
+
+def held_out(share):
+    return sum(is_held_out(pair, share) for pair in ids(KEPT))
+
+
+def in_test_split(run):
+    path = run.root / "run" / "dataset" / "test.jsonl"
+    return len(path.read_text("utf-8").splitlines()) if path.exists() else 0
+
+
+def exists(name):
+    return lambda run: (run.root / name).exists()
+
+
+def dropped(reason):
+    return lambda run: run.dropped(reason)
+
+
+VERIFIED = {"verify": True, "controls.share": 0.0}
+PRICED = {f"{role}.price": {"input": 1, "output": 1} for role in ("target", "reviser")}
+LONG = {"prompts.path": "long.jsonl", "prompts.contamination": ("passages.jsonl",)}
+
+NO_PAIR = "not one of 6 prompts became a pair"
+
+EFFECTS = [
+    Effect("run_dir", "elsewhere", exists("elsewhere/pairs.jsonl"), False, True),
+    Effect("store", "other.sqlite", exists("other.sqlite"), False, True),
+    Effect("recipe", "worsen", lambda run: run.side("rejected"), OLD, NEW),
+    Effect("prompts.path", "riddles.jsonl", lambda r: r.first_prompt, "Question 0?", "Riddle 0?"),
+    Effect("prompts.column", "topic", lambda run: run.first_prompt, "Question 0?", "Topic 0?"),
+    Effect(
+        "prompts.split",
+        "test",
+        lambda run: run.first_prompt,
+        "Question 0?",
+        "Question 1?",
+        given={"prompts.path": "saved"},
+    ),
+    Effect("prompts.limit", 3, lambda run: len(run.rows("prompts.jsonl")), QUESTIONS, 3),
+    Effect("prompts.seed", 1, numbers, drawn(0), drawn(1), given={"prompts.limit": 2}),
+    Effect(
+        "prompts.max_characters",
+        5,
+        lambda run: len(run.target),
+        QUESTIONS - 1,
+        0,
+        error="the prompt has 11 characters, the limit is 5",
+    ),
+    Effect("prompts.ignore_given", True, lambda run: len(run.target), QUESTIONS - 1, QUESTIONS),
+    Effect("prompts.contamination", ("tests.jsonl",), dropped("contaminated"), 0, 2),
+    Effect("prompts.ngram", 8, dropped("contaminated"), 0, 1, given=LONG),
+    Effect(
+        "samples",
+        3,
+        lambda run: len(run.target),
+        2 * (QUESTIONS - 1),
+        3 * (QUESTIONS - 1),
+        given={"recipe": "on_policy_judge"},
+    ),
+    Effect(
+        "strip_thinking",
+        False,
+        lambda run: run.side("rejected"),
+        OLD,
+        f"<think>\nhm\n</think>\n{OLD}",
+    ),
+    Effect("revision.format", "full", lambda run: "<edits>" in run.asked_reviser, True, False),
+    Effect("revision.rubric", "kind.md", lambda run: "Be kind." in run.asked_reviser, False, True),
+    Effect(
+        "revision.template",
+        "own.jinja",
+        lambda run: run.asked_reviser == f"Repair: {OLD}",
+        False,
+        True,
+    ),
+    Effect(
+        "revision.direction",
+        "worsen",
+        lambda run: (run.side("chosen"), run.side("rejected")),
+        (f"{NEW} again", OLD),
+        (f"{OLD} again", f"{NEW} again"),
+        given={"recipe": "judge_then_revise"},
+    ),
+    Effect(
+        "revision.keep_length",
+        True,
+        lambda run: "about as long as it is" in run.asked_reviser,
+        False,
+        True,
+    ),
+    Effect("revision.ask_again", False, lambda r: len(r.reviser), QUESTIONS + 1, QUESTIONS),
+    Effect("gate.preset", "paper", dropped("mentions_revision"), 1, 0),
+    Effect("gate.max_edit_ratio", 0.01, dropped("over_edited"), 0, len(KEPT), error=NO_PAIR),
+    Effect("gate.length_ratio", (0.5, 0.9), dropped("length_ratio"), 0, len(KEPT), error=NO_PAIR),
+    Effect("gate.drop_refusals", False, dropped("refused"), 1, 0),
+    Effect("gate.drop_mentions", False, dropped("mentions_revision"), 1, 0),
+    Effect("verify", True, lambda run: len(run.judge), 0, 3, given={"controls.share": 0.0}),
+    Effect("controls.share", 1.0, lambda run: len(run.judge), 3, 6, given=VERIFIED),
+    Effect(
+        "controls.seed",
+        4,
+        lambda run: [row["control"] for row in run.rows("verifications.jsonl")],
+        controls(0),
+        controls(4),
+        given=VERIFIED | {"controls.share": 0.5},
+    ),
+    Effect("output.test_size", 0.9, in_test_split, held_out(0.1), held_out(0.9)),
+    Effect("output.parquet", True, exists("run/dataset/train.parquet"), False, True),
+    Effect(
+        "max_cost",
+        1e-6,
+        lambda run: len(run.target),
+        QUESTIONS - 1,
+        0,
+        given=PRICED,
+        error="stopped before max_cost",
+    ),
+    Effect("offline", True, lambda run: len(run.target), QUESTIONS - 1, 0, error="offline"),
+    Effect(
+        "shard",
+        "1/2",
+        lambda run: len(run.target),
+        QUESTIONS - 1,
+        sum(PromptShard(1, 2).holds(one) for one in ids({*range(QUESTIONS)} - {GIVEN})),
+    ),
+]
+
+
+def of_request(role, read):
+    return lambda run: read(getattr(run, role)[0])
+
+
+for _role in ("target", "reviser", "judge"):
+    _given = VERIFIED if _role == "judge" else {}
+    _served = {**_given, f"{_role}.base_url": SERVER}
+    EFFECTS += [
+        Effect(f"{_role}.{name}", value, of_request(_role, read), plain, changed, given)
+        for name, value, read, plain, changed, given in (
+            ("model", "another", lambda r: r.model, _role, "another", _given),
+            ("revision", "second", lambda r: r.model, _role, f"{_role}@second", _given),
+            ("max_tokens", 77, lambda r: r.sampling.max_tokens, 512, 77, _given),
+            ("temperature", 0.1, lambda r: r.sampling.temperature, 0.7, 0.1, _given),
+            ("top_p", 0.9, lambda r: r.sampling.top_p, 1.0, 0.9, _given),
+            (
+                "token_limit_field",
+                "max_completion_tokens",
+                lambda r: r.sampling.token_limit_field,
+                "max_tokens",
+                "max_completion_tokens",
+                _served,
+            ),
+            ("extra_body", {"k": 1}, lambda r: r.sampling.extra_body, "", '{"k":1}', _served),
+        )
+    ]
+
+
+def inputs(folder):
+    """The files that the fields may name."""
+    rows = [{"prompt": f"Question {n}?", "topic": f"Topic {n}?"} for n in range(QUESTIONS)]
+    rows[GIVEN]["answer"] = OLD
+    write_rows(folder / "questions.jsonl", rows)
+    write_rows(folder / "riddles.jsonl", [{"prompt": f"Riddle {n}?"} for n in range(2)])
+    shared = "one two three four five six seven eight"
+    write_rows(folder / "long.jsonl", [{"prompt": f"Say {shared}"}, {"prompt": "Question 0?"}])
+    write_rows(folder / "passages.jsonl", [{"question": f"{shared} and then some more words"}])
+    write_rows(folder / "tests.jsonl", [{"question": f"Question {n}?"} for n in (3, 4)])
+    splits = {"train": "Question 0?", "test": "Question 1?"}
+    saved = {name: Dataset.from_list([{"prompt": prompt}]) for name, prompt in splits.items()}
+    DatasetDict(saved).save_to_disk(folder / "saved")
+    (folder / "kind.md").write_text("Be kind.")
+    (folder / "own.jinja").write_text("Repair: {{ answer }}")
+
+
+PLAIN = {
+    "run_dir": "run",
+    "prompts.path": "questions.jsonl",
+    "target.model": "target",
+    "reviser.model": "reviser",
+    "judge.model": "judge",
+}
+
+
+def run_of(folder, monkeypatch, changes):
+    """Make pairs in a folder of its own; the paths in the config are relative to it."""
+    folder.mkdir()
+    inputs(folder)
+    monkeypatch.chdir(folder)
+    values: dict[str, Any] = {}
+    for key, value in (PLAIN | changes).items():
         section, _, name = key.rpartition(".")
-        (values[section] if section else values)[name] = OTHER[key]
-    target = Replying([("", "the old answer")])
-    both = edit_reply(("old", "new")) + "<revision>the new answer</revision>"
-    reviser = Replying([("n 1?", "no form at all"), ("", both)])
+        (values.setdefault(section, {}) if section else values)[name] = value
+    target, revising, judge = Target(), reviser(), Judge()
+    error = ""
     try:
-        generate(GenerateConfig(**values), target_model=target, reviser_model=reviser)
-    except (DataError, RequestError) as error:
-        return str(error)
-    requests = [request.key for request in target.requests + reviser.requests]
-    names = sorted(str(path.relative_to(folder)) for path in folder.glob("**/*.*l*"))
-    return requests, names, jsonl_bytes(folder)
+        generate(
+            GenerateConfig(**values),
+            target_model=target,
+            reviser_model=revising,
+            judge_model=judge,
+        )
+    except ClairApoError as stopped:
+        error = str(stopped)
+    return Run(folder, error, target.requests, revising.requests, judge.requests)
 
 
-@pytest.mark.parametrize("key", OTHER)
-def test_every_field_of_a_run_changes_what_the_run_leaves_or_asks(tmp_path, monkeypatch, key):
-    monkeypatch.chdir(tmp_path)
-    seen = []
-    for name, changed in (("plain", None), ("again", None), ("changed", key)):
-        (tmp_path / name).mkdir()
-        monkeypatch.chdir(tmp_path / name)
-        _write_inputs(tmp_path / name)
-        seen.append(_seen(tmp_path / name, changed))
-    plain, again, changed = seen
-    assert plain == again
-    assert changed != plain
+@pytest.mark.parametrize("effect", EFFECTS, ids=lambda effect: effect.key)
+def test_a_field_has_the_effect_that_its_row_says(tmp_path, monkeypatch, effect):
+    assert effect.plain != effect.changed
+    plain = run_of(tmp_path / "plain", monkeypatch, effect.given)
+    assert (effect.of(plain), plain.error) == (effect.plain, "")
+    changed = run_of(tmp_path / "changed", monkeypatch, {**effect.given, effect.key: effect.value})
+    assert effect.of(changed) == effect.changed
+    assert effect.error in changed.error
+    assert bool(effect.error) == bool(changed.error), changed.error
 
 
-def _connection(monkeypatch, spec):
-    """What is handed to the client of a server, its limits, and to a model in this process."""
-    handed = []
-    monkeypatch.setattr(
-        "clair_apo.llm.backends.http.RateLimiter", lambda *limits: handed.append(limits)
+@pytest.fixture
+def servers(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "first key")
+    monkeypatch.setenv("ANOTHER_KEY", "second key")
+    with (
+        ChatServer(lambda _: Reply(OLD, delay_s=0.02)) as first,
+        ChatServer(lambda _: Reply(OLD)) as second,
+    ):
+        yield first, second
+
+
+def served_run(folder, server, **target):
+    folder.mkdir()
+    inputs(folder)
+    spec = {"model": "m", "base_url": server.url} | target
+    config = GenerateConfig(
+        run_dir=folder / "run",
+        prompts={"path": str(folder / "questions.jsonl")},
+        target=spec,
+        reviser={"model": "reviser"},
     )
-    monkeypatch.setattr(
-        "clair_apo.llm.backends.http.ServerHealth", lambda *known: handed.append(known[-1])
-    )
-    monkeypatch.setattr("clair_apo.llm.backends.http._Server._show", lambda _: None)
-    monkeypatch.setattr("httpx2.Limits", lambda **limits: handed.append(limits))
-    monkeypatch.setattr("openai.DefaultAioHttpClient", lambda **_: SimpleNamespace())
-    monkeypatch.setattr("openai.AsyncOpenAI", lambda **settings: handed.append(_plain(settings)))
-    _Server(Connection.of(spec), Meter(), SimpleQueue())
-    monkeypatch.setattr(
-        "clair_apo.llm.backends.local.LocalChat", lambda source, **kwargs: handed.append(kwargs)
-    )
-    monkeypatch.setattr("clair_apo.llm.client.find_model", lambda name, say, revision: name)
-    with RequestStore(":memory:") as store:
-        _ = CachedChat(spec.model_copy(update={"base_url": None}), store)._model
-    return handed
+    generate(config, reviser_model=reviser())
 
 
-def _plain(settings):
-    return {name: value for name, value in settings.items() if name != "http_client"}
+def test_a_model_is_asked_at_its_address(tmp_path, servers):
+    first, second = servers
+    served_run(tmp_path / "first", first)
+    assert (len(first.asked), len(second.asked)) == (QUESTIONS - 1, 0)
+    served_run(tmp_path / "second", first, base_url=second.url)
+    assert (len(first.asked), len(second.asked)) == (QUESTIONS - 1, QUESTIONS - 1)
 
 
-# test_http sees timeout_s at work
-@pytest.mark.parametrize("name", sorted(set(CONNECTION) - {"timeout_s"}))
-def test_every_setting_of_a_connection_reaches_the_connection(monkeypatch, name):
-    monkeypatch.setenv("OPENAI_API_KEY", "one")
-    monkeypatch.setenv("ANOTHER_KEY", "two")
-    spec = ModelSpec(model="m", base_url="http://127.0.0.1:1/v1")
-    plain = _connection(monkeypatch, spec)
-    assert _connection(monkeypatch, spec) == plain
-    assert _connection(monkeypatch, spec.model_copy(update={name: CONNECTION[name]})) != plain
+def test_the_key_is_the_one_of_the_named_variable(tmp_path, servers):
+    server, _ = servers
+    served_run(tmp_path / "first", server)
+    served_run(tmp_path / "second", server, api_key_env="ANOTHER_KEY")
+    keys = [asked.headers["authorization"] for asked in server.asked]
+    assert set(keys[: QUESTIONS - 1]) == {"Bearer first key"}
+    assert set(keys[QUESTIONS - 1 :]) == {"Bearer second key"}
+
+
+def test_no_more_requests_are_in_flight_than_the_limit(tmp_path, servers):
+    server, _ = servers
+    served_run(tmp_path / "one", server, max_in_flight=1)
+    assert server.most_under_way == 1
+    served_run(tmp_path / "many", server)
+    assert server.most_under_way > 1
+
+
+SERVED = {"base_url", "api_key_env", "max_in_flight"}
+ELSEWHERE = {
+    "gate.max_length": "tests/clair/filters/test_truncation.py",
+    "gate.tokenizer": "tests/clair/filters/test_truncation.py",
+    "gate.language_confidence": "tests/clair/filters/test_gate.py",
+}
+OF_A_MODEL_ELSEWHERE = {
+    "mode": "tests/clair/test_later_answers.py",
+    "price": "tests/clair/test_max_cost.py",
+    "timeout_s": "tests/llm/backends/test_http.py",
+    "patience_s": "tests/llm/backends/test_http_busy.py",
+    "requests_per_minute": "tests/llm/backends/test_http_limits.py",
+    "tokens_per_minute": "tests/llm/backends/test_http_limits.py",
+    "batch_size": "tests/llm/backends/test_local.py",
+    "dtype": "tests/llm/backends/test_local.py",
+}
+
+
+def test_every_field_has_a_row_here_or_a_test_elsewhere():
+    keys = dotted_keys(GenerateConfig)
+    leaves = {key for key in keys if not any(other.startswith(f"{key}.") for other in keys)}
+    known = {effect.key for effect in EFFECTS} | set(ELSEWHERE)
+    for role in ("target", "reviser", "judge"):
+        known |= {f"{role}.{name}" for name in SERVED | set(OF_A_MODEL_ELSEWHERE)}
+    assert {re.sub(r"\.price\..*", ".price", key) for key in leaves} == known
+    for path in (*ELSEWHERE.values(), *OF_A_MODEL_ELSEWHERE.values()):
+        assert (ROOT / path).exists(), path

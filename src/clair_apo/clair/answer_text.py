@@ -1,7 +1,7 @@
-"""What a text is before it becomes a side of a pair: the same for answers and revisions.
+"""Cleans a text before it becomes a side of a pair; answers and revisions in the same way.
 
-Taken from a text are its outer blank lines and trailing blanks, and where `strip_thinking` is set
-the thinking it begins with and the end marks that a server let through. Nothing else is.
+Outer blank lines and trailing blanks are removed and, where `strip_thinking` is set, the thinking
+that the text begins with and the end marks that a server let through. Nothing else is.
 """
 
 import re
@@ -47,7 +47,7 @@ def indentation(text: str) -> str:
 
 
 def answer_text(text: str, strip_thinking: bool) -> str:
-    """An answer as it may become a side of a pair.
+    """Clean an answer so that it may become a side of a pair.
 
     Args:
         text: as the model, or the data, gave it.
@@ -62,7 +62,7 @@ def answer_text(text: str, strip_thinking: bool) -> str:
 def without_end_marks(text: str, answer: str | None = None) -> str:
     """The text without the end marks, such as `<|im_end|>`, that it ends with.
 
-    A mark that the text itself speaks of stays: one that stands earlier in it, or in the answer
+    A mark that the text itself speaks of stays: one that occurs earlier in it, or in the answer
     that it is a revision of, or that closes an HTML element. So does, where there is no such
     answer to tell, one that is the last word of an unfinished sentence.
     """

@@ -1,4 +1,4 @@
-"""The batches that a run has at a server: list, cancel and forget them."""
+"""Lists, cancels and forgets the batches that a run has at a server."""
 
 from pathlib import Path
 
@@ -30,9 +30,9 @@ def list_batches(
     config = config_of(run, manifest["config"])
     models = [spec for spec in (config.target, config.reviser, config.judge) if spec]
     with RequestStore(config.store_path) as store:
-        desk = BatchAdmin(store, manifest["run_id"], models)
+        admin = BatchAdmin(store, manifest["run_id"], models)
         if forget:
-            desk.forget(forget)
+            admin.forget(forget)
         if cancel:
-            desk.cancel(cancel)
-        return desk.look()
+            admin.cancel(cancel)
+        return admin.look()

@@ -37,7 +37,7 @@ class RevisionConfig(Section):
 
 
 class OutputConfig(Section):
-    """In which form the pairs come."""
+    """How the finished pairs are written."""
 
     test_size: float = Field(0.1, ge=0, lt=1)
     """Share of all possible prompts whose pairs make the test split of `dataset/`."""
@@ -57,7 +57,7 @@ class GenerateConfig(Config):
     target: ModelSpec
     """The model to be aligned; it answers the prompts that bring no answer of their own."""
     samples: int = Field(2, ge=2)
-    """Answers to choose among, for the recipes in which a judge does."""
+    """Answers of the target to choose among, for the recipes in which a judge chooses."""
     reviser: ModelSpec | None = None
     """The model that revises or, for `stronger_preferred`, the stronger one."""
     judge: ModelSpec | None = None
@@ -126,12 +126,12 @@ class GenerateConfig(Config):
 
     @property
     def recipe_def(self) -> Recipe:
-        """What the recipe's name stands for."""
+        """The entry of the recipe in `RECIPES`."""
         return RECIPES[self.recipe]
 
     @property
     def stages(self) -> tuple[StageDef, ...]:
-        """The stages of the run, after the prompts are loaded."""
+        """The stages of the run in their order, after the prompts are loaded."""
         return stages_of(self.recipe_def, verified=self.verify)
 
     @property
@@ -150,7 +150,7 @@ class GenerateConfig(Config):
 
     @property
     def direction(self) -> Direction:
-        """Where the revision leads."""
+        """Whether the revision improves the answer or worsens it."""
         return self.revision.direction or self.recipe_def.direction
 
     @property
@@ -161,7 +161,7 @@ class GenerateConfig(Config):
 
     @property
     def training_revision(self) -> str | None:
-        """The target's revision where its tokenizer is loaded here; of a server it is a word."""
+        """The target's revision, for its tokenizer; None in the modes that answer later."""
         return self.target.revision if self.target.mode == "live" else None
 
     @property

@@ -1,4 +1,4 @@
-"""What each model has cost in a run folder, over all its invocations: `costs` of the manifest.
+"""Keeps what each model of a run has cost, over all its invocations: `costs` of the manifest.
 
 An entry holds the money, the tokens that it covers and the rates in force since. What came into
 the store later, until a kill or out of a batch, is added at those rates. So neither another model
@@ -32,13 +32,13 @@ class ModelCost(Record):
     """Whether these two are rates of the Batch API."""
 
     def grown(self, spent: Spent) -> float:
-        """USD, with the answers that the store has had since."""
+        """USD, with the answers that came into the store since."""
         prompt = max(0, spent.prompt_tokens - self.prompt_tokens)
         completion = max(0, spent.completion_tokens - self.completion_tokens)
         return self.usd + (prompt * self.input + completion * self.output) / MILLION
 
     def corrected(self, now: "ModelCost") -> bool:
-        """Whether `now` has other rates for the same mode: those that were in force were wrong."""
+        """Whether `now` corrects the rates: they differ, and the mode does not."""
         rates = (self.input, self.output) != (now.input, now.output)
         return rates and self.batch == now.batch
 
@@ -49,7 +49,7 @@ _COSTS = TypeAdapter(Costs)
 
 
 def read_costs(manifest: Mapping[str, Any]) -> Costs:
-    """What a manifest says; nothing where it is of another version, whose answers are priced anew.
+    """Read the costs in a manifest; none where another version wrote them: the store prices anew.
 
     The store has the tokens of all answers, so all that is lost is what other rates were.
     """
@@ -60,7 +60,7 @@ def read_costs(manifest: Mapping[str, Any]) -> Costs:
 
 
 def write_costs(costs: Costs) -> dict[str, Any]:
-    """Costs as they stand in a manifest."""
+    """Spell costs for a manifest."""
     return {model: cost.model_dump() for model, cost in costs.items()}
 
 
@@ -69,7 +69,7 @@ class CostLedger:
 
     Args:
         store: holds the tokens of all answers.
-        run_id: stands there beside what the run paid for.
+        run_id: marks there what the run paid for.
         before: what was written down in earlier invocations.
         max_cost: USD that the run may cost; None for no limit.
 
@@ -90,7 +90,7 @@ class CostLedger:
         self._unpriced: frozenset[str] = frozenset()
 
     def open(self, asked: Iterable[tuple[str, Meter]]) -> None:
-        """Count what earlier invocations cost at the rates of then; what comes now at today's.
+        """Count earlier invocations at the rates of that time; what comes now counts at today's.
 
         Args:
             asked: the models that are asked in this invocation, by identity.
@@ -122,7 +122,7 @@ class CostLedger:
 
 
 def settled(before: Costs, spent: Mapping[str, Spent], asked: Iterable[tuple[str, Meter]]) -> Costs:
-    """What each model has cost by now.
+    """Count what each model has cost by now.
 
     Args:
         before: what was written down.
@@ -141,7 +141,7 @@ def settled(before: Costs, spent: Mapping[str, Spent], asked: Iterable[tuple[str
 
 
 def joined(parts: Iterable[Costs]) -> Costs:
-    """What several runs have cost together."""
+    """Add up the costs of several runs."""
     total: Costs = {}
     for costs in parts:
         for model, cost in costs.items():

@@ -1,6 +1,6 @@
-"""A finished run for others: Parquet beside the JSONL, and a data set on the hub.
+"""Writes the data set of a run: its splits as JSONL, as Parquet, and on the hub.
 
-The hub is tried against a local server that speaks its API; a real push was never made.
+Pushing is tested against a local server that speaks the hub's API; a real push was never made.
 """
 
 from collections.abc import Iterator, Mapping
@@ -135,7 +135,7 @@ def push_to_hub(
     Args:
         files: paths in the data set, such as `data/train.parquet`, and the files to put there.
         name: the data set, `user/name` or `name`.
-        private: whether a data set that is made now is for its owner alone.
+        private: whether only its owner sees a data set that is made now.
         api: a client of one's own; by default that of the environment (`HF_TOKEN`, `HF_ENDPOINT`).
 
     Returns:
@@ -170,7 +170,7 @@ class SplitCounts(Record):
 
 
 def write_splits(pairs: Path, folder: Path, test_size: float) -> SplitCounts:
-    """Part `pairs.jsonl` into `train.jsonl` and `test.jsonl`, rows unchanged and in their order.
+    """Split `pairs.jsonl` into `train.jsonl` and `test.jsonl`, rows unchanged and in their order.
 
     A split without a pair has no file: an empty one cannot be loaded.
 

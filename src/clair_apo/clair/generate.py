@@ -1,4 +1,4 @@
-"""The path of a run through all stages: prompts in, preference pairs and dropped rows out.
+"""Takes prompts through all stages: preference pairs and dropped rows come out.
 
 Each stage reads the files of the earlier ones again and writes its own, prompt by prompt: so a run
 that was stopped can be resumed, and a million prompts need no more memory than a thousand. The
@@ -36,7 +36,7 @@ from clair_apo.run_folder import DATASET, RunFolder
 
 
 class Generated(Record):
-    """What a run came to: prompts in = pairs + dropped."""
+    """The counts of a run: prompts in = pairs + dropped."""
 
     prompts: int
     pairs: int
@@ -97,7 +97,7 @@ def generate(
 
 
 class _Walk:
-    """One walk through the stages of a recipe."""
+    """One invocation of a run: the walk through its stages, and what it counts."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""What a run folder was made of and is not there any more: lost answers, damaged files.
+"""Finds what a run folder has lost: answers that left the store, and damaged files.
 
 A crash, a torn write-ahead log or a store that was brought back from a copy may take answers that
 a run had used already. Its files name the requests, also those that it was still writing.
@@ -20,7 +20,7 @@ _KEYS_AT_ONCE = 500
 
 
 class Losses(NamedTuple):
-    """What was lost since a run folder was last used."""
+    """What a run folder has lost since it was last used."""
 
     answers: int
     """Answers that its files name and the store does not hold."""

@@ -1,4 +1,4 @@
-"""The manifest of a run of `generate`: its settings, its stages, its counts and what it cost."""
+"""Keeps the manifest of a run: its settings, its stages, its counts and what it cost."""
 
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,7 +36,7 @@ class RunManifest:
         store: holds the answers, and the tokens that they took.
 
     Attributes:
-        run_id: stands in the store beside what the run pays for; the same in all its invocations.
+        run_id: marks in the store what the run pays for; the same in all its invocations.
         ledger: what the run's models cost.
     """
 

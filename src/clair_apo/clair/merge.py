@@ -1,4 +1,4 @@
-"""The shards of a run, joined to the run that one machine would have made.
+"""Joins the shards of a run into the run that one machine would have made.
 
 Rows are copied, not made again: each file is woven from the shards' files in the order of the
 data, byte for byte what an unsharded run writes. The stores are joined as well, so that the merged
@@ -30,7 +30,7 @@ from clair_apo.run_folder import DATASET, RunFolder, file_digest
 
 
 class Merged(Record):
-    """What a merge came to: prompts = pairs + dropped."""
+    """The counts of a merged run: prompts = pairs + dropped."""
 
     prompts: int
     pairs: int
@@ -155,7 +155,7 @@ def _weave_drops(path: Path, shards: Sequence[ShardRun], order: _Order) -> None:
 
 
 class _Rows:
-    """The lines of a file whose rows stand in the order of the prompts."""
+    """The lines of a file whose rows are in the order of the prompts."""
 
     def __init__(self, lines: Iterable[str], file: StageFile) -> None:
         self._lines, self._key = iter(lines), file.key
@@ -250,7 +250,7 @@ def _stages(folder: RunFolder, shards: Sequence[ShardRun]) -> dict[str, Any]:
 
 
 def _summed(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Numbers by name, and such tables in them, added up; what is no number is left out."""
+    """Add up numbers by name, also in nested tables; what is no number is left out."""
     sums: dict[str, Any] = {}
     for entry in entries:
         for name, value in entry.items():

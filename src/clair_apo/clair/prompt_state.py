@@ -1,4 +1,4 @@
-"""A prompt with what the stages have made of it, and how it is read back from a run's files.
+"""The state of a prompt: what the stages have made of it; read back from a run's files.
 
 Every stage writes its rows in the order of the prompts. `read_states` reads the files of several
 stages side by side and holds one prompt at a time, however many there are.
@@ -86,13 +86,13 @@ DROPPED = StageFile("dropped.jsonl", Dropped, key="id")
 def drop(
     state: PromptState, stage: Stage, reason: DropReason, detail: str, raw: str
 ) -> StageOutput:
-    """The end of a prompt, with the text that was the cause."""
+    """Drop a prompt, with the text that was the cause."""
     dropped = Dropped(id=state.prompt.id, stage=stage, reason=reason, detail=detail, raw=raw)
     return StageOutput((), dropped)
 
 
 def read_states(folder: RunFolder, files: Sequence[StageFile]) -> Iterator[PromptState]:
-    """The prompts that came through some stages, in the order of the data.
+    """Read the prompts that came through some stages, in the order of the data.
 
     Args:
         folder: the run.

@@ -20,7 +20,7 @@ Models = Mapping[Role, ChatModel | None]
 
 
 def stage_context(config: GenerateConfig) -> StageContext:
-    """What the stages of a run work with, before its models are opened.
+    """Build what the stages of a run work with, before its models are opened.
 
     Raises:
         ConfigError: an unusable template or rubric, or a gate without its tokenizer.
@@ -52,7 +52,7 @@ def _template(config: GenerateConfig) -> RevisionTemplate | None:
 
 
 def offline_context(config: GenerateConfig, store: RequestStore, waiting: int) -> StageContext:
-    """What the stages of a run work with, for one who asks nothing and looks at its store.
+    """Build what the stages of a run work with when nothing is asked and its store is all there is.
 
     Args:
         config: of the run.
@@ -62,9 +62,9 @@ def offline_context(config: GenerateConfig, store: RequestStore, waiting: int) -
     Raises:
         ConfigError: as `stage_context` does.
     """
-    looking = config.model_copy(update={"offline": True, "max_cost": None})
-    clients = open_clients(looking, store, CostLedger(store), waiting)
-    return stage_context(looking).with_clients(clients)
+    offline = config.model_copy(update={"offline": True, "max_cost": None})
+    clients = open_clients(offline, store, CostLedger(store), waiting)
+    return stage_context(offline).with_clients(clients)
 
 
 def check_models(config: GenerateConfig, given: Models, waiting: int) -> None:
@@ -96,14 +96,14 @@ def open_clients(
     waiting: int,
     given: Models | None = None,
 ) -> ModelClients:
-    """The models that a run asks, each behind the request store.
+    """Open the models that a run asks, each behind the request store.
 
     Nothing is loaded or connected to before its first request.
 
     Args:
         config: names them.
         store: keeps what they answer.
-        ledger: is told what they cost.
+        ledger: counts what they cost.
         waiting: prompts that bring no answer.
         given: models in place of those that the config names.
 
@@ -141,7 +141,7 @@ def open_clients(
 def _refuse_stranded_batches(
     config: GenerateConfig, clients: ModelClients, store: RequestStore, run_id: str
 ) -> None:
-    """Ask nobody else for what is at a server in batches, and paid for."""
+    """Refuse to ask anybody else for what a server has in batches, and is paid for."""
     stranded = stranded_batches([client.spec for client in clients.asked()], store, run_id)
     if stranded:
         first, run = stranded[0], config.folder

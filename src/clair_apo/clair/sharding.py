@@ -1,4 +1,4 @@
-"""The shards of a run, read back and checked to be all of one run."""
+"""Reads the shards of a run, and checks that they are all of one run."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class ShardRun:
 
     @property
     def run_id(self) -> str:
-        """What stands in its store beside what it paid for."""
+        """Marks in its store what it paid for."""
         return str(self.manifest["run_id"])
 
     @property
@@ -53,7 +53,7 @@ class ShardRun:
 
 
 def read_shards(out: Path, paths: Sequence[Path]) -> list[ShardRun]:
-    """Read the shards in their order, and see that they are all the shards of one run.
+    """Read the shards in their order, and check that they are all the shards of one run.
 
     Raises:
         RunError: names the folder, and what is wrong with it.

@@ -4,7 +4,7 @@ import json
 from itertools import product
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from clair_apo.clair import Edit, ParseError, load_template, parse_edits, parse_revision, read_reply
@@ -153,6 +153,7 @@ marked = st.text("ab \n\t*_`\"'\\()[]:-#~.|&;0=", max_size=12).map(str.strip)
 
 
 @given(frame=st.sampled_from(FRAMES), text=(words | marked).filter(is_written), why=words | marked)
+@example(frame=FRAMES[0], text="[ASSISTANT]", why="a role that nothing follows is no echo of one")
 def test_a_spelling_changes_nothing_in_any_text_that_stands_in_it(frame, text, why):
     assume(text.strip() and why.strip())
     parsed = parse_revision(frame.replace(TEXT, text).replace(WHY, why), ANSWER)

@@ -1,4 +1,4 @@
-"""Which prompts share a passage with a test set: nobody should train on those.
+"""Finds prompts that share a passage with a test set: nobody should train on those.
 
 The rule is the one of GPT-3 (arXiv 2005.14165, section 4 and appendix C), turned around to clean
 the training data: one common run of 13 words is an overlap, case and punctuation aside; of a test
@@ -112,7 +112,7 @@ class ContaminationIndex:
         return None if found is None else Overlap(row=self._rows[found], words=whole)
 
     def check(self, prompt: Prompt) -> Dropped | None:
-        """A dropped row if a turn of the prompt or an answer that it brings overlaps."""
+        """The dropped row of a prompt of which a turn, or an answer that it brings, overlaps."""
         if not self._rows:
             return None
         texts = [message.content for message in prompt.messages]

@@ -1,6 +1,6 @@
-"""Which answers and revisions make no pair, and why.
+"""Decides which answers and revisions make no pair, and says why.
 
-What no pair can be made of is always refused: texts that are cut, empty or equal. What is a matter
+Texts that are cut, empty or equal are always refused: no pair can be made of them. What is a matter
 of taste has a threshold in `GateConfig`, and two presets: `paper` and `strict`.
 """
 
@@ -19,7 +19,7 @@ from clair_apo.llm.thinking import without_thinking
 from clair_apo.records import Conversation, DropReason, FinishReason, Message
 
 GATE_VERSION = 4
-"""Goes up whenever the same rows may be judged differently; runs rebuild their pairs then."""
+"""Goes up whenever the same rows may get another result; runs rebuild their pairs then."""
 
 _NOT_WHOLE = "nothing says that the model came to the end of its answer"
 
@@ -65,7 +65,7 @@ class GateConfig(Section):
     """Character Levenshtein distance of answer and revision over the length of the longer one,
     at most (0 to 1; over_edited)."""
     length_ratio: Annotated[tuple[float, float], AfterValidator(_ascending)] | None = None
-    """Characters of the winner over those of the loser: lowest and highest (length_ratio)."""
+    """Characters of chosen over those of rejected: lowest and highest (length_ratio)."""
     max_length: int | None = Field(None, gt=0)
     """Tokens of prompt and answer that the trainer keeps, as its `max_length`: sides that are equal
     within it, or empty, are dropped (identical_after_truncation), and so is a conversation that
@@ -170,7 +170,7 @@ def check_reply(
 
 
 class Gate:
-    """Judges pairs by a config; the tokenizer is loaded when first needed.
+    """Checks revisions and pairs by a config; the tokenizer is loaded when first needed.
 
     Args:
         config: the thresholds.
@@ -215,10 +215,10 @@ class Gate:
             raise ConfigError(f"gate.tokenizer: {error}") from None
 
     def check_revision(self, prompt: Conversation, answer: str, revision: str) -> DropCause | None:
-        """Why a revision is none of this answer; None where it is.
+        """Why a text is no usable revision of this answer; None where it is.
 
-        Judged is what concerns the revision alone: what it says of itself, and how much of the
-        answer it keeps. `check_pair` judges the two sides that come of it.
+        Checked is what concerns the revision alone: what it says of itself, and how much of the
+        answer it keeps. `check_pair` checks the two sides that come of it.
 
         Args:
             prompt: what the answer replies to.
@@ -249,13 +249,13 @@ class Gate:
     def check_pair(self, prompt: Conversation, chosen: str, rejected: str) -> DropCause | None:
         """Why two answers make no pair, wherever they are from; None where they do.
 
-        Judged is what concerns any pair: whether the sides are equal, in text and in the tokens
+        Checked is what concerns any pair: whether the sides are equal, in text and in the tokens
         that training leaves of them, their languages and their lengths.
 
         Args:
             prompt: what both reply to.
-            chosen: the winner's text.
-            rejected: the loser's text.
+            chosen: the text of the better answer.
+            rejected: the text of the other.
 
         Raises:
             ConfigError: the tokenizer cannot be loaded, or has no chat template.
@@ -281,12 +281,12 @@ class Gate:
         confidence = self.config.language_confidence
         if confidence is None:
             return None
-        winner, loser = language_of(chosen, confidence), language_of(rejected, confidence)
-        if winner is None or loser is None or winner == loser:
+        languages = language_of(chosen, confidence), language_of(rejected, confidence)
+        if None in languages or languages[0] == languages[1]:
             return None
         return DropCause(
             DropReason.LANGUAGE_CHANGED,
-            f"the winner is in the language {winner!r}, the loser in {loser!r}",
+            f"chosen is in the language {languages[0]!r}, rejected in {languages[1]!r}",
         )
 
     def _length_ratio(self, chosen: str, rejected: str) -> DropCause | None:
@@ -298,7 +298,7 @@ class Gate:
             return None
         return DropCause(
             DropReason.LENGTH_RATIO,
-            f"the winner is {ratio:.2f} times as long as the loser (allowed: {low:g} to {high:g})",
+            f"chosen is {ratio:.2f} times as long as rejected (allowed: {low:g} to {high:g})",
         )
 
     def _identical_after_truncation(
@@ -326,7 +326,7 @@ class Gate:
 
 
 def _canonical(text: str) -> str:
-    """The same for texts that Unicode holds for the same, however their accents are coded."""
+    """One spelling for texts that differ only in how Unicode codes their accents."""
     return normalize("NFC", text.strip())
 
 

@@ -1,4 +1,7 @@
-"""What a text says about itself: that it declines, or that it is a revision. English only."""
+"""Detectors that look at one text: refusals, mentions of a revision, and the language.
+
+`is_refusal` and `mention_of_revision` know English only; `language_of` uses `py3langid`.
+"""
 
 import re
 from functools import cache
@@ -62,7 +65,7 @@ _ASKED_FOR = re.compile(
 
 
 def is_refusal(text: str) -> bool:
-    """Whether a text opens by declining: "I'm sorry, but I can't ..." and its kin."""
+    """Whether a text begins by declining, as in "I'm sorry, but I can't ..."."""
     return bool(_REFUSAL.match(_plain(text)))
 
 
@@ -91,7 +94,7 @@ def _plain(text: str) -> str:
 
 
 LANGUAGE_BYTES = 60
-"""Shorter texts are not judged: UTF-8 bytes of letters, 60 in Latin script, 20 in Chinese."""
+"""Shorter texts have no language: UTF-8 bytes of letters, 60 in Latin script, 20 in Chinese."""
 
 _NOT_PROSE = re.compile(
     r"(?s)```.*?(?:```|\Z)|~~~.*?(?:~~~|\Z)|`[^`\n]*`|\$\$.*?\$\$|https?://\S+|[\w.+-]{1,64}@\S+"
@@ -99,12 +102,12 @@ _NOT_PROSE = re.compile(
 
 
 def language_of(text: str, confidence: float) -> str | None:
-    """The language of a text's prose as an ISO 639 code; None where it cannot be told.
+    """The language of a text's prose as an ISO 639 code; None where it is not sure.
 
     Code, formulas and addresses are left out.
 
     Args:
-        text: what to judge.
+        text: any text.
         confidence: probability that the language must have, 0 to 1. With 0.95, of 812
             answers in English by two chat models none was taken for another language, and 31 for
             none.

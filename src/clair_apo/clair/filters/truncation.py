@@ -1,4 +1,4 @@
-"""What a trainer leaves of a pair: both sides under the training tokenizer, cut to its length."""
+"""Truncates both sides of a pair as a trainer does, with the training tokenizer."""
 
 from collections.abc import Sequence
 from functools import cached_property

@@ -1,1 +1,1 @@
-"""What a run would cost and yield, before it is paid for."""
+"""Estimates what a run will cost and yield, before it is paid for."""

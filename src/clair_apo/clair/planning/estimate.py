@@ -1,4 +1,4 @@
-"""What a run will ask and cost, estimated before anything is asked: `generate --estimate`.
+"""Estimates what a run will ask and cost, before anything is asked: `generate --estimate`.
 
 Every prompt goes through its real stages as far as the store's answers suffice. What it asks from
 there on is counted with a tokeniser and the lengths assumed below, as if no row were dropped and no
@@ -58,7 +58,7 @@ embedded model's tokens (10 recorded requests and replies); others are known to 
 
 
 class ModelEstimate(Record):
-    """What one model will be asked."""
+    """What one model will be asked, and what that will cost."""
 
     role: str
     model: str
@@ -129,11 +129,11 @@ def estimate(config: GenerateConfig, tokenizer: str = STAND_IN) -> CostEstimate:
 
 
 def _model_estimate(role: str, tally: "_Tally") -> ModelEstimate:
-    price = find_price(tally.chat.spec)
+    price = find_price(tally.client.spec)
     prompt, completion = tally.prompt_tokens.rounded(), tally.completion_tokens.rounded()
     return ModelEstimate(
         role=role,
-        model=tally.chat.spec.model,
+        model=tally.client.spec.model,
         stored=tally.stored,
         requests=tally.requests,
         prompt_tokens=prompt,
@@ -165,14 +165,14 @@ def _total(costs: Sequence[CostRange | None]) -> CostRange | None:
 class _Tally:
     """The requests to one model, summed up as they are found."""
 
-    chat: CachedChat
+    client: CachedChat
     stored: int = 0
     requests: int = 0
     prompt_tokens: CostRange = NOTHING
     completion_tokens: CostRange = NOTHING
 
     def add(self, count: int, prompt: CostRange, reply: CostRange) -> None:
-        reply = reply.times(TOKENIZER.low, TOKENIZER.high).up_to(self.chat.spec.max_tokens)
+        reply = reply.times(TOKENIZER.low, TOKENIZER.high).up_to(self.client.spec.max_tokens)
         self.requests += count
         self.prompt_tokens += prompt.times(TOKENIZER.low * count, TOKENIZER.high * count)
         self.completion_tokens += reply.times(count)

@@ -1,4 +1,4 @@
-"""A small part of a run made first, and what it says of the rest: `generate --pilot 50`.
+"""Makes a small part of a run first, and projects the rest from it: `generate --pilot 50`.
 
 The pilot is a run of its own over prompts that the whole run uses too, with the same request store:
 what it asks is not asked again. The projection takes the pilot's prompts for a random sample.
@@ -27,7 +27,7 @@ FILE = "pilot.json"
 
 
 class ModelUse(Record):
-    """What one model was asked, per prompt of the pilot."""
+    """What one model was asked, for each prompt of the pilot."""
 
     role: str
     model: str
@@ -39,7 +39,7 @@ class ModelUse(Record):
 
 
 class Pilot(Record):
-    """What a pilot came to, and what follows for the rest of the run; intervals are 95 %."""
+    """The results of a pilot, and what follows for the rest of the run; intervals are 95 %."""
 
     run_dir: str
     """The pilot's own run folder."""
@@ -116,7 +116,7 @@ def pilot(config: GenerateConfig, prompts: int, **models: ChatModel | None) -> P
 
 
 def _forget_other_size(folder: RunFolder, prompts: PromptsConfig) -> None:
-    """Let the rows of an earlier pilot of another size go; the store has all that they cost."""
+    """Let a pilot of another size use the folder; the store has all that the earlier one asked."""
     before = folder.manifest()
     drawn = before.get("config", {}).get("prompts", {})
     same_but_size = drawn | {"limit": prompts.limit} == prompts.model_dump(mode="json")
@@ -144,7 +144,7 @@ class _Use(NamedTuple):
         return [sum(one) for one in known] if known == each else None
 
     def intervals(self) -> ModelUse:
-        """The same as means over the prompts."""
+        """The means over the prompts."""
         costs = self.costs()
         return ModelUse(
             role=self.role,

@@ -20,10 +20,10 @@ class Asked(NamedTuple):
 
 @dataclass
 class Replay:
-    """What became of a prompt by the answers that are there."""
+    """How far the stored answers take a prompt."""
 
     state: PromptState
-    """With all that the stages which ended made of it."""
+    """With the results of the stages that have ended."""
     answers: list[Asked] = field(default_factory=list)
     """The answers it had."""
     missing: tuple[ChatRequest, ...] = ()

@@ -1,4 +1,4 @@
-"""Estimate and pilot as a person reads them: tables for the terminal."""
+"""Draws estimate and pilot as tables for the terminal."""
 
 from collections.abc import Iterator
 
@@ -14,7 +14,7 @@ NO_PRICE = "no price"
 
 
 def estimate_table(estimate: CostEstimate) -> RenderableType:
-    """What a run will ask and cost, model by model; below it where the prices are from."""
+    """A table of what a run will ask and cost, model by model, and where its prices are from."""
     table = _table(f"To be asked for {estimate.prompts:,} prompts, recipe {estimate.recipe}")
     for name in ("model", "requests", "stored", "tokens in", "tokens out", "USD live", "USD batch"):
         table.add_column(name, justify="left" if name == "model" else "right")
@@ -53,7 +53,7 @@ def _price(model: ModelEstimate) -> str:
 
 
 def pilot_table(pilot: Pilot) -> RenderableType:
-    """What a pilot came to and what follows for the rest, with 95 % intervals."""
+    """Tables of what a pilot found and what follows for the rest, with 95 % intervals."""
     shares = _table(f"Pilot of {pilot.prompts:,} prompts (95 % intervals)")
     shares.add_column("of the prompts")
     shares.add_column("share", justify="right")

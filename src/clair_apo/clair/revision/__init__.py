@@ -1,1 +1,1 @@
-"""How a reviser is asked, and how its reply becomes a revision of the answer."""
+"""Asks a reviser for a revision, reads its reply, and applies it to the answer."""

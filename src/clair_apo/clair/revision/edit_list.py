@@ -1,4 +1,4 @@
-"""The list of edits in a reply: elements, elements with attributes, or JSON."""
+"""Reads the list of edits in a reply: elements, elements with attributes, or JSON."""
 
 import json
 import re
@@ -55,7 +55,7 @@ _NONE = re.compile(
 
 
 class EditListError(ValueError):
-    """What stands where the edits should is not a list of edits."""
+    """The content of `<edits>` is not a list of edits."""
 
 
 def is_empty_list(block: str) -> bool:

@@ -1,4 +1,4 @@
-"""Exact-match replacements: what no edit changes is copied by construction."""
+"""Applies exact-match replacements; text that no edit names is copied unchanged."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,7 @@ from rapidfuzz.distance import Indel
 
 @dataclass(frozen=True)
 class Edit:
-    """Put `replace` where `find` stands; `find` must stand in the answer exactly once."""
+    """Replace `find`, which must occur in the answer exactly once, by `replace`."""
 
     find: str
     replace: str

@@ -1,4 +1,4 @@
-"""Whether a reviser escaped its reply as XML or HTML does: `&lt;` where it means `<`.
+"""Decides whether a reviser escaped its reply as XML or HTML does: `&lt;` for `<`.
 
 That is decided for a reply as a whole, by what the student's answer contains. Where a text can be
 read both ways, it is read neither way.
@@ -19,7 +19,7 @@ _BY_ESCAPING = re.compile(
 
 
 class EscapeError(ValueError):
-    """A text with escapes that can be meant as they stand, or for what they stand for."""
+    """A text with escapes that may be meant as they are written, or decoded."""
 
 
 def unescaped(text: str) -> str:
@@ -65,7 +65,7 @@ def refuse_spelled_breaks(text: str, answer: str) -> None:
 
 
 def from_escaped_tags(text: str, answer: str) -> str:
-    """A text that stands between escaped tags, as in `&lt;revision&gt;`, decoded.
+    """Decode a text between escaped tags, as in `&lt;revision&gt;`.
 
     Raises:
         EscapeError: it is in doubt whether it is escaped as well.

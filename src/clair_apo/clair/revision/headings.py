@@ -1,4 +1,4 @@
-"""The parts of a reply that stand under headings, which have no end of their own."""
+"""Finds the parts of a reply that follow headings, which have no closing tag."""
 
 import re
 from collections.abc import Mapping, Sequence

@@ -1,14 +1,14 @@
-"""A reviser's reply to a revision: what was asked for, in the spellings that models use.
+"""Reads a reviser's reply: the revision, or the edits, in the spellings that models use.
 
 Replies in the format `full` carry `<reasoning>` and `<revision>`, or the identifiers of the
 published recipe, `{teacher_reasoning}` and `{corrected_student_solution}`. Replies in the format
 `edits` carry `<reasoning>` and `<edits>`; `clair_apo.clair.revision.edits` applies them. Either
 may also come as one JSON object with the same names.
 
-What is read generously is the form, never the text: nothing is taken from a revised answer that
-could be part of it, which the student's answer tells. A chatty last sentence that no tag sets
-apart stays, for the gate to judge. What opens and is not closed is not whole and is no revision;
-only identifiers and headings have no end of their own.
+The form is read generously, the text never: nothing is removed from a revised answer that could be
+part of it, by comparison with the answer that was revised. A chatty last sentence that no tag sets
+apart stays, and the gate may drop it. A part that is opened and not closed is no revision; only
+identifiers and headings have no closing tag.
 """
 
 import re
@@ -49,7 +49,7 @@ from clair_apo.clair.revision.sections import (
 )
 from clair_apo.records import DropReason
 
-PARSER_VERSION = 3
+PARSER_VERSION = 4
 """Goes up whenever the same reply may be read differently; runs rebuild their revisions then."""
 
 
@@ -89,7 +89,7 @@ _PLACEHOLDERS = ("the whole revised answer", "...", "\u2026")
 _EDIT_PLACEHOLDER = Edit("a passage of the answer", "what stands there instead")
 # the template shows the answer between <answer> tags and each turn under its role
 _ECHOED_TAG = re.compile(r"(?is)\A\s*<answer>(?P<text>(?:(?!</?answer>).)*)</answer>\s*\Z")
-_ECHOED_ROLE = re.compile(r"(?i)\A\s*\[assistant\][ \t]*\n")
+_ECHOED_ROLE = re.compile(r"(?i)\A\s*\[assistant\][ \t]*\n(?=\s*\S)")
 _ENDED = re.compile(rf"(?i)[<\[{{]\s*/\s*(?:{REASONING})")
 _SOLUTION_ENDED = re.compile(rf"(?i)[<\[{{]\s*/\s*(?:{SOLUTION})|&lt;\s*/\s*(?:{SOLUTION})")
 _OUR_TAG = re.compile(r"(?i)<\s*/?\s*(?:reasoning|revision)\s*>")

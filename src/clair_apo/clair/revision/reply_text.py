@@ -1,4 +1,4 @@
-"""A reviser's reply without what stands around it: thinking, end marks, one code fence.
+"""Strips a reviser's reply: thinking, end marks, and one code fence around it.
 
 Nothing here knows what a revision is; `sections` finds it in what is left.
 """
@@ -31,7 +31,7 @@ NO_JSON = object()
 
 
 def strip_reply(text: str, answer: str) -> str:
-    """The reply itself, its lines ending in LF.
+    """Remove the wrappers around the answer; lines end in LF.
 
     Taken away are: thinking before it, in the spellings of a dozen model families, also where the
     chat template opened it and only its end is in the reply; end marks such as `<|im_end|>` that a
@@ -93,7 +93,7 @@ def _unfenced(text: str) -> str:
 
 
 def _after_lone_end(text: str) -> str:
-    """Drop thinking that the chat template opened: only its end stands in the reply."""
+    """Drop thinking that the chat template opened: the reply holds only its end."""
     if _BEGINS_WITH_FORM.match(text.lstrip()):
         return text
     for _, closing in THINKING:

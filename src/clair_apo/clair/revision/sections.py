@@ -1,4 +1,4 @@
-"""Where in a reply the reasoning and the revised answer stand: between which tags."""
+"""Finds the parts of a reply that are between tags: the reasoning and the revised answer."""
 
 import re
 from bisect import bisect_left
@@ -26,7 +26,7 @@ class Section:
 
 
 class SectionError(ValueError):
-    """A part of a reply that is not whole, or that can be told in two ways.
+    """A part of a reply that is not whole, or that can be read in two ways.
 
     Attributes:
         start: where it begins in the reply.
@@ -169,7 +169,7 @@ def tagged(
 
 
 def unclosed(text: str, name: str) -> list[Section]:
-    """What stands behind the last `<name>` of a text in which none is closed."""
+    """The text after the last `<name>`, where none is closed."""
     opened = [tag for tag in _tags(text, name, _ANGLE) if tag.begins_line]
     # where another tag closes later, this one was only mentioned
     if not opened or _STRUCTURE.search(text, opened[-1].end):

@@ -1,4 +1,4 @@
-"""The words in which a reviser is asked: Jinja files, rendered in a sandbox.
+"""Renders the request to a reviser from a Jinja template, in a sandbox.
 
 Prompts and answers are untrusted text: they are values of the template, never part of it.
 """
@@ -48,7 +48,7 @@ class RevisionTemplate:
         return SANDBOX.from_string(self.source)
 
     def render(self, conversation: Conversation, answer: str) -> Conversation:
-        """The messages that ask for a revision of `answer`: one user turn.
+        """Render the messages that ask for a revision of `answer`: one user turn.
 
         Raises:
             ConfigError: the template is faulty or uses a variable that there is not.
@@ -123,7 +123,7 @@ def _read(path: Path) -> str:
 
 
 def load_rubric(path: Path | None) -> str:
-    """The preference in plain words, from a text file; empty where there is none.
+    """Read the preference in plain words from a text file; empty where there is none.
 
     Raises:
         ConfigError: the file cannot be read, or has no text.

@@ -1,4 +1,4 @@
-"""What the stages of a run work with: its models, its texts and its limits, whatever the recipe."""
+"""What the stages of a run work with: its recipe, models, template, gate and limits."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -59,7 +59,7 @@ class StageContext:
     """What the stages of one run work with.
 
     Attributes:
-        recipe_name: of the recipe, as it stands in every pair.
+        recipe_name: as every pair names it.
         recipe: what happens to a prompt.
         samples: answers to choose among, where the recipe has a judge.
         strip_thinking: whether thinking before an answer, and end marks behind it, are no part of
@@ -67,7 +67,7 @@ class StageContext:
         ask_again: whether a revision that was cut or cannot be read gets a second chance.
         controls: draws the pairs by which a judge that verifies is itself tested.
         template: how the reviser is asked; None where the recipe has no revision.
-        rubric: what the judge goes by.
+        rubric: the preference in plain words, for the judge.
         gate: says which answers and revisions make no pair.
         clients: the models.
     """
@@ -94,7 +94,7 @@ class StageContext:
 
     @cached_property
     def judge(self) -> Judge:
-        """The judge, with what it goes by."""
+        """The judge with its rubric."""
         assert self.clients.judge is not None
         return Judge(self.clients.judge, self.rubric)
 

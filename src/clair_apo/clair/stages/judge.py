@@ -1,4 +1,4 @@
-"""What a judge decides: which of several answers is best and worst, and whether a pair holds.
+"""Asks a judge which of several answers are best and worst, and whether a finished pair holds.
 
 `choose` is the stage `judge`: a judge, or the data's scores, choose among answers. `verify` is the
 last stage: a judge confirms a finished pair. Each has a function that sums its rows up for the
@@ -67,7 +67,7 @@ def _choose_by_judge(state: PromptState, judge: Judge) -> Dialogue[StageOutput]:
     judgement = _judgement(state, judge, _votes(pairs, answers), answers)
     if judgement.better is not None:
         return StageOutput((judgement,))
-    detail = f"the judge holds no answer for better ({'; '.join(_spelled(judgement.votes))})"
+    detail = f"the judge prefers no answer ({'; '.join(_spelled(judgement.votes))})"
     raw = "\n\n".join(answer.completion.text for answer in answers if answer.completion)
     undecided = drop(state, Stage.JUDGE, DropReason.JUDGE_REJECTED, detail, raw)
     return StageOutput((judgement,), undecided.dropped)
@@ -177,7 +177,7 @@ def sum_up_judgements(judgements: Iterable[Judgement]) -> dict[str, Any]:
         Under `comparisons`: `comparisons`; of these `consistent` (both orders agree on a winner),
         `ties` (both say so, or the answers are equal and nobody was asked), `unreadable` (a reply
         without verdict) and `inconsistent` (the rest); `votes` and of these `for_first`, whose
-        share would be a half for a judge without a liking for what stands first.
+        share is a half for a judge that does not favour what is shown first.
     """
     numbers = Counter(
         comparisons=0, consistent=0, ties=0, inconsistent=0, unreadable=0, votes=0, for_first=0
@@ -229,7 +229,7 @@ def _fault(verification: Verification) -> str | None:
     if verification.confirmed is None:
         return "the judge's reply holds no verdict"
     if not verification.confirmed:
-        return "the judge does not hold the chosen answer for better"
+        return "the judge does not find the chosen answer better"
     if verification.control and verification.control_confirmed is not False:
         return "the judge does not reject the claim that the rejected answer is better"
     return None

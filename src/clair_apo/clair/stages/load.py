@@ -1,4 +1,4 @@
-"""Prompts: where they are from, which of them a run takes, and which are dropped as they are read.
+"""Loads the prompts of a run: reads, checks and draws them, and drops repeated ones.
 
 This file holds the config of the prompts (`PromptsConfig`, `PromptShard`), the two readings of the
 data, and the search for duplicates (`SeenPrompts`).
@@ -94,7 +94,7 @@ class PromptSurvey(NamedTuple):
     """What is known of the prompts before anything is written or asked."""
 
     prompts: int
-    """Those that are used, duplicates among them."""
+    """All that are used, with the duplicates among them."""
     given: int
     """Those that bring an answer, of those that are not dropped at once."""
     waiting: int

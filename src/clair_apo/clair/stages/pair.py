@@ -1,4 +1,4 @@
-"""The two sides of a prompt become a preference pair, and how far apart they are is measured."""
+"""Makes the preference pair of a prompt, and measures how far apart its sides are."""
 
 import re
 
@@ -20,7 +20,7 @@ from clair_apo.records import (
 )
 
 TOKENIZER = "lower-cased words and punctuation marks"
-"""What counts as a token in every Jaccard similarity; stands beside each table."""
+"""What counts as a token in every Jaccard similarity; written beside each table."""
 
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 

@@ -1,4 +1,4 @@
-"""Answers to a prompt: the target model's own, those of the data, or a stronger model's."""
+"""Collects the answers to a prompt: the target model's, the data's, or a stronger model's."""
 
 from clair_apo.clair.answer_text import answer_text, trimmed
 from clair_apo.clair.filters.gate import DropCause, check_answer
@@ -104,7 +104,7 @@ def _checked(response: Response, raw: str, limit: int | None, stage: Stage) -> R
     if cause is None:
         return response
     if cause.reason is DropReason.EMPTY and trimmed(raw):
-        detail = "the answer is thinking that never ends, or that nothing stands behind"
+        detail = "the answer is thinking that never ends, or that nothing follows"
         cause = DropCause(DropReason.CUT, detail)
     return Dropped(
         id=response.prompt_id, stage=stage, reason=cause.reason, detail=cause.detail, raw=raw

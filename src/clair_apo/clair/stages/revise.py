@@ -1,4 +1,4 @@
-"""A reviser model revises an answer, and its reply is read.
+"""Asks a reviser to revise an answer, and reads its reply.
 
 `revise` is the stage. A reply that was cut is asked for once more with a larger limit; one that
 does not have the asked form, or whose edits do not apply, is sent back once with what is wrong with
@@ -89,7 +89,7 @@ def _revision(
 def repair_message(error: ParseError, format: RevisionFormat) -> str:
     """The user's turn that asks for the same revision in a form that can be used.
 
-    It stands behind the first request and the reply itself, and refers to the answer there.
+    It follows the first request and the reply, and refers to the answer in the request.
 
     Args:
         error: what was wrong; its reason is one of `REPAIRABLE`.
@@ -172,7 +172,7 @@ class _Fault:
 
 
 def _whole_reply(request: ChatRequest, reviser: CachedChat, spent: _Spent) -> Dialogue[Answer]:
-    """Ask, and once more with a larger limit where the reply was cut."""
+    """Ask; where the reply was cut, ask once more with a larger limit."""
     (answer,) = yield (request,)
     spent.add(answer)
     cause = _check(answer)

@@ -1,8 +1,8 @@
-"""The table of the stages: what each asks, writes, depends on and runs. There is no other list.
+"""The table of the stages: what each asks, writes, depends on and runs; there is no other list.
 
 To add a stage, add an entry to `STAGES` and name it in a recipe (`clair_apo.clair.recipes`); the
-table stands apart from the recipes because the functions of the stages need the recipes themselves.
-`pair` and `verify` stand in no recipe: `stages_of` adds them.
+table is in a file of its own because the functions of the stages import the recipes. No recipe
+names `pair` and `verify`: `stages_of` adds them.
 """
 
 from collections.abc import Callable, Iterable, Set

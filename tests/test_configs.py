@@ -1,0 +1,132 @@
+"""Every shipped YAML is read by the program that it is for, says how it is used, and names files
+that are there."""
+
+import importlib.util
+import re
+
+import jsonschema
+import pytest
+import yaml
+from accelerate.commands.config.config_args import load_config_from_file
+from trl import KTOConfig, ModelConfig
+
+from clair_apo.apo.arguments import PairArguments, parse_arguments, parse_into
+from clair_apo.clair import GateConfig, GenerateConfig
+from clair_apo.clair.planning import estimate as estimating
+from tests.helpers import ROOT
+from tests.helpers.clair_runs import write_rows
+from tests.helpers.scripted_roles import WordCounter
+
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+GENERATION = [path for path in CONFIGS if path.parent.name == "clair"]
+SCHEMA = ROOT / "configs" / "clair" / "schema.json"
+
+
+def _name(path):
+    return f"{path.parent.name}/{path.stem}"
+
+
+def _generation(path):
+    return [GenerateConfig.from_command_line(["--config", str(path)])]
+
+
+def _training(path):
+    return parse_arguments(["--config", str(path)])
+
+
+def _unpaired(path):
+    return parse_into(["--config", str(path)], (PairArguments, KTOConfig, ModelConfig))
+
+
+def _launch(path):
+    return [load_config_from_file(str(path))]
+
+
+READERS = {"clair": _generation, "apo": _training, "unpaired": _unpaired, "accelerate": _launch}
+
+
+def _expected(key, value, found):
+    """A value of the YAML as its reader spells it."""
+    if key == "gate":  # a preset is resolved into its values
+        return GateConfig(**value).model_dump(mode="json")
+    if key == "report_to" and value == "none":
+        return []
+    return [value] if isinstance(found, list) and not isinstance(value, list) else value
+
+
+def _plain(value):
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    return str(value) if type(value).__module__ == "pathlib" else getattr(value, "value", value)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=_name)
+def test_a_config_is_read_with_exactly_its_values(path):
+    parts = READERS[path.parent.name](path)
+    for key, value in yaml.safe_load(path.read_text("utf-8")).items():
+        found = _plain(next(getattr(part, key) for part in parts if hasattr(part, key)))
+        expected = _expected(key, value, found)
+        if isinstance(expected, dict):
+            assert expected.items() <= found.items(), key
+        else:
+            assert found == expected, key
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=_name)
+def test_a_config_begins_with_its_purpose_its_command_and_the_hardware(path):
+    head = path.read_text("utf-8").split("\n\n")[0]
+    headings = re.findall(r"(?m)^# ([A-Z]\w+):", head)
+    assert headings[0] == "Purpose"
+    assert {"Purpose", "Command", "Hardware"} <= set(headings)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=_name)
+def test_a_config_names_files_that_are_there(path):
+    text = path.read_text("utf-8")
+    named = re.findall(r"\b(?:configs|scripts|src)/[\w/.-]+\.\w+", text)
+    assert [name for name in named if not (ROOT / name).exists()] == []
+    if not path.is_symlink() and path.parent == SCHEMA.parent:
+        schema = re.match(r"# yaml-language-server: \$schema=(.+)\n", text)
+        assert path.parent / schema[1] == SCHEMA
+
+
+@pytest.mark.parametrize("path", GENERATION, ids=_name)
+def test_a_generation_config_can_be_estimated(path, tmp_path, monkeypatch):
+    monkeypatch.setattr(estimating, "TokenCounter", WordCounter)
+    monkeypatch.chdir(tmp_path)
+    data = write_rows(tmp_path / "prompts.jsonl", [{"prompt": "Why?", "answers": ["So.", "Thus."]}])
+    (config,) = _generation(path)
+    here = config.prompts.model_copy(update={"path": str(data), "ignore_given": True})
+    rubric = config.revision.rubric and ROOT / config.revision.rubric
+    revision = config.revision.model_copy(update={"rubric": rubric})
+    found = estimating.estimate(config.model_copy(update={"prompts": here, "revision": revision}))
+    assert (found.recipe, found.prompts) == (config.recipe, 1)
+    asking = {model.role for model in found.models if model.requests}
+    assert asking == set(config.asked_models)
+
+
+@pytest.fixture
+def validator():
+    return jsonschema.Draft202012Validator(yaml.safe_load(SCHEMA.read_text("utf-8")))
+
+
+@pytest.mark.parametrize("path", GENERATION, ids=_name)
+def test_a_generation_config_fits_the_schema_that_editors_read(path, validator):
+    assert list(validator.iter_errors(yaml.safe_load(path.read_text("utf-8")))) == []
+
+
+def test_the_schema_finds_an_unknown_key_and_a_wrong_value(validator):
+    config = {"run_dir": "r", "prompts": {"path": "p", "colum": "x"}, "target": {"model": "m"}}
+    wrong = config | {"revision": {"format": "whole"}, "recipe": "magic"}
+    found = {tuple(error.path) for error in validator.iter_errors(wrong)}
+    assert found >= {("prompts",), ("revision", "format"), ("recipe",)}
+
+
+def test_the_schema_is_that_of_the_models_as_they_are():
+    script = ROOT / "scripts" / "write_config_schema.py"
+    spec = importlib.util.spec_from_file_location("write_config_schema", script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert SCHEMA.read_text("utf-8") == module.config_schema(), (
+        "the generation config has changed: run python scripts/write_config_schema.py"
+    )
