@@ -6,9 +6,6 @@ Both are means of weights, name by name; an adapter is merged into its model fir
 of two adapters' factors is not the adapter of the mean.
 """
 
-# mypy: allow-untyped-calls
-# peft is typed in part only
-
 import logging
 import shutil
 import tempfile

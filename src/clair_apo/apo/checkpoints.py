@@ -5,9 +5,6 @@ checkpoint opens with a note that it is being written, and closes, when every pr
 the sizes of its files; older checkpoints go only then.
 """
 
-# mypy: allow-untyped-calls
-# trl is typed in part only
-
 import contextlib
 import json
 import logging
@@ -25,9 +22,9 @@ from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import rotate_checkpoints
 from trl.trainer.dpo_trainer import DPOTrainer
 
+from clair_apo.apo.trl_compat import checkpoints_folder, rotate_checkpoints
 from clair_apo.errors import TrainingError
 from clair_apo.records import Record
 from clair_apo.run_folder import write_json
@@ -198,7 +195,7 @@ class CheckpointingTrainer(DPOTrainer):
             super().save_model(output_dir, _internal_call)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        run = Path(self._get_output_dir(trial=trial))
+        run = Path(checkpoints_folder(self, trial))
         checkpoint = run / f"checkpoint-{self.state.global_step}"
         args, limit = self.args, self.args.save_total_limit
         if args.should_save:
@@ -207,7 +204,7 @@ class CheckpointingTrainer(DPOTrainer):
         args.save_total_limit = None  # nothing older goes before this one is whole
         try:
             with named_write_failure(checkpoint, self.state.global_step):
-                super()._save_checkpoint(model, trial)
+                super()._save_checkpoint(model, trial)  # type: ignore[no-untyped-call]
                 self._save_reference(checkpoint)
         finally:
             args.save_total_limit = limit

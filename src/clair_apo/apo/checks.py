@@ -15,7 +15,6 @@ from accelerate.utils import extract_model_from_parallel
 from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor
-from trl.data_utils import _tokenize
 from trl.trainer.dpo_config import DPOConfig
 
 from clair_apo.apo.forward.batching import WEIGHTS, rows_of
@@ -30,6 +29,7 @@ from clair_apo.apo.objectives import Objective
 from clair_apo.apo.reference.choose import unwrapped_policy
 from clair_apo.apo.reference.logprobs import reference_logps, reference_tokens
 from clair_apo.apo.run_summary import describe_data
+from clair_apo.apo.trl_compat import POLICY_ADAPTER, prepared_batch, tokenize, wraps_tokens
 from clair_apo.errors import TrainingError
 
 LOGP_TOLERANCE_FP32 = 1e-3
@@ -89,7 +89,7 @@ def check_adapter(model: Any, has_reference: bool) -> None:
         TrainingError: says how to call it.
     """
     names = list(getattr(model, "peft_config", None) or ())
-    if isinstance(model, PeftModel) and not has_reference and "default" not in names:
+    if isinstance(model, PeftModel) and not has_reference and POLICY_ADAPTER not in names:
         raise TrainingError(
             f"the policy's adapter is called {', '.join(names)}, and TRL's trainer copies the one "
             'called default as its reference: load it under that name (adapter_name="default"), '
@@ -107,7 +107,7 @@ def check_head(model: Any) -> None:
         TrainingError: says what to leave out.
     """
     head = model.get_output_embeddings()
-    if type(head).__name__ == "TrainableTokensWrapper":
+    if wraps_tokens(head):
         raise TrainingError(
             "trainable_token_indices also wraps the model's head where that is tied to the "
             "embeddings, and log-probabilities are computed from the head's weights alone: leave "
@@ -137,7 +137,7 @@ def left_out(processing_class: Any, row: Mapping[str, Any]) -> str | None:
     tools = row.get("tools")
     options = {"tools": json.loads(tools) if isinstance(tools, str) else tools}
     options |= row.get("chat_template_kwargs") or {}
-    whole = _tokenize(processing_class, row["prompt"], add_generation_prompt=True, **options)
+    whole = tokenize(processing_class, row["prompt"], add_generation_prompt=True, **options)
     missing = whole["input_ids"][len(row["prompt_ids"]) :]
     return processing_class.decode(missing) if missing else None
 
@@ -323,7 +323,7 @@ class StartGuard:
         trainer = self._trainer
         if trainer.is_deepspeed_enabled:
             return True  # its engine has stepped already
-        batch = {k: v for k, v in trainer._prepare_inputs(dict(batch)).items() if k != WEIGHTS}
+        batch = {k: v for k, v in prepared_batch(trainer, dict(batch)).items() if k != WEIGHTS}
         with torch.no_grad(), in_eval_mode(trainer.model):
             forward = trainer.forward_pairs(trainer.model_wrapped, batch, statistics=False)
             reference = reference_tokens(trainer, batch)

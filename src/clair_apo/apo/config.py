@@ -1,8 +1,5 @@
 """The training arguments: TRL's, with APO-zero for a default, and working without accelerator."""
 
-# mypy: allow-untyped-calls
-# trl is typed in part only
-
 import os
 from dataclasses import dataclass, field
 
@@ -109,7 +106,7 @@ class APOConfig(DPOConfig):
             self.bf16 = bool(self.bf16)
             if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # one process alone must not name one
                 self.ddp_backend = self.ddp_backend or "gloo"
-        super().__post_init__()
+        super().__post_init__()  # type: ignore[no-untyped-call] # of trl
         self._check()
         if self.length_normalize:
             self._check_length_normalize()

@@ -4,8 +4,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from trl.data_utils import common_prefix_length
-
+from clair_apo.apo.trl_compat import common_prefix_length
 from clair_apo.records import Record
 
 Truncation = Literal["keep_start", "keep_end"]

@@ -5,9 +5,6 @@ is held to it: what decides its objective, its data or its steps cannot change o
 change is noted with the step at which it did.
 """
 
-# mypy: allow-untyped-calls
-# transformers and peft are typed in part only
-
 import dataclasses
 import json
 import logging

@@ -1,8 +1,5 @@
 """What a run was, in facts: for its model card, its manifest and the report that is drawn of it."""
 
-# mypy: allow-untyped-calls
-# datasets is typed in part only
-
 import hashlib
 from typing import Any
 
@@ -157,7 +154,7 @@ def _reference(trainer: Any) -> str:
 
 
 def _name_of(model: Any) -> str:
-    return _short(str(getattr(bare_model(model).config, "_name_or_path", ""))) or "unnamed"
+    return _short(str(bare_model(model).config.name_or_path or "")) or "unnamed"
 
 
 def _short(path: str) -> str:

@@ -1,8 +1,5 @@
 """From a YAML file to a checkpoint: what `clair-apo train` and `scripts/train.py` both call."""
 
-# mypy: allow-untyped-calls
-# trl is typed in part only
-
 import copy
 import sys
 import warnings
@@ -13,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from transformers import TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_callback import ProgressCallback
+from transformers import ProgressCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging as transformers_logging
 from trl.trainer.utils import get_peft_config, get_quantization_config
 
@@ -134,7 +130,7 @@ def _run(setup: TrainingSetup, split: PairSplit, resume_from: str | None) -> Tra
     )
     _write(trainer, setup, split, result, started)
     freeze_objects_for_exit(setup.args.world_size)
-    trainer.end()
+    trainer.end()  # type: ignore[no-untyped-call]
     return result
 
 

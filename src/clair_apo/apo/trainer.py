@@ -5,9 +5,6 @@ The way of a batch: rows (`RowTrainer`) -> `forward_pairs` and `reference_tokens
 Losses that are not ours, and options that change what a log-ratio is, take TRL's own way.
 """
 
-# mypy: allow-untyped-calls
-# trl is typed in part only
-
 import contextlib
 import functools
 import logging
@@ -61,6 +58,7 @@ from clair_apo.apo.reference.choose import choose_reference, finish_choice
 from clair_apo.apo.reference.logprobs import TOKEN_COLUMNS, reference_tokens
 from clair_apo.apo.run_record import RunRecorder, check_settings, settings_of
 from clair_apo.apo.run_summary import describe_data, measure, model_card, tokens_digest
+from clair_apo.apo.trl_compat import fsdp_hidden, keep_columns
 from clair_apo.files import atomic_writer
 
 logger = logging.getLogger(__name__)
@@ -95,7 +93,6 @@ class APOTrainer(ReferenceTrainer, CheckpointingTrainer):
     """What is minimised, where `computes_pairs`."""
     alarms: AlarmCallback
     """Has said what contradicts the objective so far."""
-    _signature_columns: Any
 
     def __init__(
         self,
@@ -123,20 +120,22 @@ class APOTrainer(ReferenceTrainer, CheckpointingTrainer):
         self._guard = FailureGuard(self)
         self._start = StartGuard(self)
         self.reference_cache = ReferenceCache(self, choice.cache, choice.function, choice.reload)
-        super().__init__(
-            model=model,
-            ref_model=choice.model,
-            args=choice.args,
-            data_collator=data_collator,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            processing_class=processing_class,
-            compute_metrics=compute_metrics,
-            callbacks=[*(callbacks or []), AskPolicyAtStart(self, choice.model is None)],
-            optimizers=optimizers,
-            quantization_config=quantization_config,
-            peft_config=peft_config,
-        )
+        hides = bool(choice.args.precompute_ref_log_probs) and choice.model is None
+        with fsdp_hidden(self, hides) as hiding:
+            super().__init__(
+                model=model,
+                ref_model=choice.model,
+                args=choice.args,
+                data_collator=data_collator,
+                train_dataset=train_dataset,
+                eval_dataset=eval_dataset,
+                processing_class=processing_class,
+                compute_metrics=compute_metrics,
+                callbacks=[*(callbacks or []), AskPolicyAtStart(self), *hiding],
+                optimizers=optimizers,
+                quantization_config=quantization_config,
+                peft_config=peft_config,
+            )
         check_head(self.model)
         if args.disable_dropout:
             switch_off_dropout(self.model)
@@ -191,9 +190,8 @@ class APOTrainer(ReferenceTrainer, CheckpointingTrainer):
 
     def _set_signature_columns_if_needed(self) -> None:
         """Keep the columns that name a pair; the collator is not given them."""
-        super()._set_signature_columns_if_needed()
-        known = self._signature_columns
-        self._signature_columns = known + [c for c in ("id", ROW) if c not in known]
+        super()._set_signature_columns_if_needed()  # type: ignore[no-untyped-call]
+        keep_columns(self, ("id", ROW))
 
     # --- loss
 
@@ -225,7 +223,9 @@ class APOTrainer(ReferenceTrainer, CheckpointingTrainer):
         if not self.computes_pairs:
             ours = (ROWS, IMAGES, *TOKEN_COLUMNS)
             theirs = {key: value for key, value in inputs.items() if key not in ours}
-            found = super().compute_loss(model, theirs, return_outputs, num_items_in_batch)
+            found = super().compute_loss(  # type: ignore[no-untyped-call]
+                model, theirs, return_outputs, num_items_in_batch
+            )
             self._guard.check_finite_mean(found[0] if return_outputs else found, inputs)
             return found
         forward = self.forward_pairs(model, inputs)
@@ -346,7 +346,7 @@ class APOTrainer(ReferenceTrainer, CheckpointingTrainer):
 
 
 def _name_of(model: Any) -> str:
-    name = model if isinstance(model, str) else getattr(model.config, "_name_or_path", "")
+    name = model if isinstance(model, str) else str(model.config.name_or_path or "")
     return name.rstrip("/").split("/")[-1] or "model"
 
 

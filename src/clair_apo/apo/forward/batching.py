@@ -3,17 +3,14 @@
 They must count neither in the loss nor in the metrics. B is the number of pairs of one process.
 """
 
-# mypy: allow-untyped-calls
-# accelerate is typed in part only
-
 import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
-from accelerate.data_loader import BatchSamplerShard, IterableDatasetShard
 from torch import Tensor
 
+from clair_apo.apo.trl_compat import BatchSamplerShard, IterableDatasetShard
 from clair_apo.errors import TrainingError
 
 ROW = "clair_apo_row"

@@ -5,9 +5,6 @@ ours or TRL's takes part in it. What is tried is the model as it is: in the dtyp
 its adapters and hooks. Afterwards everything is as it was, random numbers included.
 """
 
-# mypy: allow-untyped-calls
-# trl and transformers are typed in part only
-
 import contextlib
 import math
 import random
@@ -28,6 +25,7 @@ from clair_apo.apo.forward.shared_prefix import (
     shared_prefix_forward,
 )
 from clair_apo.apo.forward.tree import tree_sizes
+from clair_apo.apo.trl_compat import forward_hooks, is_in_pieces
 from clair_apo.errors import ClairApoError
 
 PAIRS_LOOKED_AT = 16
@@ -171,7 +169,7 @@ def foreign_hooks(model: Any) -> dict[str, nn.Module]:
     """Modules with a forward hook, or a forward, that no library put there which is known here."""
     found, bare = {}, bare_model(model)
     for name, module in model.named_modules():
-        hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+        hooks = forward_hooks(module)
         if "forward" in module.__dict__ and module is not bare:  # there, TRL's fused head is
             hooks.append(module.forward)
         if any(map(_is_foreign, hooks)):
@@ -251,5 +249,5 @@ def _adapters_visible(model: Any) -> Iterator[None]:
 
 
 def _is_plain(weight: Tensor) -> bool:
-    spread = hasattr(weight, "full_tensor") or hasattr(weight, "ds_id")
-    return weight.is_floating_point() and weight.numel() > 0 and not weight.is_meta and not spread
+    whole = not weight.is_meta and not is_in_pieces(weight)
+    return weight.is_floating_point() and weight.numel() > 0 and whole

@@ -9,13 +9,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
-from accelerate.utils import is_peft_model
-from torch import nn
 from transformers import PreTrainedModel
 from trl.trainer.dpo_config import DPOConfig
 
 from clair_apo.apo.forward.shared_prefix import bare_model
 from clair_apo.apo.objectives import OBJECTIVES
+from clair_apo.apo.trl_compat import BatchNorm, is_peft_model, is_stateful, takes_attention
 from clair_apo.errors import ConfigError
 
 
@@ -137,7 +136,7 @@ def reads_whole_batches(args: DPOConfig, model: Any) -> str | None:
     if args.neftune_noise_alpha:
         return "neftune_noise_alpha scales its noise by the length of a padded batch"
     for name, module in model.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        if isinstance(module, BatchNorm):
             return f"{name} takes statistics over all tokens of a padded batch"
     return None
 
@@ -200,7 +199,7 @@ def _head_is_plain(model: Any, _: Any) -> bool:
 _OBSTACLES: tuple[tuple[Callable[[Any, Any], bool], str], ...] = (
     (lambda model, config: bool(config.is_encoder_decoder), "the model has an encoder"),
     (
-        lambda model, config: bool(getattr(model, "_is_stateful", False)),
+        lambda model, config: is_stateful(model),
         "the model carries a state from token to token",
     ),
     (_slides, "not all layers attend to the whole sequence (a sliding window, or another kind)"),
@@ -216,9 +215,7 @@ _OBSTACLES: tuple[tuple[Callable[[Any, Any], bool], str], ...] = (
     (_rope_follows_length, "rotary positions change with the longest sequence of a batch"),
     (lambda model, config: not getattr(config, "is_causal", True), "attention is not causal"),
     (
-        lambda model, config: (
-            not (model._supports_attention_backend and model._can_set_attn_implementation())
-        ),
+        lambda model, config: not takes_attention(model),
         "its attention is not replaceable through transformers",
     ),
     (lambda model, config: config is not model.config, "the model has parts beside its text part"),

@@ -1,8 +1,5 @@
 """Noise of training mode: where it comes from, switching it off, and models without it."""
 
-# mypy: allow-untyped-calls
-# torch and peft are typed in part only
-
 import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any

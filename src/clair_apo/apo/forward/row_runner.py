@@ -5,9 +5,6 @@ own forward and backward; gradients are synchronised on the last. However a glob
 into rows, micro-batches and processes, its loss is the mean over its pairs, each counted once.
 """
 
-# mypy: allow-untyped-calls
-# trl is typed in part only
-
 import contextlib
 import functools
 import itertools
@@ -16,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
-from accelerate.utils import DistributedType, gather_object
+from accelerate.utils import gather_object
 from torch import Tensor
 from trl.trainer.dpo_trainer import DPOTrainer
 
@@ -51,6 +48,14 @@ from clair_apo.apo.forward.layout_choice import (
 from clair_apo.apo.forward.logps import PairForward, joined, padded_forward
 from clair_apo.apo.forward.shared_prefix import bare_model, shared_prefix_forward
 from clair_apo.apo.forward.tree import tree_sizes
+from clair_apo.apo.trl_compat import (
+    is_last_batch,
+    known_columns_collator,
+    overrides_loss,
+    prepared_batch,
+    sees_images,
+    unsynced,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +110,7 @@ class RowTrainer(DPOTrainer):
     @property
     def _has_a_loss_of_its_own(self) -> bool:
         """Whether a subclass overrides the method in which TRL computes the loss."""
-        return getattr(self._compute_loss, "__func__", None) is not DPOTrainer._compute_loss
+        return overrides_loss(self)
 
     @property
     def loss_is_scaled_for_ga(self) -> bool:  # type: ignore[override] # a constant in trl
@@ -135,7 +140,7 @@ class RowTrainer(DPOTrainer):
             choice = choose_layout(
                 self.args,
                 self.model,
-                sees_images=self._is_vlm,
+                sees_images=sees_images(self),
                 parallel=self.accelerator.parallelism_config,
             )
             if choice.reason:
@@ -201,7 +206,7 @@ class RowTrainer(DPOTrainer):
     def numbered(self, collate: Any) -> NumberedPairs:
         """A collator with its batches numbered, given no column that TRL would not give it."""
         named = (ROW, "id") if self.args.remove_unused_columns else (ROW,)
-        return NumberedPairs(self._get_collator_with_removed_columns(collate), named)
+        return NumberedPairs(known_columns_collator(self, collate), named)
 
     def first_pairs(self, count: int, collate: Any = None) -> dict[str, Any]:
         """The first pairs of the training data as a padded batch, the same every time.
@@ -215,8 +220,7 @@ class RowTrainer(DPOTrainer):
         collate = collate or self.collate_as_in_training
         with random_numbers_kept(self.accelerator.device):
             batch = collate(first)
-        prepared: dict[str, Any] = self._prepare_inputs(batch)
-        return prepared
+        return prepared_batch(self, batch)
 
     # --- forward
 
@@ -272,7 +276,7 @@ class RowTrainer(DPOTrainer):
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not self.computes_pairs or not batches:
             return batches, items
-        at_end = self.accelerator.gradient_state.end_of_dataloader
+        at_end = is_last_batch(self.accelerator)
         for number, batch in enumerate(batches, 1):
             batch[WEIGHTS] = pair_weights(
                 rows_of(batch).to(device),
@@ -288,9 +292,11 @@ class RowTrainer(DPOTrainer):
     ) -> Tensor:
         """One forward and backward for each row of a batch; gradients meet on the last."""
         if not self.computes_pairs:
-            theirs: Tensor = super().training_step(model, inputs, num_items_in_batch)
+            theirs: Tensor = super().training_step(  # type: ignore[no-untyped-call]
+                model, inputs, num_items_in_batch
+            )
             return theirs
-        inputs = self._prepare_inputs(inputs)
+        inputs = prepared_batch(self, inputs)
         plan = self._rows(inputs)
         rows = plan.of(inputs)
         for surplus in rows[len(plan.own) :]:
@@ -300,8 +306,13 @@ class RowTrainer(DPOTrainer):
         losses = []
         with self._attention(model), fast_float32_products(self.accelerator.device):
             for number, row in enumerate(rows, 1):
-                with contextlib.nullcontext() if number == len(rows) else self._unsynced(model):
-                    losses.append(super().training_step(model, row, num_items_in_batch))
+                with (
+                    contextlib.nullcontext()
+                    if number == len(rows)
+                    else unsynced(self.accelerator, model)
+                ):
+                    one = super().training_step(model, row, num_items_in_batch)  # type: ignore[no-untyped-call]
+                    losses.append(one)
         return torch.stack(losses).sum()
 
     def mean_over_step(
@@ -320,21 +331,6 @@ class RowTrainer(DPOTrainer):
         # gradients are averaged over processes, where the mean wants them summed
         mean: Tensor = (losses * weights).sum() * (self.accelerator.num_processes / pairs_in_step)
         return mean
-
-    @contextlib.contextmanager
-    def _unsynced(self, model: Any) -> Iterator[None]:
-        """Within a step, before its last row."""
-        if self.accelerator.distributed_type != DistributedType.DEEPSPEED:
-            with self.accelerator.no_sync(model):
-                yield
-            return
-        state = self.accelerator.gradient_state  # DeepSpeed's optimizer steps where it is true
-        syncs = state.sync_gradients
-        state._set_sync_gradients(False)
-        try:
-            yield
-        finally:
-            state._set_sync_gradients(syncs)
 
     def _attention(self, model: Any) -> contextlib.AbstractContextManager[None]:
         """Around forward and backward: gradient checkpointing attends in the backward pass too."""

@@ -4,9 +4,6 @@ What is missing is computed with the policy before its first optimizer step, whe
 reference, or with the reference model where there is one. Every process takes part.
 """
 
-# mypy: allow-untyped-calls
-# trl and accelerate are typed in part only
-
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,10 +16,7 @@ from accelerate.utils import tqdm
 from datasets import Dataset, IterableDataset
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
-from transformers import TrainerCallback
-from transformers.trainer import Trainer
-from trl.models.utils import prepare_deepspeed
-from trl.trainer.utils import add_fused_lm_head
+from transformers import Trainer, TrainerCallback
 
 from clair_apo.apo.checks import check_head
 from clair_apo.apo.error_context import Work, named_memory_failure
@@ -38,6 +32,7 @@ from clair_apo.apo.reference.logprobs import (
 )
 from clair_apo.apo.reference.model_function import ModelFunction, model_function
 from clair_apo.apo.reference.storage import PairTokenLogps, ReferenceStore
+from clair_apo.apo.trl_compat import add_fused_lm_head, prepare_deepspeed, uses_fsdp
 from clair_apo.errors import TrainingError
 
 FLUSH_SECONDS = 60.0
@@ -110,7 +105,7 @@ class ReferenceCache:
                 mixed_precision=trainer.accelerator.mixed_precision,
                 spread=_uses_fsdp(trainer),
             )
-            name = str(getattr(model.config, "_name_or_path", "")) or type(model).__name__
+            name = str(model.config.name_or_path or "") or type(model).__name__
             # a folder's last part is enough: where it lay on one machine is no news to a reader
             name = Path(name).name if name.startswith(("/", ".")) else name
             unreadable = self._function.unreadable
@@ -340,12 +335,7 @@ def is_spread(trainer: RowTrainer) -> bool:
 
 
 def _uses_fsdp(trainer: RowTrainer) -> bool:
-    # not is_fsdp_enabled, which is hidden from TRL while the trainer is made
-    return getattr(trainer.accelerator.state, "fsdp_plugin", None) is not None
-
-
-# mypy: allow-untyped-calls
-# trl is typed in part only
+    return uses_fsdp(trainer.accelerator)
 
 
 class ReferenceTrainer(RowTrainer):
@@ -388,17 +378,10 @@ class AskPolicyAtStart(TrainerCallback):
 
     Args:
         trainer: an `APOTrainer`.
-        of_policy: whether there is no other reference model.
     """
 
-    def __init__(self, trainer: Any, of_policy: bool) -> None:
+    def __init__(self, trainer: Any) -> None:
         self._trainer = trainer
-        self._of_policy = of_policy
-
-    def on_init_end(self, *event: Any, **more: Any) -> None:
-        """Keep TRL from loading a second model by name, as it does under FSDP alone."""
-        if self._trainer.args.precompute_ref_log_probs and self._of_policy:
-            self._trainer.is_fsdp_enabled = False
 
     def on_train_begin(self, *event: Any, **more: Any) -> None:
         """Settle the layout; compute what no cache had, or see that the policy stays its reference.

@@ -3,9 +3,6 @@
 Knows which models there are and which must be loaded; not what they say.
 """
 
-# mypy: allow-untyped-calls
-# trl and accelerate are typed in part only
-
 import contextlib
 import copy
 import functools
@@ -19,15 +16,19 @@ from typing import Any
 from datasets import Dataset
 from peft import PeftModel, PeftType
 from transformers import AutoModelForCausalLM, PreTrainedModel
-from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from trl.trainer.dpo_config import DPOConfig
-from trl.trainer.utils import use_adapter
 
 from clair_apo.apo.config import BASE, INITIAL
 from clair_apo.apo.forward.row_runner import RowTrainer
 from clair_apo.apo.reference.fingerprint import trained_base_weights
 from clair_apo.apo.reference.model_function import ModelFunction, model_function
 from clair_apo.apo.reference.storage import cache_path
+from clair_apo.apo.trl_compat import (
+    REFERENCE_ADAPTER,
+    attention_name,
+    is_deepspeed_zero3_enabled,
+    use_adapter,
+)
 from clair_apo.errors import ConfigError, TrainingError
 from clair_apo.models import find_model
 
@@ -57,8 +58,8 @@ def unwrapped_policy(trainer: RowTrainer) -> Any:
 def reference_adapter_name(trainer: RowTrainer) -> str | None:
     """The adapter that is the reference: `ref`, TRL's frozen copy; None where all are off."""
     adapters = unwrapped_policy(trainer).peft_config
-    from_base = getattr(trainer.args, "reference", "initial") == "base"
-    return "ref" if "ref" in adapters and not from_base else None
+    from_base = getattr(trainer.args, "reference", INITIAL) == BASE
+    return REFERENCE_ADAPTER if REFERENCE_ADAPTER in adapters and not from_base else None
 
 
 @contextlib.contextmanager
@@ -198,7 +199,7 @@ def _loader(name: str, model: Any, args: DPOConfig) -> Callable[[], Any]:
     options = {"dtype": "float32", **given}
     options.pop("revision", None)  # of the policy's name
     if not isinstance(model, str):
-        options |= {"dtype": model.dtype, "attn_implementation": model.config._attn_implementation}
+        options |= {"dtype": model.dtype, "attn_implementation": attention_name(model.config)}
 
     def load() -> Any:
         try:
@@ -224,10 +225,8 @@ def _load_again(name: str, load: Callable[[], Any], function: ModelFunction) -> 
 def finish_choice(trainer: Any, choice: ReferenceChoice) -> None:
     """Give batches their reference, and let go of what is not needed, once the trainer is made."""
     from_base = getattr(trainer.args, "reference", INITIAL) == BASE
-    if from_base and "ref" in trainer.model.peft_config:
-        trainer.model.delete_adapter("ref")  # TRL would take it for the reference
-    fsdp = getattr(trainer.accelerator.state, "fsdp_plugin", None)
-    trainer.is_fsdp_enabled = fsdp is not None  # was hidden from TRL, see AskPolicyAtStart
+    if from_base and REFERENCE_ADAPTER in trainer.model.peft_config:
+        trainer.model.delete_adapter(REFERENCE_ADAPTER)  # TRL would take it for the reference
     if trainer.precompute_ref_logps:
         trainer.data_collator = trainer.reference_cache.collate(trainer.data_collator)
         trainer.ref_model = None if choice.reload else trainer.ref_model

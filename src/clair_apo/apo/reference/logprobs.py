@@ -6,9 +6,6 @@ once with the policy, which still is the reference then. No second model is held
 them from there on, looked up by what the batch contains. B is the number of pairs.
 """
 
-# mypy: allow-untyped-calls
-# trl and accelerate are typed in part only
-
 import hashlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -17,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from trl.models.utils import disable_gradient_checkpointing
 
 from clair_apo.apo.forward.batching import Collate, WrappedCollator
 from clair_apo.apo.forward.logps import PairLogps, ReferenceTokens, TokenLogps
@@ -25,6 +21,7 @@ from clair_apo.apo.forward.noise import in_eval_mode
 from clair_apo.apo.forward.row_runner import RowTrainer
 from clair_apo.apo.reference.choose import reference_adapter, unwrapped_policy
 from clair_apo.apo.reference.storage import PairTokenLogps
+from clair_apo.apo.trl_compat import disable_gradient_checkpointing
 from clair_apo.errors import TrainingError
 
 SUM_COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")
