@@ -66,7 +66,7 @@ def average_models(
     for place in places:
         fault = incomplete_reason(Path(place)) if (Path(place) / NOTE).exists() else None
         if fault is not None:
-            raise ConfigError(f"{place} is no whole checkpoint: {fault}; leave it out")
+            raise ConfigError(f"{place} is no complete checkpoint: {fault}; leave it out")
     mean = _load(places[0])
     averaged = [AveragedModel(name=names[0], weight=shares[0], digest=model_function(mean).digest)]
     total = shares[0]

@@ -92,5 +92,5 @@ def _built(setup: TrainingSetup) -> APOTrainer:
     split = load_split(setup)
     with quiet(few=is_quickly_done(split)):
         trainer = make_trainer(setup, split)
-        trainer.reference_cache.build()
+        trainer.complete_reference()
     return trainer

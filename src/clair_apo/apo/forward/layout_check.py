@@ -7,11 +7,9 @@ its adapters and hooks. Afterwards everything is as it was, random numbers inclu
 
 import contextlib
 import math
-import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, Self
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,6 +17,7 @@ from torch import Tensor, nn
 from clair_apo.apo.forward.batching import take_pairs, why_uncut
 from clair_apo.apo.forward.cpu import fast_float32_products
 from clair_apo.apo.forward.logps import model_inputs
+from clair_apo.apo.forward.noise import random_numbers_kept
 from clair_apo.apo.forward.shared_prefix import (
     bare_model,
     columns_beside_trees,
@@ -205,26 +204,6 @@ def undisturbed(model: Any, device: torch.device, hooked: Iterable[nn.Module]) -
     finally:
         for module, was in training:
             module.training = was
-
-
-@contextlib.contextmanager
-def random_numbers_kept(device: torch.device) -> Iterator[None]:
-    """Draw the same random numbers every time, and leave the generators as they were.
-
-    Args:
-        device: one with a generator of its own is kept as well.
-    """
-    python, numpy = random.getstate(), np.random.get_state()  # collators may draw
-    devices = [device] if device.type == "cuda" else []
-    try:
-        with torch.random.fork_rng(devices=devices):
-            random.seed(0)
-            np.random.seed(0)
-            torch.default_generator.manual_seed(0)
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
 
 
 @contextlib.contextmanager

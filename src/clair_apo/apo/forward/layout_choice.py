@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import torch
 from transformers import PreTrainedModel
-from trl.trainer.dpo_config import DPOConfig
 
+from clair_apo.apo.config import APOConfig
 from clair_apo.apo.forward.shared_prefix import bare_model
 from clair_apo.apo.objectives import OBJECTIVES
 from clair_apo.apo.trl_compat import BatchNorm, is_peft_model, is_stateful, takes_attention
@@ -28,12 +28,12 @@ class LayoutChoice(NamedTuple):
 
 
 def choose_layout(
-    args: DPOConfig, model: Any, *, sees_images: bool = False, parallel: Any = None
+    args: APOConfig, model: Any, *, sees_images: bool = False, parallel: Any = None
 ) -> LayoutChoice:
     """Decide it from settings and model alone, before or after a trainer is made.
 
     Args:
-        args: `pair_layout`, `auto` where a `DPOConfig` has none, and all that stands against trees.
+        args: `pair_layout`, and all that rules shared beginnings out.
         model: adapted or not, with weights or on the meta device.
         sees_images: whether it is given images.
         parallel: accelerate's `ParallelismConfig`, where there is one.
@@ -41,7 +41,7 @@ def choose_layout(
     Raises:
         ConfigError: `shared_prefix` was asked for by name, and does not go.
     """
-    asked = getattr(args, "pair_layout", "auto")
+    asked = args.pair_layout
     if asked == "padded":
         return LayoutChoice("padded", None)
     reason = (
@@ -63,7 +63,7 @@ def refused(reason: str) -> ConfigError:
     return ConfigError(f"pair_layout shared_prefix: {reason}; set pair_layout to auto")
 
 
-def computes_pairs(args: DPOConfig, model: Any) -> bool:
+def computes_pairs(args: APOConfig, model: Any) -> bool:
     """Whether objective and log-ratios are ours, not left to TRL.
 
     Args:
@@ -73,7 +73,7 @@ def computes_pairs(args: DPOConfig, model: Any) -> bool:
     return _loss_of_trls_alone(args, model) is None
 
 
-def _loss_of_trls_alone(args: DPOConfig, model: Any) -> str | None:
+def _loss_of_trls_alone(args: APOConfig, model: Any) -> str | None:
     foreign = [name for name in args.loss_type if name not in OBJECTIVES]
     if foreign:
         return f"loss_type {foreign[0]} is computed by TRL"
@@ -92,7 +92,7 @@ def _loss_of_trls_alone(args: DPOConfig, model: Any) -> str | None:
     return None
 
 
-def _has_auxiliary_loss(args: DPOConfig, model: Any) -> bool:
+def _has_auxiliary_loss(args: APOConfig, model: Any) -> bool:
     """What TRL's `aux_loss_enabled` says once there is a trainer."""
     config = model.config.get_text_config()
     weight = args.router_aux_loss_coef
@@ -101,7 +101,7 @@ def _has_auxiliary_loss(args: DPOConfig, model: Any) -> bool:
     return hasattr(config, "output_router_logits") and weight != 0
 
 
-def _settings(args: DPOConfig, parallel: Any) -> str | None:
+def _settings(args: APOConfig, parallel: Any) -> str | None:
     if args.pad_to_multiple_of is not None:
         return f"pad_to_multiple_of {args.pad_to_multiple_of} asks for padding"
     if args.torch_compile:
@@ -124,7 +124,7 @@ def _counting_adapter(model: Any) -> str | None:
     return None
 
 
-def reads_whole_batches(args: DPOConfig, model: Any) -> str | None:
+def reads_whole_batches(args: APOConfig, model: Any) -> str | None:
     """What makes a forward depend on the shape of its batch; None if nothing is known to.
 
     Such a run is padded, and its batches are not cut into rows.

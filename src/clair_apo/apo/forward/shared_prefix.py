@@ -71,6 +71,17 @@ def bare_model(model: Any) -> PreTrainedModel:
     return bare
 
 
+def model_name(model: Any) -> str:
+    """What a model, wrapped or adapted or neither, is called; empty where it has no name."""
+    return short_name(str(bare_model(model).config.name_or_path or ""))
+
+
+def short_name(name: str) -> str:
+    """A model's name; of a folder the last part, since where it lay matters to no reader."""
+    name = name.rstrip("/")
+    return name.split("/")[-1] if name.startswith(("/", ".", "~")) else name
+
+
 def _with_trls_head(model: Any, inputs: Mapping[str, Any], row: PackedRow) -> LabelScores:
     outputs = fused_scores(model, inputs, shift_labels=row.labels)
     labelled = row.labels != IGNORED
