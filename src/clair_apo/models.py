@@ -180,7 +180,7 @@ def _unpack(packed: Path, folder: Path) -> None:
         model.hf_quantizer = None  # type: ignore[assignment]
         if hasattr(model.config, "quantization_config"):
             del model.config.quantization_config
-        model.config._name_or_path = EMBEDDED
+        model.config.name_or_path = EMBEDDED
         model.save_pretrained(part)
         tokenizer.save_pretrained(part)
         part.rename(folder)

@@ -126,7 +126,7 @@ def test_a_torn_checkpoint_is_refused(folder, tmp_path):
     (tmp_path / "checkpoint-2" / "checkpoint.json").write_text('{"complete": false}')
     (tmp_path / "checkpoint-2" / "trainer_state.json").write_text("{}")
     with pytest.raises(
-        ConfigError, match="checkpoint-2 is no whole checkpoint: it was not written"
+        ConfigError, match="checkpoint-2 is no complete checkpoint: it was not written"
     ):
         average_models(names, tmp_path / "mean")
 

@@ -122,7 +122,7 @@ def test_a_torn_checkpoint_is_named_and_passed_over(saved, make, caplog, tear, r
     with caplog.at_level(logging.WARNING, "clair_apo"):
         assert last_checkpoint(saved) == saved / "checkpoint-1"
     assert f"{saved / 'checkpoint-2'} is passed over: {reason}" in caplog.text
-    with pytest.raises(TrainingError, match=f"no whole checkpoint to resume from: {reason}"):
+    with pytest.raises(TrainingError, match=f"no complete checkpoint to resume from: {reason}"):
         make(max_steps=3).train(resume_from_checkpoint=str(saved / "checkpoint-2"))
 
 
@@ -187,7 +187,7 @@ def test_a_checkpoint_without_optimizer_is_not_resumed_from(make, out):
 
 
 def test_where_there_is_no_checkpoint_nothing_starts(make, out):
-    with pytest.raises(TrainingError, match="there is no whole checkpoint to resume from"):
+    with pytest.raises(TrainingError, match="there is no complete checkpoint to resume from"):
         make().train(resume_from_checkpoint=True)
 
 

@@ -281,10 +281,10 @@ def test_resuming_takes_the_last_whole_checkpoint_or_the_one_named(run):
     (out / "checkpoint-3" / "trainer_state.json").write_text('{"torn')
     (out / "checkpoint-20").mkdir()
     assert last_checkpoint(out) == out / "checkpoint-2"
-    with pytest.raises(TrainingError, match="checkpoint-20: there is no whole checkpoint"):
+    with pytest.raises(TrainingError, match="checkpoint-20: there is no complete checkpoint"):
         point(str(out / "checkpoint-20"))
     shutil.rmtree(out)
-    with pytest.raises(TrainingError, match="there is no whole checkpoint to resume from"):
+    with pytest.raises(TrainingError, match="there is no complete checkpoint to resume from"):
         point(True)
     assert point(False) is None
 

@@ -103,7 +103,7 @@ def test_the_script_resumes_from_the_last_whole_checkpoint(run_script, tmp_path,
     saving = {"save_strategy": "steps", "save_steps": 2, "held_out": 0}
     with pytest.raises(SystemExit):
         run_script(CONFIGS[1], **saving, resume_from_checkpoint="true")
-    assert "there is no whole checkpoint to resume from" in capsys.readouterr().err
+    assert "there is no complete checkpoint to resume from" in capsys.readouterr().err
     run_script(CONFIGS[1], **saving)
     state = tmp_path / "out" / "checkpoint-4" / "trainer_state.json"
     steps = [entry["step"] for entry in json.loads(state.read_text())["log_history"]]

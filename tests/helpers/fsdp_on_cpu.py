@@ -14,7 +14,7 @@ from accelerate.state import PartialState
 from accelerate.utils import DistributedType
 
 from clair_apo.apo import arguments
-from clair_apo.apo.forward.row_runner import RowTrainer
+from clair_apo.apo.forward.row_runner import RowRunner
 
 
 def main() -> None:
@@ -27,14 +27,14 @@ def main() -> None:
 
     arguments.parse_arguments = parse_and_disguise
     added = {"rows": 0}
-    rows_of = RowTrainer._rows
+    rows_of = RowRunner.rows
 
     def counted_rows(self, batch):
         found = rows_of(self, batch)
         added["rows"] += len(found.surplus) if torch.is_grad_enabled() else 0
         return found
 
-    RowTrainer._rows = counted_rows
+    RowRunner.rows = counted_rows
     sys.argv = sys.argv[1:]
     atexit.register(lambda: sys.stdout.write(f"empty rows: {added['rows']}\n"))
     runpy.run_path(sys.argv[0], run_name="__main__")

@@ -1,8 +1,5 @@
 """A folder with a trained adapter, loaded so that the adapter can be trained on."""
 
-# mypy: allow-untyped-calls
-# peft is typed in part only
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple

@@ -1,8 +1,5 @@
 """What a training run is told: TRL's flat YAML and command line over three dataclasses."""
 
-# mypy: allow-untyped-calls
-# trl is typed in part only
-
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -6,9 +6,6 @@ Both are means of weights, name by name; an adapter is merged into its model fir
 of two adapters' factors is not the adapter of the mean.
 """
 
-# mypy: allow-untyped-calls
-# peft is typed in part only
-
 import logging
 import shutil
 import tempfile
@@ -69,7 +66,7 @@ def average_models(
     for place in places:
         fault = incomplete_reason(Path(place)) if (Path(place) / NOTE).exists() else None
         if fault is not None:
-            raise ConfigError(f"{place} is no whole checkpoint: {fault}; leave it out")
+            raise ConfigError(f"{place} is no complete checkpoint: {fault}; leave it out")
     mean = _load(places[0])
     averaged = [AveragedModel(name=names[0], weight=shares[0], digest=model_function(mean).digest)]
     total = shares[0]

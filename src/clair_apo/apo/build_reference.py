@@ -1,8 +1,5 @@
 """What `clair-apo reference build` and `verify --config` call, and `scripts/build_reference.py`."""
 
-# mypy: allow-untyped-calls
-# trl and accelerate are typed in part only
-
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,7 +55,8 @@ def build_reference(setup: TrainingSetup) -> BuiltReference:
         )
     built = BuiltReference(cache.store.folder, len(cache.known), len(cache.computed))
     freeze_objects_for_exit(setup.args.world_size)
-    trainer.end()  # else torch warns of a process group that nobody ended
+    # else torch warns of a process group that nobody ended
+    trainer.end()  # type: ignore[no-untyped-call]
     return built
 
 
@@ -94,5 +92,5 @@ def _built(setup: TrainingSetup) -> APOTrainer:
     split = load_split(setup)
     with quiet(few=is_quickly_done(split)):
         trainer = make_trainer(setup, split)
-        trainer.reference_cache.build()
+        trainer.complete_reference()
     return trainer

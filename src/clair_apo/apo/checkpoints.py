@@ -1,12 +1,9 @@
-"""Checkpoints that say whether they are whole, and the last one that is.
+"""Checkpoints that say whether they are complete, resuming from them, and Ctrl+C.
 
-A process can be killed at any moment, also while several processes write one checkpoint. So each
-checkpoint opens with a note that it is being written, and closes, when every process is done, with
-the sizes of its files; older checkpoints go only then.
+A process can be killed at any moment, also while several processes write one checkpoint. So a
+checkpoint begins with a note that it is being written, and ends, when every process is done, with
+the sizes of its files; older checkpoints are deleted only then. Ctrl+C saves one before it stops.
 """
-
-# mypy: allow-untyped-calls
-# trl is typed in part only
 
 import contextlib
 import json
@@ -25,9 +22,8 @@ from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import rotate_checkpoints
-from trl.trainer.dpo_trainer import DPOTrainer
 
+from clair_apo.apo.trl_compat import is_spread, rotate_checkpoints
 from clair_apo.errors import TrainingError
 from clair_apo.records import Record
 from clair_apo.run_folder import write_json
@@ -35,6 +31,9 @@ from clair_apo.run_folder import write_json
 NOTE = "checkpoint.json"
 REFERENCE = "reference.safetensors"
 """A reference that moves (`sync_ref_model`), as it was at the step of the checkpoint."""
+
+_ECHO_SECONDS = 1.0
+"""`accelerate launch` passes a terminal's Ctrl+C on to processes that already had it."""
 
 logger = logging.getLogger(__name__)
 
@@ -51,10 +50,10 @@ class CheckpointNote(Record):
 
 
 def incomplete_reason(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint; None if it is whole.
+    """What makes a checkpoint incomplete; None if nothing does.
 
-    One without a note, written by another program, counts as whole where its trainer's state, which
-    is written last, can be read.
+    One without a note, written by another program, counts as complete where its trainer's state,
+    which is written last, can be read.
     """
     try:
         json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
@@ -73,7 +72,7 @@ def incomplete_reason(checkpoint: Path) -> str | None:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The latest whole `checkpoint-N` of a folder; later ones that are torn are named."""
+    """The latest complete `checkpoint-N` of a folder; a warning names later ones."""
     steps = {
         int(match[1]): path
         for path in folder.glob("checkpoint-*")
@@ -91,11 +90,13 @@ def check_resumable(checkpoint: Path) -> None:
     """Refuse a checkpoint from which a run cannot go on as if it had never stopped.
 
     Raises:
-        TrainingError: it is torn, or was saved without the optimizer.
+        TrainingError: it is incomplete, or was saved without the optimizer.
     """
     fault = incomplete_reason(checkpoint)
     if fault is not None:
-        raise TrainingError(f"{checkpoint}: there is no whole checkpoint to resume from: {fault}")
+        raise TrainingError(
+            f"{checkpoint}: there is no complete checkpoint to resume from: {fault}"
+        )
     note = _note(checkpoint)
     if note is not None and not note.resumable:
         raise TrainingError(
@@ -115,7 +116,7 @@ def _note(checkpoint: Path) -> CheckpointNote | None:
 
 @contextlib.contextmanager
 def named_write_failure(folder: Path, step: int) -> Iterator[None]:
-    """Say that a disk did not take what was written, whatever the library that wrote raises.
+    """Turn what libraries raise when a disk takes no more into one error that says so.
 
     Raises:
         TrainingError: names the folder, the step and what to do.
@@ -129,108 +130,125 @@ def named_write_failure(folder: Path, step: int) -> Iterator[None]:
             raise
         raise TrainingError(
             f"step {step}: {folder} cannot be written ({reason}). Free space, or save less "
-            "(save_total_limit, save_only_model); then go on from the last whole checkpoint with "
-            "--resume_from_checkpoint true"
+            "(save_total_limit, save_only_model); then go on from the last complete checkpoint "
+            "with --resume_from_checkpoint true"
         ) from error
 
 
-class CheckpointingTrainer(DPOTrainer):
-    """TRL's trainer with checkpoints that survive a kill at any moment."""
+def resume_folder(asked: str | bool | None, output_dir: Path) -> Path | None:
+    """The checkpoint that a run is told to go on from; None starts anew.
 
-    args: Any
+    Args:
+        asked: True or `true` for the last complete one of the run, a folder, or nothing.
+        output_dir: of the run.
 
-    def train(
-        self,
-        resume_from_checkpoint: str | bool | None = None,
-        trial: Any = None,
-        ignore_keys_for_eval: list[str] | None = None,
-    ) -> Any:
-        """As `Trainer.train`; True goes on from the last checkpoint that is whole.
+    Raises:
+        TrainingError: the last one was asked for, and none is complete.
+    """
+    if str(asked or "false").lower() == "false":
+        return None
+    if str(asked).lower() != "true":
+        return Path(str(asked))
+    last = last_checkpoint(output_dir)
+    if last is None:
+        raise TrainingError(f"{output_dir}: there is no complete checkpoint to resume from")
+    return last
+
+
+class CheckpointWriter:
+    """Writes checkpoints that survive a kill at any moment, with a reference that moves.
+
+    Args:
+        args: `save_total_limit`, `save_only_model`, `sync_ref_model` and which process writes.
+        accelerator: of the run.
+    """
+
+    def __init__(self, args: TrainingArguments, accelerator: Any) -> None:
+        self._args: Any = args
+        self._accelerator = accelerator
+
+    @contextlib.contextmanager
+    def writing(self, run: Path, state: TrainerState) -> Iterator[Path]:
+        """Note that a checkpoint is begun, and at the end that it is complete.
+
+        Older checkpoints are deleted only then. All processes enter.
+
+        Args:
+            run: the folder of the run's checkpoints.
+            state: names the step, and the best checkpoint.
+
+        Yields:
+            The folder to write to.
 
         Raises:
-            TrainingError: the checkpoint is torn, or there is none.
+            TrainingError: the disk does not take it.
         """
-        if resume_from_checkpoint is True:
-            folder = Path(str(self.args.output_dir))
-            last = last_checkpoint(folder)
-            if last is None:
-                raise TrainingError(f"{folder}: there is no whole checkpoint to resume from")
-            resume_from_checkpoint = str(last)
-        if resume_from_checkpoint:
-            self.check_resumed(Path(resume_from_checkpoint))
-            self._restore_reference(Path(resume_from_checkpoint))
-        return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        checkpoint, args = run / f"checkpoint-{state.global_step}", self._args
+        limit = args.save_total_limit
+        if args.should_save:
+            write_json(checkpoint / NOTE, CheckpointNote(complete=False).model_dump())
+        self._accelerator.wait_for_everyone()
+        args.save_total_limit = None  # nothing older goes before this one is complete
+        try:
+            with named_write_failure(checkpoint, state.global_step):
+                yield checkpoint
+        finally:
+            args.save_total_limit = limit
+        self._accelerator.wait_for_everyone()
+        if args.should_save:
+            self._close(checkpoint)
+            rotate_checkpoints(
+                output_dir=str(run),
+                save_total_limit=limit,
+                best_model_checkpoint=state.best_model_checkpoint,
+                use_mtime=True,
+            )
 
-    def check_resumed(self, checkpoint: Path) -> None:
-        """Refuse a checkpoint from which this run cannot go on.
+    def _close(self, checkpoint: Path) -> None:
+        files = (path for path in checkpoint.rglob("*") if path.is_file() and path.name != NOTE)
+        note = CheckpointNote(
+            complete=True,
+            resumable=not self._args.save_only_model,
+            files={str(path.relative_to(checkpoint)): path.stat().st_size for path in files},
+        )
+        write_json(checkpoint / NOTE, note.model_dump())
+
+    def save_reference(self, reference: Any, checkpoint: Path) -> None:
+        """Keep a reference that moves, where one process has it whole.
+
+        Args:
+            reference: the reference model, wrapped or not.
+            checkpoint: the folder to write to.
+        """
+        args = self._args
+        if args.sync_ref_model and args.should_save and not is_spread(self._accelerator):
+            save_model(self._unwrapped(reference), str(checkpoint / REFERENCE))
+
+    def check_reference(self, checkpoint: Path) -> None:
+        """Refuse a checkpoint without the reference that it needs.
 
         Raises:
-            TrainingError: says why.
+            TrainingError: the reference moves, and the checkpoint does not hold it.
         """
-        check_resumable(checkpoint)
-        if self.args.sync_ref_model and not (checkpoint / REFERENCE).is_file():
+        if self._args.sync_ref_model and not (checkpoint / REFERENCE).is_file():
             raise TrainingError(
                 f"{checkpoint}: sync_ref_model moves the reference, and this checkpoint does not "
                 "hold it as it was then (earlier versions, FSDP and DeepSpeed save none): start a "
                 "new run in another output_dir"
             )
 
-    def _save_reference(self, checkpoint: Path) -> None:
-        """Keep a reference that moves, where one process has it whole."""
-        spread = self.is_fsdp_enabled or self.is_deepspeed_enabled
-        if self.args.sync_ref_model and self.args.should_save and not spread:
-            reference = self.accelerator.unwrap_model(self.ref_model, keep_torch_compile=False)
-            save_model(reference, str(checkpoint / REFERENCE))
+    def restore_reference(self, reference: Any, checkpoint: Path) -> None:
+        """Read a reference that moves as it was at the step of a checkpoint.
 
-    def _restore_reference(self, checkpoint: Path) -> None:
-        if self.args.sync_ref_model:
-            reference = self.accelerator.unwrap_model(self.ref_model, keep_torch_compile=False)
-            load_model(reference, checkpoint / REFERENCE)
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As `Trainer.save_model`; a disk that is full is said in words.
-
-        Raises:
-            TrainingError: the folder cannot be written.
+        Args:
+            reference: the reference model, wrapped or not; gets the weights.
+            checkpoint: to resume from.
         """
-        folder = Path(str(output_dir or self.args.output_dir))
-        with named_write_failure(folder, self.state.global_step):
-            super().save_model(output_dir, _internal_call)
+        if self._args.sync_ref_model:
+            load_model(self._unwrapped(reference), checkpoint / REFERENCE)
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        run = Path(self._get_output_dir(trial=trial))
-        checkpoint = run / f"checkpoint-{self.state.global_step}"
-        args, limit = self.args, self.args.save_total_limit
-        if args.should_save:
-            write_json(checkpoint / NOTE, CheckpointNote(complete=False).model_dump())
-        self.accelerator.wait_for_everyone()
-        args.save_total_limit = None  # nothing older goes before this one is whole
-        try:
-            with named_write_failure(checkpoint, self.state.global_step):
-                super()._save_checkpoint(model, trial)
-                self._save_reference(checkpoint)
-        finally:
-            args.save_total_limit = limit
-        self.accelerator.wait_for_everyone()
-        if not args.should_save:
-            return
-        files = (path for path in checkpoint.rglob("*") if path.is_file() and path.name != NOTE)
-        note = CheckpointNote(
-            complete=True,
-            resumable=not args.save_only_model,
-            files={str(path.relative_to(checkpoint)): path.stat().st_size for path in files},
-        )
-        write_json(checkpoint / NOTE, note.model_dump())
-        rotate_checkpoints(
-            output_dir=str(run),
-            save_total_limit=limit,
-            best_model_checkpoint=self.state.best_model_checkpoint,
-            use_mtime=True,
-        )
-
-
-_ECHO_SECONDS = 1.0
-"""`accelerate launch` passes a terminal's Ctrl+C on to processes that already had it."""
+    def _unwrapped(self, reference: Any) -> Any:
+        return self._accelerator.unwrap_model(reference, keep_torch_compile=False)
 
 
 class Interrupt(TrainerCallback):

@@ -4,32 +4,33 @@ The prompt is a true prefix, no answer is empty after truncation, and where the 
 initial policy, step 0 finds rewards of 0 and the objective's own value.
 """
 
+import contextlib
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from accelerate.utils import extract_model_from_parallel
-from datasets import Dataset
+from accelerate.utils import extract_model_from_parallel, tqdm
+from datasets import Dataset, IterableDataset, are_progress_bars_disabled
 from peft import PeftModel
 from torch import Tensor
 from trl.trainer.dpo_config import DPOConfig
 
-from clair_apo.apo.forward.batching import WEIGHTS, rows_of
+from clair_apo.apo.forward.batching import ROW, WEIGHTS, PairBatches, rows_of
+from clair_apo.apo.forward.host import Host
 from clair_apo.apo.forward.noise import (
     in_eval_mode,
     learns_a_prompt,
     noise_sources,
     starts_elsewhere,
 )
+from clair_apo.apo.forward.row_runner import RowRunner
 from clair_apo.apo.metrics import PairOutcomes, pair_metrics, pair_outcomes
 from clair_apo.apo.objectives import Objective
-from clair_apo.apo.reference.choose import unwrapped_policy
-from clair_apo.apo.reference.logprobs import reference_logps, reference_tokens
-from clair_apo.apo.run_summary import describe_data
-from clair_apo.apo.trl_compat import tokenize
+from clair_apo.apo.reference.model import Reference
+from clair_apo.apo.trl_compat import POLICY_ADAPTER, tokenize, uses_deepspeed, wraps_tokens
 from clair_apo.errors import TrainingError
 
 LOGP_TOLERANCE_FP32 = 1e-3
@@ -38,6 +39,12 @@ LOGP_TOLERANCE_HALF = 0.1
 """The same in bfloat16 and float16: nine times the largest miss measured, 0.011 (SmolLM2-135M, 12
 answers of 149 to 369 tokens, reference precomputed in batches of another size; 0.006 under
 autocast, 0.000007 in float32)."""
+
+
+PROBE = "clair_apo.reference_probe"
+"""Where the trainer's state keeps what the reference said of the first pair."""
+
+logger = logging.getLogger(__name__)
 
 
 def check_there_are_pairs(pairs: Any, name: str) -> None:
@@ -89,7 +96,7 @@ def check_adapter(model: Any, has_reference: bool) -> None:
         TrainingError: says how to call it.
     """
     names = list(getattr(model, "peft_config", None) or ())
-    if isinstance(model, PeftModel) and not has_reference and "default" not in names:
+    if isinstance(model, PeftModel) and not has_reference and POLICY_ADAPTER not in names:
         raise TrainingError(
             f"the policy's adapter is called {', '.join(names)}, and TRL's trainer copies the one "
             'called default as its reference: load it under that name (adapter_name="default"), '
@@ -107,7 +114,7 @@ def check_head(model: Any) -> None:
         TrainingError: says what to leave out.
     """
     head = model.get_output_embeddings()
-    if type(head).__name__ == "TrainableTokensWrapper":
+    if wraps_tokens(head):
         raise TrainingError(
             "trainable_token_indices also wraps the model's head where that is tied to the "
             "embeddings, and log-probabilities are computed from the head's weights alone: leave "
@@ -126,6 +133,12 @@ def has_coarse_weights(model: Any) -> bool:
     if getattr(bare, "quantization_method", None) or getattr(bare, "hf_quantizer", None):
         return True
     return any(weight.dtype.itemsize < 4 for weight in inner.parameters())
+
+
+def logp_tolerance(accelerator: Any, model: Any) -> float:
+    """Nats by which two log-probs of an answer may differ, times the root of its tokens."""
+    half = accelerator.mixed_precision != "no" or has_coarse_weights(model)
+    return LOGP_TOLERANCE_HALF if half else LOGP_TOLERANCE_FP32
 
 
 def left_out(processing_class: Any, row: Mapping[str, Any]) -> str | None:
@@ -172,6 +185,76 @@ def check_tokens(
             f"{where}: the prompt alone has {prompt_tokens} tokens and leaves none to the answers "
             f"within max_length {room}; raise max_length, or take the pair out"
         )
+
+
+def checked_pairs(
+    dataset: Dataset | IterableDataset,
+    processing_class: Any,
+    args: DPOConfig,
+    name: str,
+    tokenize_pairs: Callable[..., Any],
+) -> Dataset | IterableDataset:
+    """Tokenize pairs as TRL does, number them, and refuse by name what TRL drops or cuts.
+
+    Args:
+        dataset: preference rows; a stream is checked as it is read.
+        processing_class: tokenizer or processor.
+        args: how prompt and answer are cut.
+        name: of the data set, for progress bars and errors.
+        tokenize_pairs: TRL's own way, given the first four.
+
+    Returns:
+        The tokenized pairs with their numbers under `ROW`.
+
+    Raises:
+        TrainingError: names the first pair that cannot be trained on.
+    """
+    dataset = _as_python(dataset)
+    if isinstance(dataset, Dataset):
+        for index, row in enumerate(_text_columns(dataset)):
+            check_answers(row, f"{name} pair {row.get('id', index)}")
+    with _without_max_length(args):  # TRL drops rows that max_length would empty
+        prepared = tokenize_pairs(dataset, processing_class, args, name)
+
+    def check(row: dict[str, Any], index: int) -> dict[str, Any]:
+        where = f"{name} pair {row.get('id', index)}"
+        check_tokens(row, where, left_out=left_out(processing_class, row), args=args)
+        return {ROW: index}
+
+    if isinstance(prepared, IterableDataset):
+        return prepared.map(check, with_indices=True)
+    quiet = are_progress_bars_disabled()
+    bar = tqdm(prepared, desc=f"checking {name} pairs", leave=False, disable=quiet)
+    for index, row in enumerate(bar):
+        check(row, index)
+    if ROW in prepared.column_names:  # numbered before, maybe as part of more
+        prepared = prepared.remove_columns(ROW)
+    numbered: Dataset = prepared.add_column(ROW, range(len(prepared)))
+    return numbered
+
+
+def _as_python(dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
+    """Rows as lists and text, whatever arrays a data set is told to give; transforms stay."""
+    if isinstance(dataset, Dataset) and dataset.format["type"] not in (None, "custom"):
+        return dataset.with_format(None)
+    return dataset
+
+
+def _text_columns(dataset: Any) -> Any:
+    """The columns of a pair that are text, in every row."""
+    if dataset.format["type"] == "custom":
+        return dataset
+    wanted = ("id", "chosen", "rejected")
+    return dataset.select_columns([c for c in wanted if c in dataset.column_names])
+
+
+@contextlib.contextmanager
+def _without_max_length(args: DPOConfig) -> Iterator[None]:
+    max_length, args.max_length = args.max_length, None
+    try:
+        yield
+    finally:
+        args.max_length = max_length
 
 
 def check_first_step(
@@ -243,58 +326,78 @@ def check_resumed_reference(
             )
 
 
-_PROBE = "clair_apo.reference_probe"
-"""Where the trainer's state keeps what the reference said of the first pair."""
-
-logger = logging.getLogger(__name__)
-
-
 class StartGuard:
     """Stops a run whose policy does not start at its reference, or that resumes against another.
 
     Args:
-        trainer: an `APOTrainer`.
+        host: holds models, settings, data and state.
+        rows: gives the policy's log-probs.
+        reference: gives the reference's.
+        batches: gives the first pairs, and the collator of the run.
+        objective: what the run minimises.
+        weight: sum of the weights of its losses.
+        starts_at_reference: whether all rewards must be 0 before the first step.
+        describe: says in words which pairs are trained on.
     """
 
-    def __init__(self, trainer: Any) -> None:
-        self.checked = False
-        self._trainer = trainer
+    def __init__(
+        self,
+        host: Host,
+        rows: RowRunner,
+        reference: Reference,
+        batches: PairBatches,
+        objective: Objective,
+        *,
+        weight: float,
+        starts_at_reference: bool,
+        describe: Callable[[], str],
+    ) -> None:
+        self._checked = False
+        self._host = host
+        self._rows = rows
+        self._reference = reference
+        self._batches = batches
+        self._objective = objective
+        self._weight = weight
+        self._starts_at_reference = starts_at_reference
+        self._describe = describe
 
-    def check(self, outcomes: PairOutcomes | None, batch: Mapping[str, Any]) -> None:
-        """Look at the first batch, once; all processes must call.
+    def check(self, seen: Callable[[], PairOutcomes | None], batch: Mapping[str, Any]) -> None:
+        """Check the first batch of a run; does nothing at later ones. All processes must call.
 
         Args:
-            outcomes: of all processes; None where TRL computes the loss, which is not looked at.
-            batch: the batch of this process that they are of.
+            seen: gives the outcomes of all processes; None where TRL computes the loss, which is
+                not checked.
+            batch: the batch of this process that they are of, on its device.
 
         Raises:
             TrainingError: says what to check.
         """
-        self.checked = True
+        if self._checked:
+            return
+        self._checked = True
+        outcomes = seen()
         if outcomes is None:
             return
-        trainer = self._trainer
-        if trainer.state.global_step == 0 and trainer.starts_at_reference:
+        if self._host.state.global_step == 0 and self._starts_at_reference:
             try:
                 self._check_first_step(outcomes)
             except TrainingError as fault:
                 self._explain(fault, batch)
-        elif trainer.state.global_step == 0:
-            rewards = pair_metrics(outcomes, trainer.objective)
+        elif self._host.state.global_step == 0:
+            rewards = pair_metrics(outcomes, self._objective)
             logger.warning(
-                "step 0: another reference was passed; mean rewards of the first batch: winner "
-                f"{rewards['rewards/chosen']:+.3f}, loser {rewards['rewards/rejected']:+.3f}"
+                "step 0: another reference was passed; mean rewards of the first batch: chosen "
+                f"{rewards['rewards/chosen']:+.3f}, rejected {rewards['rewards/rejected']:+.3f}"
             )
         self._check_probe()
 
+    @property
+    def _tolerance(self) -> float:
+        return logp_tolerance(self._host.accelerator, self._host.model)
+
     def _check_first_step(self, outcomes: PairOutcomes) -> None:
-        trainer = self._trainer
-        check_first_step(
-            outcomes,
-            trainer.objective,
-            weight=sum(map(abs, trainer.loss_weights)),
-            tolerance=trainer.logp_tolerance,
-        )
+        check_first_step(outcomes, self._objective, weight=self._weight, tolerance=self._tolerance)
 
     def _explain(self, fault: TrainingError, batch: Mapping[str, Any]) -> None:
         """Go on where only noise keeps the policy from its reference, or a prompt that it learns.
@@ -302,9 +405,8 @@ class StartGuard:
         Raises:
             TrainingError: it is another; names what was found.
         """
-        trainer = self._trainer
-        policy = unwrapped_policy(trainer)
-        sources = noise_sources(trainer.args, policy)
+        policy = self._reference.policy
+        sources = noise_sources(self._host.args, policy)
         said = str(fault).split(". Check")[0]
         if self._differs_without_noise(batch):
             if learns_a_prompt(policy):
@@ -320,43 +422,40 @@ class StartGuard:
 
     def _differs_without_noise(self, batch: Mapping[str, Any]) -> bool:
         """Whether the policy is another than its reference in eval mode, on some process."""
-        trainer = self._trainer
-        if trainer.is_deepspeed_enabled:
+        accelerator = self._host.accelerator
+        if uses_deepspeed(accelerator):
             return True  # its engine has stepped already
-        batch = {k: v for k, v in trainer._prepare_inputs(dict(batch)).items() if k != WEIGHTS}
-        with torch.no_grad(), in_eval_mode(trainer.model):
-            forward = trainer.forward_pairs(trainer.model_wrapped, batch, statistics=False)
-            reference = reference_tokens(trainer, batch)
-        outcomes = pair_outcomes(forward, reference, trainer.objective, rows_of(batch))
+        batch = {key: value for key, value in batch.items() if key != WEIGHTS}
+        with torch.no_grad(), in_eval_mode(self._host.model):
+            forward = self._rows.forward(self._host.model_wrapped, batch, statistics=False)
+            reference = self._reference.tokens(batch)
+        outcomes = pair_outcomes(forward, reference, self._objective, rows_of(batch))
         try:
             self._check_first_step(outcomes)
             differs = 0.0
         except TrainingError:
             differs = 1.0
-        found = torch.tensor(differs, device=trainer.accelerator.device)
-        return bool(trainer.accelerator.reduce(found) > 0)
+        found = torch.tensor(differs, device=accelerator.device)
+        return bool(accelerator.reduce(found) > 0)
 
     def _check_probe(self) -> None:
         """Keep what the data is, and what the reference says of it, for a run that is resumed."""
-        trainer = self._trainer
-        pairs = trainer.train_dataset
-        if not isinstance(pairs, Dataset):
+        host = self._host
+        if not isinstance(host.train_dataset, Dataset):
             return
-        batch = trainer.first_pairs(1, trainer.data_collator)
-        found = [logps.item() for logps in reference_logps(trainer, batch)]
-        described = describe_data(trainer)
-        kept = trainer.state.stateful_callbacks.setdefault(
-            _PROBE, {"logps": found, "data": described}
-        )
+        batch = self._batches.first(1, host.data_collator)
+        found = [logps.item() for logps in self._reference.logps(batch)]
+        described = self._describe()
+        kept = host.state.stateful_callbacks.setdefault(PROBE, {"logps": found, "data": described})
         if not _same_data(kept["data"], described):
             raise TrainingError(
                 f"the run began with other pairs ({kept['data']}) than these ({described}): resume "
                 "with the same, or start in another output_dir"
             )
-        if trainer.args.sync_ref_model:  # it moves, and comes with the checkpoint
+        if host.args.sync_ref_model:  # it moves, and comes with the checkpoint
             return
         tokens = batch["completion_mask"].sum(1).tolist()
-        check_resumed_reference(kept["logps"], found, tokens, tolerance=trainer.logp_tolerance)
+        check_resumed_reference(kept["logps"], found, tokens, tolerance=self._tolerance)
 
 
 def _same_data(before: str, now: str) -> bool:

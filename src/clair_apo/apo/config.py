@@ -1,10 +1,9 @@
 """The training arguments: TRL's, with APO-zero for a default, and working without accelerator."""
 
-# mypy: allow-untyped-calls
-# trl is typed in part only
-
+import copy
 import os
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
+from typing import cast
 
 import torch
 from trl.trainer.dpo_config import DPOConfig
@@ -12,6 +11,8 @@ from trl.trainer.dpo_config import DPOConfig
 from clair_apo.apo.objectives import OBJECTIVES
 from clair_apo.errors import ConfigError
 
+INITIAL, BASE = "initial", "base"
+"""What `reference` can be besides a model."""
 PAIR_LAYOUTS = ("auto", "shared_prefix", "padded")
 MAX_TOKENS_PER_BATCH = 4096
 """Tokens of a row by default; what a row keeps for its backward pass grows with them."""
@@ -109,7 +110,7 @@ class APOConfig(DPOConfig):
             self.bf16 = bool(self.bf16)
             if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # one process alone must not name one
                 self.ddp_backend = self.ddp_backend or "gloo"
-        super().__post_init__()
+        super().__post_init__()  # type: ignore[no-untyped-call] # of trl
         self._check()
         if self.length_normalize:
             self._check_length_normalize()
@@ -151,4 +152,17 @@ class APOConfig(DPOConfig):
                 )
 
 
-INITIAL, BASE = "initial", "base"
+def as_apo_config(args: DPOConfig) -> APOConfig:
+    """Settings with every field of an `APOConfig`; those of a plain `DPOConfig` stay as they are.
+
+    Args:
+        args: an `APOConfig` is returned itself. Of a `DPOConfig` a copy is, with the fields that
+            it lacks at their defaults; nothing else of it is changed or checked again.
+    """
+    missing = [own for own in fields(APOConfig) if not hasattr(args, own.name)]
+    if missing:
+        args = copy.copy(args)
+    for own in missing:
+        default = own.default if own.default_factory is MISSING else own.default_factory()
+        setattr(args, own.name, default)
+    return cast(APOConfig, args)

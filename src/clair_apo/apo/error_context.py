@@ -12,6 +12,7 @@ from datasets import Dataset
 from torch import Tensor
 
 from clair_apo.apo.forward.batching import rows_of
+from clair_apo.apo.forward.host import Host
 from clair_apo.apo.metrics import PairOutcomes
 from clair_apo.errors import TrainingError
 
@@ -38,16 +39,16 @@ class Work(NamedTuple):
 
 
 class FailureGuard:
-    """Watches a trainer's batches, and names pairs and settings where one fails.
+    """Names the pairs and the settings of a batch that fails.
 
     Args:
-        trainer: its data sets give the names, its settings the advice.
+        host: its data set gives the names, its settings the advice.
     """
 
-    def __init__(self, trainer: Any) -> None:
+    def __init__(self, host: Host) -> None:
         self.evaluated: Any = None
         """The data set under evaluation, whose rows the batches number then."""
-        self._trainer = trainer
+        self._host = host
 
     def check_finite(self, outcomes: PairOutcomes) -> None:
         """Refuse a batch with a loss that is NaN or infinite, before it reaches the weights.
@@ -65,9 +66,9 @@ class FailureGuard:
             return
         rows = outcomes.rows[wrong].long().tolist()
         raise TrainingError(
-            f"after step {self._trainer.state.global_step}: the loss of {len(rows)} of "
+            f"after step {self._host.state.global_step}: the loss of {len(rows)} of "
             f"{len(losses)} pairs is not finite: {_names(self._work.pairs, rows)}. "
-            f"{_cause(self._trainer.model)}"
+            f"{_cause(self._host.model)}"
         )
 
     def check_finite_mean(self, loss: Tensor, batch: Mapping[str, Any]) -> None:
@@ -84,9 +85,9 @@ class FailureGuard:
             return
         rows = rows_of(batch).tolist()
         raise TrainingError(
-            f"after step {self._trainer.state.global_step}: the loss of a batch of {len(rows)} "
+            f"after step {self._host.state.global_step}: the loss of a batch of {len(rows)} "
             f"pairs is not finite: one or more of {_names(self._work.pairs, rows)}. "
-            f"{_cause(self._trainer.model)}"
+            f"{_cause(self._host.model)}"
         )
 
     def named_memory_failure(
@@ -97,9 +98,9 @@ class FailureGuard:
         Where `auto_find_batch_size` is set, a batch of training fails with torch's own error:
         accelerate begins anew with fewer pairs, and knows no other.
         """
-        if self._work.is_training and self._trainer.args.auto_find_batch_size:
+        if self._work.is_training and self._host.args.auto_find_batch_size:
             return contextlib.nullcontext()
-        return named_memory_failure(self._trainer, batch, self._work)
+        return named_memory_failure(self._host, batch, self._work)
 
     @contextlib.contextmanager
     def named_optimizer_failure(self) -> Iterator[None]:
@@ -108,32 +109,32 @@ class FailureGuard:
         Raises:
             TrainingError: instead of what torch raises.
         """
-        trainer = self._trainer
+        host = self._host
         with _memory_message(
             lambda: (
-                f"after step {trainer.state.global_step}: out of memory outside of any batch; at "
+                f"after step {host.state.global_step}: out of memory outside of any batch; at "
                 "the first step that is the optimizer, which keeps its state from then on. To "
                 "try: an optim with a smaller state, adafactor for one (now "
-                f"{trainer.args.optim}); {'; '.join(_FEWER_WEIGHTS)}"
+                f"{host.args.optim}); {'; '.join(_FEWER_WEIGHTS)}"
             )
         ):
             yield
 
     @property
     def _work(self) -> Work:
-        trainer, args = self._trainer, self._trainer.args
-        if trainer.model.training:
+        host, args = self._host, self._host.args
+        if host.model.training:
             size = args.per_device_train_batch_size
-            return Work(trainer.train_dataset, "per_device_train_batch_size", size)
+            return Work(host.train_dataset, "per_device_train_batch_size", size)
         return Work(self.evaluated, "per_device_eval_batch_size", args.per_device_eval_batch_size)
 
 
 @contextlib.contextmanager
-def named_memory_failure(trainer: Any, batch: Mapping[str, Any], work: Work) -> Iterator[None]:
+def named_memory_failure(host: Host, batch: Mapping[str, Any], work: Work) -> Iterator[None]:
     """Say which batch ran out of memory in the block, and what to lower.
 
     Args:
-        trainer: its settings give the advice.
+        host: its settings give the advice.
         batch: padded.
         work: what it is made for.
 
@@ -141,27 +142,27 @@ def named_memory_failure(trainer: Any, batch: Mapping[str, Any], work: Work) -> 
         TrainingError: instead of what torch raises.
     """
 
-    def told() -> str:
+    def message() -> str:
         rows = rows_of(batch).tolist()
         shape = " x ".join(map(str, batch["input_ids"].shape))
         return (
-            f"after step {trainer.state.global_step}: out of memory in {work.batch} of "
+            f"after step {host.state.global_step}: out of memory in {work.batch} of "
             f"{len(rows)} pairs, padded to {shape} tokens: {_names(work.pairs, rows)}. To try: "
-            f"{'; '.join(_remedies(trainer.args, work))}"
+            f"{'; '.join(_remedies(host.args, work))}"
         )
 
-    with _memory_message(told):
+    with _memory_message(message):
         yield
 
 
 @contextlib.contextmanager
-def _memory_message(told: Callable[[], str]) -> Iterator[None]:
+def _memory_message(message: Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # torch.OutOfMemoryError is one
         if not is_out_of_memory(error):
             raise
-        raise TrainingError(told()) from error
+        raise TrainingError(message()) from error
 
 
 def _names(pairs: Any, rows: Sequence[int]) -> str:
@@ -195,7 +196,7 @@ _FEWER_WEIGHTS = ("train an adapter (use_peft)", "spread the weights (FSDP)")
 
 def _remedies(args: Any, work: Work) -> list[str]:
     found = []
-    tokens = getattr(args, "max_tokens_per_batch", None)
+    tokens = args.max_tokens_per_batch
     if tokens:
         found.append(f"lower max_tokens_per_batch ({tokens})")
     if work.size > 1 and work.is_training:

@@ -17,6 +17,7 @@ from transformers import TrainerCallback
 from clair_apo.apo.forward.batching import fills_a_stream, given_by_stream
 from clair_apo.apo.forward.logps import PairForward, ReferenceTokens, TokenLogps
 from clair_apo.apo.objectives import Objective
+from clair_apo.apo.trl_compat import active_loader
 from clair_apo.records import Record
 from clair_apo.stats import Interval, mean_interval
 
@@ -265,7 +266,7 @@ class OutcomeLog(TrainerCallback):
         table = outcomes.table()
         if mode == "eval":
             table = self._accelerator.gather_for_metrics(table)
-            if fills_a_stream(self._accelerator.gradient_state.active_dataloader):
+            if fills_a_stream(active_loader(self._accelerator)):
                 table = table[given_by_stream(PairOutcomes.from_tables([table]).rows)]
             self._tables["eval"].append(table)
         else:

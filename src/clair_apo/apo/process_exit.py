@@ -1,11 +1,11 @@
 """The end of a process that has done its work, without the part in which it may hang."""
 
-import atexit
 import gc
 import os
 import sys
-import threading
 from typing import NoReturn
+
+from clair_apo.apo.trl_compat import run_exit_handlers
 
 
 def freeze_objects_for_exit(processes: int) -> None:
@@ -30,8 +30,7 @@ def end_process() -> NoReturn:
     launched run then holds its GPUs after its last line. It is no place for code of one's own: what
     a `with` or a `finally` further out would do is not done.
     """
-    threading._shutdown()  # type: ignore[attr-defined] # as the interpreter does, in its order
-    atexit._run_exitfuncs()
+    run_exit_handlers()  # as the interpreter does, in its order
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)

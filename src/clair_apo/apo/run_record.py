@@ -5,9 +5,6 @@ is held to it: what decides its objective, its data or its steps cannot change o
 change is noted with the step at which it did.
 """
 
-# mypy: allow-untyped-calls
-# transformers and peft are typed in part only
-
 import dataclasses
 import json
 import logging
@@ -227,13 +224,15 @@ class RunRecorder(TrainerCallback):
     """Keeps the record in the trainer's state.
 
     Args:
-        trainer: an `APOTrainer`.
-        describe: says which pairs it has.
+        describe: says in words which pairs are trained on.
+        tokens_digest: gives their digest; None for a stream.
     """
 
-    def __init__(self, trainer: Any, describe: Callable[[Any], str]) -> None:
-        self._trainer = trainer
+    def __init__(
+        self, describe: Callable[[], str], tokens_digest: Callable[[], str | None]
+    ) -> None:
         self._describe = describe
+        self._tokens_digest = tokens_digest
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -243,12 +242,12 @@ class RunRecorder(TrainerCallback):
         Raises:
             TrainingError: the run began with other pairs.
         """
-        settings = settings_of(args, self._trainer.model)
-        tokens, record = self._trainer.train_digest, record_of(state)
+        settings = settings_of(args, kwargs["model"])
+        tokens, record = self._tokens_digest(), record_of(state)
         if record is None:
             record = RunRecord(
                 settings=settings,
-                data=self._describe(self._trainer),
+                data=self._describe(),
                 tokens=tokens,
                 began_at=state.global_step,
             )
@@ -258,7 +257,7 @@ class RunRecorder(TrainerCallback):
                     "it was made: see that they are the same; the record begins here"
                 )
         if tokens and record.tokens and tokens != record.tokens:
-            before, now = record.data, self._describe(self._trainer)
+            before, now = record.data, self._describe()
             if before == now:  # the same text, in other tokens
                 before, now = (f"tokens {found[:12]}" for found in (record.tokens, tokens))
             raise TrainingError(

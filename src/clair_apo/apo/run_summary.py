@@ -1,21 +1,19 @@
 """What a run was, in facts: for its model card, its manifest and the report that is drawn of it."""
 
-# mypy: allow-untyped-calls
-# datasets is typed in part only
-
 import hashlib
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow.compute as pc
 import yaml
 from datasets import Dataset
 
-from clair_apo.apo.alarms import Alarm
+from clair_apo.apo.alarms import Alarm, AlarmCallback
 from clair_apo.apo.config import BASE, INITIAL
-from clair_apo.apo.forward.shared_prefix import bare_model
+from clair_apo.apo.forward.shared_prefix import model_name, short_name
 from clair_apo.apo.lengths import PairLengths, pair_lengths
 from clair_apo.apo.metrics import PairRewards
-from clair_apo.apo.objectives import SFT
+from clair_apo.apo.objectives import SFT, Objective
+from clair_apo.apo.reference.cache import ReferenceCache
 from clair_apo.apo.run_record import LearningRates, record_of
 from clair_apo.records import Record, digest
 from clair_apo.run_folder import package_versions
@@ -32,6 +30,39 @@ WHY = {
 
 
 _TOKENS = ["prompt_ids", "chosen_ids", "rejected_ids"]
+
+
+class Run(Protocol):
+    """A trainer, as far as its summary reads it; an `APOTrainer` is one."""
+
+    args: Any
+    state: Any
+    processing_class: Any
+    model: Any
+    ref_model: Any
+    train_dataset: Any
+    loss_types: Any
+    loss_weights: Any
+    beta: Any
+    objective: Objective
+    alarms: AlarmCallback
+    starts_at_reference: bool
+    reference_cache: ReferenceCache
+    evaluation_rewards: PairRewards | None
+    data_description: str
+    """What the pairs are, in words; empty where nobody said so."""
+
+    @property
+    def pair_layout(self) -> str:
+        """`shared_prefix` or `padded`."""
+
+    @property
+    def train_lengths(self) -> PairLengths | None:
+        """Of the pairs trained on."""
+
+    @property
+    def train_digest(self) -> str | None:
+        """Of the pairs trained on."""
 
 
 class RunFacts(Record):
@@ -64,7 +95,7 @@ class RunFacts(Record):
     """Settings that a resumed run changed, each with its step, in words."""
 
 
-def run_facts(trainer: Any) -> RunFacts:
+def run_facts(trainer: Run) -> RunFacts:
     """Gather the facts.
 
     Args:
@@ -77,7 +108,7 @@ def run_facts(trainer: Any) -> RunFacts:
         objective=_objective(trainer),
         why=tuple(WHY[name] for name in trainer.loss_types if name in WHY),
         beta=trainer.beta,
-        model=_name_of(trainer.model),
+        model=model_name(trainer.model) or "unnamed",
         pair_layout=trainer.pair_layout,
         reference=_reference(trainer),
         reference_digest=trainer.reference_cache.digest,
@@ -91,7 +122,7 @@ def run_facts(trainer: Any) -> RunFacts:
     )
 
 
-def describe_data(trainer: Any) -> str:
+def describe_data(trainer: Run) -> str:
     """Which pairs a trainer has: what it was told of them, else their number and digest.
 
     Args:
@@ -140,30 +171,22 @@ def _is_prepared(dataset: Any) -> bool:
     return isinstance(dataset, Dataset) and set(_TOKENS) <= set(dataset.column_names)
 
 
-def _objective(trainer: Any) -> str:
+def _objective(trainer: Run) -> str:
     weighted = zip(trainer.loss_types, trainer.loss_weights, strict=True)
     parts = [name if weight == 1 else f"{weight:g} {name}" for name, weight in weighted]
     normalised = ", length-normalised" if trainer.objective.length_normalize else ""
     return " + ".join(parts) + normalised
 
 
-def _reference(trainer: Any) -> str:
-    asked = getattr(trainer.args, "reference", INITIAL)
+def _reference(trainer: Run) -> str:
+    asked = trainer.args.reference
     if asked == BASE:
         return "the model without its adapter"
     if trainer.starts_at_reference:
         return "the initial policy"
-    return _short(asked) if asked != INITIAL else f"ref_model ({_name_of(trainer.ref_model)})"
-
-
-def _name_of(model: Any) -> str:
-    return _short(str(getattr(bare_model(model).config, "_name_or_path", ""))) or "unnamed"
-
-
-def _short(path: str) -> str:
-    """A folder's last part is enough: where it lay on one machine is no news to a reader."""
-    path = path.rstrip("/")
-    return path.split("/")[-1] if path.startswith(("/", ".", "~")) else path
+    if asked != INITIAL:
+        return short_name(asked)
+    return f"ref_model ({model_name(trainer.ref_model) or 'unnamed'})"
 
 
 def _last(history: list[dict[str, Any]], key: str, prefix: str) -> dict[str, float]:
@@ -182,7 +205,7 @@ _SINGLE = {"loss", "saturation", "entropy", "mean_token_accuracy", "first_differ
 _PAPER = "https://arxiv.org/abs/2408.06266"
 
 
-def model_card(trainer: Any, name: str, tags: list[str]) -> str:
+def model_card(trainer: Run, name: str, tags: list[str]) -> str:
     """The text of a `README.md`.
 
     Args:
@@ -218,7 +241,7 @@ def model_card(trainer: Any, name: str, tags: list[str]) -> str:
     )
 
 
-def _front_matter(trainer: Any, tags: list[str]) -> str:
+def _front_matter(trainer: Run, tags: list[str]) -> str:
     adapter = hasattr(trainer.model, "peft_config")
     front = {
         "library_name": "peft" if adapter else "transformers",

@@ -1,8 +1,5 @@
 """From a YAML file to a checkpoint: what `clair-apo train` and `scripts/train.py` both call."""
 
-# mypy: allow-untyped-calls
-# trl is typed in part only
-
 import copy
 import sys
 import warnings
@@ -13,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from transformers import TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_callback import ProgressCallback
+from transformers import ProgressCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging as transformers_logging
 from trl.trainer.utils import get_peft_config, get_quantization_config
 
 from clair_apo.apo.adapters import load_policy
 from clair_apo.apo.arguments import TrainingSetup, parse_arguments, resolved_yaml
-from clair_apo.apo.checkpoints import Interrupt, check_resumable, last_checkpoint
+from clair_apo.apo.checkpoints import Interrupt, check_resumable, last_checkpoint, resume_folder
 from clair_apo.apo.data import PairSplit, TrainingPair, data_digest, load_split_pairs
 from clair_apo.apo.dry_run.run import preview
 from clair_apo.apo.dry_run.text import dry_run_text
@@ -134,7 +130,7 @@ def _run(setup: TrainingSetup, split: PairSplit, resume_from: str | None) -> Tra
     )
     _write(trainer, setup, split, result, started)
     freeze_objects_for_exit(setup.args.world_size)
-    trainer.end()
+    trainer.end()  # type: ignore[no-untyped-call]
     return result
 
 
@@ -162,20 +158,18 @@ def resume_point(args: TrainingArguments) -> str | None:
     Raises:
         TrainingError: there is none where one was asked for, or one where none was.
     """
-    asked, folder = str(args.resume_from_checkpoint or "false"), Path(str(args.output_dir))
+    folder = Path(str(args.output_dir))
+    found = resume_folder(args.resume_from_checkpoint, folder)
+    if found is not None:
+        check_resumable(found)
+        return str(found)
     last = last_checkpoint(folder)
-    if asked.lower() == "false":
-        if last is not None:
-            raise TrainingError(
-                f"{folder} holds {last.name} of an earlier run: go on with it "
-                "(--resume_from_checkpoint true), or give another output_dir"
-            )
-        return None
-    found = last if asked.lower() == "true" else Path(asked)
-    if found is None:
-        raise TrainingError(f"{folder}: there is no whole checkpoint to resume from")
-    check_resumable(found)
-    return str(found)
+    if last is not None:
+        raise TrainingError(
+            f"{folder} holds {last.name} of an earlier run: go on with it "
+            "(--resume_from_checkpoint true), or give another output_dir"
+        )
+    return None
 
 
 def load_split(setup: TrainingSetup) -> PairSplit:

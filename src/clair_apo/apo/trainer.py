@@ -1,14 +1,12 @@
 """`APOTrainer`: TRL's DPO trainer with objectives, reference and metrics of our own.
 
-The way of a batch: rows (`RowTrainer`) -> `forward_pairs` and `reference_tokens` ->
-`pair_outcomes`, which hold the losses of the `Objective` and all that metrics are computed from.
-Losses that are not ours, and options that change what a log-ratio is, take TRL's own way.
+Each override names the part that does the work: `PairLayout` and `RowRunner` run a batch through a
+model, `Reference` and `ReferenceCache` say what the reference gives it, `pair_outcomes` holds the
+losses of the `Objective` and all that metrics are computed from. The parts are made when TRL's
+constructor is done. Losses that are not ours, and options that change what a log-ratio is, take
+TRL's own way.
 """
 
-# mypy: allow-untyped-calls
-# trl is typed in part only
-
-import contextlib
 import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -16,63 +14,101 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from accelerate.utils import tqdm
-from datasets import Dataset, IterableDataset, are_progress_bars_disabled
+from datasets import Dataset, IterableDataset
 from peft import PeftConfig
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import BitsAndBytesConfig, DataCollator, PreTrainedModel, TrainerCallback
-from transformers.processing_utils import ProcessorMixin
-from transformers.tokenization_utils_base import PreTrainedTokenizerBase
-from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
+from transformers import (
+    BitsAndBytesConfig,
+    DataCollator,
+    EvalPrediction,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+    Trainer,
+    TrainerCallback,
+)
+from transformers.trainer_utils import EvalLoopOutput
 from trl.trainer.dpo_config import DPOConfig
+from trl.trainer.dpo_trainer import DPOTrainer
 
 from clair_apo.apo.alarms import AlarmCallback
-from clair_apo.apo.checkpoints import CheckpointingTrainer
+from clair_apo.apo.checkpoints import (
+    CheckpointWriter,
+    check_resumable,
+    named_write_failure,
+    resume_folder,
+)
 from clair_apo.apo.checks import (
-    LOGP_TOLERANCE_FP32,
-    LOGP_TOLERANCE_HALF,
     StartGuard,
     check_adapter,
-    check_answers,
     check_head,
     check_there_are_pairs,
-    check_tokens,
-    has_coarse_weights,
-    left_out,
+    checked_pairs,
+    logp_tolerance,
 )
-from clair_apo.apo.config import APOConfig
+from clair_apo.apo.config import BASE, APOConfig, as_apo_config
 from clair_apo.apo.error_context import FailureGuard
-from clair_apo.apo.forward.batching import IMAGES, ROW, ROWS, TOKENS_PER_CHOSEN, WEIGHTS, rows_of
+from clair_apo.apo.forward.batching import (
+    IMAGES,
+    ROW,
+    ROWS,
+    TOKENS_PER_CHOSEN,
+    WEIGHTS,
+    PairBatches,
+    count_tokens,
+    rows_of,
+)
 from clair_apo.apo.forward.cpu import memory_held
-from clair_apo.apo.forward.layout_choice import half_precision_warning
+from clair_apo.apo.forward.layout import PairLayout
+from clair_apo.apo.forward.layout_choice import computes_pairs, half_precision_warning
 from clair_apo.apo.forward.logps import model_inputs
 from clair_apo.apo.forward.noise import switch_off_dropout
+from clair_apo.apo.forward.row_runner import RowRunner
 from clair_apo.apo.lengths import PairLengths
-from clair_apo.apo.metrics import OutcomeLog, PairRewards, mean_loss, pair_metrics, pair_outcomes
+from clair_apo.apo.metrics import (
+    OutcomeLog,
+    PairOutcomes,
+    PairRewards,
+    mean_loss,
+    pair_metrics,
+    pair_outcomes,
+)
 from clair_apo.apo.objectives import Objective
 from clair_apo.apo.reference.cache import (
     AskPolicyAtStart,
     ReferenceCache,
-    ReferenceTrainer,
-    is_spread,
+    ReferenceRequest,
+    spread_policy,
 )
-from clair_apo.apo.reference.choose import choose_reference, finish_choice
-from clair_apo.apo.reference.logprobs import TOKEN_COLUMNS, reference_tokens
+from clair_apo.apo.reference.choose import ReferenceChoice, choose_reference
+from clair_apo.apo.reference.logprobs import TOKEN_COLUMNS
+from clair_apo.apo.reference.model import Reference
 from clair_apo.apo.run_record import RunRecorder, check_settings, settings_of
 from clair_apo.apo.run_summary import describe_data, measure, model_card, tokens_digest
-from clair_apo.apo.trl_compat import check_trl
+from clair_apo.apo.trl_compat import (
+    checkpoints_folder,
+    fsdp_hidden,
+    is_spread,
+    keep_columns,
+    overrides_loss,
+    prepared_batch,
+    sees_images,
+)
 from clair_apo.files import atomic_writer
+
+_OURS = (ROWS, IMAGES, *TOKEN_COLUMNS)
+"""Keys of a batch that TRL's own loss does not take."""
 
 logger = logging.getLogger(__name__)
 
 
-class APOTrainer(ReferenceTrainer, CheckpointingTrainer):
+class APOTrainer(DPOTrainer):
     """A drop-in for `trl.DPOTrainer`: same arguments, data set formats, PEFT and callbacks.
 
     What differs: the reference is the model that was passed and never one reloaded by name;
-    metrics show winner and loser apart and are means over pairs; a run whose policy does not start
-    at its reference is stopped; a pair that would be cut to nothing is refused by name.
+    metrics show chosen and rejected apart and are means over pairs; a run whose policy does not
+    start at its reference is stopped; a pair that would be cut to nothing is refused by name.
 
     Args:
         model: a name, a model, or a PEFT model.
@@ -92,11 +128,24 @@ class APOTrainer(ReferenceTrainer, CheckpointingTrainer):
         TrainingError: a pair that cannot be trained on.
     """
 
+    args: Any
+    model: Any
     objective: Objective
     """What is minimised, where `computes_pairs`."""
     alarms: AlarmCallback
     """Has said what contradicts the objective so far."""
-    _signature_columns: Any
+    layout: PairLayout
+    rows: RowRunner
+    batches: PairBatches
+    reference: Reference
+    reference_cache: ReferenceCache
+    checkpoints: CheckpointWriter
+    computes_pairs: bool
+    """Whether objective and log-ratios are ours, not left to TRL or to a subclass."""
+    evaluation_rewards: PairRewards | None = None
+    """Of every pair of the last evaluation; None before one, or where TRL has the loss."""
+    data_description: str = ""
+    """The pairs in words, for card and record; by default their number and digest."""
 
     def __init__(
         self,
@@ -113,51 +162,136 @@ class APOTrainer(ReferenceTrainer, CheckpointingTrainer):
         quantization_config: BitsAndBytesConfig | None = None,
         peft_config: PeftConfig | None = None,
     ) -> None:
-        check_trl()
-        args = args or APOConfig(f"{_name_of(model)}-APO")
+        settings = as_apo_config(args or APOConfig(f"{_name_of(model)}-APO"))
         check_there_are_pairs(train_dataset, "train_dataset")
         check_there_are_pairs(eval_dataset, "eval_dataset")
         check_adapter(model, ref_model is not None)
-        choice = choose_reference(model, ref_model, args, train_dataset, peft_config is not None)
-        self.starts_at_reference = choice.is_initial_policy
-        self.evaluation_rewards: PairRewards | None = None
-        self.data_description = ""
-        self._guard = FailureGuard(self)
-        self._start = StartGuard(self)
-        self.reference_cache = ReferenceCache(self, choice.cache, choice.function, choice.reload)
-        super().__init__(
-            model=model,
-            ref_model=choice.model,
-            args=choice.args,
-            data_collator=data_collator,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            processing_class=processing_class,
-            compute_metrics=compute_metrics,
-            callbacks=[*(callbacks or []), AskPolicyAtStart(self, choice.model is None)],
-            optimizers=optimizers,
-            quantization_config=quantization_config,
-            peft_config=peft_config,
+        choice = choose_reference(
+            model, ref_model, settings, train_dataset, peft_config is not None
         )
+        self._wanted: list[ReferenceRequest] = []
+        hides = bool(choice.args.precompute_ref_log_probs) and choice.model is None
+        with fsdp_hidden(self, hides) as hiding:
+            super().__init__(
+                model=model,
+                ref_model=choice.model,
+                args=choice.args,
+                data_collator=data_collator,
+                train_dataset=train_dataset,
+                eval_dataset=eval_dataset,
+                processing_class=processing_class,
+                compute_metrics=compute_metrics,
+                callbacks=[*(callbacks or []), *hiding],
+                optimizers=optimizers,
+                quantization_config=quantization_config,
+                peft_config=peft_config,
+            )
         check_head(self.model)
-        if args.disable_dropout:
+        if settings.disable_dropout:
             switch_off_dropout(self.model)
             switch_off_dropout(self.ref_model)
-        self.data_collator = self.numbered(self.data_collator)
-        finish_choice(self, choice)
-        self._kept = OutcomeLog(self.accelerator)
-        self.add_callback(self._kept)
+        self._make_parts(choice)
+        self._know_wanted_references()
+        if choice.reload:
+            self.ref_model = None
+        self._add_callbacks()
+        self._settle()
+        if warning := half_precision_warning(self.model):
+            logger.warning(warning)
+
+    def _make_parts(self, choice: ReferenceChoice) -> None:
+        """Make what the overrides below call, from what TRL's constructor has made."""
+        args, accelerator = self.args, self.accelerator
+        own_loss = overrides_loss(self)
+        self.starts_at_reference = choice.is_initial_policy
+        self.computes_pairs = not own_loss and computes_pairs(args, self.model)
         self.objective = Objective(
             tuple(zip(self.loss_types, self.loss_weights, strict=True)),
             beta=self.beta,
-            length_normalize=getattr(args, "length_normalize", False),
+            length_normalize=args.length_normalize,
         )
-        self.alarms = AlarmCallback(self.loss_types, getattr(args, "on_alarm", "warn"))
+        self.layout = PairLayout(
+            args, self.model, accelerator, sees_images=sees_images(self), own_loss=own_loss
+        )
+        self.rows = RowRunner(accelerator, self.layout, args.max_tokens_per_batch)
+        self.batches = PairBatches(self)
+        self.reference = Reference(self, self.rows.forward, from_base=args.reference == BASE)
+        self.reference.forget_copy()
+        self.reference_cache = ReferenceCache(
+            self,
+            self.reference,
+            self.batches,
+            self.processing_class,
+            root=choice.cache,
+            function=choice.function,
+            reload=choice.reload,
+        )
+        self.data_collator = self.batches.numbered(self.data_collator)
+        if self.precompute_ref_logps:
+            self.data_collator = self.reference_cache.collate(self.data_collator)
+        self.checkpoints = CheckpointWriter(args, accelerator)
+        self._errors = FailureGuard(self)
+        self._outcomes = OutcomeLog(accelerator)
+        self._start = StartGuard(
+            self,
+            self.rows,
+            self.reference,
+            self.batches,
+            self.objective,
+            weight=sum(map(abs, self.loss_weights)),
+            starts_at_reference=choice.is_initial_policy,
+            describe=lambda: describe_data(self),
+        )
+
+    def _add_callbacks(self) -> None:
+        cache = self.reference_cache if self.precompute_ref_logps else None
+        self.alarms = AlarmCallback(self.loss_types, self.args.on_alarm)
+        self.add_callback(AskPolicyAtStart(self._settle_wrapped, self.reference, cache))
+        self.add_callback(self._outcomes)
         self.add_callback(self.alarms)
-        self.add_callback(RunRecorder(self, describe_data))
-        self.settle_layout(None if is_spread(self) else self.model)
-        if warning := half_precision_warning(self.model):
-            logger.warning(warning)
+        self.add_callback(RunRecorder(lambda: describe_data(self), lambda: self.train_digest))
+
+    # --- layout and reference
+
+    @property
+    def pair_layout(self) -> str:
+        """How this run lays out its pairs: `shared_prefix` or `padded`."""
+        return self.layout.name
+
+    def _settle(self) -> None:
+        """Compare the layouts before training; a policy that will be spread works only then."""
+        waits = is_spread(self.accelerator)
+        self._compare_layouts(None if waits else self.model)
+
+    def _settle_wrapped(self) -> None:
+        self._compare_layouts(self.model_wrapped)
+
+    def _compare_layouts(self, policy: Any) -> None:
+        forwards = {"": policy, "the reference: ": self.ref_model}
+        there = {name: model for name, model in forwards.items() if model is not None}
+        self.layout.settle(self.model, there, self.batches.first)
+
+    def complete_reference(self) -> None:
+        """Compute the reference log-probs that wait for training to begin, without training.
+
+        Raises:
+            TrainingError: the policy is its reference no more.
+        """
+        if self.reference_cache.is_waiting:
+            spread_policy(self)
+            self._settle_wrapped()
+            self.reference_cache.complete()
+
+    def _know_wanted_references(self) -> None:
+        if self._wanted:
+            self._settle()
+        while self._wanted:
+            self.reference_cache.add(self._wanted.pop(0))
+
+    def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
+        """Note whose reference is wanted; batches look it up, the data set stays as it is."""
+        self._wanted.append(ReferenceRequest(dataset, name, batch_size))
+        return dataset
 
     # --- data
 
@@ -169,52 +303,78 @@ class APOTrainer(ReferenceTrainer, CheckpointingTrainer):
         dataset_name: str,
     ) -> Dataset | IterableDataset:
         """Tokenize as TRL does, but refuse by name what TRL drops or cuts in silence."""
-        dataset = _as_python(dataset)
-        if isinstance(dataset, Dataset):
-            for index, row in enumerate(_raw(dataset)):
-                check_answers(row, f"{dataset_name} pair {row.get('id', index)}")
-        with _without_max_length(args):  # TRL drops rows that max_length would empty
-            prepared = super()._prepare_dataset(dataset, processing_class, args, dataset_name)
-
-        def check(row: dict[str, Any], index: int) -> dict[str, Any]:
-            where = f"{dataset_name} pair {row.get('id', index)}"
-            check_tokens(row, where, left_out=left_out(processing_class, row), args=args)
-            return {ROW: index}
-
-        if isinstance(prepared, IterableDataset):
-            return prepared.map(check, with_indices=True)
-        quiet = are_progress_bars_disabled()
-        bar = tqdm(prepared, desc=f"checking {dataset_name} pairs", leave=False, disable=quiet)
-        for index, row in enumerate(bar):
-            check(row, index)
-        if ROW in prepared.column_names:  # numbered before, maybe as part of more
-            prepared = prepared.remove_columns(ROW)
-        return prepared.add_column(ROW, range(len(prepared)))
+        tokenize = super()._prepare_dataset
+        return checked_pairs(dataset, processing_class, args, dataset_name, tokenize)
 
     def _set_signature_columns_if_needed(self) -> None:
         """Keep the columns that name a pair; the collator is not given them."""
-        super()._set_signature_columns_if_needed()
-        known = self._signature_columns
-        self._signature_columns = known + [c for c in ("id", ROW) if c not in known]
+        super()._set_signature_columns_if_needed()  # type: ignore[no-untyped-call] # of trl
+        keep_columns(self, ("id", ROW))
 
-    # --- loss
+    # --- training
+
+    @property
+    def loss_is_scaled_for_ga(self) -> bool:  # type: ignore[override] # a constant in trl
+        """Whether losses are divided by the pairs of a whole step; TRL's own are means of means."""
+        return self.computes_pairs
+
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> Any:
+        """As `Trainer.train`; True goes on from the last checkpoint that is complete.
+
+        Raises:
+            TrainingError: the checkpoint is incomplete or of other settings, there is none, or
+                memory runs out.
+        """
+        checkpoint = resume_folder(resume_from_checkpoint, Path(str(self.args.output_dir)))
+        if checkpoint is not None:
+            self.check_resumed(checkpoint)
+            self.checkpoints.restore_reference(self.ref_model, checkpoint)
+        resumed = str(checkpoint) if checkpoint else None
+        with self._errors.named_optimizer_failure(), memory_held(self.accelerator.device):
+            return super().train(resumed, trial, ignore_keys_for_eval)
+
+    def check_resumed(self, checkpoint: Path) -> None:
+        """Refuse a checkpoint from which this run cannot go on.
+
+        Raises:
+            TrainingError: it is incomplete, or names the settings that it was made with.
+        """
+        check_resumable(checkpoint)
+        self.checkpoints.check_reference(checkpoint)
+        settings = settings_of(self.args, self.model)
+        check_settings(checkpoint, settings, splits_steps=self.computes_pairs)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Any]:
-        """Fetch the batches of a step, and tell each what its sft term is divided by."""
-        batches, pairs = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if not (self.computes_pairs and self.objective.has_sft and batches):
-            return batches, pairs
-        lengths = [
-            b["completion_mask"][:, 1:].chunk(2)[0].sum(1).to(device, torch.float32)
-            for b in batches
-        ]
-        count = torch.stack([n @ b[WEIGHTS] for n, b in zip(lengths, batches, strict=True)]).sum()
-        per_chosen = self.accelerator.reduce(count) / pairs
-        for batch in batches:
-            batch[TOKENS_PER_CHOSEN] = per_chosen.expand(len(batch[WEIGHTS]))
+        """Fetch the batches of a step, weigh their pairs, and count those of all processes."""
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if not self.computes_pairs or not batches:
+            return batches, items
+        pairs = self.rows.weigh(batches, self.callback_handler.train_dataloader, device)
+        if self.objective.has_sft:
+            count_tokens(batches, pairs, self.accelerator, device)
         return batches, pairs
+
+    def training_step(
+        self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> Tensor:
+        """One forward and backward for each row; the first step of a run is checked."""
+        run_row = super().training_step
+        with self._errors.named_memory_failure(inputs):
+            if self.computes_pairs:
+                inputs = prepared_batch(self, inputs)
+                loss = self.rows.step(model, inputs, num_items_in_batch, run_row)
+            else:
+                loss = run_row(model, inputs, num_items_in_batch)  # type: ignore[no-untyped-call]
+        self._outcomes.gather()  # here, where all processes come by; not in log, which one may call
+        self._start.check(lambda: self._outcomes.seen("train"), inputs)
+        return loss
 
     def compute_loss(
         self,
@@ -223,66 +383,90 @@ class APOTrainer(ReferenceTrainer, CheckpointingTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """What a row adds to the loss of its step, or the mean over a batch outside of one."""
+        """What a row adds to the loss of its step, or the mean over a batch outside of one.
+
+        With `return_outputs` the model runs once more, for the logits.
+        """
         if not self.computes_pairs:
-            ours = (ROWS, IMAGES, *TOKEN_COLUMNS)
-            theirs = {key: value for key, value in inputs.items() if key not in ours}
-            found = super().compute_loss(model, theirs, return_outputs, num_items_in_batch)
-            self._guard.check_finite_mean(found[0] if return_outputs else found, inputs)
+            theirs = {key: value for key, value in inputs.items() if key not in _OURS}
+            found = super().compute_loss(  # type: ignore[no-untyped-call] # of trl
+                model, theirs, return_outputs, num_items_in_batch
+            )
+            self._errors.check_finite_mean(found[0] if return_outputs else found, inputs)
             return found
-        forward = self.forward_pairs(model, inputs)
-        reference = reference_tokens(self, inputs)
-        outcomes = pair_outcomes(forward, reference, self.objective, rows_of(inputs))
-        self._guard.check_finite(outcomes)
-        mode: Literal["train", "eval"] = "train" if self.model.training else "eval"
-        self._kept.keep(mode, outcomes, inputs.get(WEIGHTS))
+        outcomes = self._pair_outcomes(model, inputs)
         if num_items_in_batch is None:  # outside of a step, which gathers at its end
-            self._kept.gather()
+            self._outcomes.gather()
         tokens = outcomes.chosen_tokens
         per_chosen = inputs.get(TOKENS_PER_CHOSEN, tokens.float().mean())
         losses = outcomes.losses + self.objective.sft(outcomes.chosen_logps, tokens, per_chosen)
-        loss = self.mean_over_step(losses, inputs, num_items_in_batch)
+        loss = self.rows.mean_over_step(losses, inputs, num_items_in_batch)
         if not return_outputs:
             return loss
         with torch.no_grad():  # the fused head makes no logits; compute_metrics asks for them
             return loss, model(**model_inputs(inputs))
 
-    def check_resumed(self, checkpoint: Path) -> None:
-        """Refuse to go on from a checkpoint that was made with other settings.
-
-        Raises:
-            TrainingError: names them, or says that the checkpoint cannot be resumed from.
-        """
-        super().check_resumed(checkpoint)
-        settings = settings_of(self.args, self.model)
-        check_settings(checkpoint, settings, splits_steps=self.computes_pairs)
-
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As `Trainer.train`; memory that runs out outside of a batch is said in words too."""
-        with self._guard.named_optimizer_failure(), memory_held(self.accelerator.device):
-            return super().train(*args, **kwargs)
-
-    def training_step(
-        self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
-    ) -> Tensor:
-        """One forward and backward for each row; the first step of a run is looked at."""
-        with self._guard.named_memory_failure(inputs):
-            loss = super().training_step(model, inputs, num_items_in_batch)
-        self._kept.gather()  # here, where all processes come by; not in log, which one may call
-        if not self._start.checked:
-            self._start.check(self._kept.seen("train"), inputs)
-        return loss
+    def _pair_outcomes(self, model: Any, batch: dict[str, Any]) -> PairOutcomes:
+        """What policy and reference say of a batch; it counts in the metrics."""
+        forward = self.rows.forward(model, batch)
+        outcomes = pair_outcomes(
+            forward, self.reference.tokens(batch), self.objective, rows_of(batch)
+        )
+        self._errors.check_finite(outcomes)
+        mode: Literal["train", "eval"] = "train" if self.model.training else "eval"
+        self._outcomes.keep(mode, outcomes, batch.get(WEIGHTS))
+        return outcomes
 
     def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """One forward; a batch that does not fit into memory is named."""
-        with self._guard.named_memory_failure(inputs):
+        with self._errors.named_memory_failure(inputs):
             return super().prediction_step(model, inputs, *args, **kwargs)
 
-    # --- metrics
+    # --- checkpoints
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As `Trainer.save_model`; the error of a full disk says what to do.
+
+        Raises:
+            TrainingError: the folder cannot be written.
+        """
+        folder = Path(str(output_dir or self.args.output_dir))
+        with named_write_failure(folder, self.state.global_step):
+            super().save_model(output_dir, _internal_call)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        run = Path(checkpoints_folder(self, trial))
+        with self.checkpoints.writing(run, self.state) as checkpoint:
+            super()._save_checkpoint(model, trial)  # type: ignore[no-untyped-call] # of trl
+            self.checkpoints.save_reference(self.ref_model, checkpoint)
+
+    # --- evaluation and metrics
+
+    def evaluate(
+        self,
+        eval_dataset: Dataset | IterableDataset | Mapping[str, Any] | str | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """As TRL's, but new data can be evaluated after training where the cache knows it."""
+        if not self.precompute_ref_logps or isinstance(eval_dataset, str | None):
+            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        if isinstance(eval_dataset, Mapping):
+            metrics: dict[str, float] = {}
+            for name, part in eval_dataset.items():
+                metrics |= self.evaluate(part, ignore_keys, f"{metric_key_prefix}_{name}")
+            return metrics
+        args = self.args
+        ready: Any = self._prepare_dataset(eval_dataset, self.processing_class, args, "eval")
+        size = args.precompute_ref_batch_size or args.per_device_eval_batch_size
+        self._precompute_ref_logps(ready, "eval", size)
+        self._know_wanted_references()
+        # not TRL's, which would prepare the data and ask for its reference once more
+        return Trainer.evaluate(self, ready, ignore_keys, metric_key_prefix)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the means over all pairs since the last log; one process may call it alone."""
-        outcomes = self._kept.take("train") if self.model.training else None
+        outcomes = self._outcomes.take("train") if self.model.training else None
         if outcomes is not None:
             logs.update(pair_metrics(outcomes, self.objective))
         super().log(logs, start_time)
@@ -296,13 +480,13 @@ class APOTrainer(ReferenceTrainer, CheckpointingTrainer):
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """Evaluate, with metrics over pairs and the rewards of each in `evaluation_rewards`."""
-        self._kept.take("eval")  # what one that was broken off left
-        self._guard.evaluated = dataloader.dataset
+        self._outcomes.take("eval")  # what one that was broken off left
+        self._errors.evaluated = dataloader.dataset
         self.evaluation_rewards = None
         output = super().evaluation_loop(
             dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
         )
-        outcomes = self._kept.take("eval")
+        outcomes = self._outcomes.take("eval")
         if outcomes is not None:
             metrics = pair_metrics(outcomes, self.objective)
             metrics["loss"] = mean_loss(outcomes, self.objective)
@@ -317,8 +501,7 @@ class APOTrainer(ReferenceTrainer, CheckpointingTrainer):
     @property
     def logp_tolerance(self) -> float:
         """Nats by which two log-probs of an answer may differ, times the root of its tokens."""
-        half = self.accelerator.mixed_precision != "no" or has_coarse_weights(self.model)
-        return LOGP_TOLERANCE_HALF if half else LOGP_TOLERANCE_FP32
+        return logp_tolerance(self.accelerator, self.model)
 
     # --- the card
 
@@ -348,29 +531,5 @@ class APOTrainer(ReferenceTrainer, CheckpointingTrainer):
 
 
 def _name_of(model: Any) -> str:
-    name = model if isinstance(model, str) else getattr(model.config, "_name_or_path", "")
+    name = model if isinstance(model, str) else str(model.config.name_or_path or "")
     return name.rstrip("/").split("/")[-1] or "model"
-
-
-def _as_python(dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
-    """Rows as lists and text, whatever arrays a data set is told to give; transforms stay."""
-    if isinstance(dataset, Dataset) and dataset.format["type"] not in (None, "custom"):
-        return dataset.with_format(None)
-    return dataset
-
-
-def _raw(dataset: Any) -> Any:
-    """The columns of a pair that are text, in every row."""
-    if dataset.format["type"] == "custom":
-        return dataset
-    wanted = ("id", "chosen", "rejected")
-    return dataset.select_columns([c for c in wanted if c in dataset.column_names])
-
-
-@contextlib.contextmanager
-def _without_max_length(args: DPOConfig) -> Any:
-    max_length, args.max_length = args.max_length, None
-    try:
-        yield
-    finally:
-        args.max_length = max_length

@@ -1,138 +1,439 @@
-"""Names of other libraries that are no promise of theirs, and that we use all the same."""
+"""Every part of TRL, transformers, accelerate, peft, torch and Python that is no documented API.
 
-# mypy: allow-untyped-calls
-# trl is typed in part only
+Training needs some of them all the same. Each is named here once, with the place that it mirrors,
+and the other modules of `apo` import it from here: a new version of a library is then looked over
+in one file. `tests/apo/test_trl_compat.py` has a test for each entry, and one that finds a use
+anywhere else.
 
-import functools
-import logging
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from importlib.metadata import version
-
-from clair_apo.errors import TrainingError
-
-__all__ = [
-    "PRIVATE_NAMES",
-    "TESTED_TRL",
-    "TRL_METHODS",
-    "DPOTrainer",
-    "add_fused_lm_head",
-    "check_trl",
-    "common_prefix_length",
-    "disable_gradient_checkpointing",
-    "prepare_deepspeed",
-    "tested_range",
-    "tokenize",
-    "trl_internals",
-    "use_adapter",
-]
-
-logger = logging.getLogger(__name__)
-
-TESTED_TRL = ("1.16", "1.16")
-"""The oldest and the newest minor of TRL with which all tests of training passed."""
-
-TRL_METHODS = (
-    "trl.DPOTrainer._compute_loss",
-    "trl.DPOTrainer._precompute_ref_logps",
-    "trl.DPOTrainer._prepare_dataset",
-    "trl.DPOTrainer._save_checkpoint",
-    "trl.DPOTrainer._set_signature_columns_if_needed",
-)
-"""Methods that we override or call. An override whose method is gone would just never be called."""
-
-PRIVATE_NAMES = (
-    *TRL_METHODS,
-    "os._exit",
-    "atexit._run_exitfuncs",
-    "threading._shutdown",
-    "trl.DPOTrainer._is_vlm",
-    "trl.DPOTrainer._signature_columns",
-    "trl.DPOTrainer._tokenizer",
-    "trl.data_utils._tokenize",
-    "torch.nn.Module._forward_hooks",
-    "torch.nn.Module._forward_pre_hooks",
-    "torch.nn.modules.batchnorm._BatchNorm",
-    "transformers.Trainer._get_collator_with_removed_columns",
-    "transformers.Trainer._get_output_dir",
-    "transformers.Trainer._prepare_inputs",
-    "transformers.PreTrainedModel._can_set_attn_implementation",
-    "transformers.PreTrainedModel._is_stateful",
-    "transformers.PreTrainedModel._supports_attention_backend",
-    "transformers.PreTrainedConfig._attn_implementation",
-    "transformers.PreTrainedConfig._name_or_path",
-    "torch.ops.aten._softmax_backward_data",
-    "accelerate.state.GradientState._set_sync_gradients",
-)
-"""Every private name of another library that training calls or overrides, with its owner.
-
-One test says which version lost one, another that none is missing here.
+Places are those of trl 1.16.0, transformers 5.23.0, accelerate 1.15.0, peft 0.21.2 and torch
+2.13.0, the versions that were read last.
 """
 
+import atexit
+import contextlib
+import importlib
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
-def tested_range() -> str:
-    """The tested minors of TRL, in words."""
-    oldest, newest = TESTED_TRL
-    return oldest if oldest == newest else f"{oldest} to {newest}"
+import torch
+from accelerate.utils import DistributedType, extract_model_from_parallel
+from datasets import Dataset
+from torch import Tensor, nn
+from transformers import PreTrainedModel, Trainer, TrainerCallback
+from trl.trainer.dpo_trainer import DPOTrainer
+
+from clair_apo.errors import ClairApoError
+
+TESTED_TRL = ("1.16", "1.16")
+"""The first and the last minor version of TRL that these parts were tested with."""
+
+OVERRIDES = (
+    "_precompute_ref_logps",
+    "_prepare_dataset",
+    "_save_checkpoint",
+    "_set_signature_columns_if_needed",
+)
+"""Private methods of `trl.DPOTrainer` that `APOTrainer` overrides."""
 
 
-@contextmanager
-def trl_internals() -> Iterator[None]:
-    """A block, or as decorator a function, that uses internals of TRL.
+class IncompatibleLibraryError(ClairApoError):
+    """An installed version of a library lacks a part that training needs."""
 
-    Raises:
-        TrainingError: the installed TRL lacks one; names it, its version and the tested range.
+
+def incompatible(library: str, part: str) -> IncompatibleLibraryError:
+    """The error for a part that a library lacks.
+
+    Args:
+        library: its name on the package index.
+        part: what is missing, as a dotted name.
     """
     try:
-        yield
-    except (ImportError, AttributeError) as error:
-        if not _is_of_trl(error):
-            raise
-        raise _lacks(str(error)) from error
-
-
-@functools.cache
-def check_trl() -> None:
-    """Look at the installed TRL before a trainer is made; one that was not tested is warned of.
-
-    Raises:
-        TrainingError: it lacks a method that we override or call.
-    """
-    for name in TRL_METHODS:
-        if not hasattr(DPOTrainer, name.rsplit(".", 1)[1]):
-            raise _lacks(f"there is no {name}")
-    installed = version("trl")
-    oldest, newest = map(_minor, TESTED_TRL)
-    if not oldest <= _minor(installed) <= newest:
-        logger.warning(
-            f"TRL {installed} was not tested, TRL {tested_range()} was; all internals of it that "
-            "training uses are there"
-        )
-
-
-def _lacks(what: str) -> TrainingError:
-    return TrainingError(
-        f"TRL {version('trl')} lacks an internal that training uses: {what}. TRL {tested_range()} "
-        f"has it: pip install 'trl=={TESTED_TRL[1]}.*'"
+        installed = version(library)
+    except PackageNotFoundError:
+        installed = "(not installed)"
+    first, last = TESTED_TRL
+    tested = first if first == last else f"{first} to {last}"
+    return IncompatibleLibraryError(
+        f"{library} {installed} has no {part}, which training uses. It was tested with trl "
+        f"{tested} and the versions of that time: pip install 'trl=={last}.*', and the "
+        f"{library} that constraints.txt names"
     )
 
 
-def _is_of_trl(error: ImportError | AttributeError) -> bool:
-    """Whether a name is missing in TRL, not in another library or in our own code."""
-    name = error.name or ""
-    if isinstance(error, ImportError):
-        return name.startswith("trl.")
-    return name in {n.rsplit(".", 1)[1] for n in PRIVATE_NAMES if n.startswith("trl.")}
+def internal(module: str, name: str) -> Any:
+    """An object of another library's module.
+
+    Raises:
+        IncompatibleLibraryError: the installed version has no such object.
+    """
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError):
+        raise incompatible(module.split(".")[0], f"{module}.{name}") from None
 
 
-def _minor(number: str) -> tuple[int, ...]:
-    return tuple(int(digits) for digits in re.findall(r"\d+", number)[:2])
+def member(library: str, owner: Any, name: str) -> Any:
+    """An attribute of another library's object.
+
+    Raises:
+        IncompatibleLibraryError: the installed version has no such attribute.
+    """
+    try:
+        return getattr(owner, name)
+    except AttributeError:
+        raise incompatible(library, f"{type(owner).__name__}.{name}") from None
 
 
-with trl_internals():
-    from trl.data_utils import _tokenize as tokenize
-    from trl.data_utils import common_prefix_length
-    from trl.models.utils import disable_gradient_checkpointing, prepare_deepspeed
-    from trl.trainer.dpo_trainer import DPOTrainer
-    from trl.trainer.utils import add_fused_lm_head, use_adapter
+# --- TRL: functions
+
+tokenize: Callable[..., dict[str, Any]] = internal("trl.data_utils", "_tokenize")
+"""Token ids of a text or of messages, with the chat template. `trl/data_utils.py:_tokenize`."""
+
+common_prefix_length: Callable[[Sequence[int], Sequence[int]], int] = internal(
+    "trl.data_utils", "common_prefix_length"
+)
+"""How many ids two lists begin with alike. `trl/data_utils.py:common_prefix_length`."""
+
+add_fused_lm_head: Callable[..., None] = internal("trl.trainer.utils", "add_fused_lm_head")
+"""Gives a model the head that `fused_scores` asks. `trl/trainer/utils.py:add_fused_lm_head`."""
+
+use_adapter: Callable[[Any, str | None], contextlib.AbstractContextManager[Any]] = internal(
+    "trl.trainer.utils", "use_adapter"
+)
+"""One adapter on, or none, for a while. `trl/trainer/utils.py:use_adapter`."""
+
+disable_gradient_checkpointing: Callable[[Any, Any], contextlib.AbstractContextManager[Any]] = (
+    internal("trl.models.utils", "disable_gradient_checkpointing")
+)
+"""No checkpointing for a while. `trl/models/utils.py:disable_gradient_checkpointing`."""
+
+prepare_deepspeed: Callable[[Any, Any], Any] = internal("trl.models.utils", "prepare_deepspeed")
+"""An inference engine around a model. `trl/models/utils.py:prepare_deepspeed`."""
+
+
+class FusedScores(NamedTuple):
+    """What TRL's fused head says of every position. `trl/trainer/utils.py:FusedCausalLMOutput`."""
+
+    log_probs: Tensor
+    entropy: Tensor | None
+    """None where the head was not told to compute it."""
+    is_top1: Tensor | None
+    """None where the head was not told to compute it."""
+
+
+def fused_scores(model: Any, inputs: Mapping[str, Any], **labels: Tensor) -> FusedScores:
+    """Call a model through TRL's fused head. `trl/trainer/utils.py:add_fused_lm_head`.
+
+    Args:
+        model: was given the head by TRL or by `add_fused_lm_head`; wrapped or not.
+        inputs: for the model itself.
+        labels: `labels`, or `shift_labels` where position t holds the label that t predicts.
+    """
+    outputs = model(**inputs, **labels, fused_lm_head=True)
+    return FusedScores(*(member("trl", outputs, name) for name in FusedScores._fields))
+
+
+# --- TRL: the trainer
+
+POLICY_ADAPTER = "default"
+"""The adapter that TRL copies as its reference. `trl/trainer/dpo_trainer.py`, `__init__`."""
+REFERENCE_ADAPTER = "ref"
+"""The frozen copy of it. `trl/trainer/dpo_trainer.py`, `__init__`."""
+
+
+def tokenized_pairs(
+    pairs: Dataset, tokenizer: Any, name: str, processes: int | None = None
+) -> Dataset:
+    """Pairs as TRL's trainer tokenizes them, none dropped. `DPOTrainer._prepare_dataset`.
+
+    It asks its trainer for nothing but the tokenizer, and runs without one here.
+
+    Args:
+        pairs: preference rows in any of TRL's formats.
+        tokenizer: with the chat template.
+        name: of the data set, for progress bars.
+        processes: that tokenize; None takes this one alone.
+    """
+    prepare = member("trl", DPOTrainer, "_prepare_dataset")
+    trainer = SimpleNamespace(_tokenizer=tokenizer)
+    uncut = SimpleNamespace(max_length=None, truncation_mode="keep_start")
+    uncut.dataset_num_proc = processes
+    try:
+        return prepare(trainer, pairs, tokenizer, uncut, name)
+    except AttributeError as error:  # a later version asks its trainer, or its settings, for more
+        if not isinstance(error.obj, SimpleNamespace):
+            raise
+        raise incompatible(
+            "trl", f"DPOTrainer._prepare_dataset without a trainer's {error.name}"
+        ) from error
+
+
+def overrides_loss(trainer: DPOTrainer) -> bool:
+    """Whether a subclass computes TRL's loss itself. `DPOTrainer._compute_loss`."""
+    own = member("trl", DPOTrainer, "_compute_loss")
+    return getattr(member("trl", trainer, "_compute_loss"), "__func__", None) is not own
+
+
+def sees_images(trainer: DPOTrainer) -> bool:
+    """Whether the processing class is of a vision-language model. `DPOTrainer._is_vlm`."""
+    return bool(member("trl", trainer, "_is_vlm"))
+
+
+def keep_columns(trainer: DPOTrainer, names: Sequence[str]) -> None:
+    """Keep columns that TRL would remove. `DPOTrainer._set_signature_columns_if_needed`."""
+    known = member("trl", trainer, "_signature_columns")
+    trainer._signature_columns = known + [name for name in names if name not in known]
+
+
+class _HidesFsdp(TrainerCallback):
+    def __init__(self, trainer: Any) -> None:
+        self._trainer = trainer
+
+    def on_init_end(self, *event: Any, **more: Any) -> None:
+        self._trainer.is_fsdp_enabled = False
+
+
+@contextlib.contextmanager
+def fsdp_hidden(trainer: Any, hides: bool) -> Iterator[list[TrainerCallback]]:
+    """Hide FSDP from TRL while its constructor runs. `DPOTrainer.__init__`, `is_fsdp_enabled`.
+
+    With `precompute_ref_log_probs` under FSDP, TRL loads a second model by the policy's name and
+    asks that one. Here the policy itself is asked, once it has been spread.
+
+    Args:
+        trainer: about to be made.
+        hides: False changes nothing.
+
+    Yields:
+        Callbacks for the constructor: transformers sets the flag in its part, which ends with
+        `on_init_end`; TRL reads it after that.
+    """
+    callbacks: list[TrainerCallback] = [_HidesFsdp(trainer)] if hides else []
+    yield callbacks
+    for callback in callbacks:
+        trainer.remove_callback(callback)
+        trainer.is_fsdp_enabled = uses_fsdp(trainer.accelerator)
+
+
+# --- transformers: the trainer
+
+rotate_checkpoints: Callable[..., None] = internal(
+    "transformers.trainer_utils", "rotate_checkpoints"
+)
+"""Deletes old checkpoints. `transformers/trainer_utils.py:rotate_checkpoints`."""
+
+
+def prepared_batch(trainer: Trainer, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """A batch on the device. `transformers/trainer.py:Trainer._prepare_inputs`."""
+    prepared: dict[str, Any] = member("transformers", trainer, "_prepare_inputs")(batch)
+    return prepared
+
+
+def known_columns_collator(trainer: Trainer, collate: Any) -> Any:
+    """A collator given only columns that it knows. `Trainer._get_collator_with_removed_columns`."""
+    return member("transformers", trainer, "_get_collator_with_removed_columns")(collate)
+
+
+def checkpoints_folder(trainer: Trainer, trial: Any) -> str:
+    """Where a run's checkpoints go. `transformers/trainer.py:Trainer._get_output_dir`."""
+    return str(member("transformers", trainer, "_get_output_dir")(trial=trial))
+
+
+# --- transformers: models and attention
+
+is_deepspeed_zero3_enabled: Callable[[], bool] = internal(
+    "transformers.integrations.deepspeed", "is_deepspeed_zero3_enabled"
+)
+"""Whether models are loaded in pieces. `transformers/integrations/deepspeed.py`."""
+
+is_triton_available: Callable[[], bool] = internal(
+    "transformers.utils.import_utils", "is_triton_available"
+)
+"""Whether kernels in Triton can be had. `transformers/utils/import_utils.py`."""
+
+flex_attention_forward: Callable[..., tuple[Tensor, Any]] = internal(
+    "transformers.integrations.flex_attention", "flex_attention_forward"
+)
+"""FlexAttention, compiled once. `transformers/integrations/flex_attention.py`."""
+
+repeat_kv: Callable[[Tensor, int], Tensor] = internal(
+    "transformers.integrations.sdpa_attention", "repeat_kv"
+)
+"""Key-value heads repeated for their queries. `transformers/integrations/sdpa_attention.py`."""
+
+_attention_functions: Any = internal("transformers.modeling_utils", "ALL_ATTENTION_FUNCTIONS")
+
+
+def attention_function(name: str | None) -> Any:
+    """An attention by its name; None for one of a model's own code. `ALL_ATTENTION_FUNCTIONS`."""
+    return _attention_functions.get(name)
+
+
+def attention_name(config: Any) -> Any:
+    """The attention that a model is set to. `PreTrainedConfig._attn_implementation`."""
+    return member("transformers", config, "_attn_implementation")
+
+
+def is_stateful(model: PreTrainedModel) -> bool:
+    """Whether a model carries a state from token to token. `PreTrainedModel._is_stateful`."""
+    return bool(member("transformers", model, "_is_stateful"))
+
+
+def takes_attention(model: PreTrainedModel) -> bool:
+    """Whether attention can be replaced. `PreTrainedModel._can_set_attn_implementation`."""
+    can_be_set = member("transformers", model, "_can_set_attn_implementation")
+    return bool(member("transformers", model, "_supports_attention_backend") and can_be_set())
+
+
+# --- accelerate
+
+BatchSamplerShard: Any = internal("accelerate.data_loader", "BatchSamplerShard")
+"""Deals batches of data with a length out to processes. `accelerate/data_loader.py`."""
+IterableDatasetShard: Any = internal("accelerate.data_loader", "IterableDatasetShard")
+"""Deals one stream out to processes. `accelerate/data_loader.py`."""
+
+
+def uses_fsdp(accelerator: Any) -> bool:
+    """Whether FSDP spreads models over processes. `accelerate/state.py`, `fsdp_plugin`."""
+    return getattr(accelerator.state, "fsdp_plugin", None) is not None
+
+
+def uses_deepspeed(accelerator: Any) -> bool:
+    """Whether DeepSpeed holds models in an engine. `accelerate/state.py`, `deepspeed_plugin`."""
+    return getattr(accelerator.state, "deepspeed_plugin", None) is not None
+
+
+def is_spread(accelerator: Any) -> bool:
+    """Whether FSDP or DeepSpeed will spread the policy over processes, or has."""
+    return uses_fsdp(accelerator) or uses_deepspeed(accelerator)
+
+
+def active_loader(accelerator: Any) -> Any:
+    """The loader that is being read. `accelerate/state.py:GradientState.active_dataloader`."""
+    return member("accelerate", accelerator.gradient_state, "active_dataloader")
+
+
+def is_last_batch(accelerator: Any) -> bool:
+    """Whether a loader gave its last batch. `accelerate/state.py`, `end_of_dataloader`."""
+    return bool(member("accelerate", accelerator.gradient_state, "end_of_dataloader"))
+
+
+@contextlib.contextmanager
+def unsynced(accelerator: Any, model: Any) -> Iterator[None]:
+    """A backward pass whose gradients wait. `GradientState._set_sync_gradients`.
+
+    DeepSpeed knows no `no_sync`: its optimizer steps where `sync_gradients` is true.
+    """
+    if accelerator.distributed_type != DistributedType.DEEPSPEED:
+        with accelerator.no_sync(model):
+            yield
+        return
+    state = accelerator.gradient_state
+    setter, syncs = member("accelerate", state, "_set_sync_gradients"), state.sync_gradients
+    setter(False)
+    try:
+        yield
+    finally:
+        setter(syncs)
+
+
+# --- peft
+
+BaseTuner: Any = internal("peft.tuners.tuners_utils", "BaseTuner")
+"""The module between a `PeftModel` and its model. `peft/tuners/tuners_utils.py:BaseTuner`."""
+
+WRAPPED = ("base_layer", "original_module", "token_adapter")
+"""What an adapter names its inside. `peft/tuners/tuners_utils.py`, `peft/utils/other.py`."""
+
+
+def is_peft_model(model: Any) -> bool:
+    """Whether a model has an adapter, inside of wrappers too. `accelerate/utils/modeling.py`."""
+    from peft import PeftModel
+
+    return isinstance(extract_model_from_parallel(model), PeftModel)
+
+
+def adapter_attributes(module: Any) -> tuple[str, ...]:
+    """Where a layer holds something for each of its adapters. `BaseTunerLayer`, `*_names`."""
+    return tuple(
+        name
+        for names in ("adapter_layer_names", "other_param_names")
+        for name in getattr(module, names, ())
+    )
+
+
+def adapter_prefix(model: Any) -> str | None:
+    """What the names of an adapter's weights contain, where it says so. `BaseTuner.prefix`."""
+    return getattr(model.base_model, "prefix", None)
+
+
+def wraps_tokens(head: Any) -> bool:
+    """Whether a head has trained tokens beside its weights. `peft/utils/other.py`."""
+    return type(head).__name__ == "TrainableTokensWrapper"
+
+
+def prompt_is_off(model: Any) -> bool:
+    """Whether a learnt prompt is switched off. `peft/peft_model.py:PeftModel.disable_adapter`."""
+    return bool(vars(model).get("forward") == model.base_model.forward)
+
+
+# --- torch
+
+BatchNorm: Any = internal("torch.nn.modules.batchnorm", "_BatchNorm")
+"""All layers that take statistics over a batch. `torch/nn/modules/batchnorm.py:_BatchNorm`."""
+
+WeakIdKeyDictionary: Any = internal("torch.utils.weak", "WeakIdKeyDictionary")
+"""A dictionary by identity that keeps no key alive. `torch/utils/weak.py`."""
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+
+
+def forward_hooks(module: nn.Module) -> list[Any]:
+    """What is called before and after a module's forward. `torch/nn/modules/module.py`."""
+    return [hook for kind in _HOOKS for hook in member("torch", module, kind).values()]
+
+
+def global_forward_hooks() -> list[Any]:
+    """What is called at every module's forward. `torch/nn/modules/module.py:_global_*`."""
+    found = (internal("torch.nn.modules.module", f"_global{kind}") for kind in _HOOKS)
+    return [hook for hooks in found for hook in hooks.values()]
+
+
+def softmax_backward_(grad: Tensor, shares: Tensor) -> None:
+    """From the gradient of a softmax to that of its scores, in place. `torch.ops.aten`.
+
+    Args:
+        grad: of the shares; afterwards of the scores.
+        shares: what the softmax gave over its last dimension.
+    """
+    operator = member("torch", torch.ops.aten, "_softmax_backward_data")
+    operator.out(grad, shares, -1, shares.dtype, grad_input=grad)
+
+
+def is_in_pieces(weight: Any) -> bool:
+    """Whether FSDP or ZeRO-3 spread a weight. `DTensor.full_tensor`; DeepSpeed's `ds_id`."""
+    return hasattr(weight, "full_tensor") or hasattr(weight, "ds_id")
+
+
+def whole_weight(weight: Any) -> Tensor:
+    """A weight as if it lay on one process; all processes call. As `is_in_pieces`."""
+    if hasattr(weight, "full_tensor"):
+        return weight.full_tensor()  # type: ignore[no-any-return] # of a DTensor
+    if not hasattr(weight, "ds_id"):
+        return weight  # type: ignore[no-any-return] # a Tensor
+    from deepspeed.zero import GatheredParameters  # type: ignore[import-not-found] # optional
+
+    with GatheredParameters([weight]):
+        return weight.detach().clone()  # type: ignore[no-any-return] # a Tensor
+
+
+# --- Python
+
+
+def run_exit_handlers() -> None:
+    """Wait for threads, then call exit handlers. As `Py_FinalizeEx` in CPython 3.11 does first."""
+    member("python", threading, "_shutdown")()
+    member("python", atexit, "_run_exitfuncs")()

@@ -11,6 +11,7 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 
 from clair_apo.apo.forward.batching import WEIGHTS, fills_a_stream, given_by_stream, pair_weights
+from clair_apo.apo.forward.row_runner import RowRunner
 from clair_apo.apo.metrics import OutcomeLog, PairOutcomes
 from clair_apo.apo.trainer import APOTrainer
 from tests.helpers.tiny_apo import make_model, make_rows
@@ -96,7 +97,7 @@ def test_rows_without_a_number_count():
 
 
 @pytest.mark.parametrize("index, expected", [(0, [[1, 1]]), (1, [[1, 0]])])
-def test_a_resumed_trainer_weighs_the_pairs_of_its_last_batch(index, expected, config, tokenizer):
+def test_a_resumed_run_weighs_the_pairs_of_its_last_batch(index, expected, config, tokenizer):
     """Seven pairs, two for each process at a time: the second process repeats one at the end."""
     trainer = APOTrainer(
         model=make_model(),
@@ -105,14 +106,15 @@ def test_a_resumed_trainer_weighs_the_pairs_of_its_last_batch(index, expected, c
         processing_class=tokenizer,
     )
     loader = loaders(trainer.train_dataset, collate_fn=trainer.data_collator)[index]
-    trainer.callback_handler.train_dataloader = loader
-    trainer.accelerator = SimpleNamespace(
+    accelerator = SimpleNamespace(
         num_processes=PROCESSES,
         process_index=index,
         gradient_state=loader.gradient_state,
         reduce=lambda count: count,
     )
-    batches, count = trainer.get_batch_samples(iter(skip_first_batches(loader, 1)), 1, "cpu")
+    steps = iter(skip_first_batches(loader, 1))
+    batches = [next(steps)]
+    count = RowRunner(accelerator, trainer.layout, None).weigh(batches, loader, "cpu")
     assert [batch[WEIGHTS].tolist() for batch in batches] == expected
     assert count == sum(expected[0])
 

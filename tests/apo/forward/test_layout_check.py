@@ -13,8 +13,10 @@ from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaForCausalLM
 
-from clair_apo.apo.forward import layout_choice, row_runner
+from clair_apo.apo.forward import layout as layout_module
+from clair_apo.apo.forward import layout_choice
 from clair_apo.apo.forward.attention import UnknownKeywordError, tree_attention
+from clair_apo.apo.forward.layout import PairLayout
 from clair_apo.apo.forward.layout_check import compare_layouts, few_pairs, foreign_hooks
 from clair_apo.apo.trainer import APOTrainer
 from clair_apo.errors import ConfigError
@@ -184,7 +186,7 @@ def test_models_that_trees_are_exact_for_agree_in_every_dtype(family, dtype):
 
 
 def test_where_another_process_finds_a_difference_this_one_pads_too(make, monkeypatch, caplog):
-    monkeypatch.setattr(row_runner, "gather_object", lambda found: [*found, "rank 1 says so"])
+    monkeypatch.setattr(layout_module, "gather_object", lambda found: [*found, "rank 1 says so"])
     with caplog.at_level(logging.WARNING, "clair_apo"):
         assert make(make_model()).pair_layout == "padded"
     assert why_padded(caplog).endswith("because rank 1 says so")
@@ -373,5 +375,5 @@ def test_a_comparison_leaves_no_trace():
 
 def test_training_is_bit_for_bit_as_without_the_comparison(make, monkeypatch):
     with_it = losses(make(make_model(), make_model(1)))
-    monkeypatch.setattr(APOTrainer, "settle_layout", lambda self, policy=None: None)
+    monkeypatch.setattr(PairLayout, "settle", lambda self, *given: None)
     assert losses(make(make_model(), make_model(1))) == with_it

@@ -170,7 +170,7 @@ def test_padded_rows_hold_what_was_allowed_with_their_padding(trainer, monkeypat
     seen = batch(mine)["attention_mask"]
     assert seen.numel() > seen.sum() > 2 * 84, "it is padded, and must be cut"
     rows.clear()  # those of the reference
-    mine.forward_pairs(mine.model, batch(mine))
+    mine.rows.forward(mine.model, batch(mine))
     assert sum(answers for answers, _ in rows) == len(seen)
     assert max(answers for answers, _ in rows) > 2, "several pairs in a row"
     assert all(answers * longest <= 84 for answers, longest in rows)

@@ -10,7 +10,8 @@ from torch.nn import functional
 from trl import DPOConfig, DPOTrainer
 
 from clair_apo.apo.reference import cache as module
-from clair_apo.apo.reference.logprobs import SUM_COLUMNS, reference_tokens
+from clair_apo.apo.reference.logprobs import SUM_COLUMNS
+from clair_apo.apo.reference.model import Reference
 from clair_apo.apo.trainer import APOTrainer
 from clair_apo.errors import TrainingError
 from tests.helpers.tiny_apo import make_model, make_rows, make_tokenizer
@@ -85,7 +86,7 @@ def tokens_by_hand(model, row, max_length=None, end=False):
 def test_each_token_has_its_log_prob_in_the_order_of_the_batch(make, max_length, mode):
     trainer = make(max_length=max_length, truncation_mode=mode, precompute_ref_batch_size=3)
     rows = [trainer.train_dataset[i] for i in (6, 1, 5, 0, 2)]
-    found = reference_tokens(trainer, trainer.data_collator(rows)).chosen
+    found = trainer.reference.tokens(trainer.data_collator(rows)).chosen
     expected = [tokens_by_hand(make_model(), r, max_length, mode == "keep_end") for r in rows]
     assert found.lengths.tolist() == [len(tokens) for tokens in expected]
     torch.testing.assert_close(found.values, torch.cat(expected), atol=1e-4, rtol=0)
@@ -239,7 +240,7 @@ def test_where_the_answer_begins_is_part_of_what_is_asked(make, forwards):
 
 
 def test_an_interrupted_computation_keeps_what_it_has(make, forwards, monkeypatch):
-    answers = module.reference_tokens
+    answers = Reference.tokens
     asked = []
 
     def third_time_dies(*args):
@@ -248,7 +249,7 @@ def test_an_interrupted_computation_keeps_what_it_has(make, forwards, monkeypatc
             raise KeyboardInterrupt
         return answers(*args)
 
-    monkeypatch.setattr(module, "reference_tokens", third_time_dies)
+    monkeypatch.setattr(Reference, "tokens", third_time_dies)
     with pytest.raises(KeyboardInterrupt):
         make(precompute_ref_batch_size=2)
     forwards.clear()
@@ -365,7 +366,7 @@ def test_the_cache_lies_where_the_config_says(make, tmp_path):
 
 
 def test_under_fsdp_the_policy_answers_when_training_begins_and_not_before(make, monkeypatch):
-    monkeypatch.setattr(module, "_uses_fsdp", lambda trainer: True)
+    monkeypatch.setattr(module, "is_spread", lambda accelerator: True)
     trainer = make()
     assert not trainer.reference_cache.computed
     with pytest.raises(TrainingError, match=r"not known\. Under FSDP .* clair-apo reference build"):
@@ -379,7 +380,7 @@ def test_under_fsdp_the_policy_answers_when_training_begins_and_not_before(make,
 
 def test_under_fsdp_a_resumed_policy_is_not_asked(make, monkeypatch, tmp_path):
     make(max_steps=1, save_strategy="steps", save_steps=1).train()
-    monkeypatch.setattr(module, "_uses_fsdp", lambda trainer: True)
+    monkeypatch.setattr(module, "is_spread", lambda accelerator: True)
     trainer = make(reference_cache=str(tmp_path / "empty"))
     with pytest.raises(TrainingError, match="the policy has been trained, so it cannot be asked"):
         trainer.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-1"))

@@ -14,7 +14,6 @@ from trl import DPOTrainer
 from trl.trainer.utils import use_adapter
 
 from clair_apo.apo.reference.choose import frozen_copy
-from clair_apo.apo.reference.logprobs import reference_logps
 from clair_apo.apo.trainer import APOTrainer
 from clair_apo.errors import ConfigError, ModelNotFoundError, TrainingError
 from tests.helpers.tiny_apo import make_model
@@ -33,7 +32,7 @@ def first_rewards(kind, config, tokenizer, pairs, model):
 def first_reference(trainer):
     """What a batch of the first training pair carries: log pi_ref(chosen | prompt)."""
     batch = trainer.data_collator([trainer.train_dataset[0]])
-    return reference_logps(trainer, batch).chosen.item()
+    return trainer.reference.logps(batch).chosen.item()
 
 
 def by_hand(model, row):

@@ -7,7 +7,7 @@ from peft import LoraConfig
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from clair_apo.apo.reference import cache as module
-from clair_apo.apo.reference.logprobs import SUM_COLUMNS, reference_logps
+from clair_apo.apo.reference.logprobs import SUM_COLUMNS
 from clair_apo.apo.trainer import APOTrainer
 from clair_apo.errors import TrainingError
 from tests.helpers.tiny_apo import make_model, make_rows
@@ -86,7 +86,7 @@ def test_a_named_reference_that_changed_since_is_refused(make, tiny_folder):
 
 def test_under_fsdp_a_reference_that_was_let_go_is_not_asked(make, tiny_folder, monkeypatch):
     trainer = make(make_model(1), reference=str(tiny_folder))
-    monkeypatch.setattr(module, "_uses_fsdp", lambda trainer: True)
+    monkeypatch.setattr(module, "is_spread", lambda accelerator: True)
     with pytest.raises(TrainingError, match=r"lacks 4 of 4 pairs, and the reference was let go"):
         trainer.evaluate(Dataset.from_list(NEW))
     with pytest.raises(TrainingError, match="verify in one process"):
@@ -155,5 +155,5 @@ def test_an_adapter_inside_of_fsdp1_is_switched_off_for_its_reference(make, proc
     trainer.model = FullyShardedDataParallel(
         trainer.model, device_id=torch.device("cpu"), use_orig_params=True
     )
-    found = reference_logps(trainer, trainer.data_collator(rows)).chosen
+    found = trainer.reference.logps(trainer.data_collator(rows)).chosen
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)

@@ -4,18 +4,13 @@ Reads the pairs, tokenizes them as the trainer does, and takes the model's shape
 It loads no weights and writes no file.
 """
 
-# mypy: allow-untyped-calls
-# trl and transformers are typed in part only
-
 from collections.abc import Mapping, Sequence
-from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
 import datasets
 import torch
 from peft import PeftConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
-from trl.trainer.dpo_trainer import DPOTrainer
 from trl.trainer.utils import get_peft_config
 
 from clair_apo.apo.adapters import adapter_folder
@@ -25,6 +20,7 @@ from clair_apo.apo.data import PairSplit, TrainingPair, load_split_pairs
 from clair_apo.apo.dry_run.estimate import TrainingEstimate, estimate, matrix_rate
 from clair_apo.apo.forward.layout_choice import choose_layout
 from clair_apo.apo.lengths import PairLengths, cut_pair, pair_lengths
+from clair_apo.apo.trl_compat import tokenized_pairs
 from clair_apo.errors import ClairApoError, ConfigError, TrainingError
 from clair_apo.models import find_model
 from clair_apo.records import Record
@@ -147,11 +143,9 @@ def _tokenize(
     if not pairs:
         return []
     data = datasets.Dataset.from_list([pair.to_trl_row() for pair in pairs])
-    # TRL's own tokenizing, which asks its trainer for nothing but the tokenizer
-    trainer: Any = SimpleNamespace(_tokenizer=tokenizer)
-    whole: Any = SimpleNamespace(max_length=None, dataset_num_proc=args.dataset_num_proc)
-    prepared: Any = DPOTrainer._prepare_dataset(trainer, data, tokenizer, whole, name)
-    rows: list[Mapping[str, Any]] = prepared.to_list()
+    rows: list[Mapping[str, Any]] = tokenized_pairs(
+        data, tokenizer, name, args.dataset_num_proc
+    ).to_list()
     return rows
 
 

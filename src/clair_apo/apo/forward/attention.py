@@ -26,13 +26,16 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
-from torch.utils.weak import WeakIdKeyDictionary
 from transformers import AttentionInterface, PreTrainedModel
-from transformers.integrations.flex_attention import flex_attention_forward
-from transformers.integrations.sdpa_attention import repeat_kv
-from transformers.utils.import_utils import is_triton_available
 
 from clair_apo.apo.forward.cpu import causal_attention
+from clair_apo.apo.trl_compat import (
+    WeakIdKeyDictionary,
+    attention_name,
+    flex_attention_forward,
+    is_triton_available,
+    repeat_kv,
+)
 from clair_apo.errors import TrainingError
 
 BLOCK = 128
@@ -296,7 +299,7 @@ def attends_to_trees(model: PreTrainedModel) -> Iterator[None]:
     Args:
         model: neither wrapped nor adapted (`shared_prefix.bare_model`).
     """
-    own = model.config._attn_implementation
+    own = attention_name(model.config)
     try:
         model.set_attn_implementation(TREE_ATTENTION)
         yield

@@ -3,17 +3,21 @@
 They must count neither in the loss nor in the metrics. B is the number of pairs of one process.
 """
 
-# mypy: allow-untyped-calls
-# accelerate is typed in part only
-
 import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
-from accelerate.data_loader import BatchSamplerShard, IterableDatasetShard
 from torch import Tensor
+from transformers import Trainer
 
+from clair_apo.apo.forward.noise import random_numbers_kept
+from clair_apo.apo.trl_compat import (
+    BatchSamplerShard,
+    IterableDatasetShard,
+    known_columns_collator,
+    prepared_batch,
+)
 from clair_apo.errors import TrainingError
 
 ROW = "clair_apo_row"
@@ -78,6 +82,41 @@ def _images(row: Mapping[str, Any]) -> int:
     return 1 if "image" in row else len(row["images"] or ())
 
 
+class PairBatches:
+    """Batches of a run's pairs outside of its loaders, made as in training.
+
+    Args:
+        trainer: a trainer of transformers; its data set and collator are read when they are used.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+
+    @property
+    def collate(self) -> NumberedPairs:
+        """The collator that was passed, or TRL's, given the columns that it has in training."""
+        return self.numbered(unwrapped_collator(self._trainer.data_collator))
+
+    def numbered(self, collate: Any) -> NumberedPairs:
+        """A collator with its batches numbered, given no column that TRL would not give it."""
+        named = (ROW, "id") if self._trainer.args.remove_unused_columns else (ROW,)
+        return NumberedPairs(known_columns_collator(self._trainer, collate), named)
+
+    def first(self, count: int, collate: Any = None) -> dict[str, Any]:
+        """The first pairs of the training data as a padded batch, the same every time.
+
+        Args:
+            count: pairs, fewer where there are not so many.
+            collate: by default `collate`.
+        """
+        pairs: Any = self._trainer.train_dataset
+        first = list(itertools.islice(pairs, count))
+        collate = collate or self.collate
+        with random_numbers_kept(self._trainer.accelerator.device):
+            batch = collate(first)
+        return prepared_batch(self._trainer, batch)
+
+
 def rows_of(batch: Mapping[str, Any]) -> Tensor:
     """Which rows a padded batch holds, (B,); -1 where it was made by another collator."""
     ids = batch["input_ids"]
@@ -104,6 +143,26 @@ def pair_weights(rows: Tensor, accelerator: Any, loader: Any, *, last: bool) -> 
     if last and beyond:
         weights[max(beyond - first, 0) :] = 0
     return weights
+
+
+def count_tokens(
+    batches: Sequence[dict[str, Any]], pairs: Tensor, accelerator: Any, device: torch.device
+) -> None:
+    """Tell each batch of a step the mean length of its chosen answers, under `TOKENS_PER_CHOSEN`.
+
+    Args:
+        batches: of this process, with weights.
+        pairs: of all processes, ().
+        accelerator: knows the processes; all must call.
+        device: where the weights are.
+    """
+    lengths = [
+        b["completion_mask"][:, 1:].chunk(2)[0].sum(1).to(device, torch.float32) for b in batches
+    ]
+    count = torch.stack([n @ b[WEIGHTS] for n, b in zip(lengths, batches, strict=True)]).sum()
+    per_chosen = accelerator.reduce(count) / pairs
+    for batch in batches:
+        batch[TOKENS_PER_CHOSEN] = per_chosen.expand(len(batch[WEIGHTS]))
 
 
 def _beyond_full_batches(loader: Any) -> int:

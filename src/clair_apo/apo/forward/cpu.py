@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from clair_apo.apo.trl_compat import softmax_backward_
+
 BLOCK = 128
 """Queries at a time; half or twice as many took as long or longer, forward and backward."""
 
@@ -107,9 +109,7 @@ class _CausalAttention(torch.autograd.Function):
             shares = scores.probabilities(asked, keys[:, seen])
             grad_values[:, seen].baddbmm_(shares.transpose(1, 2), grad)
             change = changes.product(grad, values[:, seen])
-            torch.ops.aten._softmax_backward_data.out(
-                change, shares, -1, shares.dtype, grad_input=change
-            )
+            softmax_backward_(change, shares)
             grad_keys[:, seen].baddbmm_(change.transpose(1, 2), asked)
             found = torch.bmm(change, keys[:, seen])
             grad_queries[:, :, block.first : block.last] = found.unflatten(1, (group, -1))

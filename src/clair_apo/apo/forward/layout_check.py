@@ -5,16 +5,11 @@ ours or TRL's takes part in it. What is tried is the model as it is: in the dtyp
 its adapters and hooks. Afterwards everything is as it was, random numbers included.
 """
 
-# mypy: allow-untyped-calls
-# trl and transformers are typed in part only
-
 import contextlib
 import math
-import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, Self
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,12 +17,14 @@ from torch import Tensor, nn
 from clair_apo.apo.forward.batching import take_pairs, why_uncut
 from clair_apo.apo.forward.cpu import fast_float32_products
 from clair_apo.apo.forward.logps import model_inputs
+from clair_apo.apo.forward.noise import random_numbers_kept
 from clair_apo.apo.forward.shared_prefix import (
     bare_model,
     columns_beside_trees,
     shared_prefix_forward,
 )
 from clair_apo.apo.forward.tree import tree_sizes
+from clair_apo.apo.trl_compat import forward_hooks, is_in_pieces
 from clair_apo.errors import ClairApoError
 
 PAIRS_LOOKED_AT = 16
@@ -171,7 +168,7 @@ def foreign_hooks(model: Any) -> dict[str, nn.Module]:
     """Modules with a forward hook, or a forward, that no library put there which is known here."""
     found, bare = {}, bare_model(model)
     for name, module in model.named_modules():
-        hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+        hooks = forward_hooks(module)
         if "forward" in module.__dict__ and module is not bare:  # there, TRL's fused head is
             hooks.append(module.forward)
         if any(map(_is_foreign, hooks)):
@@ -210,26 +207,6 @@ def undisturbed(model: Any, device: torch.device, hooked: Iterable[nn.Module]) -
 
 
 @contextlib.contextmanager
-def random_numbers_kept(device: torch.device) -> Iterator[None]:
-    """Draw the same random numbers every time, and leave the generators as they were.
-
-    Args:
-        device: one with a generator of its own is kept as well.
-    """
-    python, numpy = random.getstate(), np.random.get_state()  # collators may draw
-    devices = [device] if device.type == "cuda" else []
-    try:
-        with torch.random.fork_rng(devices=devices):
-            random.seed(0)
-            np.random.seed(0)
-            torch.default_generator.manual_seed(0)
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-
-
-@contextlib.contextmanager
 def _adapters_visible(model: Any) -> Iterator[None]:
     """Give weights that start at zero small values: a new adapter does nothing before it learns.
 
@@ -251,5 +228,5 @@ def _adapters_visible(model: Any) -> Iterator[None]:
 
 
 def _is_plain(weight: Tensor) -> bool:
-    spread = hasattr(weight, "full_tensor") or hasattr(weight, "ds_id")
-    return weight.is_floating_point() and weight.numel() > 0 and not weight.is_meta and not spread
+    whole = not weight.is_meta and not is_in_pieces(weight)
+    return weight.is_floating_point() and weight.numel() > 0 and whole

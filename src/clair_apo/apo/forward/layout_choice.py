@@ -9,13 +9,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
-from accelerate.utils import is_peft_model
-from torch import nn
 from transformers import PreTrainedModel
-from trl.trainer.dpo_config import DPOConfig
 
+from clair_apo.apo.config import APOConfig
 from clair_apo.apo.forward.shared_prefix import bare_model
 from clair_apo.apo.objectives import OBJECTIVES
+from clair_apo.apo.trl_compat import BatchNorm, is_peft_model, is_stateful, takes_attention
 from clair_apo.errors import ConfigError
 
 
@@ -29,12 +28,12 @@ class LayoutChoice(NamedTuple):
 
 
 def choose_layout(
-    args: DPOConfig, model: Any, *, sees_images: bool = False, parallel: Any = None
+    args: APOConfig, model: Any, *, sees_images: bool = False, parallel: Any = None
 ) -> LayoutChoice:
     """Decide it from settings and model alone, before or after a trainer is made.
 
     Args:
-        args: `pair_layout`, `auto` where a `DPOConfig` has none, and all that stands against trees.
+        args: `pair_layout`, and all that rules shared beginnings out.
         model: adapted or not, with weights or on the meta device.
         sees_images: whether it is given images.
         parallel: accelerate's `ParallelismConfig`, where there is one.
@@ -42,7 +41,7 @@ def choose_layout(
     Raises:
         ConfigError: `shared_prefix` was asked for by name, and does not go.
     """
-    asked = getattr(args, "pair_layout", "auto")
+    asked = args.pair_layout
     if asked == "padded":
         return LayoutChoice("padded", None)
     reason = (
@@ -64,7 +63,7 @@ def refused(reason: str) -> ConfigError:
     return ConfigError(f"pair_layout shared_prefix: {reason}; set pair_layout to auto")
 
 
-def computes_pairs(args: DPOConfig, model: Any) -> bool:
+def computes_pairs(args: APOConfig, model: Any) -> bool:
     """Whether objective and log-ratios are ours, not left to TRL.
 
     Args:
@@ -74,7 +73,7 @@ def computes_pairs(args: DPOConfig, model: Any) -> bool:
     return _loss_of_trls_alone(args, model) is None
 
 
-def _loss_of_trls_alone(args: DPOConfig, model: Any) -> str | None:
+def _loss_of_trls_alone(args: APOConfig, model: Any) -> str | None:
     foreign = [name for name in args.loss_type if name not in OBJECTIVES]
     if foreign:
         return f"loss_type {foreign[0]} is computed by TRL"
@@ -93,7 +92,7 @@ def _loss_of_trls_alone(args: DPOConfig, model: Any) -> str | None:
     return None
 
 
-def _has_auxiliary_loss(args: DPOConfig, model: Any) -> bool:
+def _has_auxiliary_loss(args: APOConfig, model: Any) -> bool:
     """What TRL's `aux_loss_enabled` says once there is a trainer."""
     config = model.config.get_text_config()
     weight = args.router_aux_loss_coef
@@ -102,7 +101,7 @@ def _has_auxiliary_loss(args: DPOConfig, model: Any) -> bool:
     return hasattr(config, "output_router_logits") and weight != 0
 
 
-def _settings(args: DPOConfig, parallel: Any) -> str | None:
+def _settings(args: APOConfig, parallel: Any) -> str | None:
     if args.pad_to_multiple_of is not None:
         return f"pad_to_multiple_of {args.pad_to_multiple_of} asks for padding"
     if args.torch_compile:
@@ -125,7 +124,7 @@ def _counting_adapter(model: Any) -> str | None:
     return None
 
 
-def reads_whole_batches(args: DPOConfig, model: Any) -> str | None:
+def reads_whole_batches(args: APOConfig, model: Any) -> str | None:
     """What makes a forward depend on the shape of its batch; None if nothing is known to.
 
     Such a run is padded, and its batches are not cut into rows.
@@ -137,7 +136,7 @@ def reads_whole_batches(args: DPOConfig, model: Any) -> str | None:
     if args.neftune_noise_alpha:
         return "neftune_noise_alpha scales its noise by the length of a padded batch"
     for name, module in model.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        if isinstance(module, BatchNorm):
             return f"{name} takes statistics over all tokens of a padded batch"
     return None
 
@@ -200,7 +199,7 @@ def _head_is_plain(model: Any, _: Any) -> bool:
 _OBSTACLES: tuple[tuple[Callable[[Any, Any], bool], str], ...] = (
     (lambda model, config: bool(config.is_encoder_decoder), "the model has an encoder"),
     (
-        lambda model, config: bool(getattr(model, "_is_stateful", False)),
+        lambda model, config: is_stateful(model),
         "the model carries a state from token to token",
     ),
     (_slides, "not all layers attend to the whole sequence (a sliding window, or another kind)"),
@@ -216,9 +215,7 @@ _OBSTACLES: tuple[tuple[Callable[[Any, Any], bool], str], ...] = (
     (_rope_follows_length, "rotary positions change with the longest sequence of a batch"),
     (lambda model, config: not getattr(config, "is_causal", True), "attention is not causal"),
     (
-        lambda model, config: (
-            not (model._supports_attention_backend and model._can_set_attn_implementation())
-        ),
+        lambda model, config: not takes_attention(model),
         "its attention is not replaceable through transformers",
     ),
     (lambda model, config: config is not model.config, "the model has parts beside its text part"),

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from clair_apo.apo.forward.batching import IMAGES, ROWS, TOKENS_PER_CHOSEN, WEIGHTS
-from clair_apo.apo.forward.tree import flushed
+from clair_apo.apo.forward.tree import IGNORED, flushed
+from clair_apo.apo.trl_compat import fused_scores
 
 _NOT_FOR_THE_MODEL = {"completion_mask", IMAGES, ROWS, TOKENS_PER_CHOSEN, WEIGHTS}
 
@@ -112,8 +113,8 @@ def padded_forward(model: Any, batch: Mapping[str, Tensor]) -> PairForward:
             tokens are NaN where that head was not told to compute them (TRL's reference models).
         batch: `input_ids`, `attention_mask` and `completion_mask`, each (2B, T).
     """
-    labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)
-    outputs = model(**model_inputs(batch), labels=labels, fused_lm_head=True, use_cache=False)
+    labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, IGNORED)
+    outputs = fused_scores(model, model_inputs(batch) | {"use_cache": False}, labels=labels)
     mask = batch["completion_mask"][:, 1:].bool()  # position t predicts token t + 1
     width = mask.shape[1]  # prompt-learning adapters prepend positions of their own
     logps = outputs.log_probs[:, -width:]

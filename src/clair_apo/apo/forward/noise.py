@@ -1,12 +1,12 @@
-"""Noise of training mode: where it comes from, switching it off, and models without it."""
-
-# mypy: allow-untyped-calls
-# torch and peft are typed in part only
+"""Random numbers of training mode: where they come from, and how to be without them."""
 
 import contextlib
+import random
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+import torch
 from peft import PeftModel
 from torch import nn
 
@@ -47,6 +47,26 @@ def in_eval_mode(*models: Any) -> Iterator[None]:
     finally:
         for part in trained:
             part.training = True
+
+
+@contextlib.contextmanager
+def random_numbers_kept(device: torch.device) -> Iterator[None]:
+    """Draw the same random numbers every time, and leave the generators as they were.
+
+    Args:
+        device: one with a generator of its own is kept as well.
+    """
+    python, numpy = random.getstate(), np.random.get_state()  # collators may draw
+    devices = [device] if device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(devices=devices):
+            random.seed(0)
+            np.random.seed(0)
+            torch.default_generator.manual_seed(0)
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
 
 
 def learns_a_prompt(model: Any) -> bool:

@@ -1,62 +1,39 @@
-"""Between TRL's trainer and ours: a batch is run in rows, and its loss is a mean over pairs.
+"""Batches of pairs run in rows, and a loss that is the mean over the pairs of a step.
 
 A batch of the loader is a number of pairs. `max_tokens_per_batch` cuts it into rows, each with its
 own forward and backward; gradients are synchronised on the last. However a global batch is split
 into rows, micro-batches and processes, its loss is the mean over its pairs, each counted once.
 """
 
-# mypy: allow-untyped-calls
-# trl is typed in part only
-
 import contextlib
-import functools
-import itertools
-import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from accelerate.utils import DistributedType, gather_object
 from torch import Tensor
-from trl.trainer.dpo_trainer import DPOTrainer
 
-from clair_apo.apo.config import MAX_TOKENS_PER_BATCH
 from clair_apo.apo.forward.attention import attends_to_trees
 from clair_apo.apo.forward.batching import (
-    ROW,
     WEIGHTS,
-    NumberedPairs,
     cut,
     pair_weights,
     rows_of,
     take_pairs,
-    unwrapped_collator,
     why_uncut,
 )
 from clair_apo.apo.forward.cpu import fast_float32_products
-from clair_apo.apo.forward.layout_check import (
-    Agreement,
-    compare_layouts,
-    foreign_hooks,
-    random_numbers_kept,
-)
-from clair_apo.apo.forward.layout_choice import (
-    LayoutChoice,
-    choose_layout,
-    computes_pairs,
-    reads_whole_batches,
-    refused,
-    why_no_trees,
-)
+from clair_apo.apo.forward.layout import PairLayout
 from clair_apo.apo.forward.logps import PairForward, joined, padded_forward
 from clair_apo.apo.forward.shared_prefix import bare_model, shared_prefix_forward
 from clair_apo.apo.forward.tree import tree_sizes
+from clair_apo.apo.trl_compat import is_last_batch, is_spread, unsynced
 
-logger = logging.getLogger(__name__)
+RowStep = Callable[[Any, dict[str, Any], Any], Tensor]
+"""A forward and backward of one row: takes model, row and the pairs of the step."""
 
 
-class _Rows(NamedTuple):
-    """Runs of pairs, by their positions in a batch."""
+class Rows(NamedTuple):
+    """A batch's rows: runs of pairs, by their positions in the batch."""
 
     own: list[range]
     """Every pair once."""
@@ -65,165 +42,30 @@ class _Rows(NamedTuple):
     whole: bool = False
     """Whether each row is the batch as it is, padding included."""
 
-    @property
-    def all(self) -> list[range]:
-        return self.own + self.surplus
-
     def of(self, batch: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """The rows themselves."""
-        return [dict(batch) if self.whole else take_pairs(batch, pairs) for pairs in self.all]
+        """The rows themselves, those of `own` first."""
+        rows = self.own + self.surplus
+        return [dict(batch) if self.whole else take_pairs(batch, pairs) for pairs in rows]
 
 
-class _Compared(NamedTuple):
-    """A model that was compared."""
+class RowRunner:
+    """Runs batches of pairs in rows, in the layout of the run.
 
-    model: Any
-    """Held, so that no other takes its place in memory."""
-    hooks: frozenset[str]
-    """Modules with hooks of the user's."""
-    agreement: Agreement
+    Args:
+        accelerator: of the run.
+        layout: decides how a row goes through a model.
+        max_tokens: tokens of a row at most; None never cuts.
+    """
 
+    def __init__(self, accelerator: Any, layout: PairLayout, max_tokens: int | None) -> None:
+        self._accelerator = accelerator
+        self._layout = layout
+        self._max_tokens = max_tokens
 
-class RowTrainer(DPOTrainer):
-    """Runs batches of pairs in rows, in the layout that model and settings allow."""
-
-    model: Any
-    args: Any
-    _layout: LayoutChoice | None = None
-    _reads_whole_batches = False
-    """Whether a forward may depend on the other pairs of its batch, or on the padding."""
-
-    @functools.cached_property
-    def _known_agreements(self) -> dict[int, _Compared]:
-        return {}
-
-    @property
-    def computes_pairs(self) -> bool:
-        """Whether objective and log-ratios are ours, not left to TRL or to a subclass."""
-        return not self._has_a_loss_of_its_own and computes_pairs(self.args, self.model)
-
-    @property
-    def _has_a_loss_of_its_own(self) -> bool:
-        """Whether a subclass overrides the method in which TRL computes the loss."""
-        return getattr(self._compute_loss, "__func__", None) is not DPOTrainer._compute_loss
-
-    @property
-    def loss_is_scaled_for_ga(self) -> bool:  # type: ignore[override] # a constant in trl
-        """Whether losses are divided by the pairs of a whole step; TRL's own are means of means."""
-        return self.computes_pairs
-
-    # --- layout
-
-    @property
-    def pair_layout(self) -> str:
-        """How this run lays out its pairs: `shared_prefix` or `padded`.
-
-        Raises:
-            ConfigError: `shared_prefix` was asked for by name, and does not go.
-        """
-        return self._choice.layout
-
-    @property
-    def _choice(self) -> LayoutChoice:
-        if self._layout is None and self._has_a_loss_of_its_own:
-            reason = "_compute_loss is overridden, and takes padded batches"
-            if getattr(self.args, "pair_layout", "auto") == "shared_prefix":
-                raise refused(reason)
-            logger.warning(f"pair_layout auto: padded, because {reason}")
-            self._layout = LayoutChoice("padded", reason)
-        if self._layout is None:
-            choice = choose_layout(
-                self.args,
-                self.model,
-                sees_images=self._is_vlm,
-                parallel=self.accelerator.parallelism_config,
-            )
-            if choice.reason:
-                logger.warning(f"pair_layout auto: padded, because {choice.reason}")
-            self._layout = choice
-        return self._layout
-
-    def settle_layout(self, policy: Any = None) -> None:
-        """Take trees only where they say what the model says itself: compared once for each model.
-
-        All processes call, before anything is computed with trees. A model that was compared is
-        compared again where its hooks are others.
-
-        Args:
-            policy: as its forward works now; None where it does not yet, because it will be spread
-                over processes.
-
-        Raises:
-            ConfigError: `shared_prefix` was asked for by name, and is not exact.
-        """
-        self._reads_whole_batches = bool(
-            reads_whole_batches(self.args, self.model) or foreign_hooks(self.model)
-        )
-        for model, name in ((policy, ""), (self.ref_model, "the reference: ")):
-            if model is None or self.pair_layout == "padded":
-                continue
-            reason = self._agreement(model).reason
-            if reason:
-                self._pad(name + reason)
-
-    def _pad(self, reason: str) -> None:
-        if getattr(self.args, "pair_layout", "auto") == "shared_prefix":
-            raise refused(reason)
-        logger.warning(f"pair_layout auto: padded, because {reason}")
-        self._layout = LayoutChoice("padded", reason)
-
-    def _agreement(self, model: Any) -> Agreement:
-        bare = bare_model(model)
-        hooks = frozenset(foreign_hooks(model))
-        known = self._known_agreements.get(id(bare))
-        if known is None or known.hooks != hooks:
-            known = _Compared(bare, hooks, self._compared(model))
-            self._known_agreements[id(bare)] = known
-        return known.agreement
-
-    def _compared(self, model: Any) -> Agreement:
-        """The same on every process: where one finds a difference, all do."""
-        reason = why_no_trees(bare_model(model))
-        if reason:
-            return Agreement(0, 0.0, 0.0, reason)
-        with self.accelerator.autocast():
-            found = compare_layouts(model, self.first_pairs, self.accelerator.device)
-        reasons = [reason for reason in gather_object([found.reason]) if reason]
-        return found.because(reasons[0]) if reasons else found
-
-    # --- batches of the data outside of a loader
-
-    @property
-    def collate_as_in_training(self) -> NumberedPairs:
-        """The collator that was passed, or TRL's, given the columns that it has in training."""
-        return self.numbered(unwrapped_collator(self.data_collator))
-
-    def numbered(self, collate: Any) -> NumberedPairs:
-        """A collator with its batches numbered, given no column that TRL would not give it."""
-        named = (ROW, "id") if self.args.remove_unused_columns else (ROW,)
-        return NumberedPairs(self._get_collator_with_removed_columns(collate), named)
-
-    def first_pairs(self, count: int, collate: Any = None) -> dict[str, Any]:
-        """The first pairs of the training data as a padded batch, the same every time.
-
-        Args:
-            count: pairs, fewer where there are not so many.
-            collate: by default `collate_as_in_training`.
-        """
-        pairs: Any = self.train_dataset
-        first = list(itertools.islice(pairs, count))
-        collate = collate or self.collate_as_in_training
-        with random_numbers_kept(self.accelerator.device):
-            batch = collate(first)
-        prepared: dict[str, Any] = self._prepare_inputs(batch)
-        return prepared
-
-    # --- forward
-
-    def forward_pairs(
+    def forward(
         self, model: Any, batch: Mapping[str, Any], *, statistics: bool = True
     ) -> PairForward:
-        """What a model says of a padded batch of B pairs, in the layout and rows of this run.
+        """What a model says of a padded batch of B pairs.
 
         Args:
             model: policy or reference, wrapped or not.
@@ -232,76 +74,82 @@ class RowTrainer(DPOTrainer):
         """
         if WEIGHTS in batch:  # a row of a step
             return self._forward_row(model, batch, statistics)
-        rows = self._rows(batch)
+        rows = self.rows(batch)
         found = [self._forward_row(model, row, statistics) for row in rows.of(batch)]
         return joined(found[: len(rows.own)])
 
-    def _forward_row(
-        self, model: Any, row: Mapping[str, Any], statistics: bool = True
-    ) -> PairForward:
-        with self.accelerator.autocast(), fast_float32_products(self.accelerator.device):
-            if self.pair_layout == "padded":
+    def _forward_row(self, model: Any, row: Mapping[str, Any], statistics: bool) -> PairForward:
+        device = self._accelerator.device
+        with self._accelerator.autocast(), fast_float32_products(device):
+            if self._layout.is_padded:
                 return padded_forward(model, row)
             return shared_prefix_forward(model, row, statistics=statistics)
 
-    def _rows(self, batch: Mapping[str, Any]) -> _Rows:
+    def rows(self, batch: Mapping[str, Any]) -> Rows:
         """Where to cut a batch; as many rows on every process where a forward needs all of them."""
-        limit = getattr(self.args, "max_tokens_per_batch", MAX_TOKENS_PER_BATCH)
-        padded = self.pair_layout == "padded"
-        whole = why_uncut(batch) is not None or (padded and self._reads_whole_batches)
+        padded = self._layout.is_padded
+        whole = why_uncut(batch) is not None or (padded and self._layout.reads_whole_batches)
         if padded:
             lengths = batch["attention_mask"].bool().sum(1).chunk(2)
             sizes = (2 * torch.maximum(*lengths)).tolist()
         else:
             sizes = tree_sizes(batch)
-        own = cut(sizes, None if whole else limit, padded=padded)
+        own = cut(sizes, None if whole else self._max_tokens, padded=padded)
         most = len(own)
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            count = torch.tensor([most], device=self.accelerator.device)
-            most = int(self.accelerator.gather(count).max())
+        if is_spread(self._accelerator):
+            count = torch.tensor([most], device=self._accelerator.device)
+            most = int(self._accelerator.gather(count).max())
         smallest = sizes.index(min(sizes))
         surplus = range(len(sizes)) if whole else range(smallest, smallest + 1)
-        return _Rows(own, [surplus] * (most - len(own)), whole)
+        return Rows(own, [surplus] * (most - len(own)), whole)
 
-    # --- training
+    def weigh(self, batches: Sequence[dict[str, Any]], loader: Any, device: torch.device) -> Tensor:
+        """Give each pair of a step's batches its weight; returns the pairs of all processes.
 
-    def get_batch_samples(
-        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
-    ) -> tuple[list[Any], Any]:
-        """Fetch the batches of a step, weigh their pairs, and count those of all processes."""
-        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if not self.computes_pairs or not batches:
-            return batches, items
-        at_end = self.accelerator.gradient_state.end_of_dataloader
+        Args:
+            batches: of this process, at least one; weights are added under `WEIGHTS`.
+            loader: of a whole epoch.
+            device: where the weights are wanted.
+        """
+        at_end = is_last_batch(self._accelerator)
         for number, batch in enumerate(batches, 1):
             batch[WEIGHTS] = pair_weights(
                 rows_of(batch).to(device),
-                self.accelerator,
-                self.callback_handler.train_dataloader,
+                self._accelerator,
+                loader,
                 last=at_end and number == len(batches),
             )
         count = torch.stack([batch[WEIGHTS].sum() for batch in batches]).sum()
-        return batches, self.accelerator.reduce(count)
+        pairs: Tensor = self._accelerator.reduce(count)
+        return pairs
 
-    def training_step(
-        self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
+    def step(
+        self, model: Any, batch: Mapping[str, Any], pairs_in_step: Any, run_row: RowStep
     ) -> Tensor:
-        """One forward and backward for each row of a batch; gradients meet on the last."""
-        if not self.computes_pairs:
-            theirs: Tensor = super().training_step(model, inputs, num_items_in_batch)
-            return theirs
-        inputs = self._prepare_inputs(inputs)
-        plan = self._rows(inputs)
-        rows = plan.of(inputs)
+        """Run one forward and backward for each row of a batch; gradients meet on the last.
+
+        Args:
+            model: as a training step calls it.
+            batch: padded, on the device.
+            pairs_in_step: in all rows, micro-batches and processes; None makes it this batch's.
+            run_row: runs one row.
+
+        Returns:
+            The sum of what the rows return.
+        """
+        plan = self.rows(batch)
+        rows = plan.of(batch)
         for surplus in rows[len(plan.own) :]:
             surplus[WEIGHTS] = torch.zeros_like(surplus[WEIGHTS])
-        if num_items_in_batch is None:  # not within a step of the Trainer: a mean over this batch
-            num_items_in_batch = len(inputs["input_ids"]) / 2 * self.accelerator.num_processes
+        if pairs_in_step is None:  # not within a step of the Trainer: a mean over this batch
+            pairs_in_step = len(batch["input_ids"]) / 2 * self._accelerator.num_processes
         losses = []
-        with self._attention(model), fast_float32_products(self.accelerator.device):
+        with self._attention(model), fast_float32_products(self._accelerator.device):
             for number, row in enumerate(rows, 1):
-                with contextlib.nullcontext() if number == len(rows) else self._unsynced(model):
-                    losses.append(super().training_step(model, row, num_items_in_batch))
+                last = number == len(rows)
+                waits = contextlib.nullcontext() if last else unsynced(self._accelerator, model)
+                with waits:
+                    losses.append(run_row(model, row, pairs_in_step))
         return torch.stack(losses).sum()
 
     def mean_over_step(
@@ -318,26 +166,12 @@ class RowTrainer(DPOTrainer):
             return losses.mean()
         weights = batch.get(WEIGHTS, torch.ones_like(losses))
         # gradients are averaged over processes, where the mean wants them summed
-        mean: Tensor = (losses * weights).sum() * (self.accelerator.num_processes / pairs_in_step)
+        processes: int = self._accelerator.num_processes
+        mean: Tensor = (losses * weights).sum() * (processes / pairs_in_step)
         return mean
-
-    @contextlib.contextmanager
-    def _unsynced(self, model: Any) -> Iterator[None]:
-        """Within a step, before its last row."""
-        if self.accelerator.distributed_type != DistributedType.DEEPSPEED:
-            with self.accelerator.no_sync(model):
-                yield
-            return
-        state = self.accelerator.gradient_state  # DeepSpeed's optimizer steps where it is true
-        syncs = state.sync_gradients
-        state._set_sync_gradients(False)
-        try:
-            yield
-        finally:
-            state._set_sync_gradients(syncs)
 
     def _attention(self, model: Any) -> contextlib.AbstractContextManager[None]:
         """Around forward and backward: gradient checkpointing attends in the backward pass too."""
-        if self.pair_layout == "padded":
+        if self._layout.is_padded:
             return contextlib.nullcontext()
         return attends_to_trees(bare_model(model))

@@ -10,15 +10,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from accelerate.utils import extract_model_from_parallel, is_peft_model
+from accelerate.utils import extract_model_from_parallel
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.utils.import_utils import is_triton_available
 
 from clair_apo.apo.forward.attention import attends_to_trees
 from clair_apo.apo.forward.label_logprobs import LabelScores, score_labels
 from clair_apo.apo.forward.logps import PairForward, TokenLogps, model_inputs
 from clair_apo.apo.forward.tree import IGNORED, PackedRow, packed_row, pair_trees
+from clair_apo.apo.trl_compat import fused_scores, is_peft_model, is_triton_available
 from clair_apo.errors import TrainingError
 
 
@@ -71,8 +71,19 @@ def bare_model(model: Any) -> PreTrainedModel:
     return bare
 
 
+def model_name(model: Any) -> str:
+    """What a model, wrapped or adapted or neither, is called; empty where it has no name."""
+    return short_name(str(bare_model(model).config.name_or_path or ""))
+
+
+def short_name(name: str) -> str:
+    """A model's name; of a folder the last part, since where it lay matters to no reader."""
+    name = name.rstrip("/")
+    return name.split("/")[-1] if name.startswith(("/", ".", "~")) else name
+
+
 def _with_trls_head(model: Any, inputs: Mapping[str, Any], row: PackedRow) -> LabelScores:
-    outputs = model(**inputs, shift_labels=row.labels, fused_lm_head=True)
+    outputs = fused_scores(model, inputs, shift_labels=row.labels)
     labelled = row.labels != IGNORED
     logps = outputs.log_probs[labelled]
     nothing = torch.full_like(logps, torch.nan)

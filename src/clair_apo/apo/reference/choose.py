@@ -3,15 +3,10 @@
 Knows which models there are and which must be loaded; not what they say.
 """
 
-# mypy: allow-untyped-calls
-# trl and accelerate are typed in part only
-
-import contextlib
 import copy
 import functools
 import logging
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,17 +14,18 @@ from typing import Any
 from datasets import Dataset
 from peft import PeftModel, PeftType
 from transformers import AutoModelForCausalLM, PreTrainedModel
-from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
-from trl.trainer.dpo_config import DPOConfig
 
-from clair_apo.apo.config import BASE, INITIAL
-from clair_apo.apo.forward.row_runner import RowTrainer
-from clair_apo.apo.reference.fingerprint import trained_base_weights
+from clair_apo.apo.config import BASE, INITIAL, APOConfig
 from clair_apo.apo.reference.model_function import ModelFunction, model_function
 from clair_apo.apo.reference.storage import cache_path
-from clair_apo.apo.trl_compat import use_adapter
+from clair_apo.apo.trl_compat import (
+    attention_name,
+    is_deepspeed_zero3_enabled,
+)
 from clair_apo.errors import ConfigError, TrainingError
 from clair_apo.models import find_model
+
+logger = logging.getLogger(__name__)
 
 
 def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
@@ -49,56 +45,11 @@ def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
     return reference
 
 
-def unwrapped_policy(trainer: RowTrainer) -> Any:
-    """The policy with its adapters; under FSDP the trainer's own model is the wrapper."""
-    return trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
-
-
-def reference_adapter_name(trainer: RowTrainer) -> str | None:
-    """The adapter that is the reference: `ref`, TRL's frozen copy; None where all are off."""
-    adapters = unwrapped_policy(trainer).peft_config
-    from_base = getattr(trainer.args, "reference", "initial") == "base"
-    return "ref" if "ref" in adapters and not from_base else None
-
-
-@contextlib.contextmanager
-def reference_adapter(trainer: RowTrainer) -> Iterator[None]:
-    """While it holds, the trainer's model is its reference; nothing to do for one without adapter.
-
-    A reference model of its own, where there is one, is not touched.
-    """
-    policy = unwrapped_policy(trainer)
-    with contextlib.ExitStack() as switched:
-        if trainer.ref_model is None and isinstance(policy, PeftModel):
-            with warnings.catch_warnings():
-                # peft's word on trained biases; `why_policy_moved` sees to them
-                warnings.filterwarnings("ignore", message="Careful, disabling adapter layers")
-                switched.enter_context(use_adapter(policy, reference_adapter_name(trainer)))
-        yield
-
-
-def why_policy_moved(trainer: RowTrainer) -> str | None:
-    """Why a policy is not its own reference any more once it trains; None where it stays that.
-
-    It stays where the adapter is all that trains: then it is switched off, or a copy of it on.
-    """
-    policy = unwrapped_policy(trainer)
-    if not isinstance(policy, PeftModel):
-        return "the policy has been trained"
-    trained = trained_base_weights(policy)
-    if not trained:
-        return None
-    return f"{len(trained)} weights below the adapter are trained with it ({trained[0]} is one)"
-
-
-logger = logging.getLogger(__name__)
-
-
 @dataclass
 class ReferenceChoice:
     """Where the reference is, before the trainer is made."""
 
-    args: DPOConfig
+    args: APOConfig
     """With `precompute_ref_log_probs` decided."""
     model: Any
     """A model of its own; None where the reference is the policy, with or without its adapter."""
@@ -113,7 +64,7 @@ class ReferenceChoice:
 
 
 def choose_reference(
-    model: Any, ref_model: Any, args: DPOConfig, train_dataset: Any, new_adapter: bool
+    model: Any, ref_model: Any, args: APOConfig, train_dataset: Any, new_adapter: bool
 ) -> ReferenceChoice:
     """Decide what the reference is, and load or copy it where it cannot be the policy itself.
 
@@ -128,7 +79,7 @@ def choose_reference(
         ConfigError: `reference` contradicts what was passed.
         ModelNotFoundError: `reference` names no model.
     """
-    name = getattr(args, "reference", INITIAL)
+    name = args.reference
     trained_adapter = not isinstance(model, str) and isinstance(model, PeftModel)
     if name == BASE and not (new_adapter or trained_adapter):
         raise ConfigError(
@@ -154,7 +105,7 @@ def choose_reference(
         args=args,
         model=ref_model,
         is_initial_policy=not passed and (name == INITIAL or not trained_adapter),
-        cache=cache_path(getattr(args, "reference_cache", None)),
+        cache=cache_path(args.reference_cache),
         function=function,
         reload=functools.partial(_load_again, name, load, function) if load and function else None,
     )
@@ -181,7 +132,7 @@ def _inside(reference: PeftModel) -> Any:
 _FROM_OUTSIDE = (PeftType.XLORA, PeftType.POLY)
 
 
-def _with_precompute_decided(args: DPOConfig, train_dataset: Any) -> DPOConfig:
+def _with_precompute_decided(args: APOConfig, train_dataset: Any) -> APOConfig:
     if args.precompute_ref_log_probs is not None:
         return args
     has_length = isinstance(train_dataset, Dataset)
@@ -191,14 +142,14 @@ def _with_precompute_decided(args: DPOConfig, train_dataset: Any) -> DPOConfig:
     return args
 
 
-def _loader(name: str, model: Any, args: DPOConfig) -> Callable[[], Any]:
+def _loader(name: str, model: Any, args: APOConfig) -> Callable[[], Any]:
     """Loads a model by name, in the dtype of the policy."""
     location = find_model(name).location
     given: Any = args.model_init_kwargs or {}
     options = {"dtype": "float32", **given}
     options.pop("revision", None)  # of the policy's name
     if not isinstance(model, str):
-        options |= {"dtype": model.dtype, "attn_implementation": model.config._attn_implementation}
+        options |= {"dtype": model.dtype, "attn_implementation": attention_name(model.config)}
 
     def load() -> Any:
         try:
@@ -219,15 +170,3 @@ def _load_again(name: str, load: Callable[[], Any], function: ModelFunction) -> 
             "asked about pairs that are not in the reference cache"
         )
     return found
-
-
-def finish_choice(trainer: Any, choice: ReferenceChoice) -> None:
-    """Give batches their reference, and let go of what is not needed, once the trainer is made."""
-    from_base = getattr(trainer.args, "reference", INITIAL) == BASE
-    if from_base and "ref" in trainer.model.peft_config:
-        trainer.model.delete_adapter("ref")  # TRL would take it for the reference
-    fsdp = getattr(trainer.accelerator.state, "fsdp_plugin", None)
-    trainer.is_fsdp_enabled = fsdp is not None  # was hidden from TRL, see AskPolicyAtStart
-    if trainer.precompute_ref_logps:
-        trainer.data_collator = trainer.reference_cache.collate(trainer.data_collator)
-        trainer.ref_model = None if choice.reload else trainer.ref_model

@@ -1,8 +1,5 @@
 """Who a reference is: digests of its function and of its tokenizer, and its dtype."""
 
-# mypy: allow-untyped-calls
-# trl is typed in part only
-
 import json
 from typing import Any
 
@@ -11,6 +8,7 @@ from accelerate.utils import gather_object
 
 from clair_apo.apo.reference.model_function import adapter_containers, adapter_of
 from clair_apo.apo.reference.storage import ReferenceIdentity
+from clair_apo.apo.trl_compat import adapter_prefix
 from clair_apo.errors import TrainingError
 from clair_apo.records import digest
 
@@ -24,7 +22,7 @@ def trained_base_weights(model: Any) -> list[str]:
         model: with adapters; not in a distributed wrapper.
     """
     containers = adapter_containers(model)
-    prefix = getattr(model.base_model, "prefix", None)  # some kinds of adapter name no container
+    prefix = adapter_prefix(model)  # some kinds of adapter name no container
     return [
         name
         for name, weight in model.named_parameters()

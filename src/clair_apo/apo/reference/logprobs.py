@@ -1,13 +1,7 @@
-"""Where reference log-probabilities come from: the cache, a switched-off adapter, a frozen copy.
+"""The keys by which pairs are known, and a collator whose batches carry the reference's log-probs.
 
-The reference is the policy as it was passed, never one reloaded by its name. Where the data has a
-length, every pair's log-probs are known before the first step: found in the cache, or computed
-once with the policy, which still is the reference then. No second model is held. Batches carry
-them from there on, looked up by what the batch contains. B is the number of pairs.
+B is the number of pairs of a batch.
 """
-
-# mypy: allow-untyped-calls
-# trl and accelerate are typed in part only
 
 import hashlib
 from collections.abc import Mapping
@@ -16,15 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from clair_apo.apo.forward.batching import Collate, WrappedCollator
-from clair_apo.apo.forward.logps import PairLogps, ReferenceTokens, TokenLogps
-from clair_apo.apo.forward.noise import in_eval_mode
-from clair_apo.apo.forward.row_runner import RowTrainer
-from clair_apo.apo.reference.choose import reference_adapter, unwrapped_policy
 from clair_apo.apo.reference.storage import PairTokenLogps
-from clair_apo.apo.trl_compat import disable_gradient_checkpointing
 from clair_apo.errors import TrainingError
 
 SUM_COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")
@@ -121,41 +109,3 @@ class CollateWithReference(WrappedCollator):
             return float(values.sum())
         shared = min(map(len, pair))
         return float(values[:shared].sum() + self.tail_weight * values[shared:].sum())
-
-
-def reference_logps(trainer: RowTrainer, batch: Mapping[str, Tensor]) -> PairLogps:
-    """The reference's log-probabilities for a padded batch, summed over each answer, (B,) each."""
-    tokens = reference_tokens(trainer, batch)
-    return PairLogps(tokens.chosen.sums(), tokens.rejected.sums())
-
-
-def reference_tokens(
-    trainer: RowTrainer, batch: Mapping[str, Tensor], model: Any = None
-) -> ReferenceTokens:
-    """The reference's log-probabilities for a padded batch, of each scored token, no gradient.
-
-    They are read from the batch where it carries them, else taken from the reference model, else
-    from the policy with its adapter switched off, or with the frozen copy of it switched on.
-
-    Args:
-        trainer: knows the reference.
-        batch: a padded batch.
-        model: the reference as it is wrapped for this forward; by default the trainer's own.
-    """
-    if TOKEN_COLUMNS[0] in batch:
-        chosen, chosen_lengths, rejected, rejected_lengths = (batch[c] for c in TOKEN_COLUMNS)
-        return ReferenceTokens(
-            TokenLogps(chosen, chosen_lengths), TokenLogps(rejected, rejected_lengths)
-        )
-    policy = unwrapped_policy(trainer)
-    options: Any = trainer.args.gradient_checkpointing_kwargs
-    if model is None:
-        model = trainer.model if trainer.ref_model is None else trainer.ref_model
-    with (
-        torch.no_grad(),
-        in_eval_mode(model, policy),
-        reference_adapter(trainer),
-        disable_gradient_checkpointing(policy, options),
-    ):
-        forward = trainer.forward_pairs(model, batch, statistics=False)
-    return ReferenceTokens(forward.chosen, forward.rejected)

@@ -7,16 +7,13 @@ hangs beside them, switched off. Code that is the user's own is read where a fil
 or a patched function is not, and is named instead.
 """
 
-# mypy: allow-untyped-calls
-# torch, peft and transformers are typed in part only
-
 import functools
 import hashlib
 import inspect
 import json
 import sys
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,15 +22,24 @@ import numpy as np
 import torch
 from accelerate.utils import extract_model_from_parallel
 from peft import PeftModel
-from peft.tuners.tuners_utils import BaseTuner
 from torch import Tensor, nn
 from transformers import PretrainedConfig
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from clair_apo.apo.forward.layout_choice import why_no_trees
 from clair_apo.apo.forward.noise import DROPOUT
 from clair_apo.apo.forward.shared_prefix import bare_model
 from clair_apo.apo.reference.users_code import FUNCTIONS, calls_users_code, is_library, module_of
+from clair_apo.apo.trl_compat import (
+    WRAPPED,
+    BaseTuner,
+    adapter_attributes,
+    attention_function,
+    attention_name,
+    forward_hooks,
+    global_forward_hooks,
+    prompt_is_off,
+    whole_weight,
+)
 from clair_apo.records import digest
 
 # What a config says of names, files, generation and kernels; none of it enters a forward without
@@ -74,7 +80,6 @@ _NOT_OF_THE_MODULE = {
     "merged_adapters",
 }
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
 class ModelFunction(NamedTuple):
@@ -109,7 +114,9 @@ def model_function(model: Any) -> ModelFunction:
 def adapter_containers(model: Any) -> set[str]:
     """The names under which `peft` keeps weights by adapter: `...q_proj.lora_A`."""
     return {"prompt_encoder"} | {
-        f"{name}.{layer}" for name, module in model.named_modules() for layer in _by_adapter(module)
+        f"{name}.{layer}"
+        for name, module in model.named_modules()
+        for layer in adapter_attributes(module)
     }
 
 
@@ -121,20 +128,11 @@ def adapter_of(name: str, containers: set[str]) -> str | None:
     return None if end is None else parts[end]
 
 
-def _by_adapter(module: Any) -> tuple[str, ...]:
-    """The attributes in which a layer holds something for each of its adapters."""
-    return tuple(
-        name
-        for names in ("adapter_layer_names", "other_param_names")
-        for name in getattr(module, names, ())
-    )
-
-
 def layer_adapters(module: Any) -> Adapters | None:
     """Which adapters act on a layer; None for a module that is no layer with adapters."""
     if not hasattr(module, "adapter_layer_names") or not hasattr(module, "disable_adapters"):
         return None
-    held = [getattr(module, name, ()) for name in _by_adapter(module)]
+    held = [getattr(module, name, ()) for name in adapter_attributes(module)]
     there = {key for part in held if hasattr(part, "keys") for key in part}
     merged, off = list(module.merged_adapters), bool(module.disable_adapters)
     active = [] if off else list(module.active_adapters)
@@ -171,8 +169,7 @@ class _Reader:
 
     def read(self) -> ModelFunction:
         found = digest([self._rows(), self._config(self._model), self._attention()])
-        for name in (f"_global{hooks}" for hooks in _HOOKS):
-            self._hooks("every module", getattr(nn.modules.module, name, {}))
+        self._hooks("every module", global_forward_hooks())
         return ModelFunction(found, tuple(dict.fromkeys(self._unreadable)))
 
     def _rows(self) -> list[Any]:
@@ -193,7 +190,7 @@ class _Reader:
             kept.append(part)
         if self._floors and kept[0] not in ("", "base_model", "prompt_encoder"):
             return None  # an alias that peft holds
-        return ".".join(part for part in kept[self._floors :] if part not in _WRAPPED)
+        return ".".join(part for part in kept[self._floors :] if part not in WRAPPED)
 
     def _used(self, layer: str) -> tuple[str, ...]:
         """The adapters that act on a layer, or at the root those that learn a prompt."""
@@ -202,8 +199,7 @@ class _Reader:
         model = self._model
         if not isinstance(model, PeftModel) or not model.active_peft_config.is_prompt_learning:
             return ()
-        off = vars(model).get("forward") == model.base_model.forward  # as peft switches it off
-        return () if off else (str(model.active_adapter),)
+        return () if prompt_is_off(model) else (str(model.active_adapter),)
 
     # --- weights
 
@@ -224,7 +220,7 @@ class _Reader:
             names, context = value.__tensor_flatten__()
             parts = [self._tensor(getattr(value, name)) for name in names]
             return [type(value).__name__, str(context), parts]
-        whole = _whole(value)
+        whole = whole_weight(value)
         storage = (whole.data_ptr(), whole.dtype, whole.shape, whole.stride())
         if whole is not value or storage not in self._tensors:  # tied weights are read once
             self._tensors[storage] = _tensor_digest(whole)
@@ -237,8 +233,7 @@ class _Reader:
             place = self._place(name)
             if place is None or name in self._containers:
                 continue
-            for hooks in _HOOKS:
-                self._hooks(name or type(module).__name__, getattr(module, hooks))
+            self._hooks(name or type(module).__name__, forward_hooks(module))
             if isinstance(module, PeftModel | BaseTuner):
                 yield from self._prompt(name, module)
                 continue
@@ -357,8 +352,8 @@ class _Reader:
         self._patched(where, value)
         return getattr(value, "__qualname__", type(value).__name__)
 
-    def _hooks(self, where: str, hooks: Mapping[Any, Any]) -> None:
-        for hook in hooks.values():
+    def _hooks(self, where: str, hooks: Iterable[Any]) -> None:
+        for hook in hooks:
             self._patched(f"a hook on {where}", hook)
 
     def _patched(self, where: str, value: Any) -> None:
@@ -381,8 +376,8 @@ class _Reader:
     def _attention(self) -> str | None:
         """The kernel, where it may differ from others by more than rounding."""
         bare = bare_model(self._model)
-        name = getattr(bare.config.get_text_config(), "_attn_implementation", None)
-        function = ALL_ATTENTION_FUNCTIONS.get(name) if name in ALL_ATTENTION_FUNCTIONS else None
+        name = attention_name(bare.config.get_text_config())
+        function = attention_function(name)
         module = module_of(function)
         if module is not None and not is_library(module):
             self._patched(f"attn_implementation {name}", function)
@@ -390,8 +385,6 @@ class _Reader:
         return None if plain and why_no_trees(bare) is None else str(name)
 
 
-_WRAPPED = ("base_layer", "original_module", "token_adapter")
-"""What lies inside an adapter is called so."""
 _PROMPT = {
     "peft_type",
     "num_virtual_tokens",
@@ -427,18 +420,6 @@ def _without(value: Any) -> Any:
         for k, v in value.items()
         if k not in _NOT_THE_FUNCTION and "dropout" not in k  # none in eval mode
     }
-
-
-def _whole(value: Any) -> Tensor:
-    """A weight as if it lay on one process."""
-    if hasattr(value, "full_tensor"):  # FSDP
-        return value.full_tensor()  # type: ignore[no-any-return] # of a DTensor
-    if not hasattr(value, "ds_id"):
-        return value  # type: ignore[no-any-return] # a Tensor
-    from deepspeed.zero import GatheredParameters  # type: ignore[import-not-found] # optional
-
-    with GatheredParameters([value]):  # ZeRO-3
-        return value.detach().clone()  # type: ignore[no-any-return] # a Tensor
 
 
 def _tensor_digest(value: Tensor) -> str:

@@ -1,0 +1,129 @@
+"""Rows and layout of a run, each by itself: no trainer is made."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from clair_apo.apo.forward import layout as layout_module
+from clair_apo.apo.forward.batching import ROWS, WEIGHTS, count_tokens
+from clair_apo.apo.forward.layout import PairLayout
+from clair_apo.apo.forward.row_runner import RowRunner
+from clair_apo.apo.trl_compat import add_fused_lm_head
+from clair_apo.errors import ConfigError
+from tests.helpers.tiny_apo import make_model
+
+PADDED = SimpleNamespace(is_padded=True, reads_whole_batches=False)
+TREES = SimpleNamespace(is_padded=False, reads_whole_batches=False)
+
+
+@pytest.fixture
+def accelerator():
+    return Accelerator(cpu=True)
+
+
+@pytest.fixture
+def policy():
+    model = make_model()
+    add_fused_lm_head(model, outputs=("log_probs", "entropy", "is_top1"))
+    return model
+
+
+def batch_of(count):
+    """Pairs of 5 prompt tokens and answers of 3, all different."""
+    generator = torch.Generator().manual_seed(0)
+    prompts = torch.randint(6, 80, (count, 5), generator=generator)
+    answers = torch.randint(6, 80, (2 * count, 3), generator=generator)
+    return {
+        "input_ids": torch.cat([prompts.repeat(2, 1), answers], 1),
+        "attention_mask": torch.ones(2 * count, 8, dtype=torch.long),
+        "completion_mask": (torch.arange(8) >= 5).long().repeat(2 * count, 1),
+        ROWS: torch.arange(count),
+    }
+
+
+@pytest.mark.parametrize("layout", [PADDED, TREES], ids=["padded", "trees"])
+def test_a_batch_says_the_same_whole_and_cut_into_rows(layout, accelerator, policy):
+    batch = batch_of(4)
+    whole = RowRunner(accelerator, layout, None).forward(policy, batch)
+    cut = RowRunner(accelerator, layout, 20)
+    assert len(cut.rows(batch).own) > 1
+    found = cut.forward(policy, batch)
+    torch.testing.assert_close(found.chosen.values, whole.chosen.values)
+    torch.testing.assert_close(found.rejected.values, whole.rejected.values)
+    assert found.chosen_tokens.tolist() == [3, 3, 3, 3]
+
+
+def test_a_step_runs_each_row_once_and_gradients_wait_for_the_last(accelerator, policy):
+    runner = RowRunner(accelerator, PADDED, 16)  # a pair of 2 x 8 tokens in each row
+    batch = batch_of(3)
+    weighed = runner.weigh([batch], None, torch.device("cpu"))
+    assert weighed == 3 and batch[WEIGHTS].tolist() == [1, 1, 1]
+    held, seen = [], []
+
+    class Watched:
+        def __getattr__(self, name):
+            return getattr(accelerator, name)
+
+        def no_sync(self, model):
+            held.append(len(seen))
+            return accelerator.no_sync(model)
+
+    runner = RowRunner(Watched(), PADDED, 16)
+
+    def run_row(model, row, pairs):
+        seen.append(row[ROWS].tolist())
+        return torch.tensor(1.0) * pairs
+
+    total = runner.step(policy, batch, 3, run_row)
+    assert seen == [[0], [1], [2]]
+    assert held == [0, 1], "not for the last"
+    assert total == 9
+
+
+def test_rows_add_up_to_the_mean_over_the_pairs_of_a_step(accelerator):
+    runner = RowRunner(accelerator, PADDED, None)
+    losses = torch.tensor([1.0, 2.0, 6.0])
+    parts = [runner.mean_over_step(part, {}, 3) for part in losses.split(1)]
+    assert sum(parts) == runner.mean_over_step(losses, {}, None) == 3
+    weights = {WEIGHTS: torch.tensor([1.0, 1.0, 0.0])}
+    assert runner.mean_over_step(losses, weights, 2) == 1.5
+
+
+def test_every_batch_of_a_step_is_told_the_mean_length_of_all_chosen_answers(accelerator):
+    one, other = batch_of(2), batch_of(1)
+    other["completion_mask"][0, 5] = 0  # a chosen answer of 2 tokens
+    for batch in (one, other):
+        batch[WEIGHTS] = torch.ones(len(batch[ROWS]))
+    count_tokens([one, other], torch.tensor(3.0), accelerator, torch.device("cpu"))
+    assert one["tokens_per_chosen"].tolist() == [pytest.approx(8 / 3)] * 2
+    assert other["tokens_per_chosen"].tolist() == [pytest.approx(8 / 3)]
+
+
+def test_an_overridden_loss_takes_padded_batches_and_is_refused_by_name(config, accelerator):
+    assert PairLayout(config(), make_model(), accelerator, own_loss=True).is_padded
+    with pytest.raises(ConfigError, match="pair_layout shared_prefix: _compute_loss is overridden"):
+        named = config(pair_layout="shared_prefix")
+        PairLayout(named, make_model(), accelerator, own_loss=True)
+
+
+def test_a_layout_is_given_up_where_one_model_is_not_exact(config, monkeypatch):
+    args = config()  # before the accelerator, whose state it resets
+    layout = PairLayout(args, make_model(), Accelerator(cpu=True))
+    assert layout.name == "shared_prefix"
+    exact, other = make_model(), make_model(1)
+    compared = []
+
+    def compare(model, batches, device):
+        compared.append(model)
+        reason = "differs by 3 nats" if model is other else None
+        return layout_module.Agreement(4, 0.0, 1e-3, reason)
+
+    monkeypatch.setattr(layout_module, "compare_layouts", compare)
+    layout.settle(exact, {"": exact}, batch_of)
+    layout.settle(exact, {"": exact}, batch_of)
+    assert compared == [exact], "each model once"
+    assert layout.name == "shared_prefix"
+    layout.settle(exact, {"": exact, "the reference: ": other}, batch_of)
+    assert layout.name == "padded"
