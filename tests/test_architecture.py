@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import clair_apo
+from tests import helpers
 
 ROOT = Path(clair_apo.__file__).parent
 
@@ -155,3 +156,19 @@ def test_what_a_package_exports_is_sorted_documented_and_there(package):
 def _as_ruff_sorts(name):
     kind = 0 if name.isupper() else 1 if name[0].isupper() else 2
     return kind, name
+
+
+def test_the_tree_that_the_documentation_draws_has_every_module():
+    text = (helpers.ROOT / "docs" / "architecture.md").read_text("utf-8")
+    tree = text.split("```text\nclair_apo/\n")[1].split("```")[0]
+    drawn, folders = set(), []
+    for line in filter(None, tree.splitlines()):
+        depth = (len(line) - len(line.lstrip())) // 2
+        name = line.split()[0]
+        folders = folders[: depth - 1]
+        if name.endswith("/"):
+            folders.append(name.rstrip("/"))
+        else:
+            drawn.add(".".join(["clair_apo", *folders, name.removesuffix(".py")]))
+    packages = {module for module, path in MODULES.items() if path.name == "__init__.py"}
+    assert drawn == set(MODULES) - packages
