@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 TESTED_TRL = ("1.16", "1.16")
 """The oldest and the newest minor of TRL with which all tests of training passed."""
+_INSTALL_TESTED = f"pip install 'trl=={TESTED_TRL[1]}.*'"
 
 TRL_METHODS = (
     "trl.DPOTrainer._compute_loss",
@@ -106,15 +107,15 @@ def check_trl() -> None:
     oldest, newest = map(_minor, TESTED_TRL)
     if not oldest <= _minor(installed) <= newest:
         logger.warning(
-            f"TRL {installed} was not tested, TRL {tested_range()} was; all internals of it that "
-            "training uses are there"
+            f"TRL {installed} was not tested, TRL {tested_range()} was. If training fails: "
+            f"{_INSTALL_TESTED}"
         )
 
 
 def _lacks(what: str) -> TrainingError:
     return TrainingError(
         f"TRL {version('trl')} lacks an internal that training uses: {what}. TRL {tested_range()} "
-        f"has it: pip install 'trl=={TESTED_TRL[1]}.*'"
+        f"has it: {_INSTALL_TESTED}"
     )
 
 
