@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from clair_apo.clair import GenerateConfig
+from clair_apo.clair import RECIPES, GenerateConfig
 from clair_apo.clair.stages.context import ControlsConfig
 from clair_apo.errors import ConfigError
 from clair_apo.llm import Answered, ChatModel, Completion, ModelSpec
@@ -310,6 +310,13 @@ def test_on_the_command_line_the_missing_model_is_named_too(tmp_path):
         GenerateConfig.from_command_line(args)
     given = GenerateConfig.from_command_line([*args, "--reviser.model", "r"])
     assert given.reviser.model == "r"
+
+
+def test_the_help_of_generate_names_every_recipe(capsys):
+    with pytest.raises(SystemExit):
+        GenerateConfig.from_command_line(["--help"])
+    text = capsys.readouterr().out
+    assert [name for name in RECIPES if f"`{name}`" not in text] == []
 
 
 @pytest.mark.parametrize(("recipe", "direction"), [("clair", "worsen"), ("worsen", "improve")])
