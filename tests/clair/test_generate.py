@@ -332,10 +332,10 @@ def test_answers_that_the_data_brings_are_revised_and_the_target_is_not_asked(tm
         "Mine, old.",
         "Asked, old.",
     ]
-    losers = [p["provenance"]["rejected"] for p in pairs]
-    assert [loser["model"] for loser in losers] == ["given", "given", "target"]
-    assert [loser["kind"] for loser in losers] == ["given", "given", "response"]
-    assert [len(loser["request_keys"]) for loser in losers] == [0, 0, 1]
+    rejected = [p["provenance"]["rejected"] for p in pairs]
+    assert [side["model"] for side in rejected] == ["given", "given", "target"]
+    assert [side["kind"] for side in rejected] == ["given", "given", "response"]
+    assert [len(side["request_keys"]) for side in rejected] == [0, 0, 1]
     assert "2 prompts bring an answer" in capsys.readouterr().err
 
 
@@ -356,7 +356,7 @@ def test_system_turns_and_earlier_turns_reach_the_target_the_reviser_and_the_pai
     assert rows_of(tmp_path, "pairs.jsonl")[0]["prompt"] == messages
 
 
-def test_line_ends_and_outer_blanks_do_not_tell_the_winner_from_the_loser(tmp_path):
+def test_line_ends_and_outer_blanks_do_not_tell_chosen_from_rejected(tmp_path):
     rows = [{"prompt": "Q?", "response": "First line.\r\nSecond line, old.\r\n\r\n"}]
     prompts = write_rows(tmp_path / "prompts.jsonl", rows)
     reply = edit_reply(("line.\nSecond line, old", "line.\nSecond line, new"))

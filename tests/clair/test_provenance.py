@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from clair_apo.clair import generate
+from clair_apo.clair import RECIPES, generate
 from clair_apo.llm import ModelSpec
 from clair_apo.llm.spec import Price
 from clair_apo.records import Sampling
@@ -19,10 +19,6 @@ from tests.helpers.clair_runs import (
 )
 from tests.helpers.scripted_roles import config_for, models, server_model
 
-RECIPES = [
-    *("clair", "stronger_preferred", "on_policy_judge", "off_policy_judge"),
-    *("judge_then_revise", "worsen"),
-]
 # prices so different that a request counted for the wrong model shows
 PRICED = {
     role: server_model(role, price=Price(input=price, output=7 * price), temperature=0.1 * n)
@@ -44,7 +40,7 @@ def test_what_the_rows_cost_is_what_the_run_cost(tmp_path, recipe, verify):
     assert done.cost > 0
     assert sum(row["cost"] for row in rows) == pytest.approx(done.cost)
     judged = [row["judge_cost"] for row in rows]
-    assert all(judged) if config.steps.chooses else judged == [None] * len(rows)
+    assert all(judged) if config.recipe_def.chooses else judged == [None] * len(rows)
     assert all(bool(row["verify_cost"]) == verify for row in rows)
 
 

@@ -1,11 +1,11 @@
-"""The recipes: who plays winner and loser, and that a judge's word is what decides."""
+"""The recipes: which text is chosen and which rejected, and that a judge's word decides."""
 
 import json
 import re
 
 import pytest
 
-from clair_apo.clair import GenerateConfig
+from clair_apo.clair import RECIPES, GenerateConfig
 from clair_apo.clair.stages.context import ControlsConfig
 from clair_apo.errors import ConfigError
 from clair_apo.llm import Answered, ChatModel, Completion, ModelSpec
@@ -90,7 +90,7 @@ def _sides(tmp_path):
     ]
 
 
-def test_the_stronger_models_own_answer_wins(tmp_path, two):
+def test_the_stronger_models_own_answer_is_chosen(tmp_path, two):
     config = make_config(tmp_path, two, recipe="stronger_preferred")
     assert run(config, answers(), answers("a strong ")).pairs == 2
     assert _sides(tmp_path) == [
@@ -113,14 +113,15 @@ def test_an_unusable_answer_of_the_stronger_model_is_dropped_at_its_own_stage(tm
     assert (dropped["stage"], dropped["reason"]) == ("strengthen", "empty")
 
 
-@pytest.mark.parametrize(("prefers", "winner"), [(higher_sample, 1), (lower_sample, 0)])
-def test_the_judges_word_and_nothing_else_says_who_wins(tmp_path, two, prefers, winner):
+@pytest.mark.parametrize(("prefers", "preferred"), [(higher_sample, 1), (lower_sample, 0)])
+def test_the_judges_word_and_nothing_else_decides(tmp_path, two, prefers, preferred):
     config = make_config(tmp_path, two, recipe="on_policy_judge", judge=JUDGE, reviser=None)
     done = run(config, answers(), None, Judging(prefers))
     assert done.pairs == 2
-    loser = 1 - winner
+    other = 1 - preferred
     assert _sides(tmp_path) == [
-        (f"{name} answer {winner}, old", f"{name} answer {loser}, old") for name in ("one", "two")
+        (f"{name} answer {preferred}, old", f"{name} answer {other}, old")
+        for name in ("one", "two")
     ]
     provenance = rows_of(tmp_path, "pairs.jsonl")[0]["provenance"]
     assert provenance["judged_by"] == "judge"
@@ -237,7 +238,7 @@ def test_a_prompt_without_two_given_answers_is_dropped_off_policy(tmp_path):
     assert details == [f"the data brings {n} answers, the recipe needs 2" for n in (1, 0)]
 
 
-def test_the_best_answer_is_revised_and_the_worst_one_loses(tmp_path, two):
+def test_the_best_answer_is_revised_and_the_worst_one_rejected(tmp_path, two):
     config = make_config(tmp_path, two, recipe="judge_then_revise", judge=JUDGE, samples=3)
     judge = Judging(higher_sample)
     reviser = Replying([("answer 2, old", edit_reply(("old", "new")))])
@@ -249,7 +250,7 @@ def test_the_best_answer_is_revised_and_the_worst_one_loses(tmp_path, two):
     ]
 
 
-def test_a_worsened_answer_loses_to_the_answer_itself(tmp_path, two):
+def test_a_worsened_answer_is_rejected_in_favour_of_the_answer_itself(tmp_path, two):
     config = make_config(tmp_path, two, recipe="worsen")
     reviser = Replying([("", edit_reply(("old", "older")))])
     assert run(config, answers(), reviser).pairs == 2
@@ -311,6 +312,13 @@ def test_on_the_command_line_the_missing_model_is_named_too(tmp_path):
     assert given.reviser.model == "r"
 
 
+def test_the_help_of_generate_names_every_recipe(capsys):
+    with pytest.raises(SystemExit):
+        GenerateConfig.from_command_line(["--help"])
+    text = capsys.readouterr().out
+    assert [name for name in RECIPES if f"`{name}`" not in text] == []
+
+
 @pytest.mark.parametrize(("recipe", "direction"), [("clair", "worsen"), ("worsen", "improve")])
 def test_a_direction_against_the_recipe_is_refused_by_the_right_recipe(recipe, direction):
     other = {"clair": "worsen", "worsen": "clair"}[recipe]
@@ -354,7 +362,7 @@ class TestVerification:
             "controls_rejected": 2,
         }
 
-    def test_a_winner_that_is_not_confirmed_drops_its_pair(self, tmp_path, two):
+    def test_a_pair_that_is_not_confirmed_is_dropped(self, tmp_path, two):
         done, _ = self.run(
             tmp_path, two, lambda better, _: "yes" if "one answer 0, new" in better else "no"
         )
@@ -369,7 +377,7 @@ class TestVerification:
         assert self.numbers(tmp_path)["controls_rejected"] == 0
         assert self.numbers(tmp_path)["confirmed"] == 2
 
-    def test_without_controls_nobody_is_asked_the_wrong_way_round(self, tmp_path, two):
+    def test_without_controls_nobody_is_asked_the_swapped_claim(self, tmp_path, two):
         done, judge = self.run(tmp_path, two, lambda *_: "yes", share=0.0)
         assert (done.pairs, len(judge.requests)) == (2, 2)
 

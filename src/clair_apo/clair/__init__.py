@@ -16,27 +16,19 @@
 Loads no torch; knows nothing of training.
 """
 
-from clair_apo.clair.config import GenerateConfig, RevisionConfig
-from clair_apo.clair.filters.gate import DropCause, Gate, GateConfig, check_answer, check_reply
-from clair_apo.clair.filters.text_checks import is_refusal, mention_of_revision
+from clair_apo.clair.config import GenerateConfig
+from clair_apo.clair.filters.gate import Gate, GateConfig
 from clair_apo.clair.generate import Generated, generate
 from clair_apo.clair.recipes import RECIPES
 from clair_apo.clair.revision.edits import Edit, EditError, apply_edits
-from clair_apo.clair.revision.parse import (
-    ParsedEdits,
-    ParsedRevision,
-    ParseError,
-    parse_edits,
-    parse_revision,
-)
-from clair_apo.clair.revision.template import RevisionTemplate, load_template
+from clair_apo.clair.revision.parse import ParseError, parse_edits, parse_revision
+from clair_apo.clair.revision.template import load_template
 from clair_apo.clair.stages.load import PromptsConfig, load_prompts
 from clair_apo.clair.stages.pair import measure_contrast
 from clair_apo.clair.stages.revise import read_reply
 
 __all__ = [
     "RECIPES",
-    "DropCause",
     "Edit",
     "EditError",
     "Gate",
@@ -44,20 +36,12 @@ __all__ = [
     "GenerateConfig",
     "Generated",
     "ParseError",
-    "ParsedEdits",
-    "ParsedRevision",
     "PromptsConfig",
-    "RevisionConfig",
-    "RevisionTemplate",
     "apply_edits",
-    "check_answer",
-    "check_reply",
     "generate",
-    "is_refusal",
     "load_prompts",
     "load_template",
     "measure_contrast",
-    "mention_of_revision",
     "parse_edits",
     "parse_revision",
     "read_reply",

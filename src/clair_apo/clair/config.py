@@ -45,14 +45,19 @@ class OutputConfig(Section):
     """Write the splits of `dataset/` as Parquet beside the JSONL."""
 
 
+# no docstring under the field: it could not name what is in the table
+_RECIPE = (
+    f"What becomes chosen and what rejected: one of {', '.join(f'`{name}`' for name in RECIPES)}. "
+    "With `clair` a reviser's minimal revision of the target's answer is preferred to that answer."
+)
+
+
 class GenerateConfig(Config):
     """A run that turns prompts into preference pairs."""
 
     run_dir: UserPath
     """The run's folder: one file a stage, and `manifest.json`."""
-    recipe: RecipeName = "clair"
-    """What becomes chosen and what rejected: with `clair`, the default, a reviser's minimal
-    revision of the target's answer is preferred to that answer."""
+    recipe: RecipeName = Field("clair", description=_RECIPE)
     prompts: PromptsConfig
     target: ModelSpec
     """The model to be aligned; it answers the prompts that bring no answer of their own."""

@@ -25,6 +25,52 @@ MESSAGE = "Preference pairs made by clair-apo"
 """Of the commit on the hub."""
 
 
+class SplitCounts(Record):
+    """How many pairs each split holds."""
+
+    train: int
+    test: int
+
+
+def write_splits(pairs: Path, folder: Path, test_size: float) -> SplitCounts:
+    """Split `pairs.jsonl` into `train.jsonl` and `test.jsonl`, rows unchanged and in their order.
+
+    A split without a pair has no file: an empty one cannot be loaded.
+
+    Args:
+        pairs: the file of pairs; read once, one row at a time.
+        folder: made if need be; older splits in it are replaced.
+        test_size: share of all possible prompts that goes to the test split, from 0 to below 1.
+
+    Raises:
+        DataError: `pairs` has a line that is no pair.
+    """
+    counts = dict.fromkeys(SPLITS, 0)
+    files = {split: folder / f"{split}.jsonl" for split in counts}
+    with ExitStack() as stack:
+        out = {split: stack.enter_context(atomic_writer(file)) for split, file in files.items()}
+        for pair in read_jsonl(pairs, PreferencePair):
+            split = "test" if is_held_out(pair.id, test_size) else "train"
+            out[split].write(pair.model_dump_json() + "\n")
+            counts[split] += 1
+    for split, count in counts.items():
+        if not count:
+            files[split].unlink()
+    return SplitCounts(**counts)
+
+
+def write_parquet_splits(folder: Path, wanted: bool) -> None:
+    """Write each split of a data set's folder as Parquet too; else remove what a run left before.
+
+    Whoever loads the folder takes the Parquet file of a split that has one.
+    """
+    for split in SPLITS:
+        jsonl = folder / f"{split}.jsonl"
+        jsonl.with_suffix(".parquet").unlink(missing_ok=True)
+        if wanted and jsonl.exists():
+            write_parquet(jsonl)
+
+
 def write_parquet(jsonl: Path, kind: type[Record] = PreferencePair) -> Path:
     """Write the records of a JSONL file as Parquet beside it, whole or not at all.
 
@@ -56,16 +102,26 @@ def write_parquet(jsonl: Path, kind: type[Record] = PreferencePair) -> Path:
     return path
 
 
-def write_parquet_splits(folder: Path, wanted: bool) -> None:
-    """Write each split of a data set's folder as Parquet too; else remove what a run left before.
+def _batches(records: Iterator[Record]) -> Iterator[list[dict[str, Any]]]:
+    while rows := [record.model_dump(mode="json") for record in islice(records, ROWS_AT_ONCE)]:
+        yield rows
 
-    Whoever loads the folder takes the Parquet file of a split that has one.
-    """
-    for split in SPLITS:
-        jsonl = folder / f"{split}.jsonl"
-        jsonl.with_suffix(".parquet").unlink(missing_ok=True)
-        if wanted and jsonl.exists():
-            write_parquet(jsonl)
+
+def arrow_schema(kind: type[BaseModel]) -> Any:
+    """The Arrow schema of a record: decided by its fields, not by the rows at hand."""
+    import pyarrow
+
+    return pyarrow.schema(_arrow_type(columns_of(kind)))
+
+
+def _arrow_type(column: ColumnType) -> Any:
+    import pyarrow
+
+    if isinstance(column, ListOf):
+        return pyarrow.list_(_arrow_type(column.item))
+    if isinstance(column, Columns):
+        return pyarrow.struct([(name, _arrow_type(field)) for name, field in column.fields])
+    return getattr(pyarrow, "bool_" if column == "bool" else column)()
 
 
 def check_push() -> None:
@@ -105,28 +161,6 @@ def _dataset_files(run: Path) -> dict[str, Path]:
     return {card.name: card, **files}
 
 
-def arrow_schema(kind: type[BaseModel]) -> Any:
-    """The Arrow schema of a record: decided by its fields, not by the rows at hand."""
-    import pyarrow
-
-    return pyarrow.schema(_arrow_type(columns_of(kind)))
-
-
-def _arrow_type(column: ColumnType) -> Any:
-    import pyarrow
-
-    if isinstance(column, ListOf):
-        return pyarrow.list_(_arrow_type(column.item))
-    if isinstance(column, Columns):
-        return pyarrow.struct([(name, _arrow_type(field)) for name, field in column.fields])
-    return getattr(pyarrow, "bool_" if column == "bool" else column)()
-
-
-def _batches(records: Iterator[Record]) -> Iterator[list[dict[str, Any]]]:
-    while rows := [record.model_dump(mode="json") for record in islice(records, ROWS_AT_ONCE)]:
-        yield rows
-
-
 def push_to_hub(
     files: Mapping[str, Path], name: str, *, private: bool = True, api: "HfApi | None" = None
 ) -> str:
@@ -160,37 +194,3 @@ def push_to_hub(
             "log in with `hf auth login`, see the name and the network, and push again"
         ) from None
     return str(commit.commit_url)
-
-
-class SplitCounts(Record):
-    """How many pairs each split holds."""
-
-    train: int
-    test: int
-
-
-def write_splits(pairs: Path, folder: Path, test_size: float) -> SplitCounts:
-    """Split `pairs.jsonl` into `train.jsonl` and `test.jsonl`, rows unchanged and in their order.
-
-    A split without a pair has no file: an empty one cannot be loaded.
-
-    Args:
-        pairs: the file of pairs; read once, one row at a time.
-        folder: made if need be; older splits in it are replaced.
-        test_size: share of all possible prompts that goes to the test split, from 0 to below 1.
-
-    Raises:
-        DataError: `pairs` has a line that is no pair.
-    """
-    counts = dict.fromkeys(SPLITS, 0)
-    files = {split: folder / f"{split}.jsonl" for split in counts}
-    with ExitStack() as stack:
-        out = {split: stack.enter_context(atomic_writer(file)) for split, file in files.items()}
-        for pair in read_jsonl(pairs, PreferencePair):
-            split = "test" if is_held_out(pair.id, test_size) else "train"
-            out[split].write(pair.model_dump_json() + "\n")
-            counts[split] += 1
-    for split, count in counts.items():
-        if not count:
-            files[split].unlink()
-    return SplitCounts(**counts)

@@ -47,7 +47,7 @@ class ShardRun:
 
     @property
     def count(self) -> int:
-        """Of how many parts."""
+        """How many parts there are."""
         assert self.config.prompt_shard is not None
         return self.config.prompt_shard.count
 

@@ -3,15 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
-from clair_apo.clair import (
-    Gate,
-    GateConfig,
-    GenerateConfig,
-    check_answer,
-    check_reply,
-    generate,
-)
-from clair_apo.clair.filters.gate import PRESETS
+from clair_apo.clair import Gate, GateConfig, GenerateConfig, generate
+from clair_apo.clair.filters.gate import PRESETS, check_answer, check_reply
 from clair_apo.errors import ConfigError, DataError, ModelNotFoundError
 from clair_apo.files import read_jsonl
 from clair_apo.records import Dropped, DropReason
@@ -123,7 +116,7 @@ def test_what_was_edited_is_a_share_of_the_longer_text_and_the_threshold_is_allo
     assert turned.reason is DropReason.OVER_EDITED
 
 
-def test_the_length_ratio_is_winner_over_loser_and_both_ends_are_allowed():
+def test_the_length_ratio_is_chosen_over_rejected_and_both_ends_are_allowed():
     gate = Gate(GateConfig(length_ratio=(0.5, 2.0)))
     for chosen in ("12345", "1" * 20):
         assert gate.check_pair(PROMPT, chosen, "1234567890") is None

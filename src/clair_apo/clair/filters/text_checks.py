@@ -7,6 +7,9 @@ import re
 from functools import cache
 from typing import Any
 
+LANGUAGE_BYTES = 60
+"""Shorter texts have no language: UTF-8 bytes of letters, 60 in Latin script, 20 in Chinese."""
+
 # what assistants say that they cannot do; people also write "I can't make it on Friday"
 _VERBS = (
     "help|assist|aid|provide|comply|fulfil|fulfill|do|answer|create|write|generate|produce|give|"
@@ -62,6 +65,9 @@ _ASKED_FOR = re.compile(
     | polish | proof-?read | rephras | paraphras | updat | fix | debug | mistake | error | typo
     | grammar | better )"""
 )
+_NOT_PROSE = re.compile(
+    r"(?s)```.*?(?:```|\Z)|~~~.*?(?:~~~|\Z)|`[^`\n]*`|\$\$.*?\$\$|https?://\S+|[\w.+-]{1,64}@\S+"
+)
 
 
 def is_refusal(text: str) -> bool:
@@ -91,14 +97,6 @@ def mention_of_revision(text: str, prompt: str = "") -> str | None:
 
 def _plain(text: str) -> str:
     return text.replace("\u2019", "'")
-
-
-LANGUAGE_BYTES = 60
-"""Shorter texts have no language: UTF-8 bytes of letters, 60 in Latin script, 20 in Chinese."""
-
-_NOT_PROSE = re.compile(
-    r"(?s)```.*?(?:```|\Z)|~~~.*?(?:~~~|\Z)|`[^`\n]*`|\$\$.*?\$\$|https?://\S+|[\w.+-]{1,64}@\S+"
-)
 
 
 def language_of(text: str, confidence: float) -> str | None:

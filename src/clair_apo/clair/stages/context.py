@@ -43,11 +43,11 @@ class ModelClients(NamedTuple):
     """Whether a prompt waits for an answer of the target."""
 
     def all(self) -> tuple[CachedChat, ...]:
-        """Those that there are."""
+        """All models of the run."""
         return tuple(client for client in (self.target, self.reviser, self.judge) if client)
 
     def asked(self) -> tuple[CachedChat, ...]:
-        """Those that prompts may have to ask."""
+        """The models that may be asked in this invocation."""
         return tuple(one for one in self.all() if self.asks_target or one is not self.target)
 
 
@@ -84,7 +84,7 @@ class StageContext:
     clients: ModelClients = NO_CLIENTS
 
     def with_clients(self, clients: ModelClients) -> "StageContext":
-        """The same with the models, once they are open."""
+        """A copy with the models, once they are open."""
         return replace(self, clients=clients)
 
     def client(self, role: Role | None) -> CachedChat | None:

@@ -174,10 +174,10 @@ def sum_up_judgements(judgements: Iterable[Judgement]) -> dict[str, Any]:
     """Count a judge's votes for the manifest, comparison by comparison (both orders are one).
 
     Returns:
-        Under `comparisons`: `comparisons`; of these `consistent` (both orders agree on a winner),
-        `ties` (both say so, or the answers are equal and nobody was asked), `unreadable` (a reply
-        without verdict) and `inconsistent` (the rest); `votes` and of these `for_first`, whose
-        share is a half for a judge that does not favour what is shown first.
+        Under `comparisons`: `comparisons`; of these `consistent` (both orders prefer the same
+        answer), `ties` (both say so, or the answers are equal and nobody was asked), `unreadable`
+        (a reply without verdict) and `inconsistent` (the rest); `votes` and of these `for_first`,
+        whose share is a half for a judge that does not favour what is shown first.
     """
     numbers = Counter(
         comparisons=0, consistent=0, ties=0, inconsistent=0, unreadable=0, votes=0, for_first=0
