@@ -218,7 +218,7 @@ def test_what_a_judge_said_is_told_in_numbers(tmp_path):
         tmp_path / "verified", [make_pair("a")], stages={"verify": {"verification": verified}}
     )
     assert "Nobody checked" not in card
-    assert "confirmed 7 of 9 claims" in card and "rejected 2 of 3 that were" in card
+    assert "confirmed 7 of 9 claims" in card and "rejected 2 of 3 swapped-order controls" in card
     numbers = {"comparisons": 8, "consistent": 5, "ties": 1, "inconsistent": 2, "unreadable": 0}
     card = make_card(
         tmp_path / "judged", [make_pair("a")], stages={"judge": {"comparisons": numbers}}
