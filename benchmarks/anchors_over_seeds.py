@@ -41,7 +41,7 @@ def main() -> None:
         for seed in args.seeds:
             rewards = one_run(args.pairs, objective, seed).rewards
             assert rewards is not None, "no pair was held out"
-            row = [objective, seed, rewards.winner, rewards.loser, rewards.margin]
+            row = [objective, seed, rewards.chosen, rewards.rejected, rewards.margin]
             print("| " + " | ".join(map(str, row)) + " |", flush=True)
             rows.append({"objective": objective, "seed": seed, **rewards.model_dump()})
             write_json(args.out, rows)

@@ -14,6 +14,7 @@ import yaml
 from datasets import Dataset
 
 from clair_apo.apo.config import APOConfig
+from clair_apo.apo.trainer import APOTrainer
 from tests.helpers.tiny_apo import make_model, make_rows, make_tokenizer
 
 # accelerate collects garbage after every training; what importing left is none (0.8 seconds each)
@@ -95,5 +96,34 @@ def config(tmp_path):
             "seed": 7,
         }
         return APOConfig(**(quick | options))
+
+    return make
+
+
+PASSED_ON = {
+    "callbacks",
+    "compute_metrics",
+    "data_collator",
+    "eval_dataset",
+    "peft_config",
+    "processing_class",
+    "ref_model",
+}
+"""Arguments of a trainer; what `apo_trainer` is given beside them is a setting."""
+
+
+@pytest.fixture
+def apo_trainer(config, tokenizer, pairs):
+    """Makes a trainer of the tiny model on eight pairs; keywords are arguments or settings."""
+
+    def make(model=None, data=None, *, kind=APOTrainer, args=None, **options):
+        passed = {key: options.pop(key) for key in PASSED_ON & options.keys()}
+        usual = {
+            "model": make_model() if model is None else model,
+            "args": args or config(**options),
+            "train_dataset": pairs if data is None else data,
+            "processing_class": tokenizer,
+        }
+        return kind(**(usual | passed))
 
     return make

@@ -99,7 +99,7 @@ def test_a_run_killed_by_ctrl_c_is_resumed_and_loses_nothing(files, tmp_path, pr
     assert uninterrupted.communicate(timeout=200) and uninterrupted.returncode == 0
     killed = run(cut)
     said = ""
-    while "loser" not in said:  # the bar shows the first rewards: training is under way
+    while "rejected=" not in said:  # the bar shows the first rewards: training is under way
         character = killed.stderr.read(1)
         assert character, said
         said += character
@@ -154,15 +154,15 @@ def trained_rewards(trainer):
 def test_two_steps_of_apo_zero_raise_the_winner_and_lower_the_loser(embedded, tmp_path):
     """92 seconds beside another busy process, 2 steps."""
     rewards = trained_rewards(embedded_trainer(embedded, tmp_path))
-    assert rewards.winner.low > 0
-    assert rewards.loser.high < 0
+    assert rewards.chosen.low > 0
+    assert rewards.rejected.high < 0
 
 
 def test_three_steps_of_apo_down_lower_both_and_the_loser_further(embedded, tmp_path):
     """18 seconds."""
     trainer = embedded_trainer(embedded, tmp_path, loss_type="apo_down", max_steps=3)
     rewards = trained_rewards(trainer)
-    assert rewards.loser.mean < rewards.winner.mean < 0
+    assert rewards.rejected.mean < rewards.chosen.mean < 0
 
 
 def test_bf16_starts_within_its_stated_tolerance_and_trains(embedded, tmp_path):
@@ -182,7 +182,7 @@ def test_bf16_starts_within_its_stated_tolerance_and_trains(embedded, tmp_path):
     ]
     assert max(misses) < LOGP_TOLERANCE_HALF / 2
     rewards = trained_rewards(trainer)
-    assert rewards.winner.mean > 0 > rewards.loser.mean
+    assert rewards.chosen.mean > 0 > rewards.rejected.mean
 
 
 def test_the_shipped_lora_config_trains_the_embedded_model(tmp_path):

@@ -1,43 +1,45 @@
-"""A torn checkpoint is known for one, and whatever step a run resumes from, it ends the same."""
+"""An incomplete checkpoint is known for one; from whatever step a run resumes, it ends the same."""
 
 import logging
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import Accelerator
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainerState
 
 from clair_apo.apo import checkpoints as module
-from clair_apo.apo.checkpoints import NOTE, incomplete_reason, last_checkpoint
-from clair_apo.apo.trainer import APOTrainer
+from clair_apo.apo.checkpoints import (
+    NOTE,
+    CheckpointWriter,
+    incomplete_reason,
+    last_checkpoint,
+    resume_folder,
+)
 from clair_apo.errors import TrainingError
 from tests.helpers.tiny_apo import make_model, make_rows
 
 
 @pytest.fixture
-def make(config, tokenizer):
+def make(apo_trainer):
     """A trainer that saves after each of its 6 steps, 3 in an epoch; keywords override."""
+    saving = {
+        "data": Dataset.from_list(make_rows(12)),
+        "save_strategy": "steps",
+        "save_steps": 1,
+        "max_steps": 6,
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 2,
+    }
 
-    def make_trainer(lora=False, **options) -> APOTrainer:
-        saving = {
-            "save_strategy": "steps",
-            "save_steps": 1,
-            "max_steps": 6,
-            "per_device_train_batch_size": 2,
-            "gradient_accumulation_steps": 2,
-        }
+    def make_trainer(lora=False, **options):
         adapter = LoraConfig(
             target_modules=["q_proj", "v_proj"], r=4, lora_dropout=0.3, task_type="CAUSAL_LM"
         )
-        return APOTrainer(
-            model=make_model(),
-            args=config(**(saving | options)),
-            train_dataset=Dataset.from_list(make_rows(12)),
-            processing_class=tokenizer,
-            peft_config=adapter if lora else None,
-        )
+        return apo_trainer(peft_config=adapter if lora else None, **(saving | options))
 
     return make_trainer
 
@@ -195,3 +197,67 @@ def test_only_as_many_checkpoints_are_kept_as_were_asked_for(make, out):
     make(save_total_limit=2).train()
     assert sorted(p.name for p in out.glob("checkpoint-*")) == ["checkpoint-5", "checkpoint-6"]
     assert module.last_checkpoint(out) == out / "checkpoint-6"
+
+
+# --- the writer, without a trainer
+
+
+def writer(**options):
+    args = {"should_save": True, "save_total_limit": 1, "save_only_model": False}
+    args |= {"sync_ref_model": False}
+    return CheckpointWriter(SimpleNamespace(**(args | options)), Accelerator(cpu=True))
+
+
+def save(written, run, step):
+    state = TrainerState(global_step=step)
+    with written.writing(run, state) as checkpoint:
+        (checkpoint / "model.bin").write_text("weights")
+        (checkpoint / "trainer_state.json").write_text("{}")
+        assert incomplete_reason(checkpoint) == "it was not written to its end"
+    return checkpoint
+
+
+def test_a_checkpoint_is_complete_once_its_block_ends_and_older_ones_go_then(tmp_path):
+    first = save(writer(), tmp_path, 1)
+    assert incomplete_reason(first) is None
+    second = save(writer(), tmp_path, 2)
+    assert incomplete_reason(second) is None
+    assert not first.exists()
+
+
+def test_a_block_that_fails_leaves_an_incomplete_checkpoint_and_the_older_one(tmp_path):
+    first = save(writer(), tmp_path, 1)
+    named = pytest.raises(TrainingError, match=r"step 2: .* cannot be written \(No space left")
+    with named, writer().writing(tmp_path, TrainerState(global_step=2)):
+        raise OSError(28, "No space left on device")
+    assert last_checkpoint(tmp_path) == first
+
+
+def test_where_to_resume_is_decided_by_what_was_asked(tmp_path):
+    assert resume_folder(None, tmp_path) is resume_folder("false", tmp_path) is None
+    assert resume_folder(str(tmp_path / "other"), tmp_path) == tmp_path / "other"
+    with pytest.raises(TrainingError, match="there is no complete checkpoint to resume from"):
+        resume_folder(True, tmp_path)
+    first = save(writer(), tmp_path, 1)
+    assert resume_folder(True, tmp_path) == resume_folder("true", tmp_path) == first
+
+
+def test_a_reference_that_moves_is_kept_and_restored(tmp_path):
+    moving = writer(sync_ref_model=True)
+    with pytest.raises(TrainingError, match="does not hold it as it was then"):
+        moving.check_reference(tmp_path)
+    moving.save_reference(make_model(1), tmp_path)
+    moving.check_reference(tmp_path)
+    other = make_model(2)
+    moving.restore_reference(other, tmp_path)
+    assert torch.equal(other.lm_head.weight, make_model(1).lm_head.weight)
+
+
+def test_nothing_older_is_deleted_while_a_checkpoint_is_written(tmp_path):
+    args = SimpleNamespace(
+        should_save=True, save_total_limit=1, save_only_model=False, sync_ref_model=False
+    )
+    written = CheckpointWriter(args, Accelerator(cpu=True))
+    with written.writing(tmp_path, TrainerState(global_step=1)):
+        assert args.save_total_limit is None, "what transformers would delete by"
+    assert args.save_total_limit == 1

@@ -1,11 +1,12 @@
-from pathlib import Path
-
 import pytest
 import torch
+from datasets import Dataset
+from transformers import TrainerControl, TrainerState
 from trl import DPOConfig
 
-from clair_apo.apo.config import APOConfig
+from clair_apo.apo.config import APOConfig, as_apo_config
 from clair_apo.errors import ConfigError
+from tests.helpers.tiny_apo import make_model, make_rows
 
 without_accelerator = pytest.mark.skipif(
     torch.accelerator.is_available(), reason="speaks of a machine without accelerator"
@@ -66,18 +67,90 @@ def test_on_alarm_is_one_of_two_words(tmp_path):
         APOConfig(str(tmp_path), on_alarm="die")
 
 
-EFFECT_TESTED_IN = {
-    "length_normalize": "test_trainer.py",
-    "max_tokens_per_batch": "forward/test_pair_layout.py",
-    "on_alarm": "test_alarms_in_training.py",
-    "pair_layout": "forward/test_pair_layout.py",
-    "reference": "reference/test_logprobs.py",
-    "reference_cache": "reference/test_cache.py",
+# --- what each field of our own does, with two values
+
+
+def rows_of_a_batch(make, **setting):
+    trainer = make(**setting)
+    return len(trainer.rows.rows(trainer.batches.first(8)).own)
+
+
+def is_divided_by_tokens(make, **setting):
+    """Whether a reward is beta times the mean log-ratio of a token, not their sum."""
+    pair = Dataset.from_list(make_rows(1))
+    trainer = make(ref_model=make_model(1), data=pair, eval_dataset=pair, **setting)
+    found = trainer.evaluate()
+    ratio = found["eval_logps/chosen"] - found["eval_ref_logps/chosen"]
+    mean = trainer.beta * ratio / found["eval_lengths/chosen"]
+    return found["eval_rewards/chosen"] == pytest.approx(mean, rel=1e-3)
+
+
+def stops_at_an_alarm(make, **setting):
+    logs = {"loss": 1.0, "learning_rate": 0.0, "saturation": 0.0, "rewards/chosen": -1.0}
+    trainer, control = make(**setting), TrainerControl()
+    for step in range(1, 6):
+        state = TrainerState(log_history=[logs | {"step": step}])
+        trainer.alarms.on_log(trainer.args, state, control)
+    return control.should_training_stop
+
+
+def starts_at_zero(make, **setting):
+    """Whether the policy is its own reference: rewards before training are 0."""
+    pair = Dataset.from_list(make_rows(1))
+    rewards = make(make_model(1), data=pair, eval_dataset=pair, **setting).evaluate()
+    return abs(rewards["eval_rewards/chosen"]) < 1e-5
+
+
+def files_beside(make, tmp_path, **setting):
+    make(**setting)
+    return len(list((tmp_path / "mine").rglob("*.safetensors")))
+
+
+EFFECTS = {
+    "pair_layout": lambda make, _: (
+        make(pair_layout="shared_prefix").layout.is_padded,
+        make(pair_layout="padded").layout.is_padded,
+    ),
+    "max_tokens_per_batch": lambda make, _: (
+        rows_of_a_batch(make, max_tokens_per_batch=None) > 1,
+        rows_of_a_batch(make, max_tokens_per_batch=60) > 1,
+    ),
+    "length_normalize": lambda make, _: (
+        is_divided_by_tokens(make, length_normalize=False),
+        is_divided_by_tokens(make, length_normalize=True),
+    ),
+    "on_alarm": lambda make, _: (
+        stops_at_an_alarm(make, on_alarm="warn"),
+        stops_at_an_alarm(make, on_alarm="stop"),
+    ),
+    "reference": lambda make, folder: (
+        not starts_at_zero(make, reference="initial"),
+        not starts_at_zero(make, reference=str(folder / "tiny")),
+    ),
+    "reference_cache": lambda make, folder: (
+        files_beside(make, folder) > 0,
+        files_beside(make, folder, reference_cache=str(folder / "mine")) > 0,
+    ),
 }
+"""Makes trainers with two values of a field, and says of each whether an effect is there."""
 
 
-def test_every_field_of_its_own_has_a_test_of_its_effect():
+def test_every_field_of_our_own_is_in_the_table_of_effects():
     own = set(APOConfig.__dataclass_fields__) - set(DPOConfig.__dataclass_fields__)
-    assert own == set(EFFECT_TESTED_IN)
-    for field, file in EFFECT_TESTED_IN.items():
-        assert f"{field}=" in (Path(__file__).parent / file).read_text()
+    assert own == set(EFFECTS)
+
+
+@pytest.mark.parametrize("field", EFFECTS)
+def test_a_field_of_our_own_has_its_effect(field, apo_trainer, tiny_folder, tmp_path):
+    assert EFFECTS[field](apo_trainer, tmp_path) == (False, True)
+
+
+def test_a_plain_config_is_copied_with_our_defaults_and_stays_what_it_was(tmp_path):
+    plain = DPOConfig(output_dir=str(tmp_path), use_cpu=True, beta=0.3, loss_type="ipo")
+    found = as_apo_config(plain)
+    assert not hasattr(plain, "pair_layout")
+    assert (found.pair_layout, found.reference, found.on_alarm) == ("auto", "initial", "warn")
+    assert (found.beta, found.loss_type, found.bf16) == (0.3, ["ipo"], True)
+    assert found.precompute_ref_log_probs is False, "TRL's default, not ours"
+    ours = APOConfig(str(tmp_path))
+    assert as_apo_config(ours) is ours

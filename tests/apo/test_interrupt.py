@@ -8,8 +8,6 @@ from transformers import TrainerCallback
 
 from clair_apo.apo import checkpoints as module
 from clair_apo.apo.checkpoints import Interrupt
-from clair_apo.apo.trainer import APOTrainer
-from tests.helpers.tiny_apo import make_model
 
 
 class PressCtrlC(TrainerCallback):
@@ -24,17 +22,10 @@ class PressCtrlC(TrainerCallback):
 
 
 @pytest.fixture
-def make(config, tokenizer, pairs):
-    def trainer(*callbacks, **options):
-        return APOTrainer(
-            model=make_model(),
-            args=config(max_steps=6, save_strategy="no", **options),
-            train_dataset=pairs,
-            processing_class=tokenizer,
-            callbacks=list(callbacks),
-        )
-
-    return trainer
+def make(apo_trainer):
+    return lambda *callbacks, **options: apo_trainer(
+        callbacks=list(callbacks), max_steps=6, **options
+    )
 
 
 def weights(trainer):

@@ -10,6 +10,7 @@ from clair_apo.apo.metrics import (
     MAX_K3_EXPONENT,
     PairOutcomes,
     PairRewards,
+    RewardIntervals,
     k3_sums,
     mean_loss,
     pair_metrics,
@@ -191,7 +192,14 @@ def test_intervals_carry_their_n_and_the_margin_is_paired():
     rewards = PairRewards(chosen=(1.0, 2.0, 3.0), rejected=(0.0, 1.0, 2.0))
     found = rewards.intervals()
     assert rewards.margins == (1.0, 1.0, 1.0)
-    assert found.winner.n == found.loser.n == found.margin.n == 3
-    assert found.winner.mean == pytest.approx(2)
+    assert found.chosen.n == found.rejected.n == found.margin.n == 3
+    assert found.chosen.mean == pytest.approx(2)
     assert found.margin.low == found.margin.high == pytest.approx(1)
-    assert found.winner.low < 2 < found.winner.high
+    assert found.chosen.low < 2 < found.chosen.high
+
+
+def test_intervals_of_an_earlier_version_are_read():
+    found = PairRewards(chosen=(1.0, 3.0), rejected=(0.0, -1.0)).intervals()
+    written = found.model_dump()
+    earlier = {"winner": written["chosen"], "loser": written["rejected"]}
+    assert RewardIntervals.model_validate(earlier | {"margin": written["margin"]}) == found

@@ -11,20 +11,16 @@ from clair_apo.apo.checkpoints import named_write_failure
 from clair_apo.apo.checks import has_coarse_weights
 from clair_apo.apo.trainer import APOTrainer
 from clair_apo.errors import ConfigError, TrainingError
-from tests.helpers.tiny_apo import make_model, make_rows
-
-
-def make_trainer(config, tokenizer, pairs, model, **options):
-    return APOTrainer(
-        model=model, args=config, train_dataset=pairs, processing_class=tokenizer, **options
-    )
+from tests.helpers.tiny_apo import make_model, make_rows, make_trainer
 
 
 def test_a_pair_that_max_length_would_empty_is_named_not_dropped(config, tokenizer):
     rows = make_rows(4)
     rows[2]["prompt"][0]["content"] = " ".join(["w1"] * 40)
     with pytest.raises(TrainingError, match=r"train pair 2: the prompt alone has 43 tokens"):
-        make_trainer(config(max_length=30), tokenizer, Dataset.from_list(rows), make_model())
+        make_trainer(
+            APOTrainer, config(max_length=30), tokenizer, Dataset.from_list(rows), make_model()
+        )
 
 
 def test_a_pair_with_an_id_is_named_by_it_and_in_an_evaluation_set_too(config, tokenizer, pairs):
@@ -33,6 +29,7 @@ def test_a_pair_with_an_id_is_named_by_it_and_in_an_evaluation_set_too(config, t
     named = Dataset.from_list([row | {"id": f"pair-{n}"} for n, row in enumerate(rows)])
     with pytest.raises(TrainingError, match=r"eval pair pair-1: the prompt alone"):
         make_trainer(
+            APOTrainer,
             config(max_length=30),
             tokenizer,
             pairs,
@@ -50,7 +47,7 @@ def test_a_prompt_that_is_no_prefix_is_refused(config, tokenizer, pairs):
         "{% if add_generation_prompt %}<assistant> w7 w8{% endif %}"
     )
     with pytest.raises(TrainingError, match=r"pair 0: .* not a prefix .*'w7 w8' would be left out"):
-        make_trainer(config(), tokenizer, pairs, make_model())
+        make_trainer(APOTrainer, config(), tokenizer, pairs, make_model())
 
 
 @pytest.mark.parametrize("answer", [[], [{"role": "assistant", "content": " "}]], ids=str)
@@ -58,14 +55,14 @@ def test_a_pair_without_an_answer_is_named(config, tokenizer, answer):
     rows = make_rows(3)
     rows[1]["rejected"] = answer
     with pytest.raises(TrainingError, match="train pair 1: 'rejected' is empty"):
-        make_trainer(config(), tokenizer, Dataset.from_list(rows), make_model())
+        make_trainer(APOTrainer, config(), tokenizer, Dataset.from_list(rows), make_model())
 
 
 def test_a_missing_text_is_named(config, tokenizer):
     rows = make_rows(2, conversational=False)
     rows[1]["chosen"] = None
     with pytest.raises(TrainingError, match="train pair 1: 'chosen' is empty"):
-        make_trainer(config(), tokenizer, Dataset.from_list(rows), make_model())
+        make_trainer(APOTrainer, config(), tokenizer, Dataset.from_list(rows), make_model())
 
 
 def test_a_data_set_without_a_pair_is_named(config, tokenizer, pairs):
@@ -73,10 +70,12 @@ def test_a_data_set_without_a_pair_is_named(config, tokenizer, pairs):
     stream = IterableDataset.from_generator(lambda: iter(()))
     for empty in (nothing, stream):
         with pytest.raises(TrainingError, match="train_dataset holds no pair"):
-            make_trainer(config(), tokenizer, empty, make_model())
+            make_trainer(APOTrainer, config(), tokenizer, empty, make_model())
     for evaluated, name in ((nothing, "eval_dataset"), ({"a": nothing}, "eval_dataset a")):
         with pytest.raises(TrainingError, match=f"{name} holds no pair"):
-            make_trainer(config(), tokenizer, pairs, make_model(), eval_dataset=evaluated)
+            make_trainer(
+                APOTrainer, config(), tokenizer, pairs, make_model(), eval_dataset=evaluated
+            )
 
 
 @pytest.mark.parametrize("kind", ["torch", "numpy"])
@@ -85,7 +84,7 @@ def test_a_data_set_that_gives_arrays_trains_as_one_that_gives_lists(
 ):
     losses = []
     for data in (pairs, pairs.with_format(kind)):
-        trainer = make_trainer(config(), tokenizer, data, make_model())
+        trainer = make_trainer(APOTrainer, config(), tokenizer, data, make_model())
         trainer.train()
         losses.append([log["loss"] for log in trainer.state.log_history if "loss" in log])
     assert losses[0] == losses[1]
@@ -94,7 +93,7 @@ def test_a_data_set_that_gives_arrays_trains_as_one_that_gives_lists(
 def test_an_adapter_that_trl_cannot_find_is_named(config, tokenizer, pairs):
     model = get_peft_model(make_model(), LoraConfig(target_modules=["q_proj"]), "mine")
     with pytest.raises(TrainingError, match=r"adapter is called mine, .* the one called default"):
-        make_trainer(config(), tokenizer, pairs, model)
+        make_trainer(APOTrainer, config(), tokenizer, pairs, model)
 
 
 @pytest.mark.parametrize("precompute", [True, False])
@@ -103,7 +102,7 @@ def test_a_head_without_weights_of_its_own_is_refused(config, tokenizer, pairs, 
     lora = LoraConfig(target_modules=["q_proj"], trainable_token_indices=[3, 4])
     args = config(precompute_ref_log_probs=precompute)
     with pytest.raises(TrainingError, match="trainable_token_indices also wraps the model's head"):
-        make_trainer(args, tokenizer, pairs, model, peft_config=lora)
+        make_trainer(APOTrainer, args, tokenizer, pairs, model, peft_config=lora)
 
 
 def test_a_loss_of_a_subclass_is_the_one_that_trains(config, tokenizer, pairs, caplog):
@@ -128,7 +127,7 @@ def test_a_loss_of_a_subclass_is_the_one_that_trains(config, tokenizer, pairs, c
 def test_a_checkpoint_that_the_disk_does_not_take_is_named(config, tokenizer, pairs):
     """Files of 20,000 bytes are all that this process may write; the model has more."""
     options = {"save_strategy": "steps", "save_steps": 1}
-    trainer = make_trainer(config(**options), tokenizer, pairs, make_model())
+    trainer = make_trainer(APOTrainer, config(**options), tokenizer, pairs, make_model())
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
     try:

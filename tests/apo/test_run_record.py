@@ -14,26 +14,15 @@ from clair_apo.apo.run_record import (
     record_of,
     settings_of,
 )
-from clair_apo.apo.trainer import APOTrainer
 from clair_apo.errors import TrainingError
-from tests.helpers.tiny_apo import make_model, make_rows
+from tests.helpers.tiny_apo import make_rows
 
 
 @pytest.fixture
-def make(config, tokenizer):
+def make(apo_trainer):
     """A trainer of 4 steps that saves after the second; keywords override."""
-
-    def make_trainer(data=None, peft_config=None, **options) -> APOTrainer:
-        saving = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4}
-        return APOTrainer(
-            model=make_model(),
-            args=config(**(saving | options)),
-            train_dataset=data or Dataset.from_list(make_rows(8)),
-            processing_class=tokenizer,
-            peft_config=peft_config,
-        )
-
-    return make_trainer
+    saving = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4}
+    return lambda **options: apo_trainer(**(saving | options))
 
 
 @pytest.fixture

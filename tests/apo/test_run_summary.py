@@ -6,25 +6,15 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from clair_apo.apo.run_summary import model_card, run_facts, tokens_digest
-from clair_apo.apo.trainer import APOTrainer
 from clair_apo.errors import TrainingError
 from tests.helpers.tiny_apo import make_model, make_rows
 
 
 @pytest.fixture
-def make(config, tokenizer, pairs):
-    """A bare trainer; keywords are settings."""
-
-    def make_trainer(model=None, ref_model=None, data=pairs, **options):
-        return APOTrainer(
-            model=make_model() if model is None else model,
-            ref_model=ref_model,
-            args=config(**options),
-            train_dataset=data,
-            processing_class=tokenizer,
-        )
-
-    return make_trainer
+def make(apo_trainer):
+    return lambda model=None, ref_model=None, **options: apo_trainer(
+        model, ref_model=ref_model, **options
+    )
 
 
 def test_the_card_of_a_bare_trainer_has_the_digest_of_its_pairs(make):

@@ -63,7 +63,7 @@ def test_a_run_leaves_a_model_its_card_its_settings_and_the_rewards_of_each_pair
     split = split_pairs(load_pairs(str(run.folder / "pairs.jsonl")), 0.3)
     evaluation = json.loads((out / "evaluation.json").read_text())
     assert evaluation["ids"] == [pair.id for pair in split.held_out]
-    assert len(evaluation["chosen"]) == evaluation["rewards"]["winner"]["n"] == len(split.held_out)
+    assert len(evaluation["chosen"]) == evaluation["rewards"]["chosen"]["n"] == len(split.held_out)
     assert json.loads((out / "trainer_state.json").read_text())["global_step"] == 3
     assert f"{len(split.train)} pairs trained on, {len(split.held_out)} held out, digest" in (
         (out / "README.md").read_text()
@@ -83,7 +83,7 @@ def test_the_manifest_holds_objective_digests_truncation_anchors_and_alarms(run,
     out = run.folder / "checkpoint"
     stage = json.loads((out / "manifest.json").read_text())["stages"]["train"]
     assert stage["objective"] == "apo_zero + 0.1 sft"
-    assert stage["why"][0].startswith("apo_zero raises the winners")
+    assert stage["why"][0].startswith("apo_zero raises the chosen answers")
     assert stage["model"] == "tiny"
     assert stage["pair_layout"] == "shared_prefix"
     assert re.fullmatch("[0-9a-f]{32}", stage["reference_digest"])
@@ -102,7 +102,7 @@ def test_the_manifest_holds_objective_digests_truncation_anchors_and_alarms(run,
         "| Objective | apo_zero + 0.1 sft |",
         f"| Reference | the initial policy, digest {stage['reference_digest'][:12]} |",
         f"| Chat template | digest {stage['template_digest'][:12]} |",
-        f"| Truncated | {stage['lengths']['truncated_chosen']} winners and ",
+        f"| Truncated | {stage['lengths']['truncated_chosen']} chosen and ",
         f"| `rewards/chosen` | {trained['rewards/chosen']:.3f} | ",
         "## Alarms\n\nNone.",
     ):
@@ -128,7 +128,7 @@ def test_the_command_draws_the_run_and_report_draws_it_again(run, capsys):
     out = run.folder / "checkpoint"
     assert f"training report: {out / 'training.html'}" in capsys.readouterr().out
     page = (out / "training.html").read_text()
-    assert "apo_zero raises the winners" in page
+    assert "apo_zero raises the chosen answers" in page
     assert page.count("<img ") == 3
     drawn = {path.name for path in out.glob("*.png")}
     assert drawn == {"rewards.png", "logps.png", "quadrants.png"}

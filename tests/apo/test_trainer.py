@@ -8,7 +8,7 @@ from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
 from clair_apo.apo.trainer import APOTrainer
-from tests.helpers.tiny_apo import make_model, make_rows
+from tests.helpers.tiny_apo import make_model, make_rows, make_trainer
 
 # Two ways through the same arithmetic; measured difference 2e-7 on losses near 1.
 SAME = 1e-6
@@ -27,17 +27,6 @@ def moved(model, seed=3, by=0.15):
         for weight in model.parameters():
             weight += by * torch.randn(weight.shape, generator=generator)
     return model
-
-
-def make_trainer(kind, config, tokenizer, pairs, model, ref_model=None, **options):
-    return kind(
-        model=model,
-        ref_model=ref_model,
-        args=config,
-        train_dataset=pairs,
-        processing_class=tokenizer,
-        **options,
-    )
 
 
 def train_logs(trainer):

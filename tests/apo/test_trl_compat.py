@@ -245,42 +245,36 @@ def test_columns_are_kept_in_what_the_loader_gives(trainer):
     assert "prompt_ids" in before
 
 
-@pytest.mark.parametrize("hides", [True, False])
 def test_fsdp_is_hidden_after_transformers_constructor_and_shown_after_trls(
-    hides, config, model, pairs, tokenizer, monkeypatch
+    config, model, pairs, tokenizer, monkeypatch
 ):
-    seen = []
-
-    def watches(self, dataset, name, batch_size):
-        seen.append(self.is_fsdp_enabled)
-        return dataset
-
-    created = Trainer.create_accelerator_and_postprocess
+    created, seen = Trainer.create_accelerator_and_postprocess, []
 
     def as_if_fsdp(self):
         created(self)
         self.is_fsdp_enabled = True
 
+    def watches(self, dataset, name, batch_size):
+        seen.append(self.is_fsdp_enabled)
+        return dataset
+
     monkeypatch.setattr(Trainer, "create_accelerator_and_postprocess", as_if_fsdp)
     monkeypatch.setattr(DPOTrainer, "_precompute_ref_logps", watches)
     monkeypatch.setattr(trl_compat, "uses_fsdp", lambda accelerator: True)
     trainer = DPOTrainer.__new__(DPOTrainer)
-    reference = None if hides else make_model(1)  # TRL would load one by the policy's name
-    with trl_compat.fsdp_hidden(trainer, hides) as callbacks:
-        args = config(precompute_ref_log_probs=hides, max_length=None)
+    args = config(precompute_ref_log_probs=True, max_length=None)
+    with trl_compat.fsdp_hidden(trainer, True) as callbacks:
         trainer.__init__(
-            model,
-            reference,
-            args=args,
-            train_dataset=pairs,
-            processing_class=tokenizer,
-            callbacks=callbacks,
-        ) if hides else None
-    if hides:
-        assert seen == [False]
-        assert trainer.is_fsdp_enabled is True
-        assert not set(callbacks) & set(trainer.callback_handler.callbacks)
-    else:
+            model, args=args, train_dataset=pairs, processing_class=tokenizer, callbacks=callbacks
+        )
+    assert seen == [False]
+    assert trainer.ref_model is None, "TRL loads none by the policy's name"
+    assert trainer.is_fsdp_enabled is True
+    assert not set(callbacks) & set(trainer.callback_handler.callbacks)
+
+
+def test_fsdp_is_left_alone_where_it_is_not_to_be_hidden():
+    with trl_compat.fsdp_hidden(SimpleNamespace(is_fsdp_enabled=True), False) as callbacks:
         assert callbacks == []
 
 
@@ -449,8 +443,10 @@ def test_a_missing_part_is_one_error_with_the_installed_version_and_the_tested_o
         f"trl {version('trl')} has no trl.data_utils._no_such_function, which training uses. It "
         "was tested with trl 1.2 to 1.9"
     )
-    with pytest.raises(IncompatibleLibraryError, match=r"transformers .* has no .*\._gone"):
+    with pytest.raises(IncompatibleLibraryError, match=r"transformers \d.* has no .*\._gone"):
         trl_compat.member("transformers", SimpleNamespace(), "_gone")
+    with pytest.raises(IncompatibleLibraryError, match=r"python 3\.\d+\.\d+ has no .*\._gone"):
+        trl_compat.member("python", SimpleNamespace(), "_gone")
 
 
 def test_a_missing_part_ends_the_command_with_status_2(tmp_path):

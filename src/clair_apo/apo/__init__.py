@@ -1,37 +1,37 @@
 """Anchored training on preference pairs.
 
-The data goes one way through this room:
+Data flows from top to bottom:
 
-    adapters     a trained adapter from a folder, as the policy
-    data         pairs from a file, a folder or the hub, split into trained and held out
-    trainer      tokens in padded batches; `config` holds its settings
-    row_trainer  a batch cut into rows, and a mean over the pairs of a step
-    support      whether pairs may share their beginning
-    layout       pairs as trees, packed into a row
-    attention    what a token of a tree sees; `head`: logits in tiles, where there is a label
-    cpu_attention, float32_products, held_memory   faster where there is no GPU
-    shared_prefix, logps   what the policy says of both answers of a pair, in either layout
-    reference    what the reference says of them: `reference_choice` (which one it is),
-                 `reference_cache` (found or computed), `reference_store` (on disk, by content),
-                 `reference_identity`, `model_function` and `users_code` (digests),
-                 `reference_files` (info, verify), `reference_command` (build)
-    objectives   the loss of each pair, from its two log-ratios
-                 and their weighted sum, which a run minimises
-    anchors      where winner and loser stand: rewards, quadrants, KL (`outcome_log` keeps them)
-    alarms       what contradicts the objective, in words
-    invariants   what must hold before the first step means anything (`start` looks at it)
-    noise        what makes training mode random, and what ends it
-    failures     the pairs of a loss that is no number, and of a batch too large
-    dry_run      a run before it costs anything: `lengths`, `estimate`, `dry_run_text`
-    unpaired     pairs taken apart, for TRL's KTO trainer
-    checkpoints  whole or torn, and the last one that is whole
-    run_record   what a run was told and what it used, from its first step on
-    average      the mean of checkpoints, or of a model and an earlier one
-    interrupt    Ctrl+C saves before it stops
-    train        all of it, from a YAML file (`arguments`) to a checkpoint (`facts` and `card`
-                 describe it)
+    arguments, config   the settings of a run, from YAML and command line
+    adapters            loads a trained adapter as the policy
+    data, lengths       pairs from a file, a folder or the hub; how long they are
+    dry_run/            checks the pairs and estimates a run before it costs anything
+    trainer             `APOTrainer`, a `trl.DPOTrainer` made of the parts below
+    forward/            a batch of pairs through a model
+        batching        keys, numbers and weights of a batch; cutting it between pairs
+        layout          shared beginnings or padding: `layout_choice`, then `layout_check`
+        row_runner      a batch in rows, and the mean over the pairs of a step
+        tree, shared_prefix, attention, label_logprobs   pairs that share their beginning
+        logps           log-probs of both answers, and TRL's padded forward
+        cpu, noise      what is faster on a CPU; dropout and random numbers
+    reference/          the log-probs that rewards are measured against
+        choose, model   which model is the reference, and asking it
+        cache, logprobs, storage   found on disk or computed once; batches carry them
+        fingerprint, model_function, users_code   by which content they are found
+        listing         a cache as a table
+    objectives          the loss of each pair, from its two log-ratios
+    metrics, alarms     rewards, quadrants, KL; warnings where they contradict the objective
+    checks              pairs, adapters and the first step
+    error_context       errors with the pairs and settings that caused them
+    checkpoints         complete ones, resuming, Ctrl+C
+    run_record, run_summary   what a run was set to and did; manifest and model card
+    train, build_reference    what the commands call
+    average             the mean of checkpoints, or of a model and an earlier one
+    unpaired            pairs taken apart, for TRL's KTO trainer
+    process_exit        ends a process that several libraries may hang in
+    trl_compat          every undocumented part of other libraries that is used
 
-Importing it loads torch only when something is used, and TRL only for the trainer.
+Importing it loads torch only when something is used, and TRL only for what trains.
 """
 
 from importlib import import_module

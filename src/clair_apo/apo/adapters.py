@@ -1,4 +1,4 @@
-"""A folder with a trained adapter, loaded so that the adapter can be trained on."""
+"""Loads a folder with a trained adapter as a policy that can be trained further."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,16 +14,16 @@ ADAPTER_FILE = "adapter_config.json"
 
 
 class Policy(NamedTuple):
-    """What a trainer is given to train."""
+    """A policy for a trainer."""
 
     model: Any
-    """A model, or where it is."""
+    """A model, or its folder or hub name."""
     tokenizer: Any
     """None where it is found beside the model."""
 
 
 class AdapterFolder(NamedTuple):
-    """Where the parts of a policy are whose adapter was saved alone."""
+    """Locations of the model and the tokenizer of an adapter that was saved alone."""
 
     model: str
     """The model below the adapter: a folder or a hub name."""
@@ -32,7 +32,7 @@ class AdapterFolder(NamedTuple):
 
 
 def adapter_folder(location: str) -> AdapterFolder | None:
-    """Where model and tokenizer of an adapter are; None for a folder or name without an adapter.
+    """Find model and tokenizer of an adapter; None for a folder or name without an adapter.
 
     Raises:
         ModelNotFoundError: the adapter names no model, or one that is not there.
@@ -51,7 +51,7 @@ def adapter_folder(location: str) -> AdapterFolder | None:
 
 
 def load_policy(location: str, options: Mapping[str, Any] | None = None) -> Policy:
-    """A model as the trainer takes it; a folder with an adapter is loaded, ready to be trained on.
+    """Load a folder with an adapter, ready to be trained further; any other name is passed on.
 
     Args:
         location: a folder or a hub name.

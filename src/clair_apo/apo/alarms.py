@@ -1,7 +1,7 @@
-"""Alarms: where the metrics of a run contradict what its objective is for, said in words.
+"""Alarms: warnings where the metrics of a run contradict its objective.
 
 An alarm is a function of the logged metrics alone, so a resumed run knows those it had, and a
-finished one can be looked over again. Each speaks once. Thresholds and windows are the constants
+finished one can be looked over again. Each is raised once. Thresholds and windows are the constants
 below; a window is a number of logs (`logging_steps` apart), and what is compared is its mean.
 """
 
@@ -19,12 +19,12 @@ logger = logging.getLogger(__name__)
 
 CHOSEN_FALLS_WINDOW = 5
 CHOSEN_FALLS_REWARD = -0.1
-"""Mean reward of the winners below which they count as falling: 1 nat at beta 0.1."""
+"""Mean reward of the chosen answers below which they count as falling: 1 nat at beta 0.1."""
 
 COLLAPSE_WINDOW = 5
 COLLAPSE_NATS = -0.5
-"""Mean log-ratio of a winner's token: each is, in the geometric mean, 0.6 times as likely as under
-the reference."""
+"""Mean log-ratio of a token of a chosen answer: each is, in the geometric mean, 0.6 times as likely
+as under the reference."""
 
 SATURATED_WINDOW = 5
 SATURATED_SHARE = 0.9
@@ -32,8 +32,8 @@ SATURATED_SHARE = 0.9
 
 DRIFT_WINDOW = 10
 DRIFT_SHARE = 0.5
-"""Change of the winners' mean length since the first window, as a share of it. Lengths differ by
-about half their mean, so 10 logs of 4 pairs move by chance about 0.1."""
+"""Change of the chosen answers' mean length since the first window, as a share of it. Lengths
+differ by about half their mean, so 10 logs of 4 pairs move by chance about 0.1."""
 
 _OF_EVERY_PROCESS = {"loss", "learning_rate"}
 """Keys of the logs that the Trainer itself writes, on every process after the same step."""
@@ -41,7 +41,7 @@ _OF_EVERY_PROCESS = {"loss", "learning_rate"}
 AlarmName = Literal["chosen_falls", "chosen_collapses", "saturated", "length_drifts"]
 Logs = Sequence[Mapping[str, Any]]
 Rule = Callable[[Logs, frozenset[str]], "Alarm | None"]
-"""Judges a run by its logs so far; it is asked at every log until it has spoken."""
+"""Judges a run by its logs so far; it is called at every log until it returns an alarm."""
 
 
 class Alarm(Record):
@@ -51,7 +51,7 @@ class Alarm(Record):
     step: int
     """The global step whose log completed the pattern."""
     what: str
-    """What is seen, with its numbers."""
+    """The pattern in words, with its numbers."""
     advice: str
     """What to try."""
 
@@ -68,7 +68,7 @@ class AlarmWatch:
 
     def __init__(self, objectives: Collection[str]) -> None:
         self.alarms: list[Alarm] = []
-        """Those of the run so far, at most one of each kind."""
+        """Alarms of the run so far, at most one of each kind."""
         self._objectives = frozenset(objectives)
         self._logs: list[Mapping[str, Any]] = []
         self._silent: list[Rule] = list(_RULES)
@@ -93,7 +93,7 @@ class AlarmWatch:
 
 
 def find_alarms(history: Logs, objectives: Collection[str]) -> tuple[Alarm, ...]:
-    """Look a run over: at most one alarm of each kind, at the step where it first holds.
+    """Find the alarms of a run: at most one of each kind, at the step where it first holds.
 
     Args:
         history: the logs of a run in order, as `trainer.state.log_history` holds them.
@@ -106,13 +106,16 @@ def find_alarms(history: Logs, objectives: Collection[str]) -> tuple[Alarm, ...]
 
 
 def _chosen_falls(logs: Logs, objectives: frozenset[str]) -> Alarm | None:
-    # apo_down is meant to lower the winner
+    # apo_down is meant to lower the chosen answer
     if "apo_down" in objectives or len(logs) < CHOSEN_FALLS_WINDOW:
         return None
     reward = _mean("rewards/chosen", logs[-CHOSEN_FALLS_WINDOW:])
     if not reward < CHOSEN_FALLS_REWARD:
         return None
-    what = f"the winners fall: mean reward {reward:+.2f} over the last {CHOSEN_FALLS_WINDOW} logs"
+    what = (
+        f"the chosen answers fall: mean reward {reward:+.2f} over the last "
+        f"{CHOSEN_FALLS_WINDOW} logs"
+    )
     if objectives == {"sigmoid"}:
         advice = (
             "DPO only widens the margin and lets both answers fall. apo_zero holds each side "
@@ -137,10 +140,10 @@ def _chosen_collapses(logs: Logs, objectives: frozenset[str]) -> Alarm | None:
     return Alarm(
         name="chosen_collapses",
         step=logs[-1]["step"],
-        what=f"the winners' log-probability collapses: {now:.0f} where the reference gives "
-        f"{before:.0f}, {nats:+.2f} nats a token over the last {COLLAPSE_WINDOW} logs",
-        advice="apo_down has no floor. If the winners are better than the model's own answers, "
-        "take apo_zero; if not, lower learning_rate, train for fewer steps or raise beta",
+        what=f"the log-probability of chosen answers collapses: {now:.0f} where the reference "
+        f"gives {before:.0f}, {nats:+.2f} nats a token over the last {COLLAPSE_WINDOW} logs",
+        advice="apo_down has no floor. If the chosen answers are better than the model's own, take "
+        "apo_zero; if not, lower learning_rate, train for fewer steps or raise beta",
     )
 
 
@@ -170,8 +173,8 @@ def _length_drifts(logs: Logs, objectives: frozenset[str]) -> Alarm | None:
     return Alarm(
         name="length_drifts",
         step=logs[-1]["step"],
-        what=f"the winners' length drifts: {last:.0f} tokens in the last {DRIFT_WINDOW} logs, "
-        f"{first:.0f} in the first",
+        what=f"the length of chosen answers drifts: {last:.0f} tokens in the last "
+        f"{DRIFT_WINDOW} logs, {first:.0f} in the first",
         advice="The pairs come in an order of length, and every other curve shows that too: "
         "shuffle them (train_sampling_strategy random)",
     )
@@ -185,7 +188,7 @@ def _mean(key: str, logs: Logs) -> float:
 
 
 class AlarmCallback(TrainerCallback):
-    """Says each alarm once when it arises; with `on_alarm: stop` saves a checkpoint and stops.
+    """Logs each alarm once when it arises; with `on_alarm: stop` saves a checkpoint and stops.
 
     A resumed run does not stop again at an alarm that it had before.
 
@@ -204,7 +207,7 @@ class AlarmCallback(TrainerCallback):
 
     @property
     def alarms(self) -> tuple[Alarm, ...]:
-        """Those of the run so far, in order of their steps."""
+        """Alarms of the run so far, in order of their steps."""
         return tuple(self._watch.alarms)
 
     def on_train_begin(

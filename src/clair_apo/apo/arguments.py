@@ -1,4 +1,4 @@
-"""What a training run is told: TRL's flat YAML and command line over three dataclasses."""
+"""The settings of a training run: TRL's flat YAML and command line over three dataclasses."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -13,6 +13,9 @@ from trl.trainer.model_config import ModelConfig
 from clair_apo.apo.config import APOConfig
 from clair_apo.config import option_names, read_yaml, split_config_option, unknown_key
 from clair_apo.errors import ClairApoError, ConfigError
+
+# settings of the moment, of the process, or secret
+_NOT_AGAIN = {"dry_run", "resume_from_checkpoint", "local_rank", "hub_token", "push_to_hub_token"}
 
 
 @dataclass
@@ -30,7 +33,7 @@ class PairArguments:
     """Train on the first so many pairs in the order of their digests; all by default."""
 
     def __post_init__(self) -> None:
-        """Check what cannot be.
+        """Check the values.
 
         Raises:
             ConfigError: names the key and the value got.
@@ -43,14 +46,14 @@ class PairArguments:
 
 @dataclass
 class ScriptArguments(PairArguments):
-    """The pairs, and what is done with them."""
+    """The pairs, and whether to train on them."""
 
     dry_run: bool = False
     """Look the pairs over and estimate memory and time, without loading weights or training."""
 
 
 class TrainingSetup(NamedTuple):
-    """All that one run is told."""
+    """All settings of one training run."""
 
     script: ScriptArguments
     args: APOConfig
@@ -115,10 +118,6 @@ def resolved_yaml(setup: TrainingSetup) -> str:
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
-# settings of the moment, of the process, or secret
-_NOT_AGAIN = {"dry_run", "resume_from_checkpoint", "local_rank", "hub_token", "push_to_hub_token"}
-
-
 def _default(field: dataclasses.Field[Any]) -> Any:
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()
@@ -126,7 +125,7 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 
 
 class _Parser(TrlParser):
-    """TRL's parser, that names a fault in one line."""
+    """TRL's parser, with errors of one line."""
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"command line: {message}")

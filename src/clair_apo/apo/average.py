@@ -32,10 +32,10 @@ logger = logging.getLogger(__name__)
 
 
 class AveragedModel(Record):
-    """One model of a mean."""
+    """A model that went into a mean."""
 
     name: str
-    """As it was given."""
+    """The folder or name that the user gave."""
     weight: float
     digest: str
     """SHA-256 of its weights in float32, its adapter merged."""

@@ -1,4 +1,8 @@
-"""What `clair-apo reference build` and `verify --config` call, and `scripts/build_reference.py`."""
+"""Builds and verifies the reference cache for the pairs of a training config.
+
+`clair-apo reference build`, `clair-apo reference verify --config` and `scripts/build_reference.py`
+call it.
+"""
 
 import sys
 from collections.abc import Sequence
@@ -17,13 +21,13 @@ VERIFIED_PAIRS = 16
 
 
 class BuiltReference(NamedTuple):
-    """What a cache holds of a data set after `build`."""
+    """The pairs that a cache holds of a config's data, and how many were computed for it."""
 
     folder: Path
     pairs: int
     """Different pairs, trained on and held out."""
     computed: int
-    """Those that were not there before."""
+    """Pairs that the cache lacked before."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -254,7 +254,7 @@ class CheckpointWriter:
 class Interrupt(TrainerCallback):
     """Turns the first Ctrl+C into a checkpoint at the end of the step under way.
 
-    With several processes it is enough that one of them was told; all stop after the same step.
+    With several processes one of them is enough; all stop after the same step.
     Outside the main thread signals cannot be handled, and Ctrl+C stays what it was.
 
         with Interrupt(trainer) as interrupt:

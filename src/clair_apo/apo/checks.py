@@ -1,4 +1,4 @@
-"""What must hold before a training step means anything; a run that breaks it is stopped.
+"""Checks of pairs, of adapters and of the first step; a run that fails one is stopped.
 
 The prompt is a true prefix, no answer is empty after truncation, and where the reference is the
 initial policy, step 0 finds rewards of 0 and the objective's own value.
@@ -36,9 +36,9 @@ from clair_apo.errors import TrainingError
 LOGP_TOLERANCE_FP32 = 1e-3
 """Nats by which a log-ratio may miss 0 at step 0, for each square root of its tokens."""
 LOGP_TOLERANCE_HALF = 0.1
-"""The same in bfloat16 and float16: nine times the largest miss measured, 0.011 (SmolLM2-135M, 12
-answers of 149 to 369 tokens, reference precomputed in batches of another size; 0.006 under
-autocast, 0.000007 in float32)."""
+"""As `LOGP_TOLERANCE_FP32`, in bfloat16 and float16: nine times the largest miss measured,
+0.011 (SmolLM2-135M, 12 answers of 149 to 369 tokens, reference precomputed in batches of another
+size; 0.006 under autocast, 0.000007 in float32)."""
 
 
 PROBE = "clair_apo.reference_probe"
@@ -179,11 +179,11 @@ def check_tokens(
         if not len(row[f"{side}_ids"]):  # a list, or a tensor of a formatted stream
             raise TrainingError(f"{where}: {side!r} has no tokens; take the pair out")
     prompt_tokens = len(row["prompt_ids"])
-    room = args.max_length if args.truncation_mode == "keep_start" else None
-    if room is not None and prompt_tokens >= room:
+    limit = args.max_length if args.truncation_mode == "keep_start" else None
+    if limit is not None and prompt_tokens >= limit:
         raise TrainingError(
             f"{where}: the prompt alone has {prompt_tokens} tokens and leaves none to the answers "
-            f"within max_length {room}; raise max_length, or take the pair out"
+            f"within max_length {limit}; raise max_length, or take the pair out"
         )
 
 
@@ -234,7 +234,7 @@ def checked_pairs(
 
 
 def _as_python(dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
-    """Rows as lists and text, whatever arrays a data set is told to give; transforms stay."""
+    """Rows as lists and text, whatever arrays a data set is set to; transforms stay."""
     if isinstance(dataset, Dataset) and dataset.format["type"] not in (None, "custom"):
         return dataset.with_format(None)
     return dataset

@@ -1,4 +1,4 @@
-"""The training arguments: TRL's, with APO-zero for a default, and working without accelerator."""
+"""The training arguments: TRL's, with APO-zero by default and with support for CPUs."""
 
 import copy
 import os
@@ -20,7 +20,7 @@ MAX_TOKENS_PER_BATCH = 4096
 
 @dataclass
 class APOConfig(DPOConfig):
-    """`trl.DPOConfig` with the objective `apo_zero`, that also works on a machine of CPUs.
+    """`trl.DPOConfig` with `apo_zero` by default, and with settings that work on CPUs too.
 
     It adds `pair_layout`, `max_tokens_per_batch`, `length_normalize`, `on_alarm`, `reference` and
     `reference_cache`. Where there is no accelerator it sets `use_cpu`; where `use_cpu` holds,
@@ -36,8 +36,8 @@ class APOConfig(DPOConfig):
     loss_type: list[str] = field(
         default_factory=lambda: ["apo_zero"],
         metadata={
-            "help": "One or several of TRL's losses. `apo_zero`: the winners are better than the "
-            "model's own answers. `apo_down`: the model's own answers are better. `sigmoid` is DPO."
+            "help": "One or several of TRL's losses. `apo_zero`: the chosen answers are better "
+            "than the model's own. `apo_down`: the model's own are better. `sigmoid` is DPO."
         },
     )
 
@@ -136,7 +136,7 @@ class APOConfig(DPOConfig):
             )
 
     def _check_length_normalize(self) -> None:
-        """TRL computes these itself, and knows no such option."""
+        """Refuse what TRL computes itself, without this option."""
         others = [name for name in self.loss_type if name not in OBJECTIVES]
         found = {
             f"loss_type {', '.join(others)}": others,

@@ -39,7 +39,7 @@ class PairSplit(NamedTuple):
     train: tuple[TrainingPair, ...]
     held_out: tuple[TrainingPair, ...]
     rule: str = ""
-    """What held them out, or why none is, in words."""
+    """In words: what decided which pairs are held out, or why none are."""
     left: int = 0
     """Pairs beyond `max_pairs`."""
 
@@ -150,16 +150,19 @@ def pair_from_row(row: Mapping[str, Any], where: str) -> TrainingPair:
         return _text_pair(prompt, chosen, rejected, where)
     if isinstance(chosen, str) and prompt is None:
         raise DataError(f"{where}: expected column 'prompt' beside plain-text answers")
-    winner = conversation(chosen, where, "chosen", role="assistant")
-    loser = conversation(rejected, where, "rejected", role="assistant")
-    shared = _common_beginning(winner, loser)
+    chosen_turns = conversation(chosen, where, "chosen", role="assistant")
+    rejected_turns = conversation(rejected, where, "rejected", role="assistant")
+    shared = _common_beginning(chosen_turns, rejected_turns)
     given = shared if prompt is None else conversation(prompt, where, "prompt")
-    if winner[: len(given)] == given == loser[: len(given)]:
-        winner, loser = winner[len(given) :], loser[len(given) :]
+    if chosen_turns[: len(given)] == given == rejected_turns[: len(given)]:
+        chosen_turns, rejected_turns = chosen_turns[len(given) :], rejected_turns[len(given) :]
     elif shared and shared[-1:] == given[-1:]:  # a system turn stands before the prompt there
-        given, winner, loser = shared, winner[len(shared) :], loser[len(shared) :]
-    _check_turns(given, winner, loser, where)
-    return TrainingPair(id=prompt_id(given), prompt=given, chosen=winner, rejected=loser)
+        given = shared
+        chosen_turns, rejected_turns = chosen_turns[len(given) :], rejected_turns[len(given) :]
+    _check_turns(given, chosen_turns, rejected_turns, where)
+    return TrainingPair(
+        id=prompt_id(given), prompt=given, chosen=chosen_turns, rejected=rejected_turns
+    )
 
 
 def _text_pair(prompt: str, chosen: str, rejected: str, where: str) -> TrainingPair:

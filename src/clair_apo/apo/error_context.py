@@ -1,6 +1,6 @@
-"""What stops a run in the middle, said with the pairs and the settings that it is about.
+"""Errors in the middle of a run, with the pairs and the settings that caused them.
 
-That is a loss that is not a number, or a batch that does not fit into memory.
+They are a loss that is not finite, and a batch or an optimizer that does not fit into memory.
 """
 
 import contextlib
@@ -21,14 +21,14 @@ MOST_NAMED = 8
 
 
 class Work(NamedTuple):
-    """What a batch is made for."""
+    """What a batch is for: its data set, and the setting of its size."""
 
     pairs: Any
     """The data set whose rows the batch numbers."""
     setting: str
-    """Says how many pairs a batch has."""
+    """The setting that decides how many pairs a batch has."""
     size: int
-    """Its value."""
+    """The value of that setting."""
     batch: str = "a batch"
     """What the batch is called."""
 
@@ -72,7 +72,7 @@ class FailureGuard:
         )
 
     def check_finite_mean(self, loss: Tensor, batch: Mapping[str, Any]) -> None:
-        """The same where TRL computes the loss, which is one number for the whole batch.
+        """Refuse a loss of TRL's that is not finite; it is one number for the whole batch.
 
         Args:
             loss: of this process.
@@ -93,7 +93,7 @@ class FailureGuard:
     def named_memory_failure(
         self, batch: Mapping[str, Any]
     ) -> contextlib.AbstractContextManager[None]:
-        """As the function of this name, for a batch of training or evaluation.
+        """Say which batch of training or evaluation ran out of memory, and what to lower.
 
         Where `auto_find_batch_size` is set, a batch of training fails with torch's own error:
         accelerate begins anew with fewer pairs, and knows no other.

@@ -1,4 +1,4 @@
-"""How long tokenized pairs are, what truncation takes, and what sharing a beginning saves."""
+"""Measures tokenized pairs: lengths, truncation, and what sharing a beginning saves."""
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +16,7 @@ class CutPair(NamedTuple):
     chosen: list[int]
     rejected: list[int]
     cut_chosen: int
-    """Tokens that truncation took from the winner's sequence."""
+    """Tokens that truncation took from the chosen sequence."""
     cut_rejected: int
 
     @property
@@ -26,7 +26,7 @@ class CutPair(NamedTuple):
 
     @property
     def tree_tokens(self) -> int:
-        """Input tokens of `layout.PairTree`: what both begin with once."""
+        """Input tokens of `tree.PairTree`: what both begin with once."""
         shared = max(common_prefix_length(self.chosen, self.rejected) - 1, 0)
         # the last token of a sequence predicts nothing and is left out
         return self.separate_tokens - shared - 2
@@ -48,17 +48,17 @@ class PairLengths(Record):
     pairs: int
     prompt: Spread
     chosen: Spread
-    """Of the winners before truncation, as are the prompts and the losers."""
+    """Of the chosen answers before truncation, as are prompts and rejected answers."""
     rejected: Spread
     truncated_chosen: int
-    """Winners that lose tokens to `max_length`."""
+    """Chosen answers that lose tokens to `max_length`."""
     truncated_rejected: int
     cut_tokens: int
     """Tokens that both sides lose."""
     separate_tokens: int
     """Tokens after truncation, two sequences for each pair."""
     tree_tokens: int
-    """The same with a shared beginning counted once."""
+    """Tokens after truncation, with a shared beginning counted once."""
     longest_tree: int
 
     @property

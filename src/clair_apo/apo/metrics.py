@@ -1,8 +1,8 @@
-"""Where winner and loser stand against the reference: rewards apart, quadrants, KL, lengths.
+"""Metrics over pairs: rewards of both answers apart, quadrants, KL, lengths.
 
 A margin can grow while both answers fall; these figures show which side moved. All of them are
 computed from one table with a row for every pair, so no figure depends on how pairs were batched
-or spread over processes.
+or spread over processes. `OutcomeLog` keeps that table between two logs.
 
 B is the number of pairs.
 """
@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple, Self
 
 import torch
+from pydantic import model_validator
 from torch import Tensor
 from transformers import TrainerCallback
 
@@ -24,6 +25,8 @@ from clair_apo.stats import Interval, mean_interval
 MAX_K3_EXPONENT = 20.0
 """Nats at which the exponential of one token's k3 term is cut: one token that became impossible
 would otherwise be the whole mean, or infinite."""
+
+Mode = Literal["train", "eval"]
 
 
 class PairOutcomes(NamedTuple):
@@ -41,7 +44,7 @@ class PairOutcomes(NamedTuple):
     ref_chosen_logps: Tensor
     ref_rejected_logps: Tensor
     chosen_k3_sums: Tensor
-    """What `k3_sums` says of the winner."""
+    """What `k3_sums` says of the chosen answer."""
     rejected_k3_sums: Tensor
     chosen_tokens: Tensor
     rejected_tokens: Tensor
@@ -50,7 +53,7 @@ class PairOutcomes(NamedTuple):
     entropy_sums: Tensor
     """Entropy of the policy, summed over the tokens of both answers."""
     top1_tokens: Tensor
-    """Tokens of the winner that the policy holds for the likeliest."""
+    """Tokens of the chosen answer that the policy holds for the likeliest."""
 
     def table(self) -> Tensor:
         """One row a pair, (B, fields), in the dtype of the losses, without gradient."""
@@ -124,11 +127,22 @@ def pair_outcomes(
 
 
 class RewardIntervals(Record):
-    """Mean rewards over pairs, each with its n and 95 % interval."""
+    """Mean rewards over pairs, each with its n and 95 % interval.
 
-    winner: Interval
-    loser: Interval
+    Files of earlier versions call the two sides `winner` and `loser`; they are read as well.
+    """
+
+    chosen: Interval
+    rejected: Interval
     margin: Interval
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rename_sides(cls, value: Any) -> Any:
+        earlier = {"winner": "chosen", "loser": "rejected"}
+        if isinstance(value, dict):
+            return {earlier.get(name, name): found for name, found in value.items()}
+        return value
 
 
 class PairRewards(Record):
@@ -139,7 +153,7 @@ class PairRewards(Record):
 
     @property
     def margins(self) -> tuple[float, ...]:
-        """How far each winner is ahead of its loser."""
+        """Reward of each chosen answer minus that of the rejected one."""
         return tuple(w - v for w, v in zip(self.chosen, self.rejected, strict=True))
 
     def intervals(self) -> RewardIntervals:
@@ -149,8 +163,8 @@ class PairRewards(Record):
             ValueError: there are no pairs.
         """
         return RewardIntervals(
-            winner=mean_interval(self.chosen),
-            loser=mean_interval(self.rejected),
+            chosen=mean_interval(self.chosen),
+            rejected=mean_interval(self.rejected),
             margin=mean_interval(self.margins),
         )
 
@@ -161,8 +175,8 @@ def quadrant_shares(chosen_rewards: Tensor, rejected_rewards: Tensor) -> dict[st
     A reward above 0 is up; one at 0, as at step 0, counts as down.
 
     Args:
-        chosen_rewards: rewards of the winners, (B,).
-        rejected_rewards: rewards of the losers, (B,).
+        chosen_rewards: rewards of the chosen answers, (B,).
+        rejected_rewards: rewards of the rejected answers, (B,).
     """
     chosen_up, rejected_up = chosen_rewards > 0, rejected_rewards > 0
     quadrants = {
@@ -233,9 +247,6 @@ def _ratio(sums: Tensor, tokens: Tensor) -> float:
     return (sums.double().sum() / tokens.double().sum()).item()
 
 
-Mode = Literal["train", "eval"]
-
-
 class OutcomeLog(TrainerCallback):
     """The outcomes of pairs since they were taken last, for training and evaluation apart.
 
@@ -289,7 +300,7 @@ class OutcomeLog(TrainerCallback):
         return PairOutcomes.from_tables([torch.cat(tables)]) if tables else None
 
     def take(self, mode: Mode) -> PairOutcomes | None:
-        """The same, and begin anew."""
+        """Return all that was gathered since it was taken last, and forget it; None if nothing."""
         found = self.seen(mode)
         self._tables[mode].clear()
         return found

@@ -1,9 +1,9 @@
-"""The objectives: what a pair of log-ratios costs, one number per pair and no reduction.
+"""The objectives: losses of a pair of log-ratios, one number per pair and no reduction.
 
 A log-ratio is log pi(y|x) - log pi_ref(y|x), summed over the tokens of an answer, or their mean
-where `length_normalize` holds; the reward is r = beta * log-ratio. Below, w is the winner (chosen),
-l the loser (rejected), D = r_w - r_l, s the logistic function and d(x) = s(x) * (1 - s(x)), which
-is at most 1/4.
+where `length_normalize` holds; the reward is r = beta * log-ratio. Below, w is the chosen answer
+and l the rejected one (the paper's winner and loser), D = r_w - r_l, s the logistic function and
+d(x) = s(x) * (1 - s(x)), which is at most 1/4.
 
 Source: D'Oosterlinck et al., "Anchored Preference Optimization and Contrastive Revisions",
 https://arxiv.org/abs/2408.06266. The paper writes APO-zero and APO-down without the constant 1.
@@ -24,17 +24,17 @@ from torch import Tensor
 
 
 def apo_zero_loss(chosen_logratios: Tensor, rejected_logratios: Tensor, *, beta: float) -> Tensor:
-    """APO-zero: raise the winner, lower the loser, each measured against the reference alone.
+    """APO-zero: raise the chosen answer, lower the rejected one, each against the reference alone.
 
-    Use it where the winners are better than the model's own answers (CLAIR revisions).
+    Use it where the chosen answers are better than the model's own answers (CLAIR revisions).
 
     Formula: (1 - s(r_w)) + s(r_l), between 0 and 2; 1 where both log-ratios are 0.
     Gradient: dL/dr_w = -d(r_w), dL/dr_l = +d(r_l); -1/4 and +1/4 at 0. No cross term.
     Paper: equation 7.
 
     Args:
-        chosen_logratios: log-ratios of the winners, (B,).
-        rejected_logratios: log-ratios of the losers, (B,).
+        chosen_logratios: log-ratios of the chosen answers, (B,).
+        rejected_logratios: log-ratios of the rejected answers, (B,).
         beta: above 0, usually 0.05 to 0.5; how hard the policy is held to the reference.
 
     Returns:
@@ -45,9 +45,9 @@ def apo_zero_loss(chosen_logratios: Tensor, rejected_logratios: Tensor, *, beta:
 
 
 def apo_down_loss(chosen_logratios: Tensor, rejected_logratios: Tensor, *, beta: float) -> Tensor:
-    """APO-down: lower both answers, the loser further.
+    """APO-down: lower both answers, the rejected one further.
 
-    Use it where the model's own answers are better than the winners. There is no floor: both
+    Use it where the model's own answers are better than the chosen answers. There is no floor: both
     likelihoods can fall without bound, so watch the absolute log-probabilities.
 
     Formula: s(r_w) + (1 - s(D)), between 0 and 2; 1 where both log-ratios are 0.
@@ -55,8 +55,8 @@ def apo_down_loss(chosen_logratios: Tensor, rejected_logratios: Tensor, *, beta:
     Paper: equation 8.
 
     Args:
-        chosen_logratios: log-ratios of the winners, (B,).
-        rejected_logratios: log-ratios of the losers, (B,).
+        chosen_logratios: log-ratios of the chosen answers, (B,).
+        rejected_logratios: log-ratios of the rejected answers, (B,).
         beta: above 0, usually 0.05 to 0.5; how hard the policy is held to the reference.
 
     Returns:
@@ -70,7 +70,7 @@ def apo_down_loss(chosen_logratios: Tensor, rejected_logratios: Tensor, *, beta:
 def dpo_loss(chosen_logratios: Tensor, rejected_logratios: Tensor, *, beta: float) -> Tensor:
     """DPO: widen the margin, whichever way the two answers move.
 
-    Use it as the baseline: it leaves the direction of winner and loser unspecified, and near
+    Use it as the baseline: it leaves the direction of both answers unspecified, and near
     identical pairs may both fall.
 
     Formula: -log s(D), at least 0; ln 2 where both log-ratios are 0.
@@ -78,8 +78,8 @@ def dpo_loss(chosen_logratios: Tensor, rejected_logratios: Tensor, *, beta: floa
     Paper: Rafailov et al., https://arxiv.org/abs/2305.18290, equation 7.
 
     Args:
-        chosen_logratios: log-ratios of the winners, (B,).
-        rejected_logratios: log-ratios of the losers, (B,).
+        chosen_logratios: log-ratios of the chosen answers, (B,).
+        rejected_logratios: log-ratios of the rejected answers, (B,).
         beta: above 0, usually 0.05 to 0.5; how hard the policy is held to the reference.
 
     Returns:
@@ -92,8 +92,8 @@ def dpo_loss(chosen_logratios: Tensor, rejected_logratios: Tensor, *, beta: floa
 def apo_zero_unpaired_loss(logratios: Tensor, desirable: Tensor, *, beta: float) -> Tensor:
     """APO-zero for answers that are good or bad without a partner.
 
-    Use it where answers carry a thumb up or down. A winner's loss and a loser's loss add up to
-    `apo_zero_loss` of the pair.
+    Use it where answers carry a thumb up or down. The losses of a chosen and a rejected answer
+    add up to `apo_zero_loss` of the pair.
 
     Formula: 1 - s(r) where desirable, s(r) where not, between 0 and 1; 1/2 at 0.
     Gradient: -d(r) where desirable, +d(r) where not; -1/4 and +1/4 at 0.
@@ -113,19 +113,19 @@ def apo_zero_unpaired_loss(logratios: Tensor, desirable: Tensor, *, beta: float)
 
 
 def sft_loss(chosen_logps: Tensor, tokens: Tensor) -> Tensor:
-    """SFT: the negative log-likelihood of the winners, for each token.
+    """SFT: the negative log-likelihood of the chosen answers, for each token.
 
-    Use it beside another objective, with a weight below 1, to keep the winners likely. It knows no
-    reference.
+    Use it beside another objective, with a weight below 1, to keep the chosen answers likely. It
+    knows no reference.
 
     Formula: -log pi(y_w|x) / tokens.
-    Gradient: -1 / tokens for each winner's log-probability.
+    Gradient: -1 / tokens for each chosen answer's log-probability.
 
     Args:
-        chosen_logps: log-probabilities of the winners, summed over tokens, (B,).
-        tokens: what they are divided by: each winner's own number of tokens, (B,), for a mean over
-            answers; or the mean number over the winners of the global batch, a scalar: then the
-            mean loss of the global batch is that of its tokens, however the batch is split.
+        chosen_logps: log-probabilities of the chosen answers, summed over tokens, (B,).
+        tokens: what they are divided by: each answer's own number of tokens, (B,), for a mean over
+            answers; or the mean number over the chosen answers of the global batch, a scalar: then
+            the mean loss of the global batch is that of its tokens, however the batch is split.
 
     Returns:
         The loss of each pair, (B,), in the dtype of the log-probabilities.
@@ -150,12 +150,12 @@ class PairLoss(Protocol):
 
 
 def _saturated_zero(chosen_rewards: Tensor, rejected_rewards: Tensor) -> Tensor:
-    """The terms s(r_w) and s(r_l) that no longer pull."""
+    """The terms s(r_w) and s(r_l) with a gradient near zero."""
     return torch.stack([chosen_rewards.abs(), rejected_rewards.abs()]) > SATURATED_REWARD
 
 
 def _saturated_down(chosen_rewards: Tensor, rejected_rewards: Tensor) -> Tensor:
-    """The terms s(r_w) and s(D) that no longer pull."""
+    """The terms s(r_w) and s(D) with a gradient near zero."""
     margins = chosen_rewards - rejected_rewards
     return torch.stack([chosen_rewards.abs(), margins.abs()]) > SATURATED_REWARD
 
@@ -201,7 +201,7 @@ class Objective:
     """Names out of `OBJECTIVES`, each with its weight."""
     beta: float
     length_normalize: bool = False
-    """Divide each log-ratio by its answer's tokens, and the sft term by each winner's own."""
+    """Divide each log-ratio, and each term of sft, by the tokens of its answer."""
 
     @property
     def _paired(self) -> list[tuple[PairObjective, float]]:
@@ -236,8 +236,8 @@ class Objective:
         """The weighted sum of the paired objectives for every pair, (B,).
 
         Args:
-            chosen_logratios: what `log_ratios` says of the winners, (B,).
-            rejected_logratios: the same of the losers, (B,).
+            chosen_logratios: what `log_ratios` says of the chosen answers, (B,).
+            rejected_logratios: the same of the rejected answers, (B,).
         """
         losses = torch.zeros_like(chosen_logratios)
         for objective, weight in self._paired:
@@ -250,8 +250,8 @@ class Objective:
         """The weighted sft term for every pair, (B,); 0 where the objective has none.
 
         Args:
-            chosen_logps: log-probabilities of the winners, summed over tokens, (B,).
-            chosen_tokens: of each winner, (B,).
+            chosen_logps: log-probabilities of the chosen answers, summed over tokens, (B,).
+            chosen_tokens: of each chosen answer, (B,).
             tokens_per_chosen: mean tokens of a chosen answer over the global batch, a scalar.
         """
         if not self._sft_weight:
@@ -260,13 +260,13 @@ class Objective:
         return self._sft_weight * sft_loss(chosen_logps, tokens.to(chosen_logps))
 
     def saturation(self, chosen_rewards: Tensor, rejected_rewards: Tensor) -> float:
-        """The share of terms, over all pairs and objectives, that hardly pull any more.
+        """The share of terms, over all pairs and objectives, with a gradient near zero.
 
         0 where there is nothing but the sft term, which never saturates.
 
         Args:
-            chosen_rewards: rewards of the winners, (B,).
-            rejected_rewards: rewards of the losers, (B,).
+            chosen_rewards: rewards of the chosen answers, (B,).
+            rejected_rewards: rewards of the rejected answers, (B,).
         """
         terms = [o.saturated(chosen_rewards, rejected_rewards) for o, _ in self._paired]
         return torch.cat(terms).double().mean().item() if terms else 0.0

@@ -1,4 +1,4 @@
-"""The end of a process that has done its work, without the part in which it may hang."""
+"""Ends a process that has done its work, without the part in which it may hang."""
 
 import gc
 import os

@@ -1,4 +1,4 @@
-"""What a run was told and what it used, from its first step on: one record for one training.
+"""The record of a training: its settings, data, learning rates and what changed on the way.
 
 The record travels in the trainer's state, so that every checkpoint holds it. A run that is resumed
 is held to it: what decides its objective, its data or its steps cannot change on the way; what may
@@ -93,7 +93,7 @@ _MAY_CHANGE_PREFIXES = (
 )
 _OF_ONE_STEP = ("per_device_train_batch_size", "gradient_accumulation_steps", "processes")
 _PAIRS = "pairs in a step"
-"""Their product."""
+"""The name of their product among the settings."""
 # of the moment or the process, or secret: neither compared nor kept
 _NOT_KEPT = {
     "resume_from_checkpoint",
@@ -140,10 +140,10 @@ class LearningRates(Record):
 
 
 class RunRecord(Record):
-    """One training, from its first step on."""
+    """The record of one training, from its first step on."""
 
     settings: dict[str, Any]
-    """With which it began, by name; those of an adapter begin with `adapter.`."""
+    """Settings with which it began, by name; those of an adapter begin with `adapter.`."""
     data: str = ""
     """The pairs trained on, in words."""
     tokens: str | None

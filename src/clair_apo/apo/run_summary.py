@@ -1,4 +1,4 @@
-"""What a run was, in facts: for its model card, its manifest and the report that is drawn of it."""
+"""Summarises a training run for its model card, its manifest and its report."""
 
 import hashlib
 from typing import Any, Protocol
@@ -19,17 +19,20 @@ from clair_apo.records import Record, digest
 from clair_apo.run_folder import package_versions
 
 WHY = {
-    "apo_zero": "apo_zero raises the winners and lowers the losers, each against the reference: "
-    "for winners that are better than the model's own answers.",
-    "apo_down": "apo_down lowers both answers, the loser further: for winners that are worse than "
-    "the model's own answers. It has no floor.",
+    "apo_zero": "apo_zero raises the chosen answers and lowers the rejected ones, each against the "
+    "reference: for chosen answers that are better than the model's own answers.",
+    "apo_down": "apo_down lowers both answers, the rejected one further: for chosen answers that "
+    "are worse than the model's own answers. It has no floor.",
     "sigmoid": "sigmoid is DPO: it widens the margin and leaves open which way the answers move.",
-    SFT: "sft keeps the winners likely; it knows no reference.",
+    SFT: "sft keeps the chosen answers likely; it knows no reference.",
 }
 """Each objective in a sentence, and what it is for."""
 
 
 _TOKENS = ["prompt_ids", "chosen_ids", "rejected_ids"]
+
+_SINGLE = {"loss", "saturation", "entropy", "mean_token_accuracy", "first_difference"}
+_PAPER = "https://arxiv.org/abs/2408.06266"
 
 
 class Run(Protocol):
@@ -66,7 +69,7 @@ class Run(Protocol):
 
 
 class RunFacts(Record):
-    """A training run as far as its trainer knows it."""
+    """The facts of a training run that its trainer knows."""
 
     objective: str
     """Such as `apo_zero + 0.1 sft, length-normalised`."""
@@ -96,7 +99,7 @@ class RunFacts(Record):
 
 
 def run_facts(trainer: Run) -> RunFacts:
-    """Gather the facts.
+    """Gather the facts of a run.
 
     Args:
         trainer: an `APOTrainer`, before, during or after training.
@@ -123,7 +126,7 @@ def run_facts(trainer: Run) -> RunFacts:
 
 
 def describe_data(trainer: Run) -> str:
-    """Which pairs a trainer has: what it was told of them, else their number and digest.
+    """Describe the pairs of a trainer: by `data_description`, else by number and digest.
 
     Args:
         trainer: an `APOTrainer`; `data_description` comes first where it is not empty.
@@ -199,12 +202,6 @@ def _last(history: list[dict[str, Any]], key: str, prefix: str) -> dict[str, flo
     }
 
 
-_SINGLE = {"loss", "saturation", "entropy", "mean_token_accuracy", "first_difference"}
-
-
-_PAPER = "https://arxiv.org/abs/2408.06266"
-
-
 def model_card(trainer: Run, name: str, tags: list[str]) -> str:
     """The text of a `README.md`.
 
@@ -262,7 +259,7 @@ def _truncated(found: RunFacts) -> str:
     if not answers:
         return "no answer"
     return (
-        f"{lengths.truncated_chosen} winners and {lengths.truncated_rejected} losers of "
+        f"{lengths.truncated_chosen} chosen and {lengths.truncated_rejected} rejected answers of "
         f"{lengths.pairs} pairs, {lengths.cut_tokens} tokens"
     )
 
@@ -273,8 +270,8 @@ def _rewards(rewards: PairRewards | None) -> str:
     found = rewards.intervals()
     return (
         "beta times the log-ratio of policy and reference, as the objective sees it; mean over "
-        "pairs with its 95 % interval.\n\n| winner | loser | margin |\n|---|---|---|\n"
-        f"| {found.winner} | {found.loser} | {found.margin} |\n"
+        "pairs with its 95 % interval.\n\n| chosen | rejected | margin |\n|---|---|---|\n"
+        f"| {found.chosen} | {found.rejected} | {found.margin} |\n"
     )
 
 

@@ -1,4 +1,4 @@
-"""From a YAML file to a checkpoint: what `clair-apo train` and `scripts/train.py` both call."""
+"""Trains from a YAML file to a checkpoint: `clair-apo train` and `scripts/train.py` call it."""
 
 import copy
 import sys
@@ -37,7 +37,7 @@ _QUIET_BELOW = 2000
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What came out of a run."""
+    """The result of a training run."""
 
     output_dir: Path
     """Model or adapter, tokenizer, model card, `training.yaml`, `evaluation.json`."""
@@ -48,14 +48,14 @@ class TrainingResult:
     rewards: RewardIntervals | None
     """Mean rewards of the held-out pairs; None where none were held out, or TRL has the loss."""
     held_out_by: str = ""
-    """What held them out, or why none is."""
+    """In words: what decided which pairs are held out, or why none are."""
 
 
 def main(argv: Sequence[str] | None = None) -> TrainingResult | None:
-    """Train as the command line says, or look the run over, and print what came of it.
+    """Train as the command line says, or do a dry run, and print the result.
 
     Returns:
-        What came of it, on the process that writes; None on others and after a dry run.
+        The result, on the process that writes; None on others and after a dry run.
 
     Raises:
         ClairApoError: whatever the user can mend.
@@ -82,7 +82,7 @@ def train(setup: TrainingSetup) -> TrainingResult:
     """
     resume_from = resume_point(setup.args)
     if resume_from:
-        check_settings(Path(resume_from), _told(setup))
+        check_settings(Path(resume_from), _early_settings(setup))
     split = load_split(setup)
     if setup.args.process_index == 0:
         CONSOLE.print(
@@ -92,7 +92,7 @@ def train(setup: TrainingSetup) -> TrainingResult:
         return _run(setup, split, resume_from)
 
 
-def _told(setup: TrainingSetup) -> dict[str, Any]:
+def _early_settings(setup: TrainingSetup) -> dict[str, Any]:
     """The settings of the command line, known before a model is loaded."""
     settings = settings_of(setup.args)
     return {k: v for k, v in settings.items() if not k.startswith("model_init_kwargs.")}
@@ -135,7 +135,7 @@ def _run(setup: TrainingSetup, split: PairSplit, resume_from: str | None) -> Tra
 
 
 def summary(result: TrainingResult) -> str:
-    """A few lines for a person."""
+    """The result in a few lines, for the terminal."""
     lines = [f"trained on {result.trained} pairs in {result.steps} steps"]
     if not result.held_out:
         lines.append(f"no held-out rewards: no pair was held out ({result.held_out_by})")
@@ -145,8 +145,8 @@ def summary(result: TrainingResult) -> str:
         )
     else:
         lines.append("held-out rewards, mean over pairs with 95 % interval:")
-        for side in ("winner", "loser", "margin"):
-            lines.append(f"  {side:6} {getattr(result.rewards, side)}")
+        for side in ("chosen", "rejected", "margin"):
+            lines.append(f"  {side:8} {getattr(result.rewards, side)}")
     return "\n".join([*lines, f"checkpoint: {result.output_dir}"])
 
 
@@ -239,7 +239,7 @@ def is_quickly_done(split: PairSplit) -> bool:
 
 @contextmanager
 def quiet(few: bool) -> Iterator[None]:
-    """Without warnings nobody here can mend, and without bars where there is little to do."""
+    """Hide warnings that a user cannot act on, and progress bars where there are few pairs."""
     hides = few and not datasets.are_progress_bars_disabled()
     if hides:
         datasets.disable_progress_bars()
@@ -266,8 +266,8 @@ class QuietProgress(ProgressCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Show loss, winner and loser."""
-        shown = {"loss": "loss", "rewards/chosen": "winner", "rewards/rejected": "loser"}
+        """Show loss and both rewards."""
+        shown = {"loss": "loss", "rewards/chosen": "chosen", "rewards/rejected": "rejected"}
         if self.training_bar is not None and logs:
             found = {shown[k]: f"{v:.3f}" for k, v in logs.items() if k in shown}
             if found:
@@ -281,7 +281,7 @@ def _write(
     result: TrainingResult,
     started: str,
 ) -> None:
-    """What a person needs to judge the checkpoint, and to make it again."""
+    """Write card, settings, evaluation and manifest beside the checkpoint."""
     trainer.create_model_card(result.output_dir.name)
     if not trainer.is_world_process_zero():
         return

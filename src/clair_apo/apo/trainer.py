@@ -169,7 +169,7 @@ class APOTrainer(DPOTrainer):
         choice = choose_reference(
             model, ref_model, settings, train_dataset, peft_config is not None
         )
-        self._wanted: list[ReferenceRequest] = []
+        self._requests: list[ReferenceRequest] = []
         hides = bool(choice.args.precompute_ref_log_probs) and choice.model is None
         with fsdp_hidden(self, hides) as hiding:
             super().__init__(
@@ -191,7 +191,7 @@ class APOTrainer(DPOTrainer):
             switch_off_dropout(self.model)
             switch_off_dropout(self.ref_model)
         self._make_parts(choice)
-        self._know_wanted_references()
+        self._answer_requests()
         if choice.reload:
             self.ref_model = None
         self._add_callbacks()
@@ -282,15 +282,15 @@ class APOTrainer(DPOTrainer):
             self._settle_wrapped()
             self.reference_cache.complete()
 
-    def _know_wanted_references(self) -> None:
-        if self._wanted:
+    def _answer_requests(self) -> None:
+        if self._requests:
             self._settle()
-        while self._wanted:
-            self.reference_cache.add(self._wanted.pop(0))
+        while self._requests:
+            self.reference_cache.add(self._requests.pop(0))
 
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
         """Note whose reference is wanted; batches look it up, the data set stays as it is."""
-        self._wanted.append(ReferenceRequest(dataset, name, batch_size))
+        self._requests.append(ReferenceRequest(dataset, name, batch_size))
         return dataset
 
     # --- data
@@ -460,7 +460,7 @@ class APOTrainer(DPOTrainer):
         ready: Any = self._prepare_dataset(eval_dataset, self.processing_class, args, "eval")
         size = args.precompute_ref_batch_size or args.per_device_eval_batch_size
         self._precompute_ref_logps(ready, "eval", size)
-        self._know_wanted_references()
+        self._answer_requests()
         # not TRL's, which would prepare the data and ask for its reference once more
         return Trainer.evaluate(self, ready, ignore_keys, metric_key_prefix)
 

@@ -12,9 +12,10 @@ Places are those of trl 1.16.0, transformers 5.23.0, accelerate 1.15.0, peft 0.2
 import atexit
 import contextlib
 import importlib
+import platform
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -47,19 +48,16 @@ def incompatible(library: str, part: str) -> IncompatibleLibraryError:
     """The error for a part that a library lacks.
 
     Args:
-        library: its name on the package index.
+        library: its name on the package index, or `python`.
         part: what is missing, as a dotted name.
     """
-    try:
-        installed = version(library)
-    except PackageNotFoundError:
-        installed = "(not installed)"
+    installed = platform.python_version() if library == "python" else version(library)
     first, last = TESTED_TRL
     tested = first if first == last else f"{first} to {last}"
+    beside = "" if library == "trl" else f", and a {library} of the same time"
     return IncompatibleLibraryError(
         f"{library} {installed} has no {part}, which training uses. It was tested with trl "
-        f"{tested} and the versions of that time: pip install 'trl=={last}.*', and the "
-        f"{library} that constraints.txt names"
+        f"{tested}: pip install 'trl=={last}.*'{beside}"
     )
 
 
@@ -71,8 +69,8 @@ def internal(module: str, name: str) -> Any:
     """
     try:
         return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError):
-        raise incompatible(module.split(".")[0], f"{module}.{name}") from None
+    except (ImportError, AttributeError) as error:
+        raise incompatible(module.split(".")[0], f"{module}.{name}") from error
 
 
 def member(library: str, owner: Any, name: str) -> Any:
@@ -83,8 +81,8 @@ def member(library: str, owner: Any, name: str) -> Any:
     """
     try:
         return getattr(owner, name)
-    except AttributeError:
-        raise incompatible(library, f"{type(owner).__name__}.{name}") from None
+    except AttributeError as error:
+        raise incompatible(library, f"{type(owner).__name__}.{name}") from error
 
 
 # --- TRL: functions
@@ -119,9 +117,9 @@ class FusedScores(NamedTuple):
 
     log_probs: Tensor
     entropy: Tensor | None
-    """None where the head was not told to compute it."""
+    """None where the head does not compute it."""
     is_top1: Tensor | None
-    """None where the head was not told to compute it."""
+    """None where the head does not compute it."""
 
 
 def fused_scores(model: Any, inputs: Mapping[str, Any], **labels: Tensor) -> FusedScores:

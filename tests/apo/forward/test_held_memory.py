@@ -129,11 +129,11 @@ def test_training_holds_it_from_the_first_step_to_the_last(libc, config, tokeniz
 def told(monkeypatch):
     """What any C library was told."""
     found = []
-    monkeypatch.setattr(cpu, "_tell", lambda *told: found.append(told))
+    monkeypatch.setattr(cpu, "_set_malloc", lambda *told: found.append(told))
     return found
 
 
-def test_elsewhere_nothing_is_told(told):
+def test_elsewhere_nothing_is_early_settings(told):
     with memory_held(torch.device("cuda")):
         pass
     assert not told

@@ -18,7 +18,6 @@ from clair_apo.apo.forward import layout_choice
 from clair_apo.apo.forward.attention import UnknownKeywordError, tree_attention
 from clair_apo.apo.forward.layout import PairLayout
 from clair_apo.apo.forward.layout_check import compare_layouts, few_pairs, foreign_hooks
-from clair_apo.apo.trainer import APOTrainer
 from clair_apo.errors import ConfigError
 from tests.helpers.tiny_apo import make_model, make_rows
 from tests.helpers.tiny_pairs import GROUPED, SIZES, edge_pairs, padded_batch, sharp_model
@@ -33,19 +32,10 @@ def compared(model):
 
 
 @pytest.fixture
-def make(config, tokenizer):
-    def trainer(model, reference=None, data=None, collator=None, peft_config=None, **options):
-        return APOTrainer(
-            model=model,
-            ref_model=reference,
-            args=config(**options),
-            data_collator=collator,
-            train_dataset=data or Dataset.from_list(make_rows(8)),
-            processing_class=tokenizer,
-            peft_config=peft_config,
-        )
-
-    return trainer
+def make(apo_trainer):
+    return lambda model, reference=None, data=None, collator=None, **options: apo_trainer(
+        model, data, ref_model=reference, data_collator=collator, **options
+    )
 
 
 def losses(trainer):
@@ -222,7 +212,7 @@ def hooked(hook, seed=0):
 def test_a_hook_that_expects_sequences_pads_and_leaves_batches_whole(hook, make, caplog):
     with caplog.at_level(logging.WARNING, "clair_apo"):
         trainer = make(hooked(hook), make_model(1), max_tokens_per_batch=20)
-    assert "hooks of yours stand on model.embed_tokens" in why_padded(caplog)
+    assert "you have hooks on model.embed_tokens" in why_padded(caplog)
     found = losses(trainer)
     whole = make(hooked(hook), make_model(1), pair_layout="padded", max_tokens_per_batch=None)
     assert losses(whole) == found

@@ -9,7 +9,7 @@ from clair_apo.apo.forward.layout_choice import (
     choose_layout,
     computes_pairs,
     half_precision_warning,
-    why_no_trees,
+    tree_obstacle,
 )
 from clair_apo.apo.forward.shared_prefix import shared_prefix_forward
 from clair_apo.apo.trainer import APOTrainer
@@ -82,7 +82,7 @@ AGAINST = {
 @pytest.mark.parametrize("name", AGAINST)
 def test_a_model_that_would_not_be_exact_is_known_by_a_reason(name):
     reason, make = AGAINST[name]
-    assert reason in why_no_trees(make())
+    assert reason in tree_obstacle(make())
 
 
 def mixtral():
@@ -97,7 +97,7 @@ def mixtral():
 def test_a_model_without_a_reason_against_it_is_exact(make):
     """Experts choose token by token, and learned positions are told: neither stands against it."""
     model, pairs = make().double().eval(), edge_pairs()
-    assert why_no_trees(model) is None
+    assert tree_obstacle(model) is None
     found = shared_prefix_forward(model, padded_batch(pairs), statistics=False)
     for side in ("chosen", "rejected"):
         for pair, logps in zip(pairs, getattr(found, side).split(), strict=True):

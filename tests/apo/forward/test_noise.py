@@ -20,17 +20,11 @@ from tests.helpers.tiny_apo import make_model, make_rows
 
 
 @pytest.fixture
-def train(config, tokenizer, caplog):
+def train(apo_trainer, caplog):
     """Trains for a step, and gives the reward that the first log shows and what was said."""
 
-    def run(model=None, peft_config=None, **options):
-        trainer = APOTrainer(
-            model=model or make_model(),
-            args=config(max_steps=1, **options),
-            train_dataset=Dataset.from_list(make_rows(4)),
-            processing_class=tokenizer,
-            peft_config=peft_config,
-        )
+    def run(model=None, **options):
+        trainer = apo_trainer(model, Dataset.from_list(make_rows(4)), max_steps=1, **options)
         with caplog.at_level(logging.WARNING, "clair_apo"):
             trainer.train()
         return trainer.state.log_history[0]["rewards/chosen"], caplog.text

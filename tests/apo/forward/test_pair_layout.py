@@ -14,7 +14,6 @@ from trl import DPOConfig
 
 from clair_apo.apo.forward import row_runner
 from clair_apo.apo.forward.attention import TREE_ATTENTION
-from clair_apo.apo.trainer import APOTrainer
 from clair_apo.errors import ConfigError
 from tests.helpers.tiny_apo import make_model, make_rows
 from tests.helpers.tiny_pairs import separate_logps
@@ -23,19 +22,16 @@ DOCS = Path(__file__).parents[3] / "docs" / "training.md"
 
 
 @pytest.fixture
-def trainer(config, tokenizer):
+def trainer(apo_trainer):
     """Makes a trainer whose policy is not its reference, in float64, where nothing is rounded."""
 
-    def make(pairs=None, model=None, peft_config=None, **options) -> APOTrainer:
-        model = make_model().double() if model is None else model
-        reference = None if peft_config else make_model(seed=1).double()
-        return APOTrainer(
-            model=model,
-            ref_model=reference,
-            args=config(**options),
-            train_dataset=pairs or Dataset.from_list(make_rows(7)),
-            processing_class=tokenizer,
+    def make(pairs=None, model=None, peft_config=None, **options):
+        return apo_trainer(
+            make_model().double() if model is None else model,
+            pairs or Dataset.from_list(make_rows(7)),
+            ref_model=None if peft_config else make_model(seed=1).double(),
             peft_config=peft_config,
+            **options,
         )
 
     return make

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clair_apo.apo.forward.batching import IMAGES, cut, take_pairs, why_uncut
+from clair_apo.apo.forward.batching import IMAGES, cut, take_pairs, uncut_reason
 from clair_apo.apo.forward.tree import IGNORED, packed_row, pair_trees, tree_sizes
 from clair_apo.errors import TrainingError
 from tests.helpers.tiny_pairs import Pair, edge_pairs, padded_batch
@@ -173,7 +173,7 @@ def test_images_by_rows_and_one_after_the_other_are_told_apart_by_how_many_there
 def test_a_column_that_nothing_assigns_to_pairs_is_never_cut_but_taken_whole(columns):
     batch = padded_batch(edge_pairs()[:2]) | columns
     name = next(iter(columns))
-    assert why_uncut(batch) == f"nothing says which part of {name} belongs to which pair"
+    assert uncut_reason(batch) == f"nothing says which part of {name} belongs to which pair"
     with pytest.raises(TrainingError, match=name):
         take_pairs(batch, [0])
     whole = take_pairs(batch, [0, 1])

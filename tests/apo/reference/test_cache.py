@@ -32,22 +32,10 @@ def forwards(monkeypatch):
 
 
 @pytest.fixture
-def make(config, tokenizer, pairs):
-    """Makes a trainer on eight pairs; keywords of its own, the rest for the config."""
-
-    def make_trainer(kind=APOTrainer, model=None, data=None, **options):
-        passed = {k: options.pop(k) for k in ("peft_config", "ref_model") if k in options}
-        tokenizing = options.pop("processing_class", tokenizer)
-        return kind(
-            model=model or make_model(),
-            args=options.pop("args", None) or config(**({"pair_layout": "padded"} | options)),
-            train_dataset=data or pairs,
-            processing_class=tokenizing,
-            eval_dataset=options.pop("eval_dataset", None),
-            **passed,
-        )
-
-    return make_trainer
+def make(apo_trainer):
+    return lambda kind=APOTrainer, **options: apo_trainer(
+        kind=kind, **({"pair_layout": "padded"} | options)
+    )
 
 
 @pytest.fixture

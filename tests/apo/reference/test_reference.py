@@ -92,8 +92,8 @@ def test_what_a_batch_carries_is_believed(batch):
 
 
 def test_a_trained_policy_stays_its_reference_only_below_an_adapter():
-    assert reference_of(make_model()).why_policy_moved() == "the policy has been trained"
-    assert reference_of(adapted()).why_policy_moved() is None
+    assert reference_of(make_model()).policy_moved_reason() == "the policy has been trained"
+    assert reference_of(adapted()).policy_moved_reason() is None
     unfrozen = adapted()
     unfrozen.base_model.model.lm_head.weight.requires_grad_(True)
-    assert "1 weights below the adapter are trained" in reference_of(unfrozen).why_policy_moved()
+    assert "1 weights below the adapter are trained" in reference_of(unfrozen).policy_moved_reason()

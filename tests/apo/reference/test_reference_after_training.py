@@ -8,7 +8,6 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 
 from clair_apo.apo.reference import cache as module
 from clair_apo.apo.reference.logprobs import SUM_COLUMNS
-from clair_apo.apo.trainer import APOTrainer
 from clair_apo.errors import TrainingError
 from tests.helpers.tiny_apo import make_model, make_rows
 
@@ -22,19 +21,10 @@ def lora(**options):
 
 
 @pytest.fixture
-def make(config, tokenizer, pairs):
-    """Makes a trainer on eight pairs; keywords override the config."""
-
-    def make_trainer(model=None, adapter=None, **options):
-        return APOTrainer(
-            model=model or make_model(),
-            args=config(**options),
-            train_dataset=pairs,
-            processing_class=tokenizer,
-            peft_config=adapter,
-        )
-
-    return make_trainer
+def make(apo_trainer):
+    return lambda model=None, adapter=None, **options: apo_trainer(
+        model, peft_config=adapter, **options
+    )
 
 
 def by_hand(model, rows):

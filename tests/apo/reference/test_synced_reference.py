@@ -2,27 +2,19 @@
 
 import pytest
 import torch
-from datasets import Dataset
 
 from clair_apo.apo.checkpoints import REFERENCE
-from clair_apo.apo.trainer import APOTrainer
 from clair_apo.errors import TrainingError
-from tests.helpers.tiny_apo import make_model, make_rows
+from tests.helpers.tiny_apo import make_model
 
 
 @pytest.fixture
-def make(config, tokenizer):
-    def make_trainer(**options) -> APOTrainer:
-        syncing = {"sync_ref_model": True, "ref_model_sync_steps": 1, "ref_model_mixup_alpha": 0.5}
-        saving = {"save_strategy": "steps", "save_steps": 1, "max_steps": 4}
-        return APOTrainer(
-            model=make_model(tie_word_embeddings=True),
-            args=config(**(syncing | saving | options)),
-            train_dataset=Dataset.from_list(make_rows(8)),
-            processing_class=tokenizer,
-        )
-
-    return make_trainer
+def make(apo_trainer):
+    syncing = {"sync_ref_model": True, "ref_model_sync_steps": 1, "ref_model_mixup_alpha": 0.5}
+    saving = {"save_strategy": "steps", "save_steps": 1, "max_steps": 4}
+    return lambda **options: apo_trainer(
+        make_model(tie_word_embeddings=True), **(syncing | saving | options)
+    )
 
 
 def state(model):

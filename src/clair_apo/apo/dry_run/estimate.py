@@ -1,4 +1,4 @@
-"""What a training run will need, from its config and its tokens: memory and time, roughly.
+"""Estimates memory and time of a training run from its config and its tokens.
 
 Both are estimates and say so. Weights, gradients, optimizer states and operations are counted;
 activations follow a formula that was fitted to one model (see `ACTIVATION_WIDTHS`), and the time
@@ -53,7 +53,7 @@ class TrainingEstimate(Record):
 
     @property
     def memory(self) -> int:
-        """All of it."""
+        """Bytes in all: weights, gradients, optimizer, reference and activations."""
         parts = (self.weights, self.gradients, self.optimizer or 0, self.reference)
         return sum(parts) + self.activations
 

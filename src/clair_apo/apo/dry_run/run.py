@@ -36,10 +36,10 @@ class PairProblem(Record):
 
 
 class DryRun(Record):
-    """All that is known before a run."""
+    """The result of a dry run: counts, problems, lengths, layout and estimate."""
 
     pairs: int
-    """In the data."""
+    """Pairs in the data."""
     held_out: int
     beyond_max_pairs: int
     trained: int
@@ -57,7 +57,7 @@ class _Tokenized(NamedTuple):
 
 
 def preview(setup: TrainingSetup) -> DryRun:
-    """Look a run over.
+    """Check the pairs of a run and estimate it, without loading weights.
 
     Raises:
         ClairApoError: no pairs, no tokenizer, a model whose config cannot be read, or a
@@ -159,7 +159,7 @@ def _problems(row: Mapping[str, Any], tokenizer: Any, args: Any) -> list[PairPro
 
 
 def _doubts(row: Mapping[str, Any], tokenizer: Any, args: Any) -> list[str]:
-    """What training would accept, and a person may not have meant."""
+    """What training accepts though it is probably a mistake."""
     found = []
     pair = cut_pair(row, args.max_length, args.truncation_mode)
     if row["chosen_ids"] == row["rejected_ids"]:

@@ -1,4 +1,4 @@
-"""A dry run as the command line prints it."""
+"""Renders a dry run for the terminal."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ MOST_SHOWN = 10
 
 
 def dry_run_text(run: DryRun) -> Group:
-    """All of it: counts that close, lengths, problems row by row, memory and time."""
+    """Show a dry run: counts, lengths, problems pair by pair, memory and time."""
     parts: list[Table | str] = [_counts(run)]
     if run.lengths is not None:
         parts += [_lengths_table(run.lengths), *_lengths_lines(run.lengths)]
@@ -48,8 +48,8 @@ def _lengths_table(lengths: PairLengths) -> Table:
 def _lengths_lines(lengths: PairLengths) -> Iterator[str]:
     truncated = lengths.truncated_chosen + lengths.truncated_rejected
     yield (
-        f"truncated: {lengths.truncated_chosen} winners and {lengths.truncated_rejected} losers "
-        f"lose {lengths.cut_tokens:,} tokens"
+        f"truncated: {lengths.truncated_chosen} chosen and {lengths.truncated_rejected} rejected "
+        f"answers lose {lengths.cut_tokens:,} tokens"
         if truncated
         else "truncated: no answer"
     )

@@ -1,13 +1,13 @@
 """Attention over packed trees: every branch sees its trunk and itself, and nothing else.
 
-A row of trees (`layout.PackedRow`) goes through the model's own code. Its mask, with four
+A row of trees (`tree.PackedRow`) goes through the model's own code. Its mask, with four
 dimensions as transformers passes masks of one's own through untouched, says how long the parts of
 each pair are, and `tree_attention`, under the name `TREE_ATTENTION` in transformers'
 `AttentionInterface`, attends by it:
 
 - on CUDA in one call of `flex_attention`, with the `BlockMask` of these lengths;
 - elsewhere, and on CUDA where FlexAttention cannot (dropout, very narrow heads), once for each
-  branch: on a CPU by `cpu_attention.causal_attention`, else by torch's
+  branch: on a CPU by `cpu.causal_attention`, else by torch's
   `scaled_dot_product_attention`.
 
 It computes what its arguments say and nothing else: a model that hands over more, such as sinks or
@@ -43,6 +43,28 @@ BLOCK = 128
 
 _Ints = NDArray[np.int64]
 _Grid = NDArray[np.bool_]
+
+TREE_ATTENTION = "clair_apo_tree"
+"""The name of `tree_attention` in transformers. It has no mask function there on purpose: without
+one, transformers makes no mask where none is passed."""
+NARROWEST_FLEX_HEAD = 16
+"""FlexAttention's kernels take no narrower heads."""
+_NO_PART_OF_THE_FUNCTION = frozenset(
+    {
+        "cache_position",
+        "num_items_in_batch",
+        "output_attentions",
+        "output_hidden_states",
+        "output_router_logits",
+        "position_ids",
+        "return_dict",
+        "use_cache",
+    }
+)
+"""What models hand over that attention has no use for: positions are in queries and keys by then,
+the rest asks for outputs."""
+_block_masks = WeakIdKeyDictionary()
+"""The `BlockMask` of each mask that is alive: the layers of a model share one."""
 
 
 class _Pieces(NamedTuple):
@@ -92,7 +114,7 @@ def tree_block_mask(lengths: Tensor) -> BlockMask:
 def _ordered(grid: _Grid, device: torch.device) -> tuple[Tensor, Tensor]:
     """How many cells of each row are set, (1, 1, rows), and which: those first, then the rest."""
     indices = np.empty(grid.shape, np.int32)
-    for row, cells in enumerate(grid):  # sorted all at once, they would take twelve times the room
+    for row, cells in enumerate(grid):  # all at once would take twelve times the memory
         indices[row] = np.argsort(~cells, kind="stable")
     counts = torch.from_numpy(grid.sum(1, dtype=np.int32))
     return counts[None, None].to(device), torch.from_numpy(indices)[None, None].to(device)
@@ -140,7 +162,7 @@ def _pieces(sizes: _Ints, total: int) -> _Pieces:
     first, end = edges[:-1], edges[1:]
     part = np.searchsorted(ends, first, side="right")
     trunk, chosen = part - part % 3, part - part % 3 + 1
-    # a loser's branch goes on from its trunk where the winner's is empty
+    # a rejected branch goes on from its trunk where the chosen one is empty
     apart = (part % 3 == 2) & (sizes[chosen] > 0)
     return _Pieces(
         first=first,
@@ -149,32 +171,6 @@ def _pieces(sizes: _Ints, total: int) -> _Pieces:
         trunk=starts[trunk],
         trunk_end=np.where(apart, ends[trunk], starts[trunk]),
     )
-
-
-TREE_ATTENTION = "clair_apo_tree"
-"""The name of `tree_attention` in transformers. It has no mask function there on purpose: without
-one, transformers makes no mask where none is passed."""
-
-NARROWEST_FLEX_HEAD = 16
-"""FlexAttention's kernels take no narrower heads."""
-
-_NO_PART_OF_THE_FUNCTION = frozenset(
-    {
-        "cache_position",
-        "num_items_in_batch",
-        "output_attentions",
-        "output_hidden_states",
-        "output_router_logits",
-        "position_ids",
-        "return_dict",
-        "use_cache",
-    }
-)
-"""What models hand over that attention has no use for: positions are in queries and keys by then,
-the rest asks for outputs."""
-
-_block_masks = WeakIdKeyDictionary()
-"""The `BlockMask` of each mask that is alive: the layers of a model share one."""
 
 
 class UnknownKeywordError(TrainingError):

@@ -1,6 +1,10 @@
-"""Pairs that accelerate repeats: the last batch of several processes is filled from the first.
+"""Padded batches of pairs: their keys, how pairs are numbered and weighed, and cutting batches.
 
-They must count neither in the loss nor in the metrics. B is the number of pairs of one process.
+- Keys: what a batch of B pairs carries beside TRL's columns, which have 2B rows.
+- Numbers: `NumberedPairs` and `PairBatches` make batches that say which rows of the data they hold.
+- Weights: accelerate fills the last batch of several processes with pairs of the first; those
+  count neither in the loss nor in the metrics.
+- Cutting: `cut` decides where, `take_pairs` takes part of a batch.
 """
 
 import itertools
@@ -30,11 +34,27 @@ IMAGES = "images_per_pair"
 WEIGHTS = "pair_weights"
 """The key of a batch with the weight of each pair, (B,): 0 where it only fills up, else 1."""
 TOKENS_PER_CHOSEN = "tokens_per_chosen"
-"""The key of a batch with the mean length of the winners of its step, the same for each pair, (B,).
-"""
+"""The key of a batch with the mean length of the chosen answers of its step, (B,): one number."""
 
 Collate = Callable[[list[dict[str, Any]]], Mapping[str, Any]]
 """Makes a padded batch of rows of a data set."""
+
+_RAGGED = "_token_logps"
+_OF_TOKENS = frozenset(
+    {
+        "input_ids",
+        "attention_mask",
+        "completion_mask",
+        "position_ids",
+        "token_type_ids",
+        "mm_token_type_ids",
+    }
+)
+"""Columns with a value for each token of each row, (2B, T)."""
+_GRID = "image_grid_thw"
+"""How many patches each image has, (images, 3): always one image after the other."""
+_OF_PAIRS = frozenset({IMAGES, WEIGHTS, ROWS, TOKENS_PER_CHOSEN})
+"""Columns of ours with a value for each pair, (B,)."""
 
 
 class WrappedCollator:
@@ -70,7 +90,7 @@ class NumberedPairs(WrappedCollator):
         self._ours = frozenset(ours)
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """Collate rows."""
+        """Collate rows, and number their pairs."""
         added = {ROWS: torch.tensor([row.get(ROW, -1) for row in rows])}
         if any("image" in row or "images" in row for row in rows):
             added[IMAGES] = torch.tensor([_images(row) for row in rows])
@@ -199,32 +219,8 @@ def given_by_stream(rows: Tensor) -> Tensor:
     return (rows < 0) | (rows == rows[0] + torch.arange(len(rows), device=rows.device))
 
 
-_RAGGED = "_token_logps"
-
-
-_OF_TOKENS = frozenset(
-    {
-        "input_ids",
-        "attention_mask",
-        "completion_mask",
-        "position_ids",
-        "token_type_ids",
-        "mm_token_type_ids",
-    }
-)
-"""Columns with a value for each token of each row, (2B, T)."""
-
-
-_GRID = "image_grid_thw"
-"""How many patches each image has, (images, 3): always one image after the other."""
-
-
-_OF_PAIRS = frozenset({IMAGES, WEIGHTS, ROWS, TOKENS_PER_CHOSEN})
-"""Columns of ours with a value for each pair, (B,)."""
-
-
 def cut(sizes: Sequence[int], limit: int | None, *, padded: bool = False) -> list[range]:
-    """Cut items into runs of at most `limit` tokens: as few as possible, and then as even.
+    """Divide items into runs of at most `limit` tokens: as few as possible, and then as even.
 
     Args:
         sizes: tokens of each item, in order.
@@ -263,9 +259,9 @@ def take_pairs(batch: Mapping[str, Any], pairs: Sequence[int]) -> dict[str, Any]
     All pairs in their order are the batch as it is.
 
     Args:
-        batch: tensors or lists of 2B rows, winners first, or of B rows, one for each pair. Values
-            of tokens end to end, `*_token_logps`, have their number for each of the rows in
-            `*_lengths`. Images may lie end to end, where `IMAGES` counts them.
+        batch: tensors or lists of 2B rows, chosen answers first, or of B rows, one for each pair.
+            Values of tokens end to end, `*_token_logps`, have their number for each of the rows
+            in `*_lengths`. Images may lie end to end, where `IMAGES` counts them.
         pairs: positions, from 0 to B - 1.
 
     Raises:
@@ -274,7 +270,7 @@ def take_pairs(batch: Mapping[str, Any], pairs: Sequence[int]) -> dict[str, Any]
     half = len(batch["input_ids"]) // 2
     if list(pairs) == list(range(half)):
         return dict(batch)
-    if uncut := why_uncut(batch):
+    if uncut := uncut_reason(batch):
         raise TrainingError(f"a batch cannot be cut between pairs: {uncut}")
     one = torch.as_tensor(pairs, device=batch["input_ids"].device)
     both = torch.cat([one, one + half])
@@ -289,7 +285,7 @@ def take_pairs(batch: Mapping[str, Any], pairs: Sequence[int]) -> dict[str, Any]
     return taken
 
 
-def why_uncut(batch: Mapping[str, Any]) -> str | None:
+def uncut_reason(batch: Mapping[str, Any]) -> str | None:
     """Why a padded batch cannot be cut between pairs; None if it can."""
     for key, value in batch.items():
         if _is_of_images(batch, key):
@@ -312,7 +308,7 @@ def _taken(batch: Mapping[str, Any], key: str, one: Tensor, both: Tensor) -> Any
     value = batch[key]
     if _is_of_images(batch, key):
         parts = _images_of_rows(batch, key)
-        assert parts is not None  # else why_uncut names it
+        assert parts is not None  # else uncut_reason names it
         return torch.cat([parts[row] for row in both.tolist()])
     if key.endswith(_RAGGED):
         lengths = batch[key.removesuffix(_RAGGED) + "_lengths"]
@@ -328,7 +324,7 @@ def _taken(batch: Mapping[str, Any], key: str, one: Tensor, both: Tensor) -> Any
 
 
 def _is_of_images(batch: Mapping[str, Any], key: str) -> bool:
-    """Whether a column may lie image by image: by its name, or where all that is not known may."""
+    """Whether a column may have one value for each image: known by name, else assumed."""
     if key in _OF_TOKENS or key in _OF_PAIRS or key.startswith("ref_"):
         return False
     return IMAGES in batch or key.startswith(("image", "pixel"))
@@ -339,7 +335,7 @@ def _images_of_rows(batch: Mapping[str, Any], key: str) -> list[Tensor] | None:
     value, counts = batch[key], batch.get(IMAGES)
     if counts is None or not isinstance(value, Tensor) or not value.dim():
         return None
-    rows = 2 * counts.tolist()  # the winners' images, then the same for the losers
+    rows = 2 * counts.tolist()  # images of the chosen answers, then the same for the rejected ones
     images, grid = sum(rows), batch.get(_GRID)
     if key == "pixel_values" and grid is not None:  # patches end to end, as many as the grid says
         patches = grid.prod(-1).tolist()

@@ -1,8 +1,12 @@
-"""Causal attention on a CPU, from matrix products in float32, exact forward and backward.
+"""What makes training faster on a CPU: attention, matrix products and memory.
 
-torch's own kernel for CPUs multiplies small tiles at a third of the rate of its matrix products,
-and deals out whole heads over cores in the backward pass. Here a block of queries of all heads is
-one batched product with every key it sees, and the softmax stays within one buffer.
+- `causal_attention`: exact in float32, forward and backward. torch's own kernel for CPUs multiplies
+  small tiles at a third of the rate of its matrix products, and deals out whole heads over cores in
+  the backward pass. Here a block of queries of all heads is one batched product with every key it
+  sees, and the softmax stays within one buffer.
+- `fast_float32_products`: torch calls a faster kernel of oneDNN for float32 where bfloat16 is
+  allowed; where that kernel keeps float32, which is measured once, it is allowed.
+- `memory_held`: glibc returns large blocks to the system and zeroes them again at every step.
 
 Shapes: K key-value heads, each asked by G heads; n queries, m keys, D width of a head, V width of
 its values.
@@ -24,6 +28,16 @@ from clair_apo.apo.trl_compat import softmax_backward_
 
 BLOCK = 128
 """Queries at a time; half or twice as many took as long or longer, forward and backward."""
+
+_RELATIVE_MISS = 1e-5
+"""Float32 misses by 2e-7 here, bfloat16 by 2e-3."""
+# parameters of mallopt, numbered in malloc.h
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
+_NEVER = -1
+_HELD = {_MMAP_MAX: 0, _TRIM_THRESHOLD: _NEVER}
+_RETURNED = {_MMAP_MAX: 2**16, _MMAP_THRESHOLD: 2**25, _TRIM_THRESHOLD: 2**26}
+"""What glibc itself comes to once 32 MiB are freed in one block; once set, it adapts no more.
+"""
 
 
 def causal_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
@@ -55,20 +69,20 @@ class _Block(NamedTuple):
 
 
 class _Scores:
-    """Room for the scores of one block, (K, Gb, seen), that every block uses again."""
+    """A buffer for the scores of one block, (K, Gb, seen), that every block uses again."""
 
     def __init__(self, queries: Tensor, keys: Tensor) -> None:
         kv_heads, group, count, _ = queries.shape
         self._rows = kv_heads, group, min(count, BLOCK)
-        self._room = queries.new_empty(kv_heads * group * self._rows[2] * keys.shape[1])
+        self._buffer = queries.new_empty(kv_heads * group * self._rows[2] * keys.shape[1])
         square = self._rows[2], self._rows[2]
         self._unseen = queries.new_full(square, -torch.inf).triu(1)
 
     def product(self, left: Tensor, right: Tensor) -> Tensor:
         """(K, Gb, D) times (K, seen, D), over D; of gradients and values, over V."""
         shape = (*left.shape[:2], right.shape[1])
-        room = self._room[: shape[0] * shape[1] * shape[2]].view(shape)
-        return torch.bmm(left, right.transpose(1, 2), out=room)
+        scores = self._buffer[: shape[0] * shape[1] * shape[2]].view(shape)
+        return torch.bmm(left, right.transpose(1, 2), out=scores)
 
     def probabilities(self, queries: Tensor, keys: Tensor) -> Tensor:
         """How much each query, (K, Gb, D), attends to each key, (K, seen, D)."""
@@ -129,10 +143,6 @@ def _of_block(states: Tensor, block: _Block) -> Tensor:
     return states[:, :, block.first : block.last].flatten(1, 2)
 
 
-_RELATIVE_MISS = 1e-5
-"""Float32 misses by 2e-7 here, bfloat16 by 2e-3."""
-
-
 @contextlib.contextmanager
 def fast_float32_products(device: torch.device) -> Iterator[None]:
     """Let oneDNN multiply in float32; torch's own setting is back at the end.
@@ -169,15 +179,6 @@ def _keeps_float32() -> bool:
     return bool((found - exact).norm() <= _RELATIVE_MISS * exact.norm())
 
 
-# parameters of mallopt, numbered in malloc.h
-_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
-_NEVER = -1
-_HELD = {_MMAP_MAX: 0, _TRIM_THRESHOLD: _NEVER}
-_RETURNED = {_MMAP_MAX: 2**16, _MMAP_THRESHOLD: 2**25, _TRIM_THRESHOLD: 2**26}
-"""What glibc itself comes to once 32 MiB are freed in one block; told anything, it adapts no more.
-"""
-
-
 @contextlib.contextmanager
 def memory_held(device: torch.device) -> Iterator[None]:
     """Keep freed memory in the process; at the end the system gets what is free.
@@ -192,11 +193,11 @@ def memory_held(device: torch.device) -> Iterator[None]:
     if libc is None:
         yield
         return
-    _tell(libc, _HELD)
+    _set_malloc(libc, _HELD)
     try:
         yield
     finally:
-        _tell(libc, _RETURNED)
+        _set_malloc(libc, _RETURNED)
         libc.malloc_trim(0)
 
 
@@ -210,6 +211,6 @@ def _is_tuned() -> bool:
     return "glibc.malloc" in tunables or any(name.startswith("MALLOC_") for name in os.environ)
 
 
-def _tell(libc: Any, settings: dict[int, int]) -> None:
+def _set_malloc(libc: Any, settings: dict[int, int]) -> None:
     for parameter, value in settings.items():
         libc.mallopt(parameter, value)

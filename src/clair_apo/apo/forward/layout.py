@@ -17,7 +17,7 @@ from clair_apo.apo.forward.layout_choice import (
     choose_layout,
     reads_whole_batches,
     refused,
-    why_no_trees,
+    tree_obstacle,
 )
 from clair_apo.apo.forward.shared_prefix import bare_model
 
@@ -47,7 +47,7 @@ class PairLayout:
         own_loss: whether a subclass of the trainer computes TRL's loss itself.
 
     Raises:
-        ConfigError: `shared_prefix` was asked for by name, and does not go.
+        ConfigError: `shared_prefix` was asked for by name, and cannot be used.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class PairLayout:
 
     def _compared(self, model: Any, batches: Batches) -> Agreement:
         """The same on every process: where one finds a difference, all do."""
-        reason = why_no_trees(bare_model(model))
+        reason = tree_obstacle(bare_model(model))
         if reason:
             return Agreement(0, 0.0, 0.0, reason)
         with self._accelerator.autocast():

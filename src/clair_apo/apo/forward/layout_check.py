@@ -1,4 +1,4 @@
-"""Do trees say what the model itself says? Tried on a pair or two before anything is trained.
+"""Compares log-probs through trees with the model's own forward, before anything is trained.
 
 The model's own forward, padded and with whole logits, is the standard: no kernel, head or hook of
 ours or TRL's takes part in it. What is tried is the model as it is: in the dtype of the run, with
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clair_apo.apo.forward.batching import take_pairs, why_uncut
+from clair_apo.apo.forward.batching import take_pairs, uncut_reason
 from clair_apo.apo.forward.cpu import fast_float32_products
 from clair_apo.apo.forward.logps import model_inputs
 from clair_apo.apo.forward.noise import random_numbers_kept
@@ -27,7 +27,7 @@ from clair_apo.apo.forward.tree import tree_sizes
 from clair_apo.apo.trl_compat import forward_hooks, is_in_pieces
 from clair_apo.errors import ClairApoError
 
-PAIRS_LOOKED_AT = 16
+PAIRS_CONSIDERED = 16
 """Of so many first pairs, those that are compared are chosen."""
 MOST_TOKENS = 1024
 """Tokens of the pairs compared, both answers with their prompts; the shortest pair may have more.
@@ -55,7 +55,7 @@ Batches = Callable[[int], Mapping[str, Any]]
 
 
 class Agreement(NamedTuple):
-    """What a comparison came to."""
+    """The result of comparing two forwards of the same tokens."""
 
     tokens: int
     """Of answers, compared."""
@@ -64,15 +64,15 @@ class Agreement(NamedTuple):
     mean square."""
     allowed: float
     fault: str | None = None
-    """What kept the two from being compared."""
+    """Why they were not compared, or differ for another reason than numbers."""
 
     def because(self, fault: str) -> Self:
-        """The same, not agreed for another reason."""
+        """This result, with a reason why the two do not agree."""
         return type(self)(self.tokens, self.difference, self.allowed, fault)
 
     @property
     def reason(self) -> str | None:
-        """Why trees are not to be taken; None where both say the same."""
+        """Why trees cannot be used; None where both forwards agree."""
         if self.fault is not None:
             return self.fault
         if self.difference <= self.allowed:
@@ -96,7 +96,7 @@ def compare_layouts(model: Any, batches: Batches, device: torch.device) -> Agree
     if found.reason is None or not hooked:
         return found
     names = ", ".join(sorted(hooked)[:3])
-    return found.because(f"{found.reason}; hooks of yours stand on {names}")
+    return found.because(f"{found.reason}; you have hooks on {names}")
 
 
 def _compared(
@@ -140,8 +140,8 @@ def _agreement(found: Tensor, wanted: Tensor, half: bool) -> Agreement:
 
 def few_pairs(batches: Batches) -> Mapping[str, Any]:
     """A batch of one or two pairs: the longest of the first that fit, else the shortest."""
-    batch = batches(PAIRS_LOOKED_AT)
-    if why_uncut(batch):
+    batch = batches(PAIRS_CONSIDERED)
+    if uncut_reason(batch):
         return batches(1)
     sizes = (2 * torch.maximum(*batch["attention_mask"].bool().sum(1).chunk(2))).tolist()
     trees = tree_sizes(batch)
@@ -151,7 +151,7 @@ def few_pairs(batches: Batches) -> Mapping[str, Any]:
 
 
 def own_logps(model: Any, batch: Mapping[str, Any]) -> Tensor:
-    """Log-probs of every answer token from a model's own logits, winners first.
+    """Log-probs of every answer token from a model's own logits, chosen answers first.
 
     Args:
         model: wrapped or not.
@@ -165,7 +165,7 @@ def own_logps(model: Any, batch: Mapping[str, Any]) -> Tensor:
 
 
 def foreign_hooks(model: Any) -> dict[str, nn.Module]:
-    """Modules with a forward hook, or a forward, that no library put there which is known here."""
+    """Modules with a forward hook, or a forward, of the user's own, by name."""
     found, bare = {}, bare_model(model)
     for name, module in model.named_modules():
         hooks = forward_hooks(module)

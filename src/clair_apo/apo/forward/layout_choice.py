@@ -1,4 +1,4 @@
-"""What a run must be for its pairs to share their beginning: the reasons against it, one by one.
+"""Decides from settings and model whether pairs may share their beginning, and if not, why.
 
 `pair_layout: auto` takes TRL's padded layout for the first of them and says which; `shared_prefix`
 by name refuses.
@@ -30,7 +30,7 @@ class LayoutChoice(NamedTuple):
 def choose_layout(
     args: APOConfig, model: Any, *, sees_images: bool = False, parallel: Any = None
 ) -> LayoutChoice:
-    """Decide it from settings and model alone, before or after a trainer is made.
+    """Choose the layout from settings and model alone.
 
     Args:
         args: `pair_layout`, and all that rules shared beginnings out.
@@ -39,7 +39,7 @@ def choose_layout(
         parallel: accelerate's `ParallelismConfig`, where there is one.
 
     Raises:
-        ConfigError: `shared_prefix` was asked for by name, and does not go.
+        ConfigError: `shared_prefix` was asked for by name, and cannot be used.
     """
     asked = args.pair_layout
     if asked == "padded":
@@ -49,7 +49,7 @@ def choose_layout(
         or ("the model sees images" if sees_images else None)
         or _settings(args, parallel)
         or _adapter(model)
-        or why_no_trees(bare_model(model))
+        or tree_obstacle(bare_model(model))
         or _counting_adapter(model)
         or reads_whole_batches(args, model)
     )
@@ -59,7 +59,7 @@ def choose_layout(
 
 
 def refused(reason: str) -> ConfigError:
-    """The error where `shared_prefix` was asked for by name, and does not go."""
+    """The error where `shared_prefix` was asked for by name, and cannot be used."""
     return ConfigError(f"pair_layout shared_prefix: {reason}; set pair_layout to auto")
 
 
@@ -160,7 +160,7 @@ def half_precision_warning(model: torch.nn.Module) -> str | None:
     )
 
 
-def why_no_trees(model: PreTrainedModel) -> str | None:
+def tree_obstacle(model: PreTrainedModel) -> str | None:
     """Why a model cannot attend over trees exactly; None if it can.
 
     Args:

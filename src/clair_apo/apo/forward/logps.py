@@ -1,6 +1,6 @@
-"""What a model says of both answers of every pair, token by token, and TRL's padded way to ask it.
+"""Log-probs of both answers of every pair, token by token, and TRL's padded forward.
 
-A padded batch of B pairs has 2B rows of T tokens: the winners first, then the losers.
+A padded batch of B pairs has 2B rows of T tokens: the chosen answers first, then the rejected ones.
 `completion_mask` marks the tokens of the answers.
 """
 
@@ -33,7 +33,7 @@ class TokenLogps(NamedTuple):
     """(B,), int64: how many of them each answer has."""
 
     def sums(self) -> Tensor:
-        """Summed over each answer, (B,)."""
+        """Log-probs summed over each answer, (B,)."""
         return padded(self.values, self.lengths).sum(1)
 
     def split(self) -> tuple[Tensor, ...]:
@@ -45,28 +45,28 @@ class PairForward(NamedTuple):
     """One forward over B pairs, the same from either layout."""
 
     chosen: TokenLogps
-    """Of the winners, with gradient."""
+    """Log-probs of the chosen answers, with gradient."""
     rejected: TokenLogps
     first_differences: Tensor
     """(B,), int64: tokens that both answers begin with; the first difference comes after them."""
     entropy_sums: Tensor
     """(B,): entropy of the model, summed over the tokens of both answers; NaN if not asked for."""
     top1_tokens: Tensor
-    """(B,): tokens of the winner that the model holds for the likeliest; NaN if not asked for."""
+    """(B,): tokens of the chosen answer that are the model's likeliest; NaN if not asked for."""
 
     @property
     def logps(self) -> PairLogps:
-        """Summed over each answer, with gradient."""
+        """Log-probs summed over each answer, (B,) each, with gradient."""
         return PairLogps(self.chosen.sums(), self.rejected.sums())
 
     @property
     def chosen_tokens(self) -> Tensor:
-        """(B,)."""
+        """Tokens of each chosen answer, (B,)."""
         return self.chosen.lengths
 
     @property
     def rejected_tokens(self) -> Tensor:
-        """(B,)."""
+        """Tokens of each rejected answer, (B,)."""
         return self.rejected.lengths
 
 
@@ -110,7 +110,7 @@ def padded_forward(model: Any, batch: Mapping[str, Tensor]) -> PairForward:
 
     Args:
         model: a causal model that `trl` gave a fused head, wrapped or not. Entropy and likeliest
-            tokens are NaN where that head was not told to compute them (TRL's reference models).
+            tokens are NaN where that head does not compute them (TRL's reference models).
         batch: `input_ids`, `attention_mask` and `completion_mask`, each (2B, T).
     """
     labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, IGNORED)
@@ -148,7 +148,7 @@ def _masked_sums(values: Tensor | None, mask: Tensor) -> Tensor:
 
 
 class ReferenceTokens(NamedTuple):
-    """What the reference says of every scored token of B pairs."""
+    """Log-probs that the reference gives every scored token of B pairs."""
 
     chosen: TokenLogps
     rejected: TokenLogps

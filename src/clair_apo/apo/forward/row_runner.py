@@ -19,7 +19,7 @@ from clair_apo.apo.forward.batching import (
     pair_weights,
     rows_of,
     take_pairs,
-    why_uncut,
+    uncut_reason,
 )
 from clair_apo.apo.forward.cpu import fast_float32_products
 from clair_apo.apo.forward.layout import PairLayout
@@ -88,7 +88,7 @@ class RowRunner:
     def rows(self, batch: Mapping[str, Any]) -> Rows:
         """Where to cut a batch; as many rows on every process where a forward needs all of them."""
         padded = self._layout.is_padded
-        whole = why_uncut(batch) is not None or (padded and self._layout.reads_whole_batches)
+        whole = uncut_reason(batch) is not None or (padded and self._layout.reads_whole_batches)
         if padded:
             lengths = batch["attention_mask"].bool().sum(1).chunk(2)
             sizes = (2 * torch.maximum(*lengths)).tolist()

@@ -1,7 +1,8 @@
 """One forward over pairs that share their beginning: trees in, log-probs of every token out.
 
 It goes through the wrapped model's own forward, where DDP, FSDP and PEFT have their hooks. Where
-TRL's fused head scores labelled positions only, it is used; elsewhere `head.score_labels` is.
+TRL's fused head scores labelled positions only, it is used; elsewhere
+`label_logprobs.score_labels` is.
 """
 
 import contextlib
@@ -28,7 +29,7 @@ def shared_prefix_forward(
     """Run a model over a padded batch, as one packed row without the padding.
 
     Args:
-        model: a causal model that `support.choose_layout` has no objection to, wrapped or not.
+        model: a causal model that `layout_choice.choose_layout` accepts, wrapped or not.
         batch: `input_ids`, `attention_mask` and `completion_mask`, each (2B, T).
         statistics: whether entropies and likeliest tokens are wanted.
 

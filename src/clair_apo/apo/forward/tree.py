@@ -1,7 +1,7 @@
 """Pairs as trees, many of them in one row: every shared beginning once, and no padding.
 
-Winner x and loser y of a pair, both with their prompt, are equal in their first s tokens. Their
-tree has three parts, in this order:
+The chosen answer x and the rejected answer y of a pair, both with their prompt, are equal in their
+first s tokens. Their tree has three parts, in this order:
 
     trunk      x[0], ..., x[s-2]
     chosen     x[s-1], ..., x[|x|-2]
@@ -28,19 +28,19 @@ class PairTree(NamedTuple):
     lengths: tuple[int, int, int]
     """Tokens of trunk, chosen branch and rejected branch; n in all."""
     ids: Tensor
-    """(n,)."""
+    """(n,): token ids."""
     positions: Tensor
-    """(n,)."""
+    """(n,): from the start of the pair."""
     labels: Tensor
     """(n,): the next token where it belongs to an answer, else `IGNORED`."""
     in_chosen: Tensor
-    """(n,), boolean: where the label is a token of the winner."""
+    """(n,), boolean: where the label is a token of the chosen answer."""
     in_rejected: Tensor
-    """(n,), boolean."""
+    """(n,), boolean: where the label is a token of the rejected answer."""
 
     @property
     def size(self) -> int:
-        """Input tokens."""
+        """Input tokens of the tree."""
         return sum(self.lengths)
 
 
@@ -48,19 +48,19 @@ class PackedRow(NamedTuple):
     """The trees of P pairs, one after the other, as one row of N tokens with L labels."""
 
     ids: Tensor
-    """(1, N)."""
+    """(1, N): token ids."""
     positions: Tensor
-    """(1, N)."""
+    """(1, N): from the start of each pair."""
     labels: Tensor
     """(1, N): `IGNORED`, or the token that comes next."""
     lengths: Tensor
     """(1, 1, P, 3): tokens of trunk, chosen and rejected branch of each pair; a mask for
     `attention.tree_attention`, so with four dimensions and of whole numbers."""
     chosen: Tensor
-    """Which of the L labels, in their order, are tokens of the winners; a trunk's are of both."""
+    """Which of the L labels, in their order, are of chosen answers; a trunk counts for both."""
     rejected: Tensor
     chosen_lengths: Tensor
-    """(P,): how many of them each winner has."""
+    """(P,): how many of them each chosen answer has."""
     rejected_lengths: Tensor
     first_differences: Tensor
     """(P,): tokens that both answers begin with."""
@@ -74,7 +74,8 @@ def pair_trees(batch: Mapping[str, Tensor]) -> list[PairTree]:
     """The tree of every pair of a padded batch.
 
     Args:
-        batch: `input_ids`, `attention_mask` and `completion_mask`, each (2B, T), winners first.
+        batch: `input_ids`, `attention_mask` and `completion_mask`, each (2B, T), those of chosen
+            answers first.
     """
     ids, seen, answers = (
         batch[key].cpu() for key in ("input_ids", "attention_mask", "completion_mask")
@@ -115,7 +116,7 @@ def tree_sizes(batch: Mapping[str, Tensor]) -> list[int]:
     """Input tokens of the tree of every pair, without making the trees.
 
     Args:
-        batch: `input_ids` and `attention_mask`, each (2B, T), winners first.
+        batch: `input_ids` and `attention_mask`, each (2B, T), chosen answers first.
     """
     seen = batch["attention_mask"].bool()
     ids, seen = flushed(seen, batch["input_ids"], seen)
@@ -144,7 +145,7 @@ def _common_tokens(one: Tensor, other: Tensor) -> int:
 
 
 def packed_row(trees: Sequence[PairTree]) -> PackedRow:
-    """One row of at least one tree, on the CPU."""
+    """Pack at least one tree into one row, on the CPU."""
     labels = torch.cat([tree.labels for tree in trees])
     labelled = labels != IGNORED
     in_chosen, in_rejected = (

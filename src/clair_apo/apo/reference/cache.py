@@ -1,4 +1,7 @@
-"""The reference of all pairs of a run: found in the cache, or computed once and kept there.
+"""Reference log-probs of all pairs of a run: found in the cache, or computed once and kept.
+
+The reference is the policy as it was passed, never one reloaded by its name. Where the data has a
+length, every pair's log-probs are known before the first step, and no second model is held.
 
 What is missing is computed with the policy before its first optimizer step, when it still is the
 reference, or with the reference model where there is one. Every process takes part.
@@ -56,10 +59,10 @@ class ReferenceRequest(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """How far the reference's answer of now is from the one in the cache, for one answer."""
+    """How far the log-prob of one answer is from the one in the cache."""
 
     pair: str
-    """Its id, or its row."""
+    """The pair's id, or its row."""
     nats: float
     tokens: int
 
@@ -139,7 +142,7 @@ class ReferenceCache:
 
     @property
     def digest(self) -> str | None:
-        """Of the reference, where it has been asked for; None where the cache is not used."""
+        """Digest of the reference, once it was needed; None where the cache is not used."""
         return self._store.folder.name if self._store and self._store.keeps else None
 
     def add(self, request: ReferenceRequest) -> None:
@@ -183,7 +186,7 @@ class ReferenceCache:
         Raises:
             TrainingError: the reference cannot be asked again.
         """
-        if why := self._why_not_asked():
+        if why := self._cannot_ask_reason():
             raise TrainingError(f"{why}: verify in one process, without a launcher")
         keys = self._pairs(dataset).keys
         known = [row for row, key in enumerate(keys) if key not in self.computed]
@@ -209,7 +212,7 @@ class ReferenceCache:
             missing = self._missing(pairs)
             if not missing:
                 return
-            if why := self._why_not_asked():
+            if why := self._cannot_ask_reason():
                 raise TrainingError(
                     f"{request.name}: the reference cache {self.store.folder} lacks {len(missing)} "
                     f"of {len(set(pairs.keys))} pairs, and {why}. Run clair-apo reference build "
@@ -230,10 +233,10 @@ class ReferenceCache:
     def _is_spread(self) -> bool:
         return is_spread(self._host.accelerator)
 
-    def _why_not_asked(self) -> str | None:
+    def _cannot_ask_reason(self) -> str | None:
         if self._asks_policy:
             trained = self._host.state.global_step > 0
-            moved = self._reference.why_policy_moved() if trained else None
+            moved = self._reference.policy_moved_reason() if trained else None
             return moved and f"{moved}, so it cannot be asked"
         if self._reference.model is None and self._is_spread:
             return "the reference was let go, and FSDP and DeepSpeed load none again"
@@ -377,7 +380,7 @@ class AskPolicyAtStart(TrainerCallback):
         self._settle()
         if self._cache is not None:
             self._cache.complete()
-        elif self._reference.model is None and (why := self._reference.why_policy_moved()):
+        elif self._reference.model is None and (why := self._reference.policy_moved_reason()):
             raise TrainingError(
                 f"{why}, so without the adapter the policy is not its reference: freeze them, set "
                 "precompute_ref_log_probs, or pass ref_model"

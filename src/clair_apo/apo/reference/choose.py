@@ -1,7 +1,4 @@
-"""Which reference a run has: `initial`, `base`, a path, or the model that was passed as one.
-
-Knows which models there are and which must be loaded; not what they say.
-"""
+"""Decides which model is the reference: `initial`, `base`, a path, or `ref_model`."""
 
 import copy
 import functools
@@ -25,6 +22,8 @@ from clair_apo.apo.trl_compat import (
 from clair_apo.errors import ConfigError, TrainingError
 from clair_apo.models import find_model
 
+_FROM_OUTSIDE = (PeftType.XLORA, PeftType.POLY)
+
 logger = logging.getLogger(__name__)
 
 
@@ -47,16 +46,16 @@ def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
 
 @dataclass
 class ReferenceChoice:
-    """Where the reference is, before the trainer is made."""
+    """The reference of a run, chosen before the trainer is made."""
 
     args: APOConfig
-    """With `precompute_ref_log_probs` decided."""
+    """The settings, with `precompute_ref_log_probs` decided."""
     model: Any
     """A model of its own; None where the reference is the policy, with or without its adapter."""
     is_initial_policy: bool
     """Whether all rewards must be 0 before the first step."""
     cache: Path
-    """Its folder."""
+    """The folder of the reference cache."""
     function: ModelFunction | None
     """Of `model`, read while it is whole; None where it is not needed."""
     reload: Callable[[], Any] | None
@@ -127,9 +126,6 @@ def _inside(reference: PeftModel) -> Any:
                 "pass a ref_model without it, or with the adapter merged"
             )
     return reference.get_base_model()
-
-
-_FROM_OUTSIDE = (PeftType.XLORA, PeftType.POLY)
 
 
 def _with_precompute_decided(args: APOConfig, train_dataset: Any) -> APOConfig:

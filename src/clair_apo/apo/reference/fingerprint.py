@@ -1,4 +1,4 @@
-"""Who a reference is: digests of its function and of its tokenizer, and its dtype."""
+"""The identity of a reference: digests of its function and of its tokenizer, and its dtype."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""The references of a cache as a person looks at them: a table, and their files.
+"""Lists the references of a cache as a table, and verifies their files.
 
 Loads no torch.
 """

@@ -1,4 +1,4 @@
-"""The keys by which pairs are known, and a collator whose batches carry the reference's log-probs.
+"""The keys of pairs in the reference cache, and a collator that adds the reference's log-probs.
 
 B is the number of pairs of a batch.
 """
@@ -23,11 +23,11 @@ TOKEN_COLUMNS = (
     "ref_rejected_token_logps",
     "ref_rejected_lengths",
 )
-"""The same for each scored token: the fields of a `TokenLogps` for each side."""
+"""What a batch carries of each scored token: the fields of a `TokenLogps` for each side."""
 
 
 class KnownPairs(NamedTuple):
-    """What a data set's pairs are known by; P pairs."""
+    """The keys and sizes of P pairs."""
 
     keys: list[bytes]
     """A digest of the token ids that the model is given, and of where the answers begin."""

@@ -59,7 +59,7 @@ class Reference:
         with contextlib.ExitStack() as switched:
             if self.model is None and isinstance(policy, PeftModel):
                 with warnings.catch_warnings():
-                    # peft's word on trained biases; `why_policy_moved` sees to them
+                    # peft's word on trained biases; `policy_moved_reason` sees to them
                     warnings.filterwarnings("ignore", message="Careful, disabling adapter layers")
                     switched.enter_context(use_adapter(policy, self._adapter(policy)))
             yield
@@ -69,7 +69,7 @@ class Reference:
         copied = REFERENCE_ADAPTER in policy.peft_config and not self._from_base
         return REFERENCE_ADAPTER if copied else None
 
-    def why_policy_moved(self) -> str | None:
+    def policy_moved_reason(self) -> str | None:
         """Why the policy is not its own reference any more once it trains; None where it is.
 
         It stays its reference where the adapter is all that trains: then that is switched off, or

@@ -1,4 +1,4 @@
-"""Which function of token ids a model computes, in eval mode and as it is set just now: a digest.
+"""A digest of the function of token ids that a model computes, in eval mode and as it is set.
 
 All that enters is read where it acts: weights and buffers, what each module holds beside them, the
 configuration, and of adapters those that are on, at their scale. Two models have one digest where
@@ -25,7 +25,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
-from clair_apo.apo.forward.layout_choice import why_no_trees
+from clair_apo.apo.forward.layout_choice import tree_obstacle
 from clair_apo.apo.forward.noise import DROPOUT
 from clair_apo.apo.forward.shared_prefix import bare_model
 from clair_apo.apo.reference.users_code import FUNCTIONS, calls_users_code, is_library, module_of
@@ -81,9 +81,22 @@ _NOT_OF_THE_MODULE = {
 }
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 
+_PROMPT = {
+    "peft_type",
+    "num_virtual_tokens",
+    "token_dim",
+    "num_transformer_submodules",
+    "num_attention_heads",
+    "num_layers",
+    "prefix_projection",
+    "encoder_hidden_size",
+    "encoder_reparameterization_type",
+    "encoder_num_layers",
+}
+
 
 class ModelFunction(NamedTuple):
-    """What a model computes."""
+    """The digest of what a model computes, and the code that it cannot cover."""
 
     digest: str
     """SHA-256 in hex."""
@@ -382,21 +395,7 @@ class _Reader:
         if module is not None and not is_library(module):
             self._patched(f"attn_implementation {name}", function)
         plain = module is None or module.startswith("transformers.")
-        return None if plain and why_no_trees(bare) is None else str(name)
-
-
-_PROMPT = {
-    "peft_type",
-    "num_virtual_tokens",
-    "token_dim",
-    "num_transformer_submodules",
-    "num_attention_heads",
-    "num_layers",
-    "prefix_projection",
-    "encoder_hidden_size",
-    "encoder_reparameterization_type",
-    "encoder_num_layers",
-}
+        return None if plain and tree_obstacle(bare) is None else str(name)
 
 
 def function_config(model: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Reference log-probabilities on disk, found by content: what was asked of whom, and the answer.
+"""Reference log-probabilities on disk, found by the content of the pairs and of the reference.
 
     FOLDER/<reference>/reference.json        who the reference is
     FOLDER/<reference>/<sha256>.safetensors  answers to some pairs, under the digest of the file
@@ -70,20 +70,20 @@ class PairTokenLogps(NamedTuple):
     """What a reference says of every scored token of a pair's two answers."""
 
     chosen: NDArray[np.floating]
-    """(tokens of the winner,)."""
+    """(tokens of the chosen answer,)."""
     rejected: NDArray[np.floating]
-    """(tokens of the loser,)."""
+    """(tokens of the rejected answer,)."""
 
 
 class StoredReference(NamedTuple):
-    """One reference in a cache, for a person."""
+    """One reference in a cache, as `clair-apo reference info` shows it."""
 
     facts: ReferenceFacts
     folder: Path
     pairs: int
     tokens: int
     size: int
-    """Bytes."""
+    """Bytes of its files."""
     faults: tuple[str, ...]
     """Files that are not used, each with the reason."""
 
@@ -93,7 +93,7 @@ class _Chunk(NamedTuple):
 
     keys: list[bytes]
     lengths: NDArray[np.int64]
-    """(P, 2): tokens of winner and loser."""
+    """(P, 2): tokens of both answers, the chosen one first."""
     values: NDArray[np.floating]
     """(sum of lengths,)."""
 
@@ -159,7 +159,7 @@ class ReferenceStore:
         return found
 
     def earlier_format(self) -> str | None:
-        """What to say where the cache knew this model in a format that is not believed any more."""
+        """A warning where the cache holds this model in a format that is not used any more."""
         if (self.folder / IDENTITY_FILE).exists():
             return None
         stale = [
@@ -214,7 +214,7 @@ class ReferenceStore:
 
 
 def read_facts(folder: Path) -> ReferenceFacts:
-    """Who the reference of a folder is.
+    """Read `reference.json` of a folder.
 
     Raises:
         StoreError: the file is missing, damaged, or speaks of another reference.

@@ -1,4 +1,4 @@
-"""Code that an installed package brings, and code of the user's own, told apart."""
+"""Tells code of the user's own from code of Python and installed packages."""
 
 import functools
 import inspect
@@ -15,7 +15,7 @@ FUNCTIONS = (
     functools.partial,
     type,
 )
-"""What a value is that is code, not data."""
+"""Types of values that are code, not data."""
 
 
 def calls_users_code(function: Any) -> bool:
