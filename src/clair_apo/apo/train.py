@@ -282,7 +282,7 @@ def _write(
     started: str,
 ) -> None:
     """Write card, settings, evaluation and manifest beside the checkpoint."""
-    trainer.create_model_card(result.output_dir.name)
+    trainer.create_model_card(result.output_dir.name, setup.script.dataset_name)
     if not trainer.is_world_process_zero():
         return
     with atomic_writer(result.output_dir / "training.yaml") as file:

@@ -527,7 +527,7 @@ class APOTrainer(DPOTrainer):
         tags = [tags] if isinstance(tags, str) else tags or []
         folder = Path(str(self.args.output_dir))
         with atomic_writer(folder / "README.md") as file:
-            file.write(model_card(self, model_name or folder.name, tags))
+            file.write(model_card(self, model_name or folder.name, tags, dataset_name))
 
 
 def _name_of(model: Any) -> str:
