@@ -5,6 +5,7 @@ import importlib
 import inspect
 import subprocess
 import sys
+import tomllib
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +21,9 @@ from trl import DPOTrainer
 
 import clair_apo
 from clair_apo.apo import trl_compat
+from clair_apo.apo.trainer import APOTrainer
 from clair_apo.apo.trl_compat import IncompatibleLibraryError
+from tests.helpers import ROOT
 from tests.helpers.tiny_apo import make_model, make_rows
 
 ROOT = Path(clair_apo.__file__).parent
@@ -465,3 +468,44 @@ def test_a_missing_part_ends_the_command_with_status_2(tmp_path):
 def test_the_tested_versions_hold_the_installed_one():
     first, last = (tuple(map(int, part.split("."))) for part in trl_compat.TESTED_TRL)
     assert first <= tuple(map(int, version("trl").split(".")[:2])) <= last
+
+
+@pytest.fixture
+def unchecked():
+    """The installed TRL was not looked at yet, and will be again after the test."""
+    trl_compat.check_trl.cache_clear()
+    yield
+    trl_compat.check_trl.cache_clear()
+
+
+@pytest.mark.parametrize("name", trl_compat.OVERRIDES)
+def test_no_trainer_is_made_where_trl_lacks_a_method_that_ours_overrides(
+    unchecked, monkeypatch, name
+):
+    others = {other: None for other in trl_compat.OVERRIDES if other != name}
+    monkeypatch.setattr(trl_compat, "DPOTrainer", type("DPOTrainer", (), others))
+    with pytest.raises(IncompatibleLibraryError, match=rf"has no DPOTrainer\.{name}"):
+        APOTrainer("no-model")
+
+
+@pytest.mark.parametrize("tested", [("1.2", "1.9"), ("7.0", "7.1")])
+def test_a_trl_that_was_not_tested_is_warned_of_once(unchecked, monkeypatch, caplog, tested):
+    monkeypatch.setattr(trl_compat, "TESTED_TRL", tested)
+    trl_compat.check_trl()
+    trl_compat.check_trl()
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert f"trl {version('trl')} was not tested" in warning and f"=={tested[1]}.*" in warning
+
+
+def test_a_tested_trl_is_not_spoken_of(unchecked, caplog):
+    trl_compat.check_trl()
+    assert not caplog.records
+
+
+def test_pyproject_and_constraints_go_with_the_tested_versions():
+    bounds = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    (trl,) = (bound for bound in bounds if bound.startswith("trl"))
+    first, last = trl_compat.TESTED_TRL
+    assert trl == f"trl>={first},<{int(last.split('.')[0]) + 1}"
+    pins = (ROOT / "constraints.txt").read_text().splitlines()
+    assert any(pin.startswith(f"trl=={last}.") for pin in pins)

@@ -87,6 +87,7 @@ from clair_apo.apo.reference.model import Reference
 from clair_apo.apo.run_record import RunRecorder, check_settings, settings_of
 from clair_apo.apo.run_summary import describe_data, measure, model_card, tokens_digest
 from clair_apo.apo.trl_compat import (
+    check_trl,
     checkpoints_folder,
     fsdp_hidden,
     is_spread,
@@ -162,6 +163,7 @@ class APOTrainer(DPOTrainer):
         quantization_config: BitsAndBytesConfig | None = None,
         peft_config: PeftConfig | None = None,
     ) -> None:
+        check_trl()
         settings = as_apo_config(args or APOConfig(f"{_name_of(model)}-APO"))
         check_there_are_pairs(train_dataset, "train_dataset")
         check_there_are_pairs(eval_dataset, "eval_dataset")

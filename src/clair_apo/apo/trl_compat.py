@@ -11,8 +11,11 @@ Places are those of trl 1.16.0, transformers 5.23.0, accelerate 1.15.0, peft 0.2
 
 import atexit
 import contextlib
+import functools
 import importlib
+import logging
 import platform
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
@@ -27,6 +30,8 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback
 from trl.trainer.dpo_trainer import DPOTrainer
 
 from clair_apo.errors import ClairApoError
+
+logger = logging.getLogger(__name__)
 
 TESTED_TRL = ("1.16", "1.16")
 """The first and the last minor version of TRL that these parts were tested with."""
@@ -83,6 +88,29 @@ def member(library: str, owner: Any, name: str) -> Any:
         return getattr(owner, name)
     except AttributeError as error:
         raise incompatible(library, f"{type(owner).__name__}.{name}") from error
+
+
+@functools.cache
+def check_trl() -> None:
+    """Look at the installed TRL before a trainer is made; an untested one is warned of, once.
+
+    Raises:
+        IncompatibleLibraryError: it lacks a method that ours overrides, and would never call ours.
+    """
+    for name in OVERRIDES:
+        if not hasattr(DPOTrainer, name):
+            raise incompatible("trl", f"DPOTrainer.{name}")
+    installed = version("trl")
+    first, last = TESTED_TRL
+    if not _minor(first) <= _minor(installed) <= _minor(last):
+        logger.warning(
+            f"trl {installed} was not tested: pip install 'trl=={last}.*' takes one that was; all "
+            "that training uses of it is there"
+        )
+
+
+def _minor(number: str) -> tuple[int, ...]:
+    return tuple(int(digits) for digits in re.findall(r"\d+", number)[:2])
 
 
 # --- TRL: functions
