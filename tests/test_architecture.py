@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "errors": set(),
     "files": {"errors", "records"},
     "ingest": {"errors", "files", "records"},
-    "launch": {"errors"},
+    "launch": {"apo", "errors"},
     "models": {"errors"},
     "output_streams": set(),
     "records": set(),

@@ -1,10 +1,9 @@
 """Starts training in several processes of this machine, as `accelerate launch` does."""
 
-import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
 from clair_apo.errors import ConfigError, TrainingError
 
@@ -31,24 +30,18 @@ def launch_training(
         TrainingError: a process was killed.
         SystemExit: a process failed and has said why: its status. 130 after Ctrl+C.
     """
-    from accelerate.commands.launch import launch_command, launch_command_parser
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-
     options = _launch_options(num_processes, accelerate_config)
     _share_cores(num_processes)
-    # each process has said why it failed; torch would add thirty lines
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    from clair_apo.apo.trl_compat import run_in_processes
+
     try:
-        launch_command(
-            launch_command_parser().parse_args([*options, "-m", "clair_apo", "train", *args])
-        )
-    except ChildFailedError as error:
-        _end_as(error)
-    except SignalException:
-        raise SystemExit(130) from None
+        failed = run_in_processes([*options, "-m", "clair_apo", "train", *args])
     except ValueError as error:  # what accelerate says of its config
         raise ConfigError(f"accelerate launch: {error}") from None
+    except KeyboardInterrupt:  # each process has said how to go on
+        raise SystemExit(130) from None
+    if failed is not None:
+        _end_as(*failed)
 
 
 def _launch_options(num_processes: int | None, accelerate_config: Path | None) -> list[str]:
@@ -77,17 +70,16 @@ def _share_cores(num_processes: int | None) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(share))
 
 
-def _end_as(error: Any) -> None:
+def _end_as(rank: int, status: int) -> NoReturn:
     """End as the first process that failed did; it has said why, where it could.
 
     Raises:
         TrainingError: it was killed, and could not.
         SystemExit: its status.
     """
-    rank, failure = error.get_first_failure()
-    if failure.exitcode < 0:
+    if status < 0:
         raise TrainingError(
-            f"process {rank} was killed by signal {-failure.exitcode}; the others were ended. The "
-            "last whole checkpoint is kept: go on with --resume_from_checkpoint true"
-        ) from None
-    raise SystemExit(failure.exitcode) from None
+            f"process {rank} was killed by signal {-status}; the others were ended. The last "
+            "complete checkpoint is kept: go on with --resume_from_checkpoint true"
+        )
+    raise SystemExit(status)

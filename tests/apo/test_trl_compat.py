@@ -23,7 +23,7 @@ import clair_apo
 from clair_apo.apo import trl_compat
 from clair_apo.apo.trainer import APOTrainer
 from clair_apo.apo.trl_compat import IncompatibleLibraryError
-from tests.helpers import ROOT
+from tests.helpers import ROOT as REPOSITORY
 from tests.helpers.tiny_apo import make_model, make_rows
 
 ROOT = Path(clair_apo.__file__).parent
@@ -503,9 +503,21 @@ def test_a_tested_trl_is_not_spoken_of(unchecked, caplog):
 
 
 def test_pyproject_and_constraints_go_with_the_tested_versions():
-    bounds = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    bounds = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["dependencies"]
     (trl,) = (bound for bound in bounds if bound.startswith("trl"))
     first, last = trl_compat.TESTED_TRL
     assert trl == f"trl>={first},<{int(last.split('.')[0]) + 1}"
-    pins = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = (REPOSITORY / "constraints.txt").read_text().splitlines()
     assert any(pin.startswith(f"trl=={last}.") for pin in pins)
+
+
+@pytest.mark.parametrize(
+    ("status", "found"), [("0", None), ("3", 3), ("os.kill(os.getpid(), 9)", -9)]
+)
+def test_the_launcher_says_how_the_first_process_that_failed_ended(tmp_path, status, found):
+    script = tmp_path / "child.py"
+    script.write_text(f"import os, sys\nsys.exit({status})\n")
+    options = ["--multi_gpu", "--num_machines", "1", "--main_process_port", "0"]
+    plain = ["--mixed_precision", "no", "--dynamo_backend", "no", "--num_processes", "2"]
+    failed = trl_compat.run_in_processes([*options, *plain, str(script)])
+    assert failed is None if found is None else failed is not None and failed[1] == found

@@ -463,3 +463,36 @@ def run_exit_handlers() -> None:
     """Wait for threads, then call exit handlers. As `Py_FinalizeEx` in CPython 3.11 does first."""
     member("python", threading, "_shutdown")()
     member("python", atexit, "_run_exitfuncs")()
+
+
+# --- accelerate: the launcher
+
+
+def run_in_processes(command: Sequence[str]) -> tuple[int, int] | None:
+    """Start processes and wait for them. `accelerate/commands/launch.py:launch_command`.
+
+    Args:
+        command: what would follow `accelerate launch`.
+
+    Returns:
+        Rank and exit status of the first process that failed, the status below 0 where a signal
+        killed it; None where all ended well.
+
+    Raises:
+        KeyboardInterrupt: a signal ended the launcher, and it its processes.
+        ValueError: accelerate cannot launch that.
+    """
+    launch = internal("accelerate.commands.launch", "launch_command")
+    parser = internal("accelerate.commands.launch", "launch_command_parser")
+    stopped = internal("torch.distributed.elastic.multiprocessing.api", "SignalException")
+    child_failed = internal("torch.distributed.elastic.multiprocessing.errors", "ChildFailedError")
+    # each process has said why it failed; torch would add thirty lines
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    try:
+        launch(parser().parse_args(list(command)))
+    except child_failed as error:
+        rank, failure = error.get_first_failure()
+        return rank, failure.exitcode
+    except stopped:
+        raise KeyboardInterrupt from None
+    return None
