@@ -55,7 +55,8 @@ def test_the_demo_makes_97_pairs_of_106_prompts_and_fails_where_it_should(tmp_pa
     run = demo_run(tmp_path)
     pairs = list(read_jsonl(run / "pairs.jsonl", PreferencePair))
     reasons = Counter(
-        line.split('"reason":"')[1].split('"')[0] for line in (run / "dropped.jsonl").open()
+        line.split('"reason":"')[1].split('"')[0]
+        for line in (run / "dropped.jsonl").read_text("utf-8").splitlines()
     )
     assert len(pairs) == 97
     assert reasons == {"no_op": 2, "cut": 2, "refused": 2, "unparsed": 2, "edit_not_found": 1}

@@ -133,10 +133,10 @@ class CachedChat:
 
     def _in_groups(self) -> ChatModel:
         self._refuse_to_ask()
-        return self._local if self._given is None else self._given
+        return self._model if self._given is None else self._given
 
     @cached_property
-    def _local(self) -> ChatModel:
+    def _model(self) -> ChatModel:
         from clair_apo.llm.backends.local import LocalChat
 
         return LocalChat(self._source, dtype=self.spec.dtype, batch_size=self.spec.batch_size)
