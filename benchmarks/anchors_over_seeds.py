@@ -1,4 +1,4 @@
-"""Where held-out winner and loser go under each anchor, over several seeds, on the demo's pairs.
+"""Where held-out chosen and rejected answers go under each anchor, over several seeds, on the demo's pairs.
 
     clair-apo demo                                (makes runs/demo/pairs.jsonl)
     python benchmarks/anchors_over_seeds.py       (6 runs; options: --objectives --seeds --out)
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/anchors_over_seeds.json"))
     args = parser.parse_args()
     rows = []
-    print("| objective | seed | winner | loser | margin |\n|---|---|---|---|---|")
+    print("| objective | seed | chosen | rejected | margin |\n|---|---|---|---|---|")
     for objective in args.objectives:
         for seed in args.seeds:
             rewards = one_run(args.pairs, objective, seed).rewards

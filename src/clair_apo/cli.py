@@ -49,7 +49,7 @@ _HANDED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_op
 
 @app.command(context_settings=_HANDED_ON)
 def demo(context: typer.Context) -> None:
-    """Walk the whole arrow on the embedded model: prompts, pairs, training, evidence."""
+    """Run the whole pipeline on the embedded model: prompts, pairs, training, evidence."""
     with reported_errors(interrupted=AGAIN):
         from clair_apo.demo import run_demo
 

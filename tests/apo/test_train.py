@@ -22,7 +22,7 @@ from clair_apo.apo.train import main, resume_point, summary, train
 from clair_apo.cli import app, train_and_report
 from clair_apo.errors import ConfigError, ModelNotFoundError, TrainingError
 from clair_apo.records import digest
-from clair_apo.report.training_page import read_training
+from clair_apo.report.training_run import read_training
 from clair_apo.run_folder import RunFolder
 from tests.helpers import ROOT
 from tests.helpers.tiny_apo import make_rows

@@ -8,7 +8,7 @@ import pytest
 from clair_apo.clair import RECIPES, GenerateConfig
 from clair_apo.clair.stages.context import ControlsConfig
 from clair_apo.errors import ConfigError
-from clair_apo.llm import Answered, ChatModel, Completion, ModelSpec
+from clair_apo.llm import ChatModel, Completion, ModelReply, ModelSpec
 from tests.helpers.clair_runs import (
     REVISER,
     TARGET,
@@ -38,7 +38,8 @@ class Sampled(ChatModel):
     def answer(self, requests):
         self.requests += requests
         yield [
-            Answered(r, _said(self.say(_name(r), r.sample)).to_response(r.model)) for r in requests
+            ModelReply(r, _said(self.say(_name(r), r.sample)).to_response(r.model))
+            for r in requests
         ]
 
 
@@ -63,7 +64,7 @@ class Judging(ChatModel):
             first, second = re.findall(r"(?s)<answer_\d>\n(.*?)\n</answer_\d>", text)
             rule = self.confirms if "Somebody claims" in text else self.prefers
             verdict = f"So be it. <verdict>{rule(first, second)}</verdict>"
-            yield [Answered(request, _said(verdict).to_response("judge"))]
+            yield [ModelReply(request, _said(verdict).to_response("judge"))]
 
 
 def higher_sample(first, second):

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from clair_apo.clair import GenerateConfig, Generated, generate
-from clair_apo.llm import Answered, ChatModel, ChatRequest, Completion, ModelSpec
+from clair_apo.llm import ChatModel, ChatRequest, Completion, ModelReply, ModelSpec
 from clair_apo.records import Message
 
 TARGET = ModelSpec(model="target", max_tokens=100)
@@ -49,7 +49,7 @@ class Replying(ChatModel):
         self.replies, self.breaks_after = replies, breaks_after
         self.requests: list[ChatRequest] = []
 
-    def answer(self, requests: Sequence[ChatRequest]) -> Iterator[list[Answered]]:
+    def answer(self, requests: Sequence[ChatRequest]) -> Iterator[list[ModelReply]]:
         for request in requests:
             if len(self.requests) == self.breaks_after:
                 raise KeyboardInterrupt
@@ -57,13 +57,13 @@ class Replying(ChatModel):
             asked = "\n".join(message.content for message in request.messages)
             reply = next(reply for piece, reply in self.replies if piece in asked)
             if reply is None:
-                yield [Answered(request, None, "the server rejects it")]
+                yield [ModelReply(request, None, "the server rejects it")]
                 continue
             if isinstance(reply, str):
                 reply = Completion(
                     text=reply, finish_reason="stop", prompt_tokens=3, completion_tokens=5
                 )
-            yield [Answered(request, reply.to_response(request.model))]
+            yield [ModelReply(request, reply.to_response(request.model))]
 
 
 def write_rows(path: Path, rows: Sequence[dict]) -> Path:

@@ -4,7 +4,7 @@ import json
 import threading
 from contextlib import closing
 
-from clair_apo.llm import Answered, ModelSpec
+from clair_apo.llm import ModelReply, ModelSpec
 from clair_apo.llm.backends.http import HttpChat
 from clair_apo.llm.pricing import Meter
 from tests.helpers.chat_server import Asked, Reply, completion
@@ -18,12 +18,12 @@ def spec_for(url: str, **changes: object) -> ModelSpec:
 
 def answers(
     spec: ModelSpec, *texts: str, meter: Meter | None = None, **sampling: float
-) -> dict[str, Answered]:
+) -> dict[str, ModelReply]:
     """Ask for each text and settle what comes, until all are answered."""
     with closing(HttpChat(spec, meter)) as chat:
         for text in texts:
             chat.submit(ask_for(text, **sampling))
-        found: list[Answered] = []
+        found: list[ModelReply] = []
         while len(found) < len(texts):
             found += (answered := chat.collect())
             chat.settle(len(answered))

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from clair_apo.clair import GenerateConfig
-from clair_apo.llm import Answered, ChatModel, ChatRequest, Completion, ModelSpec
+from clair_apo.llm import ChatModel, ChatRequest, Completion, ModelReply, ModelSpec
 from clair_apo.llm.token_count import AROUND_MESSAGE
 from clair_apo.records import Message
 from tests.helpers.clair_runs import full_reply, make_config, write_rows
@@ -24,7 +24,7 @@ class Role(ChatModel):
     def text(self, request: ChatRequest) -> str:
         raise NotImplementedError
 
-    def answer(self, requests: Sequence[ChatRequest]) -> Iterator[list[Answered]]:
+    def answer(self, requests: Sequence[ChatRequest]) -> Iterator[list[ModelReply]]:
         for request in requests:
             self.requests.append(request)
             done = Completion(
@@ -33,7 +33,7 @@ class Role(ChatModel):
                 prompt_tokens=PROMPT_TOKENS,
                 completion_tokens=COMPLETION_TOKENS,
             )
-            yield [Answered(request, done.to_response(request.model))]
+            yield [ModelReply(request, done.to_response(request.model))]
 
 
 class Target(Role):

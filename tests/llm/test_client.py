@@ -9,9 +9,9 @@ import pytest
 
 from clair_apo.errors import ConfigError, ModelNotFoundError, RequestError, StoreError
 from clair_apo.llm import (
-    Answered,
     CachedChat,
     ChatModel,
+    ModelReply,
     ModelSpec,
     RequestStore,
     ScriptedChat,
@@ -50,9 +50,9 @@ class Backwards(ChatModel):
             if text in self.forgets:
                 continue
             if text in self.fails:
-                yield [Answered(request, None, f"no answer to {text}")]
+                yield [ModelReply(request, None, f"no answer to {text}")]
             else:
-                yield [Answered(request, completion(text.upper()).to_response("m"))]
+                yield [ModelReply(request, completion(text.upper()).to_response("m"))]
 
 
 def _request(chat, text):
@@ -184,7 +184,7 @@ def test_offline_a_request_that_failed_fails_again_in_the_same_words(store):
 def test_an_answer_takes_the_place_of_a_failure_and_a_later_failure_that_of_an_earlier(store):
     class FailsOtherwise(ChatModel):
         def answer(self, requests):
-            yield [Answered(request, None, "another \ud83d reason") for request in requests]
+            yield [ModelReply(request, None, "another \ud83d reason") for request in requests]
 
     _ask(CachedChat(SPEC, store, Backwards(fails=("a", "b"))), "a", "b")
     _ask(CachedChat(SPEC, store, FailsOtherwise()), "b")
@@ -213,7 +213,7 @@ def test_a_request_that_a_model_forgets_is_a_failure_of_that_request(store):
 def test_answers_are_in_the_store_before_the_next_is_awaited(store):
     class Breaks(ChatModel):
         def answer(self, requests):
-            yield [Answered(requests[0], completion("kept").to_response("m"))]
+            yield [ModelReply(requests[0], completion("kept").to_response("m"))]
             assert len(store) == 1
             raise RequestError("the server is gone")
 

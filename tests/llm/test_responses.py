@@ -4,10 +4,10 @@ import pytest
 
 from clair_apo.errors import BudgetError, RequestError
 from clair_apo.llm import (
-    Answered,
     CachedChat,
     ChatModel,
     Completion,
+    ModelReply,
     ModelSpec,
     RequestStore,
     ScriptedChat,
@@ -243,7 +243,7 @@ def test_chunks_of_a_server_are_an_answer(store):
 def test_a_body_that_was_not_paid_for_is_not_kept(store, body):
     class Fails(ChatModel):
         def answer(self, requests):
-            yield [Answered(requests[0], body)]
+            yield [ModelReply(requests[0], body)]
 
     (answer,) = answers_of(CachedChat(ModelSpec(model="m"), store, Fails()), [ask_for("q")])
     assert answer.completion is None

@@ -26,24 +26,24 @@ from clair_apo.llm.store import RequestStore
 from clair_apo.llm.store_schema import Spent, StoredAnswer
 from clair_apo.llm.types import (
     Answer,
-    Answered,
     ChatModel,
     ChatRequest,
     Completion,
     Dialogue,
+    ModelReply,
     RawResponse,
 )
 from clair_apo.records import Sampling
 
 __all__ = [
     "Answer",
-    "Answered",
     "CachedChat",
     "ChatModel",
     "ChatRequest",
     "Completion",
     "Dialogue",
     "Meter",
+    "ModelReply",
     "ModelSpec",
     "RawResponse",
     "RequestStore",

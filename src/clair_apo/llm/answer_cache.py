@@ -11,7 +11,7 @@ from clair_apo.llm.responses import has_text, is_completion, usage_of, writable
 from clair_apo.llm.spec import RECORDED, ModelSpec
 from clair_apo.llm.store import RequestStore
 from clair_apo.llm.store_schema import StoredAnswer
-from clair_apo.llm.types import Answer, Answered, ChatRequest, Completion, RawResponse
+from clair_apo.llm.types import Answer, ChatRequest, Completion, ModelReply, RawResponse
 
 TRIES, TRIES_IN_GROUPS = 6, 3
 """How often a request is asked whose answers break off: of a server, and of a model that answers in
@@ -80,7 +80,7 @@ class AnswerCache:
             self.account.settle(answer.request, answer.completion)
         return found
 
-    def keep(self, replies: Sequence[Answered]) -> Kept:
+    def keep(self, replies: Sequence[ModelReply]) -> Kept:
         """Store replies together, before anything else is done with them."""
         answers = [_read(reply) for reply in replies]
         for answer in answers:
@@ -106,7 +106,7 @@ class AnswerCache:
         """Which attempt the next one is, from 1."""
         return self._tries[request.key] + 1
 
-    def _is_asked_again(self, reply: Answered, answer: Answer) -> bool:
+    def _is_asked_again(self, reply: ModelReply, answer: Answer) -> bool:
         """Count a reply; whether it broke off and is asked for once more."""
         key, broke_off = reply.request.key, answer.completion is None and reply.response is not None
         paid = answer.completion or _paid_in_vain(reply.response)
@@ -134,7 +134,7 @@ class AnswerCache:
             )
 
 
-def _read(reply: Answered) -> Answer:
+def _read(reply: ModelReply) -> Answer:
     """What a response says, or why it says nothing."""
     if reply.response is None:
         return Answer(reply.request, None, writable(reply.failure))
@@ -152,7 +152,7 @@ def _paid_in_vain(response: RawResponse | None) -> Completion | None:
 
 
 def _to_store(
-    replies: Sequence[Answered], answers: Sequence[Answer], *, whole: bool
+    replies: Sequence[ModelReply], answers: Sequence[Answer], *, whole: bool
 ) -> list[StoredAnswer]:
     """Those of the responses to be stored that are whole answers, or that are not."""
     return [

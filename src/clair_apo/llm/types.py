@@ -2,7 +2,7 @@
 
 ChatRequest    one question to one model
 RawResponse    the JSON object of an OpenAI chat completion, as the store keeps it
-Answered       a request with its raw response, as a model hands it out
+ModelReply       a request with its raw response, as a model hands it out
 Completion     what a raw response says, read
 Answer         a request with its completion, as a dialogue is sent it
 
@@ -140,7 +140,7 @@ class Completion(Record):
 
 
 @dataclass(frozen=True)
-class Answered:
+class ModelReply:
     """A request with its raw response, or with the reason why this one request can have none.
 
     Models hand these out. A response that broke off is handed out like any other: `CachedChat` asks
@@ -191,7 +191,7 @@ class ChatModel(ABC):
         return [[request] for request in requests]
 
     @abstractmethod
-    def answer(self, requests: Sequence[ChatRequest]) -> Iterator[list[Answered]]:
+    def answer(self, requests: Sequence[ChatRequest]) -> Iterator[list[ModelReply]]:
         """Answer each request of a group once, in any order.
 
         Yields:
@@ -217,7 +217,7 @@ class StreamingChat(Protocol):
         """
         ...
 
-    def collect(self, timeout_s: float | None = None) -> list[Answered]:
+    def collect(self, timeout_s: float | None = None) -> list[ModelReply]:
         """Wait for at least one answer, or for `timeout_s` seconds, and return all that are there.
 
         Raises:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from clair_apo.llm import Answered, ChatModel, Completion
+from clair_apo.llm import ChatModel, Completion, ModelReply
 from tests.helpers.clair_runs import (
     REVISER,
     Replying,
@@ -29,11 +29,11 @@ class InTurn(ChatModel):
             self.requests.append(request)
             reply = self.replies.pop(0)
             if reply is None:
-                yield [Answered(request, None, "the server says no")]
+                yield [ModelReply(request, None, "the server says no")]
                 continue
             if isinstance(reply, str):
                 reply = said(reply)
-            yield [Answered(request, reply.to_response("reviser"))]
+            yield [ModelReply(request, reply.to_response("reviser"))]
 
 
 def said(text, tokens=5):
@@ -64,7 +64,7 @@ class _First(ChatModel):
         for request in requests:
             if "filler" in request.messages[0].content:
                 reply = edit_reply(("old", "odd"))
-                yield [Answered(request, said(reply).to_response("reviser"))]
+                yield [ModelReply(request, said(reply).to_response("reviser"))]
             else:
                 yield from self.model.answer([request])
 

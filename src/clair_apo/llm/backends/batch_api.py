@@ -25,7 +25,7 @@ from clair_apo.llm.backends.batch_files import BatchFile, batch_files_of, missin
 from clair_apo.llm.spec import GO_ON, ModelSpec, host_of
 from clair_apo.llm.store import RequestStore
 from clair_apo.llm.store_schema import CREATING, FORGOTTEN, READ, StoredBatch
-from clair_apo.llm.types import Answered, ChatModel, ChatRequest
+from clair_apo.llm.types import ChatModel, ChatRequest, ModelReply
 from clair_apo.records import digest
 
 MOST_REQUESTS = 50_000
@@ -72,7 +72,7 @@ class BatchChat(ChatModel):
         under_way = {key for batch in ours for key in batch.keys}
         return [sorted(requests, key=lambda request: request.key not in under_way)]
 
-    def answer(self, requests: Sequence[ChatRequest]) -> Iterator[list[Answered]]:
+    def answer(self, requests: Sequence[ChatRequest]) -> Iterator[list[ModelReply]]:
         """Answer the requests, those of a batch as soon as it has ended.
 
         Batches that an earlier process left at the server are waited for first of all.
@@ -126,7 +126,7 @@ class _Job:
         self._cancelled = 0
         self._last_line = ""
 
-    def answers(self) -> Iterator[list[Answered]]:
+    def answers(self) -> Iterator[list[ModelReply]]:
         """Yield all answers, batch by batch."""
         self._take_up()
         covered = [key for batch in self._under_way for key in batch.keys]
@@ -255,7 +255,7 @@ class _Job:
         if self._held and not full and not unsure:
             self._submit(self._held.popleft())
 
-    def _poll(self) -> Iterator[list[Answered]]:
+    def _poll(self) -> Iterator[list[ModelReply]]:
         """Ask after every batch; read those that have ended."""
         states = [self._server.retrieve(batch.id) for batch in self._under_way]
         self._alone = len(states) == 1
@@ -272,7 +272,7 @@ class _Job:
         self._full = self._full and now.status != "in_progress"
         return self._store.update_batch(batch, now.status)
 
-    def _end(self, batch: StoredBatch, now: Batch) -> Iterator[list[Answered]]:
+    def _end(self, batch: StoredBatch, now: Batch) -> Iterator[list[ModelReply]]:
         results = BatchResults(self._server, self._store, batch, self._wanted)
         yield from results.read(now)
         self._store.update_batch(batch, READ)
@@ -287,19 +287,19 @@ class _Job:
 
     def _again(
         self, requests: dict[str, ChatRequest], why: Mapping[str, str]
-    ) -> Iterator[list[Answered]]:
+    ) -> Iterator[list[ModelReply]]:
         """Put into another batch what this one left without an answer, a few times."""
         self._unanswered.update(list(requests))
         given_up = [key for key in requests if self._unanswered[key] >= TRIES]
         yield [
-            Answered(requests[key], None, f"not answered in {TRIES} batches: {why[key]}")
+            ModelReply(requests[key], None, f"not answered in {TRIES} batches: {why[key]}")
             for key in given_up
         ]
         self._submit_all(missing(requests, given_up))
 
     def _failed(
         self, batch: StoredBatch, now: Batch, rest: dict[str, ChatRequest]
-    ) -> Iterator[list[Answered]]:
+    ) -> Iterator[list[ModelReply]]:
         """Go on after a batch that the server did not begin: a full queue, or lines it refuses."""
         errors = _errors(now)
         if any(error.code == QUEUE_FULL for error in errors):
@@ -318,7 +318,7 @@ class _Job:
                 f"{self._server.host} did not begin batch {batch.id} of {len(batch.keys)} "
                 f"requests ({why_failed(now)}); {GO_ON}"
             )
-        yield [Answered(rest[key], None, why) for key, why in bad.items() if key in rest]
+        yield [ModelReply(rest[key], None, why) for key, why in bad.items() if key in rest]
         self._submit_all(missing(rest, bad))
 
     def _say_progress(self, states: Sequence[Batch]) -> None:

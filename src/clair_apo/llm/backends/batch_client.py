@@ -23,7 +23,7 @@ from clair_apo.llm.responses import is_completion
 from clair_apo.llm.spec import GO_ON, ModelSpec, host_of
 from clair_apo.llm.store import RequestStore
 from clair_apo.llm.store_schema import StoredAnswer, StoredBatch
-from clair_apo.llm.types import Answered, ChatRequest, Completion
+from clair_apo.llm.types import ChatRequest, Completion, ModelReply
 
 ATTEMPTS = 10
 """How often a call is tried before the run stops; with the waits between them, about 5 minutes."""
@@ -274,7 +274,7 @@ class BatchResults:
         self._server, self._store, self._batch, self._wanted = server, store, batch, wanted
         self.unanswered = dict.fromkeys(batch.keys, f"the batch {batch.state} without an answer")
 
-    def read(self, ended: Batch) -> Iterator[list[Answered]]:
+    def read(self, ended: Batch) -> Iterator[list[ModelReply]]:
         """What is wanted of its answers, in groups to be stored together.
 
         Raises:
@@ -292,7 +292,7 @@ class BatchResults:
                 while group := list(islice(results, STORED_TOGETHER)):
                     yield self._take(group)
 
-    def _take(self, results: list[BatchResult]) -> list[Answered]:
+    def _take(self, results: list[BatchResult]) -> list[ModelReply]:
         others: list[StoredAnswer] = []
         broken_off: list[StoredAnswer] = []
         mine = []
@@ -302,7 +302,7 @@ class BatchResults:
                 continue
             self.unanswered.pop(result.key, None)
             if request := self._wanted.get(result.key):
-                mine.append(Answered(request, result.response, result.failure))
+                mine.append(ModelReply(request, result.response, result.failure))
             elif result.response is not None and is_completion(result.response):
                 stored = StoredAnswer(result.key, self._batch.model, result.response)
                 (others if Completion.is_whole(result.response) else broken_off).append(stored)

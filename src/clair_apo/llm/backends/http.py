@@ -27,7 +27,7 @@ from clair_apo.llm.backends.server_health import Attempts, ServerHealth, jittere
 from clair_apo.llm.pricing import Meter
 from clair_apo.llm.responses import count_of, is_completion
 from clair_apo.llm.spec import ModelSpec
-from clair_apo.llm.types import Answered, ChatRequest, RawResponse
+from clair_apo.llm.types import ChatRequest, ModelReply, RawResponse
 from clair_apo.records import Message
 
 # retries show where logging is set up; without that they would stand bare on standard error
@@ -52,7 +52,7 @@ class HttpChat:
     def __init__(self, spec: ModelSpec, meter: Meter | None = None) -> None:
         connection = Connection.of(spec)
         self.in_flight_limit = spec.max_in_flight
-        self._results: SimpleQueue[Answered | Exception] = SimpleQueue()
+        self._results: SimpleQueue[ModelReply | Exception] = SimpleQueue()
         self._outstanding = 0
         self._server = _Server(connection, meter or Meter(), self._results)
         self._loop = asyncio.new_event_loop()
@@ -70,7 +70,7 @@ class HttpChat:
         self._outstanding += 1
         self._loop.call_soon_threadsafe(self._server.start, request, attempt)
 
-    def collect(self, timeout_s: float | None = None) -> list[Answered]:
+    def collect(self, timeout_s: float | None = None) -> list[ModelReply]:
         """Wait for at least one answer, or for `timeout_s` seconds, and return all that are there.
 
         Where nothing is outstanding the list is empty, at once. When the run must stop, no more is
@@ -79,7 +79,7 @@ class HttpChat:
         Raises:
             RequestError: the server cannot be reached, refuses the key, or keeps failing.
         """
-        answered: list[Answered] = []
+        answered: list[ModelReply] = []
         try:
             while len(answered) < self._outstanding:
                 result = self._results.get(not answered, timeout_s)
@@ -124,7 +124,7 @@ class _Server:
         self,
         connection: Connection,
         meter: Meter,
-        results: "SimpleQueue[Answered | Exception]",
+        results: "SimpleQueue[ModelReply | Exception]",
     ) -> None:
         spec = connection.spec
         self._spec, self._meter, self._results = spec, meter, results
@@ -188,7 +188,7 @@ class _Server:
         if self._end and not self._tasks:
             self._results.put(self._end)  # all that was under way has been handed out
 
-    async def _with_attempts(self, request: ChatRequest) -> Answered | None:
+    async def _with_attempts(self, request: ChatRequest) -> ModelReply | None:
         """Ask, and again while what went wrong may pass; None: to be asked again, or stopped.
 
         Raises:
@@ -206,11 +206,11 @@ class _Server:
         try:
             async for attempt in stamina.retry_context(wait_s, attempts=None, timeout=None):
                 with attempt:
-                    return Answered(request, await self._when_allowed(request, attempt.num))
+                    return ModelReply(request, await self._when_allowed(request, attempt.num))
         except RequestFailure as failure:
             if self._end is None and await self._health.is_request_error(failure):
                 self._limiter.reclaim()  # until it is settled, as any other
-                return Answered(request, None, failure.message)
+                return ModelReply(request, None, failure.message)
         return None
 
     async def _when_allowed(self, request: ChatRequest, attempt: int) -> RawResponse:

@@ -21,7 +21,7 @@ from transformers import (
 
 from clair_apo.errors import ModelNotFoundError
 from clair_apo.llm.scheduler import groups_of
-from clair_apo.llm.types import Answered, ChatModel, ChatRequest, Completion
+from clair_apo.llm.types import ChatModel, ChatRequest, Completion, ModelReply
 from clair_apo.models import ModelSource
 from clair_apo.records import Sampling
 
@@ -75,11 +75,11 @@ class LocalChat(ChatModel):
         groups = groupby(sorted(requests, key=order), key=lambda request: request.sampling)
         return [batch for _, group in groups for batch in groups_of(self.batch_size, group)]
 
-    def answer(self, requests: Sequence[ChatRequest]) -> Iterator[list[Answered]]:
+    def answer(self, requests: Sequence[ChatRequest]) -> Iterator[list[ModelReply]]:
         """Answer requests with equal settings as one batch, without those that do not fit."""
         tokens = [self._tokens(request) for request in requests]
         faults = [self._fault(r, found) for r, found in zip(requests, tokens, strict=True)]
-        yield [Answered(r, None, f) for r, f in zip(requests, faults, strict=True) if f]
+        yield [ModelReply(r, None, f) for r, f in zip(requests, faults, strict=True) if f]
         fitting = [n for n, fault in enumerate(faults) if not fault]
         if fitting:
             batch = [requests[n] for n in fitting]
@@ -110,7 +110,7 @@ class LocalChat(ChatModel):
 
     def _answer_batch(
         self, requests: Sequence[ChatRequest], tokens: list[list[int]]
-    ) -> Iterator[Answered]:
+    ) -> Iterator[ModelReply]:
         sampling = requests[0].sampling
         inputs = self.tokenizer.pad({"input_ids": tokens}, return_tensors="pt")
         inputs = inputs.to(self.model.device)
@@ -127,7 +127,7 @@ class LocalChat(ChatModel):
             )
         width = inputs["input_ids"].shape[1]
         for request, prompt, row in zip(requests, tokens, output[:, width:].tolist(), strict=True):
-            yield Answered(request, self._completion(prompt, row).to_response(request.model))
+            yield ModelReply(request, self._completion(prompt, row).to_response(request.model))
 
     def _completion(self, prompt: list[int], row: list[int]) -> Completion:
         end = next((i for i, token in enumerate(row) if token in self._stops), None)

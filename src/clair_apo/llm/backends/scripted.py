@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 
 from clair_apo.errors import RequestError
-from clair_apo.llm.types import Answered, ChatModel, ChatRequest, Completion
+from clair_apo.llm.types import ChatModel, ChatRequest, Completion, ModelReply
 
 
 class ScriptedChat(ChatModel):
@@ -20,7 +20,7 @@ class ScriptedChat(ChatModel):
         self._script = iter(script)
         self.requests: list[ChatRequest] = []
 
-    def answer(self, requests: Sequence[ChatRequest]) -> Iterator[list[Answered]]:
+    def answer(self, requests: Sequence[ChatRequest]) -> Iterator[list[ModelReply]]:
         """Answer each request with the next line of the script.
 
         Raises:
@@ -36,4 +36,4 @@ class ScriptedChat(ChatModel):
                 line = Completion(
                     text=line, finish_reason="stop", prompt_tokens=0, completion_tokens=words
                 )
-            yield [Answered(request, line.to_response(request.model))]
+            yield [ModelReply(request, line.to_response(request.model))]

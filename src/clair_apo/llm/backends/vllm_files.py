@@ -20,7 +20,7 @@ from clair_apo.llm.backends.batch_files import (
     write_batch_file,
 )
 from clair_apo.llm.spec import ModelSpec
-from clair_apo.llm.types import Answer, Answered, ChatModel, ChatRequest
+from clair_apo.llm.types import Answer, ChatModel, ChatRequest, ModelReply
 
 MOST_REQUESTS = 10_000
 """In one file. `vllm run-batch` writes its output when all is done: a crash costs one file's."""
@@ -50,7 +50,7 @@ class FileChat(ChatModel):
         """All in one group: every file is written before the first is waited for."""
         return [requests]
 
-    def answer(self, requests: Sequence[ChatRequest]) -> Iterator[list[Answered]]:
+    def answer(self, requests: Sequence[ChatRequest]) -> Iterator[list[ModelReply]]:
         """Read what the output files answer.
 
         Raises:
@@ -61,7 +61,7 @@ class FileChat(ChatModel):
         broken_off: Counter[str] = Counter()
         for path in sorted(self._folder.glob(f"*{OUTPUT}")):
             yield from self._read(path, rest, failures, broken_off)
-        yield [Answered(rest.pop(key), None, why) for key, why in failures.items() if key in rest]
+        yield [ModelReply(rest.pop(key), None, why) for key, why in failures.items() if key in rest]
         if rest:
             raise WaitingError(self._what_to_run(self._written(rest)))
 
@@ -71,7 +71,7 @@ class FileChat(ChatModel):
         rest: dict[str, ChatRequest],
         failures: dict[str, str],
         broken_off: Counter[str],
-    ) -> Iterator[list[Answered]]:
+    ) -> Iterator[list[ModelReply]]:
         """The answers of one file; a request that failed in it may be answered by another.
 
         So may one whose answer broke off, until as many files as `TRIES` had none that is whole.
@@ -86,7 +86,7 @@ class FileChat(ChatModel):
                 elif result.key in rest:
                     answer = Answer.of_response(rest[result.key], result.response)
                     if answer.completion:
-                        whole.append(Answered(rest.pop(result.key), result.response))
+                        whole.append(ModelReply(rest.pop(result.key), result.response))
                         continue
                     broken_off[result.key] += 1
                     if broken_off[result.key] >= TRIES:
