@@ -1,4 +1,4 @@
-"""Where held-out chosen and rejected answers go under each anchor, over several seeds, on the demo's pairs.
+"""Where both held-out sides go under each anchor, over several seeds, on the demo's pairs.
 
     clair-apo demo                                (makes runs/demo/pairs.jsonl)
     python benchmarks/anchors_over_seeds.py       (6 runs; options: --objectives --seeds --out)

@@ -26,7 +26,8 @@ DOCUMENTS = [
     *sorted((ROOT / "benchmarks").glob("*.py")),
 ]
 SHOWN = commands_in(DOCUMENTS)
-OLD = [tuple(shlex.split(line)) for line in (ROOT / "tests/command_lines.txt").open()]
+LINES = (ROOT / "tests/command_lines.txt").read_text("utf-8").splitlines()
+OLD = [tuple(shlex.split(line)) for line in LINES]
 
 SCRIPT = re.compile(r"(scripts|benchmarks)/\w+\.py")
 OF_ITS_OWN_PARSER = {
@@ -48,8 +49,9 @@ def test_a_command_line_that_a_document_shows_is_understood(words):
     if words[0] == "clair-apo":
         check_command(list(words[1:]))
     else:
-        script = next(place for place, word in enumerate(words) if SCRIPT.fullmatch(word))
-        check_script(words[script], list(words[script + 1 :]))
+        script = next((n for n, word in enumerate(words) if SCRIPT.fullmatch(word)), None)
+        if script is not None:  # else the name of a command, in a sentence
+            check_script(words[script], list(words[script + 1 :]))
 
 
 def named_files(words):

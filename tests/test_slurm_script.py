@@ -1,5 +1,6 @@
 """The Slurm script, as Slurm would start it, with stand-ins for the programs that it calls."""
 
+import contextlib
 import os
 import signal
 import sqlite3
@@ -59,11 +60,9 @@ def start(tmp_path):
 
     yield begin
     for process in started:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
-        process.wait()
+        process.communicate()
 
 
 def answers(tmp_path):

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import signal
 import subprocess
 import sys
 import tomllib
@@ -13,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import GradientState
 from datasets import Dataset
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from torch import nn
@@ -312,6 +314,7 @@ def test_attentions_are_known_by_name(model):
 
 
 def test_accelerates_state_tells_what_we_ask():
+    GradientState._reset_state()  # one for the process: trainings of other tests are in it
     accelerator = Accelerator(cpu=True)
     assert not trl_compat.is_spread(accelerator)
     assert trl_compat.active_loader(accelerator) is None
@@ -519,5 +522,7 @@ def test_the_launcher_says_how_the_first_process_that_failed_ended(tmp_path, sta
     script.write_text(f"import os, sys\nsys.exit({status})\n")
     options = ["--multi_gpu", "--num_machines", "1", "--main_process_port", "0"]
     plain = ["--mixed_precision", "no", "--dynamo_backend", "no", "--num_processes", "2"]
+    handler = signal.getsignal(signal.SIGINT)
     failed = trl_compat.run_in_processes([*options, *plain, str(script)])
+    assert signal.getsignal(signal.SIGINT) is handler
     assert failed is None if found is None else failed is not None and failed[1] == found

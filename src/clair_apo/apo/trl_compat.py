@@ -16,6 +16,7 @@ import importlib
 import logging
 import platform
 import re
+import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
@@ -468,6 +469,10 @@ def run_exit_handlers() -> None:
 # --- accelerate: the launcher
 
 
+_HANDLED_BY_TORCH = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+"""Signals whose handlers torch's launcher sets, and leaves."""
+
+
 def run_in_processes(command: Sequence[str]) -> tuple[int, int] | None:
     """Start processes and wait for them. `accelerate/commands/launch.py:launch_command`.
 
@@ -488,6 +493,7 @@ def run_in_processes(command: Sequence[str]) -> tuple[int, int] | None:
     child_failed = internal("torch.distributed.elastic.multiprocessing.errors", "ChildFailedError")
     # each process has said why it failed; torch would add thirty lines
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    handlers = {number: signal.getsignal(number) for number in _HANDLED_BY_TORCH}
     try:
         launch(parser().parse_args(list(command)))
     except child_failed as error:
@@ -495,4 +501,7 @@ def run_in_processes(command: Sequence[str]) -> tuple[int, int] | None:
         return rank, failure.exitcode
     except stopped:
         raise KeyboardInterrupt from None
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     return None
