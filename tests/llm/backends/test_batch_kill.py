@@ -54,7 +54,7 @@ def dying_at(last):
         setattr(kind, name, call)
 
     for name in ("upload", "create", "find", "retrieve", "download"):
-        guarded(batch.BatchServer, name)
+        guarded(batch_api.BatchServer, name)
     for name in ("add_batch", "update_batch", "put_many"):
         guarded(RequestStore, name)
 
