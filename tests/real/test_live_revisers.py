@@ -49,6 +49,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(timeout=30)
+        log.close()
 
 
 def _wait_for(url: str, process: subprocess.Popen[bytes], attempts: int = 240) -> None:
