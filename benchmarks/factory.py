@@ -39,7 +39,7 @@ from clair_apo.llm import (
 )
 from clair_apo.records import Message
 
-SERVER = Path(__file__).parents[1] / "tests" / "chat_server.py"
+SERVER = Path(__file__).parents[1] / "tests/helpers/chat_server.py"
 ANSWER_S = 2.0
 QUESTION = "Explain to a patient reader how a sourdough starter works, in about a hundred words. "
 
