@@ -31,7 +31,8 @@ def launch_training(
         SystemExit: a process failed and has said why: its status. 130 after Ctrl+C.
     """
     options = _launch_options(num_processes, accelerate_config)
-    _share_cores(num_processes)
+    if num_processes is not None:  # else accelerate's config says how many share them
+        _share_cores(num_processes)
     from clair_apo.apo.trl_compat import run_in_processes
 
     try:
@@ -64,9 +65,9 @@ def _check_gpus(num_processes: int) -> None:
         raise ConfigError(f"num_processes is {num_processes}, but this machine has {gpus} GPUs")
 
 
-def _share_cores(num_processes: int | None) -> None:
+def _share_cores(num_processes: int) -> None:
     """Give each process its share of the cores, unless the user has said how many it takes."""
-    share = max(1, len(os.sched_getaffinity(0)) // (num_processes or 1))
+    share = max(1, len(os.sched_getaffinity(0)) // num_processes)
     os.environ.setdefault("OMP_NUM_THREADS", str(share))
 
 

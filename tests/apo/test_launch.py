@@ -1,6 +1,7 @@
 """`clair-apo train --num_processes N`: one mistake is one line, and the processes one training."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -39,6 +40,18 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     with pytest.raises(ConfigError, match="num_processes is 3, but this machine has 2 GPUs"):
         launch_training([], 3)
+
+
+@pytest.mark.parametrize("asked", [{"num_processes": 2}, {}])
+def test_cores_are_shared_only_where_the_number_of_processes_is_known(tmp_path, monkeypatch, asked):
+    monkeypatch.setenv("OMP_NUM_THREADS", "")
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(6)))
+    monkeypatch.setattr("clair_apo.apo.trl_compat.run_in_processes", lambda command: None)
+    config = tmp_path / "accelerate.yaml"
+    config.touch()
+    launch_training([], asked.get("num_processes"), config)
+    assert os.environ.get("OMP_NUM_THREADS") == ("3" if asked else None)
 
 
 def test_help_names_the_options_beside_those_of_the_config():
