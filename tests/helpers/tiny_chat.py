@@ -4,10 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from tests.helpers.word_tokenizer import word_tokenizer
 
 SPECIAL = ["<pad>", "<eos>", "<unk>", "<user>", "<assistant>"]
 WORDS = [f"w{number}" for number in range(40)]
@@ -21,15 +20,7 @@ TEMPLATE = (
 
 
 def save_tiny_chat(folder: Path, *, seed: int = 0, template: str | None = TEMPLATE) -> Path:
-    words = Tokenizer(
-        WordLevel({word: n for n, word in enumerate(SPECIAL + WORDS)}, unk_token="<unk>")
-    )
-    words.pre_tokenizer = Whitespace()
-    words.add_special_tokens(SPECIAL)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>"
-    )
-    tokenizer.chat_template = template
+    tokenizer = word_tokenizer(SPECIAL, WORDS, template)
     tokenizer.save_pretrained(folder)
     torch.manual_seed(seed)
     config = LlamaConfig(
