@@ -27,6 +27,7 @@ GROUND = {
     "output_streams",
     "records",
     "stats",
+    "text",
     "verification",
 }
 MAY_IMPORT = {
@@ -42,6 +43,7 @@ MAY_IMPORT = {
     "records": set(),
     "run_folder": {"errors", "files"},
     "stats": {"records"},
+    "text": {"config", "errors", "files"},
     "verification": {"records", "stats"},
     "llm": GROUND | {"models"},
     "clair": GROUND | {"llm", "models", "run_folder"},
