@@ -48,6 +48,7 @@ MAY_IMPORT = {
     "llm": GROUND | {"models"},
     "clair": GROUND | {"llm", "models", "run_folder"},
     "apo": GROUND | {"models", "run_folder"},
+    "evaluation": GROUND | {"apo", "clair", "llm", "models", "run_folder"},
     "report": GROUND | {"run_folder"},
 }
 # The same among the packages inside of one.
@@ -64,6 +65,7 @@ MAY_IMPORT_INSIDE = {
         "reference": {"forward"},
         "dry_run": {"forward"},
     },
+    "evaluation": {"suites": set()},
 }
 
 
