@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from clair_apo.config import Section
-from clair_apo.evaluation.figures import Figure
+from clair_apo.evaluation.suites.figures import Figure
 from clair_apo.llm import CachedChat, Dialogue, ModelSpec
 from clair_apo.llm.types import Answer
 from clair_apo.records import Conversation, PreferencePair, Prompt
