@@ -173,6 +173,7 @@ def test_a_model_without_a_chat_template_is_refused_before_anything_is_written(t
     assert not config.run_dir.exists()
 
 
+ENDLESS = "checks:\n  - {name: slow, matches: '(a|aa)+$'}\n"
 REFUSED = {
     "no prompts are left": (
         lambda folder: {
@@ -211,14 +212,7 @@ REFUSED = {
     ),
     "an endless expression": (
         lambda folder: {
-            "suites": [
-                {
-                    "suite": "checks",
-                    "checks": str(
-                        rules_file(folder, "checks:\n  - {name: slow, matches: '(a|aa)+$'}\n")
-                    ),
-                }
-            ]
+            "suites": [{"suite": "checks", "checks": str(rules_file(folder, ENDLESS, "slow.yaml"))}]
         },
         DataError,
         "check 'slow': its regular expression did not come to an end",

@@ -54,8 +54,8 @@ def prompt_file(folder: Path, count: int = 6) -> Path:
     return write_rows(folder / "held_out.jsonl", rows)
 
 
-def rules_file(folder: Path, text: str = RULES) -> Path:
-    path = folder / "rules.yaml"
+def rules_file(folder: Path, text: str = RULES, name: str = "rules.yaml") -> Path:
+    path = folder / name
     path.write_text(text, encoding="utf-8")
     return path
 
