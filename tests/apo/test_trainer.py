@@ -153,6 +153,11 @@ def test_logs_carry_both_sides_quadrants_and_saturation_in_train_and_eval(config
         *("logratios_per_token/chosen", "logratios_per_token/rejected"),
         *("lengths/chosen", "lengths/rejected", "first_difference"),
         *("saturation", "entropy", "mean_token_accuracy"),
+        *("end_logps/chosen", "end_logps/rejected"),
+        *("end_logratios/chosen", "end_logratios/rejected"),
+        *("first_difference_logps/chosen", "first_difference_logps/rejected"),
+        *("first_difference_logratios/chosen", "first_difference_logratios/rejected"),
+        *("hardest_logps/chosen", "followed/share", "followed/whole"),
     }
     train = [e for e in trainer.state.log_history if "loss" in e]
     evaluated = [e for e in trainer.state.log_history if "eval_loss" in e]

@@ -20,6 +20,8 @@ Data flows from top to bottom:
         fingerprint, model_function, users_code   by which content they are found
         listing         a cache as a table
     objectives          the loss of each pair, from its two log-ratios
+    watch/              what the policy says: single tokens that sums hide
+        tokens          the end token, the first difference, and how far decoding follows chosen
     metrics, alarms     rewards, quadrants, KL; warnings where they contradict the objective
     checks              pairs, adapters and the first step
     error_context       errors with the pairs and settings that caused them

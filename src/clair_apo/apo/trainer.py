@@ -65,6 +65,7 @@ from clair_apo.apo.forward.layout_choice import computes_pairs, half_precision_w
 from clair_apo.apo.forward.logps import model_inputs
 from clair_apo.apo.forward.noise import switch_off_dropout
 from clair_apo.apo.forward.row_runner import RowRunner
+from clair_apo.apo.forward.shared_prefix import bare_model
 from clair_apo.apo.lengths import PairLengths
 from clair_apo.apo.metrics import (
     OutcomeLog,
@@ -96,6 +97,7 @@ from clair_apo.apo.trl_compat import (
     prepared_batch,
     sees_images,
 )
+from clair_apo.apo.watch.tokens import answer_ends, end_token_ids
 from clair_apo.files import atomic_writer
 
 _OURS = (ROWS, IMAGES, *TOKEN_COLUMNS)
@@ -212,6 +214,7 @@ class APOTrainer(DPOTrainer):
             beta=self.beta,
             length_normalize=args.length_normalize,
         )
+        self._end_tokens = end_token_ids(self.processing_class, bare_model(self.model))
         self.layout = PairLayout(
             args, self.model, accelerator, sees_images=sees_images(self), own_loss=own_loss
         )
@@ -412,7 +415,11 @@ class APOTrainer(DPOTrainer):
         """What policy and reference say of a batch; it counts in the metrics."""
         forward = self.rows.forward(model, batch)
         outcomes = pair_outcomes(
-            forward, self.reference.tokens(batch), self.objective, rows_of(batch)
+            forward,
+            self.reference.tokens(batch),
+            self.objective,
+            rows_of(batch),
+            answer_ends(batch, self._end_tokens),
         )
         self._errors.check_finite(outcomes)
         mode: Literal["train", "eval"] = "train" if self.model.training else "eval"

@@ -130,5 +130,5 @@ def _of_pairs(scores: LabelScores, row: PackedRow) -> PairForward:
         rejected=TokenLogps(rejected.logps, row.rejected_lengths),
         first_differences=row.first_differences,
         entropy_sums=chosen_entropies + rejected_entropies,
-        top1_tokens=TokenLogps(chosen.is_top1, row.chosen_lengths).sums(),
+        chosen_top1=chosen.is_top1,
     )
