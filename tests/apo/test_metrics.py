@@ -57,6 +57,8 @@ def outcomes() -> PairOutcomes:
         first_differences=torch.tensor([0, 2, 1]),
         entropy_sums=torch.tensor([2.1, 4.2, 6.3]),
         top1_tokens=torch.tensor([1, 0, 2]),
+        sequence_tokens=torch.tensor([10, 20, 30]),
+        positions=torch.tensor([32, 32, 32]),
         chosen_end_logps=torch.tensor([-1.0, torch.nan, -2.0]),
         rejected_end_logps=torch.tensor([torch.nan, -3.0, torch.nan]),
         ref_chosen_end_logps=torch.tensor([-0.5, torch.nan, -0.1]),
@@ -190,6 +192,8 @@ def test_outcomes_are_those_of_each_answers_own_tokens(length_normalize):
         first_differences=torch.tensor([1, 0]),
         entropy_sums=torch.tensor([3.0, 4.0]),
         chosen_top1=torch.tensor([1, 0, 1, 1, 0, 1, 0]),
+        sequence_tokens=torch.tensor([12, 13]),
+        positions=torch.tensor([20, 20]),
     )
     objective = Objective((("apo_zero", 2.0),), beta=0.3, length_normalize=length_normalize)
     found = pair_outcomes(forward, ReferenceTokens(*reference), objective, torch.tensor([7, 2]))

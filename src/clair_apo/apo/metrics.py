@@ -19,6 +19,7 @@ from clair_apo.apo.forward.batching import fills_a_stream, given_by_stream
 from clair_apo.apo.forward.logps import PairForward, ReferenceTokens, TokenLogps
 from clair_apo.apo.objectives import Objective
 from clair_apo.apo.trl_compat import active_loader
+from clair_apo.apo.watch.speed import Work
 from clair_apo.apo.watch.tokens import AnswerEnds, token_figures
 from clair_apo.records import Record
 from clair_apo.stats import Interval, mean_interval
@@ -55,6 +56,10 @@ class PairOutcomes(NamedTuple):
     """Entropy of the policy, summed over the tokens of both answers."""
     top1_tokens: Tensor
     """Tokens of the chosen answer that the policy holds for the likeliest."""
+    sequence_tokens: Tensor
+    """Tokens of both sequences, prompts included and padding not."""
+    positions: Tensor
+    """What the model computed for them: more by padding, or fewer by sharing."""
     chosen_end_logps: Tensor
     """This and what follows as in `TokenFigures`; NaN where a pair has no such token."""
     rejected_end_logps: Tensor
@@ -66,6 +71,12 @@ class PairOutcomes(NamedTuple):
     ref_rejected_first_difference_logps: Tensor
     chosen_hardest_logps: Tensor
     followed_shares: Tensor
+
+    @property
+    def work(self) -> Work:
+        """What the pairs asked of the model."""
+        answers = self.chosen_tokens + self.rejected_tokens
+        return Work(self.sequence_tokens, self.positions, answers)
 
     def table(self) -> Tensor:
         """One row a pair, (B, fields), in the dtype of the losses, without gradient."""
@@ -142,6 +153,8 @@ def pair_outcomes(
         first_differences=forward.first_differences,
         entropy_sums=forward.entropy_sums,
         top1_tokens=forward.top1_tokens,
+        sequence_tokens=forward.sequence_tokens,
+        positions=forward.positions,
         **figures._asdict(),
     )
 

@@ -54,6 +54,10 @@ class PairForward(NamedTuple):
     chosen_top1: Tensor
     """(N,), in the order of `chosen.values`: 1 where a token is the model's likeliest, else 0; NaN
     if not asked for."""
+    sequence_tokens: Tensor
+    """(B,): tokens of both sequences, prompts included and padding not."""
+    positions: Tensor
+    """(B,): what the model computed for each pair: more by padding, or fewer by sharing."""
 
     @property
     def top1_tokens(self) -> Tensor:
@@ -93,6 +97,8 @@ def joined(forwards: list[PairForward]) -> PairForward:
         first_differences=torch.cat([forward.first_differences for forward in forwards]),
         entropy_sums=torch.cat([forward.entropy_sums for forward in forwards]),
         chosen_top1=torch.cat([forward.chosen_top1 for forward in forwards]),
+        sequence_tokens=torch.cat([forward.sequence_tokens for forward in forwards]),
+        positions=torch.cat([forward.positions for forward in forwards]),
     )
 
 
@@ -135,7 +141,15 @@ def padded_forward(model: Any, batch: Mapping[str, Tensor]) -> PairForward:
         first_differences=first_differences(batch),
         entropy_sums=chosen_entropies + rejected_entropies,
         chosen_top1=_masked(outputs.is_top1, mask).chunk(2)[0][mask.chunk(2)[0]],
+        sequence_tokens=sequence_tokens(batch),
+        positions=torch.full_like(chosen.lengths, 2 * batch["input_ids"].shape[1]),
     )
+
+
+def sequence_tokens(batch: Mapping[str, Tensor]) -> Tensor:
+    """Tokens of both sequences of each pair, (B,), from a padded batch (2B, T)."""
+    chosen, rejected = batch["attention_mask"].bool().sum(1).chunk(2)
+    return chosen + rejected
 
 
 def first_differences(batch: Mapping[str, Tensor]) -> Tensor:

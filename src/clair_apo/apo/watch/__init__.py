@@ -1,1 +1,1 @@
-"""What a trained model says: single tokens that sums hide, and its answers to held-out prompts."""
+"""What one sees of a training beside rewards: single tokens, speed, and the policy's answers."""
