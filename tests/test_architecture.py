@@ -27,6 +27,7 @@ GROUND = {
     "output_streams",
     "records",
     "stats",
+    "text",
     "verification",
 }
 MAY_IMPORT = {
@@ -42,10 +43,12 @@ MAY_IMPORT = {
     "records": set(),
     "run_folder": {"errors", "files"},
     "stats": {"records"},
+    "text": {"config", "errors", "files"},
     "verification": {"records", "stats"},
     "llm": GROUND | {"models"},
     "clair": GROUND | {"llm", "models", "run_folder"},
     "apo": GROUND | {"models", "run_folder"},
+    "evaluation": GROUND | {"apo", "clair", "llm", "models", "run_folder"},
     "report": GROUND | {"run_folder"},
 }
 # The same among the packages inside of one.
@@ -63,6 +66,7 @@ MAY_IMPORT_INSIDE = {
         "dry_run": {"forward"},
         "watch": {"forward"},
     },
+    "evaluation": {"suites": set()},
 }
 
 

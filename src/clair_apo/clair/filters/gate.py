@@ -11,12 +11,12 @@ from unicodedata import normalize
 from pydantic import AfterValidator, Field, model_validator
 
 from clair_apo.alignment import edit_distance
-from clair_apo.clair.filters.text_checks import is_refusal, language_of, mention_of_revision
 from clair_apo.clair.filters.truncation import RowRefusedError, TrainingTokens
 from clair_apo.config import Section
 from clair_apo.errors import ConfigError
 from clair_apo.llm.thinking import without_thinking
 from clair_apo.records import Conversation, DropReason, FinishReason, Message
+from clair_apo.text.detectors import is_refusal, language_of, mention_of_revision
 
 GATE_VERSION = 4
 """Goes up whenever the same rows may get another result; runs rebuild their pairs then."""

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 
 from clair_apo.clair.answer_text import trimmed
 from clair_apo.clair.filters.gate import DropCause, check_reply
-from clair_apo.clair.filters.text_checks import is_refusal
 from clair_apo.clair.prompt_state import PromptState, StageOutput, drop
 from clair_apo.clair.revision.edits import EditError, apply_edits
 from clair_apo.clair.revision.parse import ParsedRevision, ParseError, parse_edits, parse_revision
@@ -18,6 +17,7 @@ from clair_apo.clair.stages.context import StageContext
 from clair_apo.llm import Answer, CachedChat, ChatRequest, Dialogue
 from clair_apo.llm.thinking import speaks_of_thinking, without_thinking
 from clair_apo.records import DropReason, Message, Response, Revision, RevisionFormat, Stage
+from clair_apo.text.detectors import is_refusal
 
 REPAIRABLE = frozenset({DropReason.UNPARSED, DropReason.EDIT_NOT_FOUND})
 """The reasons that asking again can repair; a reply that declines or is cut is not among them."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from clair_apo.clair.filters.text_checks import is_refusal, mention_of_revision
+from clair_apo.text.detectors import is_refusal, mention_of_revision
 from tests.helpers.clair_texts import NO_REFUSALS, REFUSALS
 
 

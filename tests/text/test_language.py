@@ -2,7 +2,7 @@
 
 import pytest
 
-from clair_apo.clair.filters.text_checks import LANGUAGE_BYTES, language_of
+from clair_apo.text.detectors import LANGUAGE_BYTES, language_of
 
 TEXTS = {
     "en": "The bridge over the river is thirty metres long and was built a century ago.",
