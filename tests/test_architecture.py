@@ -48,6 +48,7 @@ MAY_IMPORT = {
     "llm": GROUND | {"models"},
     "clair": GROUND | {"llm", "models", "run_folder"},
     "apo": GROUND | {"models", "run_folder"},
+    "evaluation": GROUND | {"apo", "clair", "llm", "models", "run_folder"},
     "report": GROUND | {"run_folder"},
 }
 # The same among the packages inside of one.
@@ -63,7 +64,9 @@ MAY_IMPORT_INSIDE = {
         "forward": set(),
         "reference": {"forward"},
         "dry_run": {"forward"},
+        "watch": {"forward"},
     },
+    "evaluation": {"suites": set()},
 }
 
 

@@ -200,7 +200,7 @@ def sample_size(
 ) -> int:
     """How many rows it takes to tell a mean from another that is `difference` away.
 
-    Formula: (z_(1-a/2) + z_power)^2 sd^2 / difference^2, times the design effect (Miller, section 5;
+    Formula: (z_(1-a/2) + z_power)^2 sd^2 / difference^2, times the design effect (Miller, 5;
     for two models on the same rows, take the standard deviation of their differences).
 
     Args:

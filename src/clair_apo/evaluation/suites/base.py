@@ -1,0 +1,108 @@
+"""What a suite is given, and what it gives back."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from clair_apo.config import Section
+from clair_apo.evaluation.suites.figures import Figure
+from clair_apo.llm import CachedChat, Dialogue, ModelSpec
+from clair_apo.llm.types import Answer
+from clair_apo.records import Conversation, PreferencePair, Prompt
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class EvaluatedModel:
+    """A model of an evaluation: one that is asked, or files of what one has answered.
+
+    Attributes:
+        name: its key in the config.
+        spec: how it is asked; None where it is recorded.
+        recorded: the files, in the format of the benchmark.
+    """
+
+    name: str
+    spec: ModelSpec | None
+    recorded: tuple[Path, ...] = ()
+
+
+class SuiteContext(ABC):
+    """What a suite works with; the evaluation's own is `evaluation.session.Session`.
+
+    Attributes:
+        models: all of them, the one in question first.
+        prompts: held-out prompts, empty where the config names none.
+        pairs: held-out pairs, empty where the config names prompts.
+        folder: of the evaluation; a suite writes its rows below it.
+    """
+
+    models: Sequence[EvaluatedModel]
+    prompts: Sequence[Prompt]
+    pairs: Sequence[PreferencePair]
+    folder: Path
+
+    @abstractmethod
+    def answers(
+        self,
+        model: EvaluatedModel,
+        conversations: Sequence[Conversation],
+        *,
+        max_tokens: int | None = None,
+    ) -> list[Answer]:
+        """What a model answers to conversations, in their order; from the store where it can.
+
+        Args:
+            model: one with a `spec`.
+            conversations: what it is asked.
+            max_tokens: the limit of an answer in place of the spec's.
+        """
+
+    @abstractmethod
+    def client(self, spec: ModelSpec) -> CachedChat:
+        """The client of a judge, with the evaluation's store, budget and counts."""
+
+    @abstractmethod
+    def converse(self, title: str, client: CachedChat, dialogues: Iterable[Dialogue[T]]) -> list[T]:
+        """The results of dialogues with a client, in their order, with a progress display."""
+
+
+@dataclass(frozen=True)
+class SuiteResult:
+    """What a suite measured.
+
+    Attributes:
+        figures: by model and by the figure's name; of every model in the same order.
+        remarks: sentences for the reader: what was not measured, what is unusual.
+        rows: by model, the rows that the figures are of, as they are written to
+            `<suite>/<model>.jsonl`.
+        counts: by model, numbers that need no interval, such as unreadable replies.
+    """
+
+    figures: Mapping[str, Mapping[str, Figure]]
+    remarks: Sequence[str] = ()
+    rows: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+
+class SuiteConfig(Section, ABC):
+    """One entry of `suites` in a config: the settings of a suite, and the suite itself."""
+
+    needs_prompts: ClassVar[bool] = True
+    """Whether the suite is about `prompts` or `pairs` of the config; else it brings its own."""
+
+    name: str | None = None
+    """The key in `evaluation.json`; by default the suite's. It tells two of a kind apart, such as
+    two judges."""
+
+    @abstractmethod
+    def run(self, context: SuiteContext) -> SuiteResult:
+        """Measure every model.
+
+        Raises:
+            ConfigError, DataError: whatever the user can mend, in one line.
+            RequestError, BudgetError: a model cannot be asked; what it answered is kept.
+        """

@@ -1,0 +1,128 @@
+"""The figures of an evaluation: means over rows and other statistics of them, with intervals.
+
+Two models are compared on the rows that both have, by the paired difference.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from clair_apo.errors import DataError
+from clair_apo.stats import (
+    Interval,
+    bootstrap_interval,
+    mean_interval,
+    paired_interval,
+    proportion_interval,
+)
+
+
+@dataclass(frozen=True)
+class RowFigure:
+    """A mean over rows of one model.
+
+    Attributes:
+        values: by the row's id; two models' rows with the same id are a pair.
+        clusters: the cluster of each row, by id; None where every row stands alone.
+        share: whether every value is 0 or 1; the interval is Wilson's then.
+        factor: what values are multiplied by: 100 for figures in points.
+    """
+
+    values: Mapping[str, float]
+    clusters: Mapping[str, str] | None = None
+    share: bool = False
+    factor: float = 1.0
+
+    def interval(self) -> Interval:
+        """The mean with its interval.
+
+        Raises:
+            DataError: there are no rows.
+        """
+        rows = _some(list(self.values))
+        values = [self.values[row] for row in rows]
+        make = proportion_interval if self.share else mean_interval
+        return make(values, clusters=_of(self.clusters, rows)).times(self.factor)
+
+    def minus(self, other: "RowFigure") -> Interval:
+        """This model's mean minus another's, paired by row.
+
+        Raises:
+            DataError: no row is in both.
+        """
+        rows = _shared(list(self.values), other.values)
+        return paired_interval(
+            [self.values[row] for row in rows],
+            [other.values[row] for row in rows],
+            clusters=_of(self.clusters, rows),
+        ).times(self.factor)
+
+
+@dataclass(frozen=True)
+class StatisticFigure:
+    """A figure of one model that is no mean, such as kappa; its interval is a bootstrap's.
+
+    Attributes:
+        rows: the ids of the rows.
+        statistic: the figure from ids, some of them repeated; nan where they give none.
+        clusters: the cluster of each row, by id; None where every row stands alone.
+        draws: data sets that are drawn.
+    """
+
+    rows: Sequence[str]
+    statistic: Callable[[Sequence[str]], float]
+    clusters: Mapping[str, str] | None = None
+    draws: int = 1000
+
+    def interval(self) -> Interval:
+        """The figure with its interval.
+
+        Raises:
+            DataError: there are no rows.
+        """
+        return self._interval(_some(list(self.rows)), self.statistic)
+
+    def minus(self, other: "StatisticFigure") -> Interval:
+        """This model's figure minus another's, both on the same drawn rows.
+
+        Raises:
+            DataError: no row is in both.
+        """
+        rows = _shared(list(self.rows), dict.fromkeys(other.rows))
+        return self._interval(rows, lambda ids: self.statistic(ids) - other.statistic(ids))
+
+    def _interval(self, rows: list[str], statistic: Callable[[Sequence[str]], float]) -> Interval:
+        def of_numbers(numbers: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> float:
+            return statistic([rows[number] for number in numbers])
+
+        return bootstrap_interval(
+            of_numbers, len(rows), clusters=_of(self.clusters, rows), draws=self.draws
+        )
+
+
+@dataclass(frozen=True)
+class Unavailable:
+    """A figure that could not be measured, and why; it stands in place of a number."""
+
+    reason: str
+
+
+Figure = RowFigure | StatisticFigure | Unavailable
+
+
+def _of(clusters: Mapping[str, str] | None, rows: Sequence[str]) -> list[str] | None:
+    return None if clusters is None else [clusters[row] for row in rows]
+
+
+def _some(rows: list[str]) -> list[str]:
+    if not rows:
+        raise DataError("a figure needs at least one row, and there is none")
+    return rows
+
+
+def _shared(rows: list[str], others: Mapping[str, object]) -> list[str]:
+    shared = [row for row in rows if row in others]
+    if not shared:
+        raise DataError("the two models have no row in common; evaluate both on the same data")
+    return shared
