@@ -18,6 +18,7 @@ MOST_MODULES = 21
 
 # A package and all that it may import, besides itself. Everything points down.
 GROUND = {
+    "agreement",
     "alignment",
     "config",
     "console",
@@ -31,6 +32,7 @@ GROUND = {
     "verification",
 }
 MAY_IMPORT = {
+    "agreement": {"stats"},
     "alignment": set(),
     "config": {"errors", "files"},
     "console": {"output_streams"},
@@ -46,9 +48,10 @@ MAY_IMPORT = {
     "text": {"config", "errors", "files"},
     "verification": {"records", "stats"},
     "llm": GROUND | {"models"},
-    "clair": GROUND | {"llm", "models", "run_folder"},
-    "apo": GROUND | {"models", "run_folder"},
-    "evaluation": GROUND | {"apo", "clair", "llm", "models", "run_folder"},
+    "advice": GROUND | {"llm", "models", "run_folder"},
+    "clair": GROUND | {"advice", "llm", "models", "run_folder"},
+    "apo": GROUND | {"advice", "models", "run_folder"},
+    "evaluation": GROUND | {"advice", "apo", "clair", "llm", "models", "run_folder"},
     "report": GROUND | {"run_folder"},
 }
 # The same among the packages inside of one.
@@ -64,6 +67,7 @@ MAY_IMPORT_INSIDE = {
         "forward": set(),
         "reference": {"forward"},
         "dry_run": {"forward"},
+        "watch": {"forward"},
     },
     "evaluation": {"suites": set()},
 }

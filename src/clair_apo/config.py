@@ -124,6 +124,18 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
+def read_text(path: Path) -> str:
+    """Read a text file that a config names.
+
+    Raises:
+        ConfigError: it is missing, or no UTF-8 text.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error})") from None
+
+
 def unwritable(value: Any, key: str = "") -> str:
     """The fault of the first text in a value that no file can hold; empty where all are sound.
 

@@ -14,12 +14,16 @@ Data flows from top to bottom:
         tree, shared_prefix, attention, label_logprobs   pairs that share their beginning
         logps           log-probs of both answers, and TRL's padded forward
         cpu, noise      what is faster on a CPU; dropout and random numbers
+        operations      counted for a model, and measured of a device
     reference/          the log-probs that rewards are measured against
         choose, model   which model is the reference, and asking it
         cache, logprobs, storage   found on disk or computed once; batches carry them
         fingerprint, model_function, users_code   by which content they are found
         listing         a cache as a table
     objectives          the loss of each pair, from its two log-ratios
+    watch/              what one sees of a run beside its rewards
+        tokens          the end token, the first difference, and how far decoding follows chosen
+        speed           tokens a second, padding, shared tokens, use of the machine
     metrics, alarms     rewards, quadrants, KL; warnings where they contradict the objective
     checks              pairs, adapters and the first step
     error_context       errors with the pairs and settings that caused them
@@ -41,8 +45,6 @@ if TYPE_CHECKING:
     from clair_apo.apo.alarms import Alarm as Alarm
     from clair_apo.apo.alarms import find_alarms as find_alarms
     from clair_apo.apo.config import APOConfig as APOConfig
-    from clair_apo.apo.data import TrainingPair as TrainingPair
-    from clair_apo.apo.data import load_pairs as load_pairs
     from clair_apo.apo.data import split_pairs as split_pairs
     from clair_apo.apo.metrics import PairRewards as PairRewards
     from clair_apo.apo.metrics import RewardIntervals as RewardIntervals
@@ -53,6 +55,8 @@ if TYPE_CHECKING:
     from clair_apo.apo.objectives import sft_loss as sft_loss
     from clair_apo.apo.trainer import APOTrainer as APOTrainer
     from clair_apo.apo.unpaired import unpaired_rows as unpaired_rows
+    from clair_apo.ingest.pairs import TrainingPair as TrainingPair
+    from clair_apo.ingest.pairs import load_pairs as load_pairs
 
 _HOME = {
     "APOConfig": "config",

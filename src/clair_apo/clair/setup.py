@@ -9,11 +9,12 @@ from pathlib import Path
 from clair_apo.clair.config import GenerateConfig
 from clair_apo.clair.costs import CostLedger
 from clair_apo.clair.filters.gate import Gate
-from clair_apo.clair.revision.template import RevisionTemplate, load_rubric, load_template
+from clair_apo.clair.revision.template import RevisionTemplate, load_template
 from clair_apo.clair.stages.context import ModelClients, Role, StageContext
 from clair_apo.errors import RunError
 from clair_apo.llm import CachedChat, ChatModel, ModelSpec, RequestStore, check_model
 from clair_apo.llm.backends.select import model_of_mode, stranded_batches
+from clair_apo.llm.judge import load_rubric
 from clair_apo.llm.pricing import require_price
 
 Models = Mapping[Role, ChatModel | None]
