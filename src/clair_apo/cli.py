@@ -153,6 +153,7 @@ def evaluate(
         from clair_apo.evaluation import EvaluateConfig
         from clair_apo.evaluation import evaluate as measure
         from clair_apo.evaluation.tables import evaluation_table
+        from clair_apo.report import write_evaluation_page
 
         if "--help" in context.args:
             print_result(ESTIMATE)
@@ -164,7 +165,8 @@ def evaluate(
         print_result(f"asked {found.asked} requests, {found.reused} were answered before")
         if found.cost:
             print_result(f"cost of the evaluation, all its invocations: ${found.cost:.4f}")
-        print_result(f"as numbers: {found.folder / 'evaluation.json'}")
+        page = write_evaluation_page(found.folder)
+        print_result(f"as numbers: {found.folder / 'evaluation.json'}\npage: {page}")
 
 
 @app.command()

@@ -5,6 +5,7 @@ follows it, such as a judge's question, is counted too.
 """
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from rich.console import Group, RenderableType
@@ -13,8 +14,8 @@ from rich.text import Text
 
 from clair_apo.clair.costs import RunCosts
 from clair_apo.evaluation.config import EvaluateConfig
-from clair_apo.evaluation.evaluate import check, evaluated_models, run_suite
-from clair_apo.evaluation.held_out import load_held_out
+from clair_apo.evaluation.evaluate import run_suite
+from clair_apo.evaluation.plan import make_plan
 from clair_apo.evaluation.session import Chats, Session
 from clair_apo.evaluation.suites.base import EvaluatedModel, ScoredText
 from clair_apo.evaluation.suites.figures import Unavailable
@@ -95,13 +96,14 @@ class CountingSession(Session):
 
     Args:
         counter: counts tokens.
-        session: as a session takes them.
+        session: as a session takes them, as `settings`.
+        settings: its settings.
     """
 
     estimating = True
 
-    def __init__(self, counter: TokenCounter, *session: Any) -> None:
-        super().__init__(*session)
+    def __init__(self, counter: TokenCounter, *session: Any, **settings: Any) -> None:
+        super().__init__(*session, **settings)
         self._counter = counter
         self._placeholders: dict[str, Answer] = {}
         self._tallies: dict[str, _Tally] = {}
@@ -175,20 +177,20 @@ def estimate(
         StoreError: the request store cannot be used.
     """
     given = chats or {}
-    held_out, models = load_held_out(config), evaluated_models(config)
-    check(config, models, given)
+    plan = make_plan(config, given)
     path, folder = config.store_path, RunFolder(config.run_dir)
     with RequestStore(path if path.exists() else ":memory:") as store:
         costs = RunCosts(folder, store, None)
-        counter = TokenCounter(tokenizer)
-        session = CountingSession(counter, models, held_out, folder.path, store, costs, given)
+        kind = partial(CountingSession, TokenCounter(tokenizer))
+        session = plan.session(folder, store, costs, given, kind=kind)
+        assert isinstance(session, CountingSession)
         rows: list[SuiteEstimate] = []
         for suite in config.suites:
             run_suite(suite, session)
             rows += session.take_rows(suite.key)
     priced = all(row.usd is not None for row in rows if row.requests)
     return EvaluationEstimate(
-        prompts=len(held_out.prompts),
+        prompts=len(plan.held_out.prompts),
         tokenizer=tokenizer,
         rows=tuple(rows),
         usd=sum(row.usd or 0.0 for row in rows) if priced else None,
