@@ -48,9 +48,10 @@ MAY_IMPORT = {
     "text": {"config", "errors", "files"},
     "verification": {"records", "stats"},
     "llm": GROUND | {"models"},
-    "clair": GROUND | {"llm", "models", "run_folder"},
-    "apo": GROUND | {"models", "run_folder"},
-    "evaluation": GROUND | {"apo", "clair", "llm", "models", "run_folder"},
+    "advice": GROUND | {"llm", "models", "run_folder"},
+    "clair": GROUND | {"advice", "llm", "models", "run_folder"},
+    "apo": GROUND | {"advice", "models", "run_folder"},
+    "evaluation": GROUND | {"advice", "apo", "clair", "llm", "models", "run_folder"},
     "report": GROUND | {"run_folder"},
 }
 # The same among the packages inside of one.

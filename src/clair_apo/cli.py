@@ -174,6 +174,19 @@ def batches(
 
 
 @app.command(context_settings=_HANDED_ON)
+def advise(context: typer.Context) -> None:
+    """Say which anchor fits, zero or down: --config FILE.yaml, and any key as an option."""
+    with reported_errors(interrupted=AGAIN):
+        from clair_apo.advice.advise import FILE, advice_text
+        from clair_apo.advice.advise import advise as find_advice
+        from clair_apo.advice.config import AdviseConfig
+
+        config = AdviseConfig.from_command_line(context.args)
+        print_result(advice_text(find_advice(config)))
+        print_result(f"as numbers: {config.run_dir / FILE}")
+
+
+@app.command(context_settings=_HANDED_ON)
 def train(
     context: typer.Context,
     num_processes: Annotated[

@@ -139,6 +139,33 @@ def proportion_interval(
     return found.model_copy(update={"low": low, "high": high})
 
 
+def bounded_interval(
+    values: Sequence[float], confidence: float = 0.95, clusters: Clusters | None = None
+) -> Interval:
+    """The mean of values from 0 to 1, such as soft preferences, with an interval within 0 and 1.
+
+    It is `mean_interval`'s. Where the values leave no error, because all clusters have the same
+    mean or there is but one, that would say too much, and Wilson's is taken, of as many values as
+    there are clusters.
+
+    Args:
+        values: at least one, each from 0 to 1.
+        confidence: coverage of the interval, between 0 and 1; default 0.95.
+        clusters: the cluster of each value; by default all are independent.
+
+    Raises:
+        ValueError: as `mean_interval` does, and where a value is not between 0 and 1.
+    """
+    if not all(0 <= value <= 1 for value in values):
+        raise ValueError("a value is not between 0 and 1")
+    found = mean_interval(values, confidence, clusters)
+    assert found.clusters is not None
+    low, high = found.low, found.high
+    if low is None or high is None or not found.standard_error:
+        low, high = _wilson(found.mean, found.clusters, confidence)
+    return found.model_copy(update={"low": max(0.0, low), "high": min(1.0, high)})
+
+
 def bootstrap_interval(
     statistic: Callable[[np.ndarray[Any, Any]], float],
     n: int,

@@ -3,15 +3,9 @@ import json
 import pytest
 from datasets import Dataset, DatasetDict
 
-from clair_apo.apo.data import (
-    TrainingPair,
-    data_digest,
-    load_pairs,
-    load_split_pairs,
-    pair_from_row,
-    split_pairs,
-)
+from clair_apo.apo.data import data_digest, load_split_pairs, split_pairs
 from clair_apo.errors import DataError
+from clair_apo.ingest.pairs import TrainingPair, load_pairs, pair_from_row
 from clair_apo.records import Message, digest
 from clair_apo.run_folder import is_held_out
 from tests.helpers.tiny_apo import make_rows

@@ -14,9 +14,9 @@ from datasets import Dataset, DatasetDict
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
+from clair_apo.apo import load_pairs, split_pairs
 from clair_apo.apo.arguments import parse_arguments, resolved_yaml
 from clair_apo.apo.checkpoints import last_checkpoint
-from clair_apo.apo.data import load_pairs, split_pairs
 from clair_apo.apo.dry_run.run import preview
 from clair_apo.apo.train import main, resume_point, summary, train
 from clair_apo.cli import app, train_and_report

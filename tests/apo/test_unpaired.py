@@ -9,8 +9,8 @@ from trl import KTOConfig, ModelConfig
 from trl.data_utils import unpair_preference_dataset
 
 from clair_apo.apo.arguments import PairArguments, parse_into
-from clair_apo.apo.data import load_pairs, pair_from_row
 from clair_apo.apo.unpaired import unpaired_rows
+from clair_apo.ingest.pairs import load_pairs, pair_from_row
 from tests.helpers import ROOT
 from tests.helpers.tiny_apo import make_rows
 

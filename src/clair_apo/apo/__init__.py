@@ -45,8 +45,6 @@ if TYPE_CHECKING:
     from clair_apo.apo.alarms import Alarm as Alarm
     from clair_apo.apo.alarms import find_alarms as find_alarms
     from clair_apo.apo.config import APOConfig as APOConfig
-    from clair_apo.apo.data import TrainingPair as TrainingPair
-    from clair_apo.apo.data import load_pairs as load_pairs
     from clair_apo.apo.data import split_pairs as split_pairs
     from clair_apo.apo.metrics import PairRewards as PairRewards
     from clair_apo.apo.metrics import RewardIntervals as RewardIntervals
@@ -57,6 +55,8 @@ if TYPE_CHECKING:
     from clair_apo.apo.objectives import sft_loss as sft_loss
     from clair_apo.apo.trainer import APOTrainer as APOTrainer
     from clair_apo.apo.unpaired import unpaired_rows as unpaired_rows
+    from clair_apo.ingest.pairs import TrainingPair as TrainingPair
+    from clair_apo.ingest.pairs import load_pairs as load_pairs
 
 _HOME = {
     "APOConfig": "config",

@@ -17,7 +17,7 @@ from trl.trainer.utils import get_peft_config, get_quantization_config
 from clair_apo.apo.adapters import load_policy
 from clair_apo.apo.arguments import TrainingSetup, parse_arguments, resolved_yaml
 from clair_apo.apo.checkpoints import Interrupt, check_resumable, last_checkpoint, resume_folder
-from clair_apo.apo.data import PairSplit, TrainingPair, data_digest, load_split_pairs
+from clair_apo.apo.data import PairSplit, data_digest, load_split_pairs
 from clair_apo.apo.dry_run.run import preview
 from clair_apo.apo.dry_run.text import dry_run_text
 from clair_apo.apo.metrics import RewardIntervals
@@ -28,6 +28,7 @@ from clair_apo.apo.trainer import APOTrainer
 from clair_apo.console import CONSOLE, print_result
 from clair_apo.errors import ClairApoError, TrainingError
 from clair_apo.files import atomic_writer
+from clair_apo.ingest.pairs import TrainingPair
 from clair_apo.models import find_model
 from clair_apo.run_folder import RunFolder, now, write_json
 

@@ -9,7 +9,7 @@ order here alternates chosen and rejected answers and keeps both answers to a pr
 from collections.abc import Sequence
 from typing import Any
 
-from clair_apo.apo.data import TrainingPair
+from clair_apo.ingest.pairs import TrainingPair
 
 
 def unpaired_rows(pairs: Sequence[TrainingPair]) -> list[dict[str, Any]]:

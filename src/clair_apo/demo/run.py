@@ -62,8 +62,9 @@ def _train(run_dir: Path) -> tuple[Path, list[str]]:
     """Train on a run's pairs; the checkpoint's folder and the ids of the held-out pairs."""
     from clair_apo.apo.arguments import parse_arguments
     from clair_apo.apo.checkpoints import last_checkpoint
-    from clair_apo.apo.data import load_pairs, split_pairs
+    from clair_apo.apo.data import split_pairs
     from clair_apo.apo.train import summary, train
+    from clair_apo.ingest.pairs import load_pairs
 
     checkpoint = run_dir / "checkpoint"
     setup = parse_arguments(

@@ -8,11 +8,14 @@ import re
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib import resources
+from pathlib import Path
 from typing import Literal
 
 from jinja2 import StrictUndefined, Template
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from clair_apo.config import read_text
+from clair_apo.errors import ConfigError
 from clair_apo.llm.client import CachedChat
 from clair_apo.llm.thinking import after_thinking
 from clair_apo.llm.types import Answer, ChatRequest
@@ -65,6 +68,20 @@ class Judge:
             rubric=self.rubric,
         )
         return self.chat.request((Message(role="user", content=text.strip()),))
+
+
+def load_rubric(path: Path | None) -> str:
+    """Read the preference in plain words from a text file; empty where there is none.
+
+    Raises:
+        ConfigError: the file cannot be read, or has no text.
+    """
+    if path is None:
+        return ""
+    rubric = read_text(path).strip()
+    if not rubric:
+        raise ConfigError(f"{path}: the rubric has no text")
+    return rubric
 
 
 def read_comparison(answer: Answer) -> Verdict | None:

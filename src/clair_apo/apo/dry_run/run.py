@@ -16,13 +16,14 @@ from trl.trainer.utils import get_peft_config
 from clair_apo.apo.adapters import adapter_folder
 from clair_apo.apo.arguments import TrainingSetup
 from clair_apo.apo.checks import check_tokens, left_out
-from clair_apo.apo.data import PairSplit, TrainingPair, load_split_pairs
+from clair_apo.apo.data import PairSplit, load_split_pairs
 from clair_apo.apo.dry_run.estimate import TrainingEstimate, estimate
 from clair_apo.apo.forward.layout_choice import choose_layout
 from clair_apo.apo.forward.operations import matrix_rate
 from clair_apo.apo.lengths import PairLengths, cut_pair, pair_lengths
 from clair_apo.apo.trl_compat import tokenized_pairs
 from clair_apo.errors import ClairApoError, ConfigError, TrainingError
+from clair_apo.ingest.pairs import TrainingPair
 from clair_apo.models import find_model
 from clair_apo.records import Record
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from jinja2 import Template
 from jinja2.meta import find_undeclared_variables
 
+from clair_apo.config import read_text
 from clair_apo.errors import ConfigError
-from clair_apo.llm.judge import SANDBOX
+from clair_apo.llm.judge import SANDBOX, load_rubric
 from clair_apo.records import Conversation, Direction, Message, RevisionFormat, digest
 
 
@@ -91,7 +92,7 @@ def load_template(
             resources.files(__package__).joinpath(f"templates/{format}.jinja").read_text("utf-8")
         )
     else:
-        source = _read(template)
+        source = read_text(template)
     loaded = RevisionTemplate(
         format=format,
         source=source,
@@ -113,24 +114,3 @@ def load_template(
         if needed and name not in used:
             raise ConfigError(f"template {loaded.name}: does not use {{{{ {name} }}}}")
     return loaded
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error})") from None
-
-
-def load_rubric(path: Path | None) -> str:
-    """Read the preference in plain words from a text file; empty where there is none.
-
-    Raises:
-        ConfigError: the file cannot be read, or has no text.
-    """
-    if path is None:
-        return ""
-    rubric = _read(path).strip()
-    if not rubric:
-        raise ConfigError(f"{path}: the rubric has no text")
-    return rubric

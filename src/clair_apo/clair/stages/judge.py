@@ -7,14 +7,15 @@ manifest.
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import combinations
+from itertools import combinations, islice
 from typing import Any
 
+from clair_apo.advice.comparisons import agreement, both_orders, read_both_orders
 from clair_apo.clair.prompt_state import PromptState, StageOutput, drop
 from clair_apo.clair.stages.context import StageContext
 from clair_apo.console import say
 from clair_apo.llm import Answer, Dialogue
-from clair_apo.llm.judge import Judge, read_comparison, read_confirmation
+from clair_apo.llm.judge import Judge, read_confirmation
 from clair_apo.records import (
     DropReason,
     Judgement,
@@ -53,18 +54,16 @@ def _choose_by_judge(state: PromptState, judge: Judge) -> Dialogue[StageOutput]:
     if len({response.text for response in state.responses}) == 1:
         detail = f"all {len(state.responses)} answers are the same"
         return drop(state, Stage.JUDGE, DropReason.NO_OP, detail, state.responses[0].text)
-    pairs = [
-        (a, b) for one, other in combinations(state.responses, 2) for a, b in _orders(one, other)
-    ]
+    couples = list(combinations(state.responses, 2))
     answers = yield tuple(
-        judge.compare(state.prompt.messages, first.text, second.text)
-        for first, second in pairs
-        if first.text != second.text
+        question
+        for one, other in couples
+        for question in both_orders(judge, state.prompt.messages, one.text, other.text)
     )
     failed = next((answer for answer in answers if answer.completion is None), None)
     if failed:
         return drop(state, Stage.JUDGE, DropReason.REQUEST_FAILED, failed.failure, "")
-    judgement = _judgement(state, judge, _votes(pairs, answers), answers)
+    judgement = _judgement(state, judge, _votes(couples, answers), answers)
     if judgement.better is not None:
         return StageOutput((judgement,))
     detail = f"the judge prefers no answer ({'; '.join(_spelled(judgement.votes))})"
@@ -95,23 +94,17 @@ def _choose_by_score(state: PromptState) -> Dialogue[StageOutput]:
     return StageOutput((judgement,))
 
 
-def _orders(one: Response, other: Response) -> Iterator[tuple[Response, Response]]:
-    yield one, other
-    yield other, one
-
-
 def _votes(
-    pairs: Sequence[tuple[Response, Response]], answers: Sequence[Answer]
+    couples: Sequence[tuple[Response, Response]], answers: Sequence[Answer]
 ) -> tuple[Vote, ...]:
-    verdicts = map(read_comparison, answers)
-    return tuple(
-        Vote(
-            first=first.sample,
-            second=second.sample,
-            verdict="tie" if first.text == second.text else next(verdicts),
-        )
-        for first, second in pairs
-    )
+    replies, votes = iter(answers), list[Vote]()
+    for one, other in couples:
+        found = read_both_orders(() if one.text == other.text else list(islice(replies, 2)))
+        votes += [
+            Vote(first=one.sample, second=other.sample, verdict=found.shown_first),
+            Vote(first=other.sample, second=one.sample, verdict=found.shown_second),
+        ]
+    return tuple(votes)
 
 
 def _judgement(
@@ -139,21 +132,12 @@ def _wins(votes: Sequence[Vote]) -> Counter[int]:
     for vote, swapped in zip(votes[::2], votes[1::2], strict=True):
         for sample in (vote.first, vote.second):
             wins[sample] += 0
-        if _agreement(vote, swapped) == "consistent":
+        if agreement(vote.verdict, swapped.verdict) == "consistent":
             wins[vote.first if vote.verdict == "first" else vote.second] += 2
         else:
             wins[vote.first] += 1
             wins[vote.second] += 1
     return wins
-
-
-def _agreement(vote: Vote, swapped: Vote) -> str:
-    verdicts = {vote.verdict, swapped.verdict}
-    if None in verdicts:
-        return "unreadable"
-    if verdicts == {"tie"}:
-        return "ties"
-    return "consistent" if verdicts == {"first", "second"} else "inconsistent"
 
 
 def _spelled(votes: Sequence[Vote]) -> Iterator[str]:
@@ -185,7 +169,7 @@ def sum_up_judgements(judgements: Iterable[Judgement]) -> dict[str, Any]:
     for judgement in judgements:
         for vote, swapped in zip(judgement.votes[::2], judgement.votes[1::2], strict=True):
             numbers["comparisons"] += 1
-            numbers[_agreement(vote, swapped)] += 1
+            numbers[agreement(vote.verdict, swapped.verdict)] += 1
         numbers["votes"] += sum(vote.verdict in ("first", "second") for vote in judgement.votes)
         numbers["for_first"] += sum(vote.verdict == "first" for vote in judgement.votes)
     return {"comparisons": dict(numbers)}
