@@ -14,7 +14,7 @@ takes its memory from the system, and then `--steps` that do; run N of both trai
 pairs. A table gives medians over runs, with the lowest and the highest; a JSON file gets every run.
 
 TRL runs as it comes, and again with what `APOTrainer` does by itself on a CPU and TRL's could do as
-well: float32 products by oneDNN, memory held from step to step (`float32_products`, `held_memory`).
+well: float32 products by oneDNN, memory held from step to step (`apo/forward/cpu.py`).
 
 Utilisation is counted work over the matrix products that the same process could do in that time,
 those in float32 by oneDNN: forward and backward of every real token once, prompts shared, no

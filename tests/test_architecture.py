@@ -65,6 +65,7 @@ MAY_IMPORT_INSIDE = {
         "forward": set(),
         "reference": {"forward"},
         "dry_run": {"forward"},
+        "watch": {"forward"},
     },
     "evaluation": {"suites": set()},
 }

@@ -7,7 +7,9 @@ Packages, in the order in which data passes through them:
     clair     prompts -> responses -> minimal revisions -> preference pairs
     report    pages about the pairs and about trainings
     apo       anchored training on the pairs
+    evaluation  what trained models answer, with intervals
     demo      all of it on an embedded model
+    text      what code alone can say of an answer
 
 Modules that they share:
 
@@ -17,7 +19,7 @@ Modules that they share:
     config          YAML files and command-line options
     files           JSONL, written whole or not at all
     verification    what a judge found that verified pairs
-    stats           means and shares with their intervals
+    stats           means, shares and differences with their intervals
     alignment       two texts side by side
     console         progress and remarks
     output_streams  standard output and error that may fail

@@ -1,16 +1,15 @@
 import json
 
 import pytest
-import torch
 import yaml
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from clair_apo.apo.arguments import parse_arguments
-from clair_apo.apo.dry_run import estimate as estimating
-from clair_apo.apo.dry_run.estimate import UTILISATION, estimate, matrix_rate
+from clair_apo.apo.dry_run.estimate import UTILISATION, estimate
 from clair_apo.apo.dry_run.run import preview
 from clair_apo.apo.dry_run.text import dry_run_text
+from clair_apo.apo.forward import operations
 from clair_apo.apo.lengths import pair_lengths
 from clair_apo.apo.train import main
 from clair_apo.errors import ConfigError, TrainingError
@@ -19,7 +18,7 @@ from tests.helpers.tiny_apo import make_model, make_rows
 
 @pytest.fixture(autouse=True)
 def quick_rate(monkeypatch):
-    monkeypatch.setattr(estimating, "RATE_SECONDS", 0.01)
+    monkeypatch.setattr(operations, "RATE_SECONDS", 0.01)
 
 
 @pytest.fixture
@@ -259,10 +258,6 @@ def test_the_operations_are_two_for_each_weight_and_token_that_meet(run, model):
     attention = 2 * 2 * hidden * (lengths.separate_tokens / 48) * lengths.tree_tokens
     forward = 2 * body * lengths.tree_tokens + 2 * hidden * vocabulary * answers + attention
     assert found.operations == pytest.approx(4 * forward)
-
-
-def test_the_matrix_rate_is_measured():
-    assert matrix_rate(torch.device("cpu"), torch.float32) > 1e8
 
 
 def test_the_text_cuts_a_long_list_of_pairs(run):

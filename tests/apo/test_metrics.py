@@ -57,6 +57,18 @@ def outcomes() -> PairOutcomes:
         first_differences=torch.tensor([0, 2, 1]),
         entropy_sums=torch.tensor([2.1, 4.2, 6.3]),
         top1_tokens=torch.tensor([1, 0, 2]),
+        sequence_tokens=torch.tensor([10, 20, 30]),
+        positions=torch.tensor([32, 32, 32]),
+        chosen_end_logps=torch.tensor([-1.0, torch.nan, -2.0]),
+        rejected_end_logps=torch.tensor([torch.nan, -3.0, torch.nan]),
+        ref_chosen_end_logps=torch.tensor([-0.5, torch.nan, -0.1]),
+        ref_rejected_end_logps=torch.tensor([torch.nan, -1.0, torch.nan]),
+        chosen_first_difference_logps=torch.tensor([-9.0, -4.0, torch.nan]),
+        rejected_first_difference_logps=torch.tensor([-1.0, -2.0, -6.0]),
+        ref_chosen_first_difference_logps=torch.tensor([-8.0, -8.0, torch.nan]),
+        ref_rejected_first_difference_logps=torch.tensor([-1.0, -1.0, -1.0]),
+        chosen_hardest_logps=torch.tensor([-9.0, -5.0, torch.nan]),
+        followed_shares=torch.tensor([1.0, 0.5, torch.nan]),
     )
 
 
@@ -77,6 +89,17 @@ def test_metrics_are_means_over_pairs():
         "lengths/chosen": 2,
         "lengths/rejected": 5,
         "first_difference": 1,
+        "end_logps/chosen": -(1 + 2) / 2,
+        "end_logps/rejected": -3,
+        "end_logratios/chosen": -(0.5 + 1.9) / 2,
+        "end_logratios/rejected": -2,
+        "first_difference_logps/chosen": -(9 + 4) / 2,
+        "first_difference_logps/rejected": -(1 + 2 + 6) / 3,
+        "first_difference_logratios/chosen": (-1 + 4) / 2,
+        "first_difference_logratios/rejected": -(0 + 1 + 5) / 3,
+        "hardest_logps/chosen": -(9 + 5) / 2,
+        "followed/share": 0.75,
+        "followed/whole": 0.5,
     }
     for name, value in expected.items():
         assert metrics[name] == pytest.approx(value), name
@@ -112,7 +135,15 @@ def test_splitting_the_pairs_into_batches_changes_no_metric(sizes):
 
 def test_a_table_brings_every_column_back():
     again = PairOutcomes.from_tables([outcomes().table()])
-    assert all(torch.equal(a, b.to(a.dtype)) for a, b in zip(again, outcomes(), strict=True))
+    for name, column, before in zip(PairOutcomes._fields, again, outcomes(), strict=True):
+        torch.testing.assert_close(column, before.to(column.dtype), equal_nan=True, msg=name)
+
+
+def test_a_metric_that_no_pair_has_is_not_logged():
+    truncated = outcomes()._replace(rejected_end_logps=torch.full((3,), torch.nan))
+    metrics = pair_metrics(truncated, ZERO)
+    assert "end_logps/rejected" not in metrics
+    assert all(math.isfinite(value) for value in metrics.values())
 
 
 def k3(policy, reference, *lengths):
@@ -160,7 +191,9 @@ def test_outcomes_are_those_of_each_answers_own_tokens(length_normalize):
         *policy,
         first_differences=torch.tensor([1, 0]),
         entropy_sums=torch.tensor([3.0, 4.0]),
-        top1_tokens=torch.tensor([1, 3]),
+        chosen_top1=torch.tensor([1, 0, 1, 1, 0, 1, 0]),
+        sequence_tokens=torch.tensor([12, 13]),
+        positions=torch.tensor([20, 20]),
     )
     objective = Objective((("apo_zero", 2.0),), beta=0.3, length_normalize=length_normalize)
     found = pair_outcomes(forward, ReferenceTokens(*reference), objective, torch.tensor([7, 2]))
@@ -180,6 +213,8 @@ def test_outcomes_are_those_of_each_answers_own_tokens(length_normalize):
     torch.testing.assert_close(found.losses, expected)
     assert found.rows.tolist() == [7, 2]
     assert found.first_differences.tolist() == [1, 0]
+    assert found.top1_tokens.tolist() == [1, 3]
+    assert found.followed_shares.tolist() == pytest.approx([0, 2 / 5])
 
 
 def test_the_mean_loss_adds_the_sft_term_over_all_tokens():

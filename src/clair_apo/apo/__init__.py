@@ -14,12 +14,16 @@ Data flows from top to bottom:
         tree, shared_prefix, attention, label_logprobs   pairs that share their beginning
         logps           log-probs of both answers, and TRL's padded forward
         cpu, noise      what is faster on a CPU; dropout and random numbers
+        operations      counted for a model, and measured of a device
     reference/          the log-probs that rewards are measured against
         choose, model   which model is the reference, and asking it
         cache, logprobs, storage   found on disk or computed once; batches carry them
         fingerprint, model_function, users_code   by which content they are found
         listing         a cache as a table
     objectives          the loss of each pair, from its two log-ratios
+    watch/              what one sees of a run beside its rewards
+        tokens          the end token, the first difference, and how far decoding follows chosen
+        speed           tokens a second, padding, shared tokens, use of the machine
     metrics, alarms     rewards, quadrants, KL; warnings where they contradict the objective
     checks              pairs, adapters and the first step
     error_context       errors with the pairs and settings that caused them

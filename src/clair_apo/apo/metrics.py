@@ -19,6 +19,8 @@ from clair_apo.apo.forward.batching import fills_a_stream, given_by_stream
 from clair_apo.apo.forward.logps import PairForward, ReferenceTokens, TokenLogps
 from clair_apo.apo.objectives import Objective
 from clair_apo.apo.trl_compat import active_loader
+from clair_apo.apo.watch.speed import Work
+from clair_apo.apo.watch.tokens import AnswerEnds, token_figures
 from clair_apo.records import Record
 from clair_apo.stats import Interval, mean_interval
 
@@ -54,6 +56,27 @@ class PairOutcomes(NamedTuple):
     """Entropy of the policy, summed over the tokens of both answers."""
     top1_tokens: Tensor
     """Tokens of the chosen answer that the policy holds for the likeliest."""
+    sequence_tokens: Tensor
+    """Tokens of both sequences, prompts included and padding not."""
+    positions: Tensor
+    """What the model computed for them: more by padding, or fewer by sharing."""
+    chosen_end_logps: Tensor
+    """This and what follows as in `TokenFigures`; NaN where a pair has no such token."""
+    rejected_end_logps: Tensor
+    ref_chosen_end_logps: Tensor
+    ref_rejected_end_logps: Tensor
+    chosen_first_difference_logps: Tensor
+    rejected_first_difference_logps: Tensor
+    ref_chosen_first_difference_logps: Tensor
+    ref_rejected_first_difference_logps: Tensor
+    chosen_hardest_logps: Tensor
+    followed_shares: Tensor
+
+    @property
+    def work(self) -> Work:
+        """What the pairs asked of the model."""
+        answers = self.chosen_tokens + self.rejected_tokens
+        return Work(self.sequence_tokens, self.positions, answers)
 
     def table(self) -> Tensor:
         """One row a pair, (B, fields), in the dtype of the losses, without gradient."""
@@ -86,7 +109,11 @@ def k3_sums(policy: TokenLogps, reference: TokenLogps) -> Tensor:
 
 
 def pair_outcomes(
-    forward: PairForward, reference: ReferenceTokens, objective: Objective, rows: Tensor
+    forward: PairForward,
+    reference: ReferenceTokens,
+    objective: Objective,
+    rows: Tensor,
+    ends: AnswerEnds | None = None,
 ) -> PairOutcomes:
     """What one forward says about its pairs.
 
@@ -95,6 +122,7 @@ def pair_outcomes(
         reference: what the reference says of the same tokens.
         objective: gives rewards and losses.
         rows: each pair's place in the data set, (B,); -1 where it is not known.
+        ends: of their answers; None where they are not known, as of truncated answers.
     """
     policy_logps = forward.logps
     ref_chosen_logps, ref_rejected_logps = reference.chosen.sums(), reference.rejected.sums()
@@ -107,6 +135,8 @@ def pair_outcomes(
     with torch.no_grad():
         chosen_k3_sums = k3_sums(forward.chosen, reference.chosen)
         rejected_k3_sums = k3_sums(forward.rejected, reference.rejected)
+    unknown = torch.full_like(forward.first_differences, -1)
+    figures = token_figures(forward, reference, ends or AnswerEnds(unknown, unknown))
     return PairOutcomes(
         rows=rows,
         losses=objective.anchored(chosen_logratios, rejected_logratios),
@@ -123,6 +153,9 @@ def pair_outcomes(
         first_differences=forward.first_differences,
         entropy_sums=forward.entropy_sums,
         top1_tokens=forward.top1_tokens,
+        sequence_tokens=forward.sequence_tokens,
+        positions=forward.positions,
+        **figures._asdict(),
     )
 
 
@@ -213,6 +246,7 @@ def pair_metrics(outcomes: PairOutcomes, objective: Objective) -> dict[str, floa
         "lengths/chosen": _mean(outcomes.chosen_tokens),
         "lengths/rejected": _mean(outcomes.rejected_tokens),
         "first_difference": _mean(outcomes.first_differences),
+        **_single_token_metrics(outcomes),
     }
 
 
@@ -230,6 +264,23 @@ def _token_metrics(outcomes: PairOutcomes) -> dict[str, float]:
         "entropy": _ratio(outcomes.entropy_sums, chosen_tokens + rejected_tokens),
         "mean_token_accuracy": _ratio(outcomes.top1_tokens, chosen_tokens),
     }
+
+
+def _single_token_metrics(outcomes: PairOutcomes) -> dict[str, float]:
+    """Means over the pairs that have such a token; a metric that no pair has is left out."""
+    found: dict[str, Tensor] = {}
+    for side in ("chosen", "rejected"):
+        for token in ("end", "first_difference"):
+            logps = getattr(outcomes, f"{side}_{token}_logps")
+            ref_logps = getattr(outcomes, f"ref_{side}_{token}_logps")
+            found[f"{token}_logps/{side}"] = logps
+            found[f"{token}_logratios/{side}"] = logps - ref_logps
+    shares = outcomes.followed_shares
+    found["hardest_logps/chosen"] = outcomes.chosen_hardest_logps
+    found["followed/share"] = shares
+    found["followed/whole"] = (shares == 1).to(shares.dtype).masked_fill(shares.isnan(), torch.nan)
+    there = {name: values[~values.isnan()] for name, values in found.items()}
+    return {name: _mean(values) for name, values in there.items() if len(values)}
 
 
 def mean_loss(outcomes: PairOutcomes, objective: Objective) -> float:

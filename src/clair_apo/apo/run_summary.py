@@ -32,6 +32,8 @@ WHY = {
 
 _TOKENS = ["prompt_ids", "chosen_ids", "rejected_ids"]
 
+_OF_THE_MACHINE = "speed/"
+"""How the names of metrics begin that say nothing about the model."""
 _SINGLE = {"loss", "saturation", "entropy", "mean_token_accuracy", "first_difference"}
 _PAPER = "https://arxiv.org/abs/2408.06266"
 
@@ -199,7 +201,9 @@ def _last(history: list[dict[str, Any]], key: str, prefix: str) -> dict[str, flo
     return {
         name.removeprefix(prefix): float(value)
         for name, value in log.items()
-        if name.startswith(prefix) and ("/" in name or name.removeprefix(prefix) in _SINGLE)
+        if name.startswith(prefix)
+        and ("/" in name or name.removeprefix(prefix) in _SINGLE)
+        and not name.startswith(_OF_THE_MACHINE)
     }
 
 

@@ -65,6 +65,7 @@ from clair_apo.apo.forward.layout_choice import computes_pairs, half_precision_w
 from clair_apo.apo.forward.logps import model_inputs
 from clair_apo.apo.forward.noise import switch_off_dropout
 from clair_apo.apo.forward.row_runner import RowRunner
+from clair_apo.apo.forward.shared_prefix import bare_model
 from clair_apo.apo.lengths import PairLengths
 from clair_apo.apo.metrics import (
     OutcomeLog,
@@ -96,6 +97,8 @@ from clair_apo.apo.trl_compat import (
     prepared_batch,
     sees_images,
 )
+from clair_apo.apo.watch.speed import SpeedLog, step_cost
+from clair_apo.apo.watch.tokens import answer_ends, end_token_ids
 from clair_apo.files import atomic_writer
 
 _OURS = (ROWS, IMAGES, *TOKEN_COLUMNS)
@@ -212,6 +215,7 @@ class APOTrainer(DPOTrainer):
             beta=self.beta,
             length_normalize=args.length_normalize,
         )
+        self._end_tokens = end_token_ids(self.processing_class, bare_model(self.model))
         self.layout = PairLayout(
             args, self.model, accelerator, sees_images=sees_images(self), own_loss=own_loss
         )
@@ -234,6 +238,8 @@ class APOTrainer(DPOTrainer):
         self.checkpoints = CheckpointWriter(args, accelerator)
         self._errors = FailureGuard(self)
         self._outcomes = OutcomeLog(accelerator)
+        cost = step_cost(args, self.model, accelerator.device)
+        self._speed = SpeedLog(cost, accelerator.num_processes)
         self._start = StartGuard(
             self,
             self.rows,
@@ -250,6 +256,7 @@ class APOTrainer(DPOTrainer):
         self.alarms = AlarmCallback(self.loss_types, self.args.on_alarm)
         self.add_callback(AskPolicyAtStart(self._settle_wrapped, self.reference, cache))
         self.add_callback(self._outcomes)
+        self.add_callback(self._speed)
         self.add_callback(self.alarms)
         self.add_callback(RunRecorder(lambda: describe_data(self), lambda: self.train_digest))
 
@@ -355,6 +362,7 @@ class APOTrainer(DPOTrainer):
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Any]:
         """Fetch the batches of a step, weigh their pairs, and count those of all processes."""
+        self._speed.begin_step()
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not self.computes_pairs or not batches:
             return batches, items
@@ -412,7 +420,11 @@ class APOTrainer(DPOTrainer):
         """What policy and reference say of a batch; it counts in the metrics."""
         forward = self.rows.forward(model, batch)
         outcomes = pair_outcomes(
-            forward, self.reference.tokens(batch), self.objective, rows_of(batch)
+            forward,
+            self.reference.tokens(batch),
+            self.objective,
+            rows_of(batch),
+            answer_ends(batch, self._end_tokens),
         )
         self._errors.check_finite(outcomes)
         mode: Literal["train", "eval"] = "train" if self.model.training else "eval"
@@ -471,6 +483,7 @@ class APOTrainer(DPOTrainer):
         outcomes = self._outcomes.take("train") if self.model.training else None
         if outcomes is not None:
             logs.update(pair_metrics(outcomes, self.objective))
+            logs.update(self._speed.take(outcomes.work))
         super().log(logs, start_time)
 
     def evaluation_loop(

@@ -6,13 +6,11 @@ rests on the matrix-product rate of the device at hand, measured now.
 """
 
 import math
-import time
 from typing import Any
 
-import torch
 from transformers import PreTrainedModel
 
-from clair_apo.apo.forward.cpu import fast_float32_products
+from clair_apo.apo.forward.operations import ModelSize
 from clair_apo.apo.lengths import PairLengths
 from clair_apo.records import Record
 
@@ -27,8 +25,6 @@ PADDED_LOGITS = 6
 TRL 1.16 needed for 4,344 padded tokens of SmolLM2-135M."""
 OPTIMIZER_STATES = {"adamw": 2.0, "adam": 2.0, "rmsprop": 1.0, "sgd": 0.0, "adafactor": 0.0}
 """Values of optimizer state for each trained weight, by how the optimizer's name begins."""
-RATE_SIZE = 1024
-RATE_SECONDS = 0.3
 
 
 class TrainingEstimate(Record):
@@ -74,7 +70,7 @@ def estimate(
         lengths: of the pairs trained on.
         args: an `APOConfig`.
         padded: whether pairs do not share their beginning.
-        rate: what `matrix_rate` measured.
+        rate: what `operations.matrix_rate` measured.
     """
     weights = {id(w): w for w in model.parameters()}.values()  # tied weights count once
     trained = [w for w in weights if w.requires_grad]
@@ -99,18 +95,6 @@ def estimate(
         operations=_operations(model, lengths, args, tokens, pairs, adapter),
         rate=rate,
     )
-
-
-def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Measure matrix products on a device, in operations a second; takes `RATE_SECONDS`."""
-    one = torch.rand(RATE_SIZE, RATE_SIZE, device=device).to(dtype)
-    with fast_float32_products(device):  # as in training
-        (one @ one).sum().item()  # wakes the device
-        done, start = 0, time.perf_counter()
-        while time.perf_counter() - start < RATE_SECONDS:
-            (one @ one).sum().item()  # the sum waits until the product is there
-            done += 1
-    return done * 2.0 * RATE_SIZE**3 / (time.perf_counter() - start)
 
 
 def _optimizer_states(name: str) -> float | None:
@@ -155,15 +139,9 @@ def _operations(
     pairs: float,
     adapter: bool,
 ) -> float:
-    config: Any = model.config.get_text_config()
-    embeddings = [model.get_input_embeddings(), model.get_output_embeddings()]
-    outside = {id(e.weight): e.weight.numel() for e in embeddings if e is not None}
-    inside = sum(w.numel() for w in model.parameters()) - sum(outside.values())
     answers = lengths.pairs * (lengths.chosen.mean + lengths.rejected.mean)
-    forward = 2.0 * inside * tokens + 2.0 * config.hidden_size * config.vocab_size * answers
-    # attention scores and their product with the values, over half of the sequence on average
     sequence = lengths.separate_tokens / (2 * lengths.pairs)
-    forward += 2.0 * config.num_hidden_layers * config.hidden_size * sequence * tokens
+    forward = ModelSize.of(model).operations(tokens, answers, sequence)
     # backward costs two forwards, one where only an adapter's gradients are taken
     times = (2 if adapter else 3) + bool(args.gradient_checkpointing)
     epochs = pairs / lengths.pairs

@@ -17,8 +17,9 @@ from clair_apo.apo.adapters import adapter_folder
 from clair_apo.apo.arguments import TrainingSetup
 from clair_apo.apo.checks import check_tokens, left_out
 from clair_apo.apo.data import PairSplit, load_split_pairs
-from clair_apo.apo.dry_run.estimate import TrainingEstimate, estimate, matrix_rate
+from clair_apo.apo.dry_run.estimate import TrainingEstimate, estimate
 from clair_apo.apo.forward.layout_choice import choose_layout
+from clair_apo.apo.forward.operations import matrix_rate
 from clair_apo.apo.lengths import PairLengths, cut_pair, pair_lengths
 from clair_apo.apo.trl_compat import tokenized_pairs
 from clair_apo.errors import ClairApoError, ConfigError, TrainingError

@@ -51,8 +51,18 @@ class PairForward(NamedTuple):
     """(B,), int64: tokens that both answers begin with; the first difference comes after them."""
     entropy_sums: Tensor
     """(B,): entropy of the model, summed over the tokens of both answers; NaN if not asked for."""
-    top1_tokens: Tensor
-    """(B,): tokens of the chosen answer that are the model's likeliest; NaN if not asked for."""
+    chosen_top1: Tensor
+    """(N,), in the order of `chosen.values`: 1 where a token is the model's likeliest, else 0; NaN
+    if not asked for."""
+    sequence_tokens: Tensor
+    """(B,): tokens of both sequences, prompts included and padding not."""
+    positions: Tensor
+    """(B,): what the model computed for each pair: more by padding, or fewer by sharing."""
+
+    @property
+    def top1_tokens(self) -> Tensor:
+        """Tokens of each chosen answer that are the model's likeliest, (B,)."""
+        return TokenLogps(self.chosen_top1, self.chosen.lengths).sums()
 
     @property
     def logps(self) -> PairLogps:
@@ -86,7 +96,9 @@ def joined(forwards: list[PairForward]) -> PairForward:
         rejected=_joined_tokens([forward.rejected for forward in forwards]),
         first_differences=torch.cat([forward.first_differences for forward in forwards]),
         entropy_sums=torch.cat([forward.entropy_sums for forward in forwards]),
-        top1_tokens=torch.cat([forward.top1_tokens for forward in forwards]),
+        chosen_top1=torch.cat([forward.chosen_top1 for forward in forwards]),
+        sequence_tokens=torch.cat([forward.sequence_tokens for forward in forwards]),
+        positions=torch.cat([forward.positions for forward in forwards]),
     )
 
 
@@ -122,14 +134,22 @@ def padded_forward(model: Any, batch: Mapping[str, Tensor]) -> PairForward:
     logps = logps.to(torch.promote_types(logps.dtype, torch.float32))
     sides = zip(logps.chunk(2), mask.chunk(2), strict=True)
     chosen, rejected = (TokenLogps(values[seen], seen.sum(1)) for values, seen in sides)
-    chosen_entropies, rejected_entropies = _masked_sums(outputs.entropy, mask).chunk(2)
+    chosen_entropies, rejected_entropies = _masked(outputs.entropy, mask).sum(1).chunk(2)
     return PairForward(
         chosen=chosen,
         rejected=rejected,
         first_differences=first_differences(batch),
         entropy_sums=chosen_entropies + rejected_entropies,
-        top1_tokens=_masked_sums(outputs.is_top1, mask).chunk(2)[0],
+        chosen_top1=_masked(outputs.is_top1, mask).chunk(2)[0][mask.chunk(2)[0]],
+        sequence_tokens=sequence_tokens(batch),
+        positions=torch.full_like(chosen.lengths, 2 * batch["input_ids"].shape[1]),
     )
+
+
+def sequence_tokens(batch: Mapping[str, Tensor]) -> Tensor:
+    """Tokens of both sequences of each pair, (B,), from a padded batch (2B, T)."""
+    chosen, rejected = batch["attention_mask"].bool().sum(1).chunk(2)
+    return chosen + rejected
 
 
 def first_differences(batch: Mapping[str, Tensor]) -> Tensor:
@@ -141,10 +161,11 @@ def first_differences(batch: Mapping[str, Tensor]) -> Tensor:
     return (same[:, 1:] * answers[0][:, 1:]).sum(1)
 
 
-def _masked_sums(values: Tensor | None, mask: Tensor) -> Tensor:
+def _masked(values: Tensor | None, mask: Tensor) -> Tensor:
+    """Values of answer tokens, 0 elsewhere, as `mask`; NaN throughout where there are none."""
     if values is None:
-        return torch.full(mask.shape[:1], torch.nan, device=mask.device)
-    return values.detach()[:, -mask.shape[1] :].mul(mask).sum(1)
+        return torch.full(mask.shape, torch.nan, device=mask.device)
+    return values.detach()[:, -mask.shape[1] :] * mask
 
 
 class ReferenceTokens(NamedTuple):

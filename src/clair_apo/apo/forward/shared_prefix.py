@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from clair_apo.apo.forward.attention import attends_to_trees
 from clair_apo.apo.forward.label_logprobs import LabelScores, score_labels
-from clair_apo.apo.forward.logps import PairForward, TokenLogps, model_inputs
+from clair_apo.apo.forward.logps import PairForward, TokenLogps, model_inputs, sequence_tokens
 from clair_apo.apo.forward.tree import IGNORED, PackedRow, packed_row, pair_trees
 from clair_apo.apo.trl_compat import fused_scores, is_peft_model, is_triton_available
 from clair_apo.errors import TrainingError
@@ -55,7 +55,7 @@ def shared_prefix_forward(
         else:
             with _scores_labels(bare, statistics):
                 scores = model(**inputs, labels=row.labels)
-    return _of_pairs(scores, row)
+    return _of_pairs(scores, row, sequence_tokens(batch))
 
 
 def columns_beside_trees(model: Any, batch: Mapping[str, Any]) -> list[str]:
@@ -117,7 +117,7 @@ def _scores_labels(model: PreTrainedModel, statistics: bool) -> Iterator[None]:
             model.forward = own
 
 
-def _of_pairs(scores: LabelScores, row: PackedRow) -> PairForward:
+def _of_pairs(scores: LabelScores, row: PackedRow, tokens: Tensor) -> PairForward:
     chosen, rejected = (
         LabelScores(*(values[labels] for values in scores)) for labels in (row.chosen, row.rejected)
     )
@@ -130,5 +130,7 @@ def _of_pairs(scores: LabelScores, row: PackedRow) -> PairForward:
         rejected=TokenLogps(rejected.logps, row.rejected_lengths),
         first_differences=row.first_differences,
         entropy_sums=chosen_entropies + rejected_entropies,
-        top1_tokens=TokenLogps(chosen.is_top1, row.chosen_lengths).sums(),
+        chosen_top1=chosen.is_top1,
+        sequence_tokens=tokens,
+        positions=row.lengths[0, 0].sum(1),
     )

@@ -1,0 +1,1 @@
+"""What one sees of a training beside rewards: single tokens, speed, and the policy's answers."""
