@@ -4,11 +4,14 @@ Generation configs are `Config` models; training configs are TRL's dataclasses a
 `read_yaml` and `unknown_key`.
 """
 
+import copy
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import zip_longest
 from pathlib import Path
-from typing import Annotated, Any, Self, get_args
+from types import UnionType
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ValidationError, model_validator
@@ -79,24 +82,23 @@ class Config(BaseSettings):
         """
         path, overrides = split_config_option(args)
         values = read_yaml(path) if path else dict(default or {})
-        known = dotted_keys(cls)
         where = str(path) if path else "the config"
-        for key in _leaves(values, known):
-            if key not in known:
-                raise ConfigError(f"{where}: {unknown_key(key, known)}")
+        _check_keys(where, _leaves(values, known := dotted_keys(cls, values=values)), known)
         overridden = option_names(overrides)
-        for key in overridden:
-            if key not in known | {"help"}:
-                raise ConfigError(f"command line: {unknown_key(key, known)}")
+        values, overrides = _with_inner_values(values, overrides, _containers(cls))
+        known = dotted_keys(cls, values=values)
+        _check_keys("command line", overridden, known | {"help"})
         try:
             return cls(_cli_parse_args=_with_true(overrides, _switches(cls)), **values)
         except SettingsError as error:
             reason = str(error).removeprefix("error parsing CLI: ")
             raise ConfigError(f"command line: {reason}") from None
         except ValidationError as error:
-            fault = first_fault(error).removeprefix("the line: ")
-            on_line = fault.split(":")[0] in overridden
-            raise ConfigError(f"{'command line' if on_line else where}: {fault}") from None
+            key, _, what = first_fault(error, known).partition(": ")
+            fault = what if key == "the line" else f"{key}: {what}"
+            raise ConfigError(
+                f"{'command line' if key in overridden else where}: {fault}"
+            ) from None
 
     def to_yaml(self) -> str:
         """The config with every default filled in, as YAML that can be run again as it is."""
@@ -199,15 +201,110 @@ def option_names(args: Sequence[str]) -> list[str]:
     return [a[2:].split("=", 1)[0] for a in args if a.startswith("--")]
 
 
-def dotted_keys(model: type[BaseModel], prefix: str = "") -> set[str]:
-    """Every key of a config model, nested ones joined with dots."""
+def dotted_keys(model: type[BaseModel], prefix: str = "", values: Any = None) -> set[str]:
+    """Every key of a config model, nested ones joined with dots.
+
+    Args:
+        model: the config, or a section of it.
+        prefix: stands before every key.
+        values: of a config; with them also the keys inside its lists and mappings of sections,
+            such as `suites.0.name`.
+    """
     keys = set()
+    given = values if isinstance(values, Mapping) else {}
     for name, info in model.model_fields.items():
         keys.add(prefix + name)
-        for part in get_args(info.annotation) or (info.annotation,):  # a model, or one or None
-            if isinstance(part, type) and issubclass(part, BaseModel):
-                keys |= dotted_keys(part, f"{prefix}{name}.")
+        for section in _sections(info.annotation):
+            keys |= dotted_keys(section, f"{prefix}{name}.", given.get(name))
+        choices = list(_item_sections(info.annotation))
+        for item, value in _items(given.get(name)) if choices else ():
+            keys.add(f"{prefix}{name}.{item}")
+            for section in _fitting(choices, value):
+                keys |= dotted_keys(section, f"{prefix}{name}.{item}.", value)
     return keys
+
+
+def _check_keys(where: str, keys: Iterable[str], known: set[str]) -> None:
+    for key in keys:
+        if key not in known:
+            raise ConfigError(f"{where}: {unknown_key(key, known)}")
+
+
+def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The sections that may stand at a key: a model, or one or None, or one of several."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    elif get_origin(annotation) in (Annotated, Union, UnionType):
+        for part in get_args(annotation):
+            yield from _sections(part)
+
+
+def _item_sections(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The sections that may stand in a list or mapping; none for one of plain values."""
+    if get_origin(annotation) in (tuple, list, dict):
+        for part in get_args(annotation):
+            yield from _sections(part)
+
+
+def _items(value: Any) -> Iterable[tuple[Any, Any]]:
+    if isinstance(value, Mapping):
+        return value.items()
+    return enumerate(value) if isinstance(value, list | tuple) else ()
+
+
+def _fitting(sections: Sequence[type[BaseModel]], value: Any) -> Sequence[type[BaseModel]]:
+    """The sections that a value may be, by the words that tell sections apart; else all."""
+
+    def fits(section: type[BaseModel]) -> bool:
+        fields = section.model_fields.items()
+        words = {
+            n: get_args(f.annotation) for n, f in fields if get_origin(f.annotation) is Literal
+        }
+        return all(value.get(n, w[0]) == w[0] for n, w in words.items() if len(w) == 1)
+
+    return [s for s in sections if isinstance(value, Mapping) and fits(s)] or sections
+
+
+def _containers(model: type[BaseModel]) -> set[str]:
+    """The keys of a config that are lists or mappings of sections."""
+    fields = model.model_fields.items()
+    return {name for name, info in fields if any(_item_sections(info.annotation))}
+
+
+def _with_inner_values(
+    values: dict[str, Any], args: Sequence[str], containers: set[str]
+) -> tuple[dict[str, Any], list[str]]:
+    """The values with those of options inside lists and mappings; the other arguments.
+
+    `--models.trained.dtype bf16` and `--suites.0.name mine` are read as YAML.
+    """
+    values, rest = copy.deepcopy(values), []
+    waiting = iter(args)
+    for arg in waiting:
+        key, equals, text = arg.removeprefix("--").partition("=")
+        first, *inner = key.split(".")
+        if not (arg.startswith("--") and inner and first in containers):
+            rest.append(arg)
+            continue
+        if not equals:
+            text = next(waiting, "true")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            value = text
+        _put(values, [first, *inner], value)
+    return values, rest
+
+
+def _put(values: Any, path: Sequence[str], value: Any) -> None:
+    """Put a value where its keys lead, as far as they lead anywhere."""
+    for number, part in enumerate(path):
+        place: Any = int(part) if isinstance(values, list) and part.isdecimal() else part
+        with suppress(IndexError, TypeError):  # what is no place is an unknown key
+            if number == len(path) - 1:
+                values[place] = value
+                return
+            values = values.setdefault(place, {}) if isinstance(values, dict) else values[place]
 
 
 def _switches(model: type[BaseModel], prefix: str = "") -> set[str]:
@@ -232,10 +329,9 @@ def _with_true(args: Sequence[str], switches: set[str]) -> list[str]:
     return spelled
 
 
-def _leaves(values: dict[str, Any], known: set[str], prefix: str = "") -> Iterable[str]:
+def _leaves(values: Any, known: set[str], prefix: str = "") -> Iterable[str]:
     """The keys of a file, without those inside a value that is a mapping of the user's own."""
-    for key, value in values.items():
+    for key, value in _items(values):
         yield f"{prefix}{key}"
-        is_section = any(name.startswith(f"{prefix}{key}.") for name in known)
-        if isinstance(value, dict) and is_section:
+        if any(name.startswith(f"{prefix}{key}.") for name in known):
             yield from _leaves(value, known, f"{prefix}{key}.")

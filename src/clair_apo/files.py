@@ -9,7 +9,7 @@ import json
 import os
 import types
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
@@ -156,11 +156,21 @@ def write_jsonl(path: Path, records: Iterable[Record]) -> int:
     return count
 
 
-def first_fault(error: ValidationError) -> str:
-    """The first fault of a pydantic error as `key: what is wrong`."""
+def first_fault(error: ValidationError, known: Collection[str] = ()) -> str:
+    """The first fault of a pydantic error as `key: what is wrong`.
+
+    Args:
+        error: what pydantic raised.
+        known: dotted keys; a part of the fault's place that leads to none of them is left out, such
+            as the name of the section that pydantic took a value for.
+    """
     fault = error.errors()[0]
-    where = ".".join(str(part) for part in fault["loc"]) or "the line"
-    return f"{where}: {fault['msg'].removeprefix('Value error, ')}"
+    where = ""
+    for part in fault["loc"]:
+        longer = f"{where}.{part}" if where else str(part)
+        if not known or not where or longer in known or part == fault["loc"][-1]:
+            where = longer
+    return f"{where or 'the line'}: {fault['msg'].removeprefix('Value error, ')}"
 
 
 class ListOf(NamedTuple):

@@ -5,16 +5,20 @@ the store later, until a kill or out of a batch, is added at those rates. So nei
 nor another mode lets a run forget what it spent. A run's manifest owns its `CostLedger`.
 """
 
-from collections.abc import Iterable, Mapping
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from clair_apo.console import say
+from clair_apo.errors import ClairApoError
 from clair_apo.llm import Meter, RequestStore, Spent
 from clair_apo.llm.pricing import Budget
 from clair_apo.llm.spec import MILLION
 from clair_apo.records import Record
+from clair_apo.run_folder import RunFolder
 
 
 class ModelCost(Record):
@@ -119,6 +123,43 @@ class CostLedger:
         """USD that the run has cost, over all its invocations; None where a price is missing."""
         missing = self._unpriced or any(meter.cost is None for _, meter in self._meters)
         return None if missing else self.budget.spent
+
+
+class RunCosts:
+    """The money of a run, kept in the manifest of its folder.
+
+    Args:
+        folder: of the run.
+        store: holds the tokens of all answers.
+        max_cost: USD that the run may cost; None for no limit.
+
+    Attributes:
+        run_id: marks in the store what the run pays for; the same in all its invocations.
+        ledger: what the run's models cost.
+    """
+
+    def __init__(self, folder: RunFolder, store: RequestStore, max_cost: float | None) -> None:
+        before = folder.manifest()
+        self.run_id = str(before.get("run_id") or uuid.uuid4().hex)
+        self.ledger = CostLedger(store, self.run_id, read_costs(before), max_cost)
+        self._folder = folder
+
+    def write(self, **entries: Any) -> None:
+        """Write down what the run has cost so far, with other entries of the manifest."""
+        costs = write_costs(self.ledger.settle())  # also brings the total up to date
+        self._folder.update_manifest(
+            run_id=self.run_id, **entries, cost=self.ledger.total, costs=costs
+        )
+
+    @contextmanager
+    def recorded_on_failure(self) -> Iterator[None]:
+        """Write down what a run has cost also where the block breaks off."""
+        try:
+            yield
+        except (ClairApoError, KeyboardInterrupt):
+            with suppress(ClairApoError):  # such as the full disk that ended the run
+                self.write()
+            raise
 
 
 def settled(before: Costs, spent: Mapping[str, Spent], asked: Iterable[tuple[str, Meter]]) -> Costs:

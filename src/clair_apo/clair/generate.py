@@ -88,9 +88,9 @@ def generate(
         if lost := losses.sentence(config.store_path):
             say(lost)
         manifest = RunManifest(config, folder, store)
-        clients = open_clients(config, store, manifest.ledger, survey.waiting, models)
+        clients = open_clients(config, store, manifest.costs.ledger, survey.waiting, models)
         context = context.with_clients(clients)
-        with manifest.record_costs_on_failure():
+        with manifest.costs.recorded_on_failure():
             settings = run_settings(config, context, survey.digest, survey.tests.sets)
             manifest.begin(settings)
             return _Walk(config, context, folder, manifest).through_all_stages(survey)
@@ -178,7 +178,7 @@ class _Walk:
         return int(entry["kept"])
 
     def _cost(self) -> float | None:
-        return self.manifest.ledger.total
+        return self.manifest.costs.ledger.total
 
     def _drop(self, row: Dropped, entry: dict[str, Any]) -> None:
         self.drops.write(row.model_dump_json() + "\n")
@@ -187,7 +187,7 @@ class _Walk:
 
     def _close(self, prompts: int, pairs: int) -> Generated:
         """Write the data set and the totals; the counts must close."""
-        self.manifest.ledger.settle()  # brings the total up to date
+        self.manifest.costs.ledger.settle()  # brings the total up to date
         clients = self.context.clients.all()
         result = Generated(
             prompts=prompts,
@@ -195,13 +195,13 @@ class _Walk:
             dropped=dict(sorted(self.outcomes.items())),
             asked=sum(client.meter.asked for client in clients),
             reused=sum(client.meter.reused for client in clients),
-            cost=self.manifest.ledger.total,
+            cost=self.manifest.costs.ledger.total,
         )
         assert prompts == pairs + sum(result.dropped.values()), "dropped without a record"
         dataset = self.folder.file(DATASET)
         splits = write_splits(self.folder.file(PAIRS.name), dataset, self.config.output.test_size)
         write_parquet_splits(dataset, self.config.output.parquet)
-        self.manifest.close(
+        self.manifest.costs.write(
             counts=result.model_dump(include={"prompts", "pairs", "dropped"}),
             splits=splits.model_dump(),
         )

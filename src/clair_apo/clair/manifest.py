@@ -1,8 +1,7 @@
 """Keeps the manifest of a run: its settings, its stages, its counts and what it cost."""
 
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from pydantic import ValidationError
 
 from clair_apo.clair.answer_text import ANSWER_VERSION
 from clair_apo.clair.config import GenerateConfig
-from clair_apo.clair.costs import CostLedger, read_costs, write_costs
+from clair_apo.clair.costs import RunCosts
 from clair_apo.clair.filters.contamination import ComparedSet
 from clair_apo.clair.filters.gate import GATE_VERSION
 from clair_apo.clair.revision.parse import PARSER_VERSION
@@ -18,7 +17,7 @@ from clair_apo.clair.stages.context import StageContext
 from clair_apo.clair.stages.pair import TOKENIZER
 from clair_apo.clair.stages.table import STAGES, StageDef
 from clair_apo.console import say
-from clair_apo.errors import ClairApoError, RunError
+from clair_apo.errors import RunError
 from clair_apo.files import atomic_writer, first_fault
 from clair_apo.llm import CachedChat, RequestStore
 from clair_apo.run_folder import RunFolder, file_digest, now
@@ -36,15 +35,13 @@ class RunManifest:
         store: holds the answers, and the tokens that they took.
 
     Attributes:
-        run_id: marks in the store what the run pays for; the same in all its invocations.
-        ledger: what the run's models cost.
+        costs: what the run's models cost.
     """
 
     def __init__(self, config: GenerateConfig, folder: RunFolder, store: RequestStore) -> None:
         self.config, self.folder = config, folder
         self._before = folder.manifest()
-        self.run_id = str(self._before.get("run_id") or uuid.uuid4().hex)
-        self.ledger = CostLedger(store, self.run_id, read_costs(self._before), config.max_cost)
+        self.costs = RunCosts(folder, store, config.max_cost)
 
     def begin(self, settings: Settings) -> None:
         """Refuse a folder of another run; else write down what this one is to be.
@@ -63,16 +60,13 @@ class RunManifest:
         void = _void_stages(before, settings, self.config.stages, entries)
         for stage in void:  # its file is of the old settings until it is made again
             del entries[stage]
-        self.folder.update_manifest(
+        self.costs.write(
             command="generate",
-            run_id=self.run_id,
             config=self.config.model_dump(mode="json"),
             sides=self.config.recipe_def.words,
             settings=settings,
             stages=entries,
             contrast_tokenizer=TOKENIZER,
-            costs=write_costs(self.ledger.settle()),
-            cost=self.ledger.total,
         )
         with atomic_writer(self.folder.file("config.yaml")) as file:
             file.write(self.config.to_yaml())
@@ -97,24 +91,6 @@ class RunManifest:
         """Add numbers to the entry of a stage that has ended."""
         entry = self.folder.manifest()["stages"][stage]
         self.folder.record_stage(stage, {**entry, **numbers})
-
-    @contextmanager
-    def record_costs_on_failure(self) -> Iterator[None]:
-        """Write down what a run has cost also where the block breaks off."""
-        try:
-            yield
-        except (ClairApoError, KeyboardInterrupt):
-            with suppress(ClairApoError):  # such as the full disk that ended the run
-                self._write_costs()
-            raise
-
-    def close(self, **totals: Any) -> None:
-        """Write down what the run came to, with what it cost."""
-        self._write_costs(**totals)
-
-    def _write_costs(self, **totals: Any) -> None:
-        costs = write_costs(self.ledger.settle())  # also brings the total up to date
-        self.folder.update_manifest(**totals, cost=self.ledger.total, costs=costs)
 
     def _refuse_another_run(self, before: Settings, settings: Settings) -> None:
         for what in ("recipe", "prompts", "target"):

@@ -3,7 +3,8 @@
 `generate`, the estimate and the pilot all build it here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from clair_apo.clair.config import GenerateConfig
 from clair_apo.clair.costs import CostLedger
@@ -116,15 +117,8 @@ def open_clients(
     def client(role: Role, spec: ModelSpec | None) -> CachedChat | None:
         if spec is None:
             return None
-        later = model_of_mode(spec, store, ledger.run_id, config.folder / "batch")
-        return CachedChat(
-            spec,
-            store,
-            models.get(role) or later,
-            offline=config.offline,
-            run_id=ledger.run_id,
-            budget=ledger.budget,
-        )
+        given = models.get(role)
+        return open_client(spec, store, ledger, config.folder, given, offline=config.offline)
 
     asked = config.asked_models
     clients = ModelClients(
@@ -134,23 +128,59 @@ def open_clients(
         asks_target=waiting > 0 and "target" in asked,
     )
     if not config.offline:
-        _refuse_stranded_batches(config, clients, store, ledger.run_id)
+        specs = [client.spec for client in clients.asked()]
+        refuse_stranded_batches(specs, store, ledger.run_id, config.folder)
     ledger.open((client.identity, client.meter) for client in clients.asked())
     return clients
 
 
-def _refuse_stranded_batches(
-    config: GenerateConfig, clients: ModelClients, store: RequestStore, run_id: str
+def open_client(
+    spec: ModelSpec,
+    store: RequestStore,
+    ledger: CostLedger,
+    folder: Path,
+    given: ChatModel | None = None,
+    *,
+    offline: bool = False,
+) -> CachedChat:
+    """Open one model of a run behind the request store, in the mode of its spec.
+
+    Args:
+        spec: names it.
+        store: keeps what it answers.
+        ledger: of the run; its `open` is to be told of the client.
+        folder: of the run; files for a model that answers later lie below it.
+        given: asked in place of what the spec names.
+        offline: ask nothing.
+    """
+    later = model_of_mode(spec, store, ledger.run_id, folder / "batch")
+    return CachedChat(
+        spec, store, given or later, offline=offline, run_id=ledger.run_id, budget=ledger.budget
+    )
+
+
+def refuse_stranded_batches(
+    specs: Sequence[ModelSpec], store: RequestStore, run_id: str, folder: Path
 ) -> None:
-    """Refuse to ask anybody else for what a server has in batches, and is paid for."""
-    stranded = stranded_batches([client.spec for client in clients.asked()], store, run_id)
+    """Refuse to ask anybody else for what a server has in batches, and is paid for.
+
+    Args:
+        specs: the models that the run asks.
+        store: where batches are written down.
+        run_id: of the run.
+        folder: of the run, for the message.
+
+    Raises:
+        RunError: a model that is not asked in batches any more has open ones.
+    """
+    stranded = stranded_batches(specs, store, run_id)
     if stranded:
-        first, run = stranded[0], config.folder
+        first = stranded[0]
+        count = sum(len(batch.keys) for batch in stranded)
         raise RunError(
-            f"{sum(len(batch.keys) for batch in stranded)} requests to {first.model!r} are at "
-            f"{first.host} in open batches, and would be paid a second time: with the mode and "
-            "base_url that the model has now nobody waits for them. Run with mode batch and that "
-            f"server to collect them; or end them with `clair-apo batches {run} --cancel all`, and "
-            f"look with `clair-apo batches {run}` until they are read (`--forget ID` for one that "
-            "the server does not have)"
+            f"{count} requests to {first.model!r} are at {first.host} in open batches, and would "
+            "be paid a second time: with the mode and base_url that the model has now nobody waits "
+            "for them. Run with mode batch and that server to collect them; or end them with "
+            f"`clair-apo batches {folder} --cancel all`, and look with `clair-apo batches "
+            f"{folder}` until they are read (`--forget ID` for one that the server does not have)"
         )

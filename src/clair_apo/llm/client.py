@@ -125,6 +125,25 @@ class CachedChat:
         wave = ChatModel.wave if self._given is None else self._given.wave
         return WaveScheduler(self._in_groups, self._cache, wave).run(dialogues)
 
+    @property
+    def is_in_process(self) -> bool:
+        """Whether the model runs in this process, from files."""
+        remote = self.spec.base_url or self.spec.mode == "files"
+        return not remote and not self.spec.model.startswith(RECORDED) and self._given is None
+
+    @property
+    def local_model(self) -> ChatModel:
+        """The model in this process, for what `converse` cannot ask; loaded where it is not.
+
+        Raises:
+            ModelNotFoundError: its files cannot be loaded.
+        """
+        return self._model
+
+    def unload(self) -> None:
+        """Give back the memory of a model in this process; it is loaded again when it is needed."""
+        self.__dict__.pop("_model", None)
+
     def _connect(self) -> StreamingChat:
         self._refuse_to_ask()
         from clair_apo.llm.backends.http import HttpChat
