@@ -180,6 +180,7 @@ def read_advice(path: Path) -> Advice:
     Raises:
         ConfigError: there is none, or it is none.
     """
+    path = path.expanduser()
     file = path / FILE if path.is_dir() else path
     try:
         return Advice.model_validate_json(file.read_bytes())
