@@ -13,6 +13,8 @@ from clair_apo.errors import ConfigError
 
 INITIAL, BASE = "initial", "base"
 """What `reference` can be besides a model."""
+AUTO = "auto"
+"""A `loss_type` that stands for what an advice says."""
 PAIR_LAYOUTS = ("auto", "shared_prefix", "padded")
 MAX_TOKENS_PER_BATCH = 4096
 """Tokens of a row by default; what a row keeps for its backward pass grows with them."""
@@ -37,7 +39,8 @@ class APOConfig(DPOConfig):
         default_factory=lambda: ["apo_zero"],
         metadata={
             "help": "One or several of TRL's losses. `apo_zero`: the chosen answers are better "
-            "than the model's own. `apo_down`: the model's own are better. `sigmoid` is DPO."
+            "than the model's own. `apo_down`: the model's own are better. `sigmoid` is DPO. "
+            "`auto`, in a config of `clair-apo train`, is what `advice` says."
         },
     )
 
@@ -115,6 +118,15 @@ class APOConfig(DPOConfig):
         if self.length_normalize:
             self._check_length_normalize()
 
+    def replace_auto(self, objective: str) -> None:
+        """Put an objective in place of `auto`.
+
+        Raises:
+            ConfigError: the other settings do not go with it.
+        """
+        self.loss_type = [objective if name == AUTO else name for name in self.loss_type]
+        self._check()
+
     def _check(self) -> None:
         if not self.beta > 0:
             raise ConfigError(f"beta must be above 0, got {self.beta}")
@@ -137,7 +149,7 @@ class APOConfig(DPOConfig):
 
     def _check_length_normalize(self) -> None:
         """Refuse what TRL computes itself, without this option."""
-        others = [name for name in self.loss_type if name not in OBJECTIVES]
+        others = [name for name in self.loss_type if name not in (*OBJECTIVES, AUTO)]
         found = {
             f"loss_type {', '.join(others)}": others,
             f"f_divergence_type {self.f_divergence_type}": self.f_divergence_type != "reverse_kl",

@@ -55,6 +55,8 @@ class Run(Protocol):
     starts_at_reference: bool
     reference_cache: ReferenceCache
     evaluation_rewards: PairRewards | None
+    advice_reason: str
+    """Why an advice chose the objective; empty where none did."""
     data_description: str
     """What the pairs are, in words; empty where nobody said so."""
 
@@ -77,7 +79,7 @@ class RunFacts(Record):
     objective: str
     """Such as `apo_zero + 0.1 sft, length-normalised`."""
     why: tuple[str, ...]
-    """A sentence for each objective that is ours."""
+    """A sentence for each objective that is ours, and why an advice chose it where one did."""
     beta: float
     model: str
     pair_layout: str
@@ -112,7 +114,7 @@ def run_facts(trainer: Run) -> RunFacts:
     unknown = [f"not known before step {record.began_at}"] if record and record.began_at else []
     return RunFacts(
         objective=_objective(trainer),
-        why=tuple(WHY[name] for name in trainer.loss_types if name in WHY),
+        why=_why(trainer),
         beta=trainer.beta,
         model=model_name(trainer.model) or "unnamed",
         pair_layout=trainer.pair_layout,
@@ -175,6 +177,11 @@ def measure(dataset: Any, args: Any) -> PairLengths | None:
 def _is_prepared(dataset: Any) -> bool:
     """Whether all token ids are there; those of pairs with images come batch by batch."""
     return isinstance(dataset, Dataset) and set(_TOKENS) <= set(dataset.column_names)
+
+
+def _why(trainer: Run) -> tuple[str, ...]:
+    advised = trainer.advice_reason and f"Chosen by clair-apo advise: {trainer.advice_reason}."
+    return (*(WHY[name] for name in trainer.loss_types if name in WHY), *filter(None, [advised]))
 
 
 def _objective(trainer: Run) -> str:

@@ -14,6 +14,7 @@ from transformers import ProgressCallback, TrainerControl, TrainerState, Trainin
 from transformers.utils import logging as transformers_logging
 from trl.trainer.utils import get_peft_config, get_quantization_config
 
+from clair_apo.advice.advise import read_advice
 from clair_apo.apo.adapters import load_policy
 from clair_apo.apo.arguments import TrainingSetup, parse_arguments, resolved_yaml
 from clair_apo.apo.checkpoints import Interrupt, check_resumable, last_checkpoint, resume_folder
@@ -223,6 +224,8 @@ def make_trainer(setup: TrainingSetup, split: PairSplit) -> APOTrainer:
         f"{Path(script.dataset_name).name}: {len(split.train)} pairs trained on, "
         f"{len(split.held_out)} held out, digest {data_digest(split.train)[:12]}"
     )
+    if script.advice:
+        trainer.advice_reason = read_advice(Path(script.advice)).reason
     if not args.disable_tqdm:
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(QuietProgress())

@@ -148,6 +148,8 @@ class APOTrainer(DPOTrainer):
     """Whether objective and log-ratios are ours, not left to TRL or to a subclass."""
     evaluation_rewards: PairRewards | None = None
     """Of every pair of the last evaluation; None before one, or where TRL has the loss."""
+    advice_reason: str = ""
+    """Why an advice chose the objective, for card and manifest; empty where none did."""
     data_description: str = ""
     """The pairs in words, for card and record; by default their number and digest."""
 
