@@ -1,4 +1,4 @@
-"""Write the JSON Schema of generation configs, from which editors complete and check YAML files.
+"""Write the JSON Schemas of configs, from which editors complete and check YAML files.
 
 Command: python scripts/write_config_schema.py
 """
@@ -6,22 +6,28 @@ Command: python scripts/write_config_schema.py
 import json
 from pathlib import Path
 
-SCHEMA = Path(__file__).parents[1] / "configs" / "clair" / "schema.json"
+CONFIGS = Path(__file__).parents[1] / "configs"
 
 
-def config_schema() -> str:
-    """The schema of `GenerateConfig`, as the text of a file."""
+def config_schemas() -> dict[Path, str]:
+    """The schemas of generation and evaluation configs, as texts of their files."""
     from clair_apo.clair import GenerateConfig
+    from clair_apo.evaluation import EvaluateConfig
 
-    schema = GenerateConfig.model_json_schema()
-    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-    schema["title"] = "clair-apo generate"
-    return json.dumps(schema, indent=1) + "\n"
+    found = {}
+    kinds = (("clair", "generate", GenerateConfig), ("evaluation", "evaluate", EvaluateConfig))
+    for folder, command, config in kinds:
+        schema = config.model_json_schema()
+        schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+        schema["title"] = f"clair-apo {command}"
+        found[CONFIGS / folder / "schema.json"] = json.dumps(schema, indent=1) + "\n"
+    return found
 
 
 def main() -> None:
-    """Write the file."""
-    SCHEMA.write_text(config_schema(), encoding="utf-8")
+    """Write the files."""
+    for path, text in config_schemas().items():
+        path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

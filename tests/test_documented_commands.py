@@ -15,6 +15,7 @@ from clair_apo.apo.arguments import TrainingSetup
 from clair_apo.clair import GenerateConfig
 from clair_apo.cli import app
 from clair_apo.config import dotted_keys, option_names, unknown_key
+from clair_apo.evaluation import EvaluateConfig
 from tests.helpers import ROOT
 from tests.helpers.documented import commands_in
 
@@ -72,6 +73,8 @@ def check_command(words):
     if group.name in OF_ITS_OWN_PARSER:
         config = OF_ITS_OWN_PARSER[group.name]
         check_keys(context.args, dotted_keys(config) if config else keys_of(TrainingSetup))
+    if group.name == "evaluate" and "--config" in context.args:
+        EvaluateConfig.from_command_line(context.args)  # its keys depend on its models and suites
 
 
 def check_script(script, words):

@@ -104,7 +104,13 @@ def test_an_evaluation_that_was_stopped_goes_on_where_it_was(tmp_path):
 
 def test_prompts_without_an_answer_count_nowhere_and_are_named(tmp_path):
     chats = models() | {"base": Ruled([None, "Fine."])}
-    evaluate(evaluation_config(tmp_path), chats=chats)
+    config = evaluation_config(tmp_path)
+    evaluate(config, chats=chats)
+    recorded = {"recorded": [str(config.run_dir / "answers" / "base.jsonl")]}
+    found = results_of(tmp_path)["suites"]["checks"]["base"]
+    again = evaluation_config(tmp_path, models={"base": recorded})
+    assert evaluate(again).content["suites"]["checks"]["base"] == found
+    evaluate(config, chats=chats)
     suite = results_of(tmp_path)["suites"]["checks"]
     assert suite["base"]["all"]["n"] == 3
     assert suite["differences"]["trained - base"]["all"]["n"] == 3

@@ -8,10 +8,12 @@ from pydantic_settings import SettingsConfigDict
 
 from clair_apo.clair import PromptsConfig
 from clair_apo.config import Config, Section, UserPath, unknown_key
+from clair_apo.evaluation.suites.alpaca_eval import AlpacaEval
 from clair_apo.evaluation.suites.base import NAME, SuiteConfig
 from clair_apo.evaluation.suites.checks import ChecksSuite
 from clair_apo.evaluation.suites.health import HealthSuite
 from clair_apo.evaluation.suites.lm_eval import LmEval
+from clair_apo.evaluation.suites.mixeval_hard import MixEvalHard
 from clair_apo.llm import ModelSpec
 
 EACH = "each"
@@ -55,11 +57,20 @@ AnyModel = Annotated[
     Annotated[AskedModel, Tag("asked")] | Annotated[RecordedModel, Tag("files")],
     Discriminator(_kind),
 ]
-AnySuite = Annotated[ChecksSuite | HealthSuite | LmEval, Discriminator("suite")]
+AnySuite = Annotated[
+    AlpacaEval | ChecksSuite | HealthSuite | LmEval | MixEvalHard, Discriminator("suite")
+]
 SUITES: dict[str, type[SuiteConfig]] = {
     kind.model_fields["suite"].default: kind for kind in get_args(get_args(AnySuite)[0])
 }
 """Every suite by its name."""
+
+
+def _each_as_text(schema: dict[str, Any]) -> None:
+    """Let the schema of `models` take the pattern of `each` as it may be written: as text."""
+    for inner in schema.get("patternProperties", {}).values():
+        choices = {"anyOf": [*inner.pop("oneOf", inner.pop("anyOf", [])), {"type": "string"}]}
+        inner.update(choices)
 
 
 class EvaluateConfig(Config):
@@ -70,7 +81,9 @@ class EvaluateConfig(Config):
     run_dir: UserPath
     """The evaluation's folder: `evaluation.json`, `evaluation.md`, `evaluation.html`, and the rows
     of each suite."""
-    models: dict[Annotated[str, StringConstraints(pattern=NAME)], AnyModel] = Field(min_length=1)
+    models: dict[Annotated[str, StringConstraints(pattern=NAME)], AnyModel] = Field(
+        min_length=1, json_schema_extra=_each_as_text
+    )
     """By a name of yours; the first is the one in question, and the others are compared with it.
     The name `each` stands for all checkpoints that its `model`, such as `runs/x/checkpoint-*`,
     names."""

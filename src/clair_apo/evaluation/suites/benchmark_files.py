@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from clair_apo.errors import ConfigError, DataError
-from clair_apo.evaluation.suites.base import EvaluatedModel
+from clair_apo.errors import DataError
+from clair_apo.evaluation.suites.base import EvaluatedModel, OtherFormatError
 from clair_apo.files import first_fault
 
 MAX_BYTES = 2**29
@@ -138,9 +138,10 @@ def recorded_rows(model: EvaluatedModel, kind: Format) -> list[Row]:
     fitting = [rows for rows in files.values() if kind.fits(rows)]
     if not fitting:
         path, rows = next(iter(files.items()))
-        raise ConfigError(
+        raise OtherFormatError(
+            model.name,
             f"models.{model.name}: {path}: {_looks_like(rows)}; expected {kind.name}, "
-            f"whose rows have {_quoted(kind.fields)}"
+            f"whose rows have {_quoted(kind.fields)}",
         )
     return [row for rows in fitting for row in rows]
 

@@ -65,10 +65,11 @@ class HealthSuite(SuiteConfig):
     def run(self, context: SuiteContext) -> SuiteResult:
         """Look at every model's answer to every prompt."""
         answers = answer_prompts(context)
-        words = _shared_words(answers)
+        shared = _answered_by_all(answers)
+        words = _shared_words(shared)
         drift = self._drift(context, answers)
         figures = {
-            name: {**_text_figures(found), **_distinct(found, words), **drift[name]}
+            name: {**_text_figures(found), **_distinct(shared[name], words), **drift[name]}
             for name, found in answers.items()
         }
         remarks = [*failures(answers), *self._remarks(context, words)]
@@ -130,6 +131,12 @@ def _ended(found: Sequence[PromptAnswer]) -> Figure:
     if any(one.finish_reason in ("given", "other") for one in found):
         return Unavailable("the recording does not say what ended the answers")
     return RowFigure({one.id: one.finish_reason == "stop" for one in found}, share=True)
+
+
+def _answered_by_all(answers: Answers) -> Answers:
+    """The answers to prompts that every model has answered: a body of text to compare."""
+    failed = {one.id for found in answers.values() for one in found if one.text is None}
+    return {name: [one for one in found if one.id not in failed] for name, found in answers.items()}
 
 
 def _shared_words(answers: Answers) -> int:
