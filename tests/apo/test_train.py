@@ -14,6 +14,8 @@ from datasets import Dataset, DatasetDict
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
+from clair_apo.advice.advise import advise
+from clair_apo.advice.config import AdviseConfig
 from clair_apo.apo import load_pairs, split_pairs
 from clair_apo.apo.arguments import parse_arguments, resolved_yaml
 from clair_apo.apo.checkpoints import last_checkpoint
@@ -314,3 +316,61 @@ def test_every_exported_name_is_there():
         assert getattr(clair_apo.apo, name).__doc__
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = clair_apo.apo.nothing
+
+
+def write_advice(folder, shares):
+    rows = [
+        {"prompt_id": str(n), "chosen_share": share, "consistent": True}
+        for n, share in enumerate(shares)
+    ]
+    path = folder / "comparisons.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return advise(AdviseConfig(run_dir=folder / "advice", comparisons=path))
+
+
+@pytest.mark.parametrize(("share", "objective"), [(1.0, "apo_zero"), (0.0, "apo_down")])
+def test_loss_type_auto_takes_the_objective_of_an_advice_and_says_why(
+    run, tmp_path, share, objective
+):
+    found = write_advice(tmp_path, [share] * 20)
+    main(run(loss_type="auto", advice=str(tmp_path / "advice"), report_to="none"))
+    out = run.folder / "checkpoint"
+    assert f"Chosen by clair-apo advise: {found.reason}." in (out / "README.md").read_text()
+    stage = json.loads((out / "manifest.json").read_text())["stages"]["train"]
+    assert stage["objective"] == objective
+    assert any(found.reason in sentence for sentence in stage["why"])
+    again = yaml.safe_load((out / "training.yaml").read_text())
+    assert again.get("loss_type", ["apo_zero"]) == [objective] and "advice" not in again
+
+
+def test_loss_type_auto_stands_beside_others(run, tmp_path):
+    write_advice(tmp_path, [0.0] * 20)
+    where = str(tmp_path / "advice" / "advise.json")
+    setup = parse_arguments(run(loss_type=["auto", "sft"], length_normalize=True, advice=where))
+    assert setup.args.loss_type == ["apo_down", "sft"]
+
+
+@pytest.mark.parametrize(
+    ("shares", "expected"), [([0.5] * 9, "the advice is undecided"), (None, "cannot be read")]
+)
+def test_loss_type_auto_does_not_train_on_an_advice_that_decides_nothing(
+    run, tmp_path, shares, expected
+):
+    if shares:
+        write_advice(tmp_path, shares)
+    with pytest.raises(ConfigError, match=expected) as caught:
+        parse_arguments(run(loss_type="auto", advice=str(tmp_path / "advice")))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("options", [{"loss_type": "auto"}, {"advice": "somewhere"}])
+def test_loss_type_auto_and_an_advice_belong_together(run, options):
+    with pytest.raises(ConfigError, match="belong together"):
+        parse_arguments(run(**options))
+
+
+def test_an_advice_does_not_go_with_what_its_objective_refuses(run, tmp_path):
+    write_advice(tmp_path, [1.0] * 20)
+    options = {"loss_type": "auto", "advice": str(tmp_path / "advice")}
+    with pytest.raises(ConfigError, match="reverse_kl only"):
+        parse_arguments(run(f_divergence_type="js_divergence", **options))

@@ -7,7 +7,8 @@ a coin's would.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 from pydantic import Field
@@ -60,6 +61,8 @@ class Advice(Record):
     praises itself; None where no judge was at hand."""
     unreadable: int = 0
     """Comparisons without a verdict in one of the orders; they are in no share."""
+    left_out: int = 0
+    """Pairs without a sample, because it ran into the limit or is empty; they are in no share."""
     saturation: Saturation
     source: dict[str, str] = Field(default_factory=dict)
     """What was compared, by what."""
@@ -73,9 +76,8 @@ class Evidence(Record):
     """The same with the rejected answers in place of the chosen ones."""
     controls: tuple[bool, ...] = ()
     """Whether the judge passed each control."""
-    constant: str = ""
-    """A sentence where most of the model's samples are one text; else empty."""
     unreadable: int = 0
+    left_out: int = 0
     source: dict[str, str] = Field(default_factory=dict)
 
 
@@ -91,7 +93,8 @@ def decide(rows: Sequence[JudgedSample], evidence: Evidence) -> Advice:
     controls = proportion_interval(evidence.controls) if evidence.controls else None
     assert share is not None
     needed = _needed(share)
-    word, reason = _word(share, consistent, controls, evidence, needed)
+    fault = _fault(share, consistent, controls, evidence.unreadable) or _constant(rows, share)
+    word, reason = _refused(fault) if fault else _word(share, needed)
     return Advice(
         advice=word,
         reason=reason,
@@ -105,21 +108,17 @@ def decide(rows: Sequence[JudgedSample], evidence: Evidence) -> Advice:
         rejected_share=_share(evidence.rejected, lambda row: row.chosen_share),
         controls=controls,
         unreadable=evidence.unreadable,
+        left_out=evidence.left_out,
         saturation=evidence.saturation,
         source=evidence.source,
     )
 
 
-def _word(
-    share: Interval,
-    consistent: Interval,
-    controls: Interval | None,
-    evidence: Evidence,
-    needed: int | None,
-) -> tuple[Word, str]:
-    fault = _fault(share, consistent, controls, evidence)
-    if fault:
-        return "refused", fault
+def _refused(fault: str) -> tuple[Word, str]:
+    return "refused", fault
+
+
+def _word(share: Interval, needed: int | None) -> tuple[Word, str]:
     assert share.low is not None and share.high is not None
     found = f"the chosen answers win {in_percent(share)} against the model's own"
     if share.low > 0.5:
@@ -136,35 +135,64 @@ def _word(
 
 
 def _fault(
-    share: Interval, consistent: Interval, controls: Interval | None, evidence: Evidence
+    share: Interval, consistent: Interval, controls: Interval | None, unreadable: int
 ) -> str:
     """Why the judge's word is no evidence; empty where it is."""
-    decided = not _holds_half(share)
-    if consistent.mean <= 0.5 or (
-        _shows(consistent, ENOUGH_TO_SHOW) and _holds_half(consistent) and not decided
-    ):
+    coin = _shows(consistent, ENOUGH_TO_SHOW) and _holds_half(consistent) and _holds_half(share)
+    if consistent.mean <= 0.5 or coin:
         return (
             f"the judge says the same in both orders in {in_percent(consistent)} of the "
             "comparisons, which a coin would too (50 %); take another judge"
         )
-    if controls and (
-        controls.mean <= 0.5 or (_shows(controls, ENOUGH_CONTROLS) and _holds_half(controls))
-    ):
+    if controls and fooled(controls):
         return (
             "the judge is fooled: it prefers a real answer to a text that answers nothing and "
             f"praises itself in {in_percent(controls)} of the controls; take another judge"
         )
-    if evidence.constant and decided and share.mean < 0.5:
+    if unreadable > share.n:
         return (
-            f"the judge is fooled: it prefers the model's samples, although {evidence.constant}; "
-            "look at them, and take another judge"
-        )
-    if evidence.unreadable > share.n:
-        return (
-            f"the judge gave no verdict in {evidence.unreadable} of "
-            f"{share.n + evidence.unreadable} comparisons; take another judge"
+            f"the judge gave no verdict in {unreadable} of {share.n + unreadable} comparisons; "
+            "take another judge"
         )
     return ""
+
+
+def fooled(controls: Interval) -> bool:
+    """Whether a judge passes controls no more often than a coin would.
+
+    Args:
+        controls: the share that it passed.
+    """
+    return controls.mean <= 0.5 or (_shows(controls, ENOUGH_CONTROLS) and _holds_half(controls))
+
+
+def _constant(rows: Sequence[JudgedSample], share: Interval) -> str:
+    """Why a judge is fooled that prefers the side which says the same to most prompts."""
+    if _holds_half(share):
+        return ""
+    chosen_wins = share.mean > 0.5
+    said = most_common_text(
+        {row.prompt_id: row.chosen if chosen_wins else row.sample for row in rows}
+    )
+    if not said:
+        return ""
+    side = "the chosen answers" if chosen_wins else "the model's samples"
+    return (
+        f"the judge is fooled: it prefers {side}, which are the same text for {said} of "
+        f"{share.clusters} prompts; look at them, and take another judge"
+    )
+
+
+def most_common_text(answers: Mapping[str, str | None]) -> int:
+    """How many prompts got the text that more than half of them got; 0 where there is none.
+
+    Args:
+        answers: by prompt; None where the text is not known. Of fewer than four prompts nothing is
+            concluded.
+    """
+    texts = Counter(text for text in answers.values() if text is not None)
+    most = max(texts.values(), default=0)
+    return most if len(answers) >= 4 and most > len(answers) / 2 else 0
 
 
 def _shows(share: Interval, enough: int) -> bool:
@@ -191,16 +219,15 @@ def _consistent(rows: Sequence[JudgedSample]) -> Interval:
 
 
 def _longer(row: JudgedSample) -> float | None:
-    chosen, sample = row.chosen_characters, row.sample_characters
-    if chosen is None or sample is None or chosen == sample:
+    if row.lengths is None or row.lengths[0] == row.lengths[1]:
         return None
-    return row.chosen_share if chosen > sample else 1 - row.chosen_share
+    return row.chosen_share if row.lengths[0] > row.lengths[1] else 1 - row.chosen_share
 
 
 def _alike(row: JudgedSample) -> float | None:
-    chosen, sample = row.chosen_characters, row.sample_characters
-    if chosen is None or sample is None:
+    if row.lengths is None:
         return None
+    chosen, sample = row.lengths
     alike = abs(chosen - sample) <= LIKE_LENGTH * max(chosen, sample)
     return row.chosen_share if alike else None
 

@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, ConfigDict, Field
 
 from clair_apo.errors import DataError
 from clair_apo.files import read_jsonl
-from clair_apo.records import Record
+from clair_apo.records import Record, Text
 
 
 def _as_text(value: Any) -> Any:
@@ -33,12 +33,27 @@ class JudgedSample(Record):
     mean."""
     consistent: bool = Field(strict=True)
     """Whether both orders said the same."""
+    chosen: Text | None = None
+    """The chosen answer; None where only the judgement was given, as in the next field."""
+    sample: Text | None = None
+    """The model's sample."""
     chosen_characters: _Characters | None = None
-    """Length of the chosen answer."""
+    """Length of the chosen answer; by default that of its text."""
     sample_characters: _Characters | None = None
-    """Length of the model's sample."""
+    """Length of the model's sample; by default that of its text."""
     first_place: _Share | None = None
     """The share of verdicts for the answer that was shown first, of those for one of the two."""
+
+    @property
+    def lengths(self) -> tuple[int, int] | None:
+        """Characters of the chosen answer and of the sample; None where one is not known."""
+        chosen = _length(self.chosen_characters, self.chosen)
+        sample = _length(self.sample_characters, self.sample)
+        return None if chosen is None or sample is None else (chosen, sample)
+
+
+def _length(characters: int | None, text: str | None) -> int | None:
+    return len(text) if characters is None and text is not None else characters
 
 
 def read_comparisons(path: Path) -> list[JudgedSample]:

@@ -4,18 +4,28 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import yaml
 from trl.scripts.utils import TrlParser
 from trl.trainer.model_config import ModelConfig
 
-from clair_apo.apo.config import APOConfig
+from clair_apo.advice.advise import read_advice
+from clair_apo.advice.decide import LOSS_TYPE
+from clair_apo.apo.config import AUTO, APOConfig
 from clair_apo.config import option_names, read_yaml, split_config_option, unknown_key
 from clair_apo.errors import ClairApoError, ConfigError
 
-# settings of the moment, of the process, or secret
-_NOT_AGAIN = {"dry_run", "resume_from_checkpoint", "local_rank", "hub_token", "push_to_hub_token"}
+# settings of the moment, of the process, secret, or replaced by what they led to
+_NOT_AGAIN = {
+    "advice",
+    "dry_run",
+    "resume_from_checkpoint",
+    "local_rank",
+    "hub_token",
+    "push_to_hub_token",
+}
 
 
 @dataclass
@@ -50,6 +60,9 @@ class ScriptArguments(PairArguments):
 
     dry_run: bool = False
     """Look the pairs over and estimate memory and time, without loading weights or training."""
+    advice: str | None = None
+    """What `clair-apo advise` found: its folder, or its `advise.json`. `loss_type: auto` takes the
+    objective from it, and the model's card and manifest say why."""
 
 
 class TrainingSetup(NamedTuple):
@@ -64,9 +77,32 @@ def parse_arguments(argv: Sequence[str]) -> TrainingSetup:
     """Read `--config FILE.yaml` and the options after it.
 
     Raises:
-        ConfigError: unreadable file, unknown key (with the nearest one), or a wrong value.
+        ConfigError: unreadable file, unknown key (with the nearest one), or a wrong value;
+            `loss_type: auto` with an advice that is neither zero nor down.
     """
-    return TrainingSetup(*parse_into(argv, tuple(TrainingSetup.__annotations__.values())))
+    setup = TrainingSetup(*parse_into(argv, tuple(TrainingSetup.__annotations__.values())))
+    _take_advice(setup)
+    return setup
+
+
+def _take_advice(setup: TrainingSetup) -> None:
+    """Put the objective of an advice in place of `loss_type: auto`."""
+    asked, path = AUTO in setup.args.loss_type, setup.script.advice
+    if not asked and path is None:
+        return
+    if not asked or path is None:
+        raise ConfigError(
+            "loss_type auto and advice belong together: the one takes the objective from the "
+            "other, which `clair-apo advise` writes; set both or none"
+        )
+    found = read_advice(Path(path))
+    if found.advice not in LOSS_TYPE:
+        raise ConfigError(
+            f"{path}: the advice is {found.advice}, because {found.reason}; name the loss_type "
+            "yourself (apo_zero where you hold the chosen answers for better than the model's own, "
+            "apo_down where for worse)"
+        )
+    setup.args.replace_auto(LOSS_TYPE[found.advice])
 
 
 def parse_into(argv: Sequence[str], kinds: Sequence[Any]) -> tuple[Any, ...]:

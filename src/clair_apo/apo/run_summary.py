@@ -15,6 +15,7 @@ from clair_apo.apo.metrics import PairRewards
 from clair_apo.apo.objectives import SFT, Objective
 from clair_apo.apo.reference.cache import ReferenceCache
 from clair_apo.apo.run_record import LearningRates, record_of
+from clair_apo.apo.watch.answers import watched_words
 from clair_apo.models import find_publication, is_hub_name
 from clair_apo.records import Record, digest
 from clair_apo.run_folder import package_versions
@@ -55,6 +56,8 @@ class Run(Protocol):
     starts_at_reference: bool
     reference_cache: ReferenceCache
     evaluation_rewards: PairRewards | None
+    advice_reason: str
+    """Why an advice chose the objective; empty where none did."""
     data_description: str
     """What the pairs are, in words; empty where nobody said so."""
 
@@ -77,7 +80,7 @@ class RunFacts(Record):
     objective: str
     """Such as `apo_zero + 0.1 sft, length-normalised`."""
     why: tuple[str, ...]
-    """A sentence for each objective that is ours."""
+    """A sentence for each objective that is ours, and why an advice chose it where one did."""
     beta: float
     model: str
     pair_layout: str
@@ -94,6 +97,8 @@ class RunFacts(Record):
     """The last training log."""
     held_out_anchors: dict[str, float]
     """The last evaluation, without `eval_`."""
+    watched: str
+    """The first and the last figures of watched answers, in words; empty where there are none."""
     alarms: tuple[Alarm, ...]
     learning_rates: LearningRates | None
     """Those that steps had; None before the first."""
@@ -112,7 +117,7 @@ def run_facts(trainer: Run) -> RunFacts:
     unknown = [f"not known before step {record.began_at}"] if record and record.began_at else []
     return RunFacts(
         objective=_objective(trainer),
-        why=tuple(WHY[name] for name in trainer.loss_types if name in WHY),
+        why=_why(trainer),
         beta=trainer.beta,
         model=model_name(trainer.model) or "unnamed",
         pair_layout=trainer.pair_layout,
@@ -122,6 +127,7 @@ def run_facts(trainer: Run) -> RunFacts:
         lengths=trainer.train_lengths,
         anchors=_last(history, "rewards/chosen", ""),
         held_out_anchors=_last(history, "eval_loss", "eval_"),
+        watched=watched_words(history),
         alarms=trainer.alarms.alarms,
         learning_rates=record.learning_rates if record else None,
         changes=(*unknown, *map(str, record.changes)) if record else (),
@@ -175,6 +181,11 @@ def measure(dataset: Any, args: Any) -> PairLengths | None:
 def _is_prepared(dataset: Any) -> bool:
     """Whether all token ids are there; those of pairs with images come batch by batch."""
     return isinstance(dataset, Dataset) and set(_TOKENS) <= set(dataset.column_names)
+
+
+def _why(trainer: Run) -> tuple[str, ...]:
+    advised = trainer.advice_reason and f"Chosen by clair-apo advise: {trainer.advice_reason}."
+    return (*(WHY[name] for name in trainer.loss_types if name in WHY), *filter(None, [advised]))
 
 
 def _objective(trainer: Run) -> str:
@@ -240,6 +251,7 @@ def model_card(trainer: Run, name: str, tags: list[str], dataset: str | None = N
         f"{why}\n\n"
         f"## Held-out rewards\n\n{_rewards(trainer.evaluation_rewards)}\n"
         f"## Anchors at the end\n\n{_anchors(found)}\n"
+        f"## Watched answers\n\n{found.watched or 'None.'}\n\n"
         f"## Alarms\n\n{_alarms(found)}"
     )
 
