@@ -70,6 +70,7 @@ def write_config(tiny_folder, tmp_path):
             "gradient_checkpointing": False,
             "save_strategy": "no",
             "logging_steps": 1,
+            "watch_prompts": 0,
         }
         path = tmp_path / f"{name}.yaml"
         path.write_text(yaml.safe_dump(values | options))
@@ -94,6 +95,7 @@ def config(tmp_path):
             "save_strategy": "no",
             "disable_tqdm": True,
             "seed": 7,
+            "watch_prompts": 0,
         }
         return APOConfig(**(quick | options))
 

@@ -7,6 +7,12 @@ from clair_apo.apo.alarms import (
     COLLAPSE_WINDOW,
     DRIFT_SHARE,
     DRIFT_WINDOW,
+    ENDED_FALL,
+    NOT_FOLLOWED_QUADRANT,
+    NOT_FOLLOWED_REWARD,
+    NOT_FOLLOWED_SHARE,
+    NOT_FOLLOWED_WINDOW,
+    REPEATS_RISE,
     SATURATED_SHARE,
     SATURATED_WINDOW,
     find_alarms,
@@ -25,6 +31,9 @@ def run(count=LONG, **metrics):
         "logratios_per_token/chosen": lambda step: 0.1,
         "saturation": lambda step: 0.2,
         "lengths/chosen": lambda step: 80 + 40 * (step % 2),
+        "quadrants/chosen_up_rejected_down": lambda step: 1.0,
+        "followed/share": lambda step: 0.3,
+        "first_difference_logps/chosen": lambda step: -0.5,
     }
     curves = usual | metrics
     return [
@@ -135,3 +144,83 @@ def test_several_alarms_come_in_the_order_of_their_steps():
         }
     )
     assert names(history) == ["chosen_falls", "saturated"]
+
+
+# --- single tokens and watched answers
+
+
+UNFOLLOWED = {
+    "rewards/chosen": lambda step: NOT_FOLLOWED_REWARD,
+    "quadrants/chosen_up_rejected_down": lambda step: NOT_FOLLOWED_QUADRANT,
+    "followed/share": lambda step: NOT_FOLLOWED_SHARE / 2,
+    "first_difference_logps/chosen": lambda step: -5.25,
+}
+
+
+def test_rewards_in_the_right_quadrant_that_decoding_does_not_follow_are_an_alarm():
+    (alarm,) = find_alarms(run(**UNFOLLOWED), ("apo_zero",))
+    assert (alarm.name, alarm.step) == ("not_followed", NOT_FOLLOWED_WINDOW)
+    assert "right quadrant (90% of pairs, chosen +2.00)" in alarm.what
+    assert "greedy decoding follows 1.0% of chosen" in alarm.what
+    assert "-5.2 nats" in alarm.what
+    assert "about 0.02" in alarm.advice
+    assert names(run(**UNFOLLOWED), "sigmoid") == ["not_followed"]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"rewards/chosen": lambda step: 0.99 * NOT_FOLLOWED_REWARD},
+        {"quadrants/chosen_up_rejected_down": lambda step: 0.99 * NOT_FOLLOWED_QUADRANT},
+        {"followed/share": lambda step: NOT_FOLLOWED_SHARE},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+def test_each_part_of_the_pattern_is_needed(other):
+    assert names(run(**(UNFOLLOWED | other))) == []
+
+
+def test_under_down_and_where_no_pair_differs_decoding_is_not_expected_to_follow():
+    assert "not_followed" not in names(run(**UNFOLLOWED), "apo_down")
+    unknown = run(**UNFOLLOWED)
+    for entry in unknown:
+        del entry["followed/share"]
+    assert names(unknown) == []
+    assert names(run(NOT_FOLLOWED_WINDOW - 1, **UNFOLLOWED)) == []
+
+
+def watches(*shares, name="watch/ended"):
+    """Logs of watched answers at steps 0, 10, 20, ..."""
+    usual = {"watch/ended": 1.0, "watch/rep_3": 0.02, "watch/length": 90.0}
+    return [usual | {name: share, "step": 10 * number} for number, share in enumerate(shares)]
+
+
+def test_answers_that_stop_ending_are_an_alarm_which_knows_the_last_good_watch():
+    (alarm,) = find_alarms(watches(0.875, 0.75, 0.375, 0.0), ("apo_zero",))
+    assert (alarm.name, alarm.step, alarm.clear_until) == ("stops_ending", 20, 10)
+    assert alarm.what == "38% of the watched answers end by themselves, 88% at step 0"
+    assert "lower learning_rate" in alarm.advice and "sft" in alarm.advice
+    assert "end_logps/rejected" in alarm.advice
+
+
+def test_a_fall_by_less_or_of_an_answer_or_two_is_none():
+    assert names(watches(1.0, 0.51)) == [], "more than half of what it was"
+    assert names(watches(0.2, 0.0)) == [], f"a fall by less than {ENDED_FALL}"
+    assert names(watches(0.0, 1.0, 0.6)) == [], "the first watch is what counts"
+    assert names(watches(0.5, 0.25)) == ["stops_ending"]
+
+
+def test_answers_that_begin_to_repeat_are_an_alarm():
+    rises = watches(0.02, 0.1, 0.02 + REPEATS_RISE, name="watch/rep_3")
+    (alarm,) = find_alarms(rises, ("apo_down",))
+    assert (alarm.name, alarm.step, alarm.clear_until) == ("repeats", 20, 10)
+    assert alarm.what == "the watched answers repeat themselves: rep-3 0.22, 0.02 at step 0"
+    assert names(watches(0.5, 0.6, name="watch/rep_3")) == [], "the model did before"
+
+
+def test_an_alarm_knows_the_last_log_before_its_window():
+    saturated = run(saturation=lambda step: 1.0 if step > 7 else 0.0)
+    (alarm,) = find_alarms(saturated, ("apo_zero",))
+    assert alarm.step - alarm.clear_until == SATURATED_WINDOW
+    early = run(saturation=lambda step: 1.0)
+    assert find_alarms(early, ("apo_zero",))[0].clear_until == 0

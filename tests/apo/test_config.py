@@ -106,6 +106,15 @@ def files_beside(make, tmp_path, **setting):
     return len(list((tmp_path / "mine").rglob("*.safetensors")))
 
 
+def watches(make, tmp_path, **setting):
+    """The figures of watched answers at the start of a run."""
+    (tmp_path / "rules.yaml").write_text("checks: [{name: short, max_words: 3}]")
+    pairs = Dataset.from_list(make_rows(2))
+    trainer = make(eval_dataset=pairs, max_steps=1, **setting)
+    trainer.train()
+    return {name for name in trainer.state.log_history[0] if name.startswith("watch/")}
+
+
 EFFECTS = {
     "pair_layout": lambda make, _: (
         make(pair_layout="shared_prefix").layout.is_padded,
@@ -122,6 +131,15 @@ EFFECTS = {
     "on_alarm": lambda make, _: (
         stops_at_an_alarm(make, on_alarm="warn"),
         stops_at_an_alarm(make, on_alarm="stop"),
+    ),
+    "watch_prompts": lambda make, folder: (
+        "watch/ended" in watches(make, folder, watch_prompts=0),
+        "watch/ended" in watches(make, folder, watch_prompts=2),
+    ),
+    "watch_checks": lambda make, folder: (
+        "watch/checks/short" in watches(make, folder, watch_prompts=2),
+        "watch/checks/short"
+        in watches(make, folder, watch_prompts=2, watch_checks=str(folder / "rules.yaml")),
     ),
     "reference": lambda make, folder: (
         not starts_at_zero(make, reference="initial"),

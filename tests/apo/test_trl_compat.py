@@ -373,6 +373,20 @@ def test_a_learnt_prompt_is_known_to_be_on_or_off(model):
         assert trl_compat.prompt_is_off(prompted)
 
 
+def test_generating_with_an_adapter_leaves_no_trace_on_it(model):
+    adapted = get_peft_model(model, LoraConfig(r=2, task_type="CAUSAL_LM"))
+    ids = torch.arange(6, 12)[None]
+    before = sorted(vars(adapted.base_model))
+    adapted.generate(input_ids=ids, max_new_tokens=1)
+    assert sorted(vars(adapted.base_model)) != before, "peft leaves none: drop no_trace_of_generate"
+    vars(adapted.base_model).pop("prepare_inputs_for_generation")
+    with trl_compat.no_trace_of_generate(adapted):
+        adapted.generate(input_ids=ids, max_new_tokens=1)
+    assert sorted(vars(adapted.base_model)) == before
+    with trl_compat.no_trace_of_generate(model):
+        model.generate(input_ids=ids, max_new_tokens=1)
+
+
 def test_layers_with_statistics_over_batches_are_of_one_class():
     assert isinstance(nn.BatchNorm1d(2), trl_compat.BatchNorm)
 

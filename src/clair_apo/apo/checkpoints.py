@@ -71,12 +71,18 @@ def incomplete_reason(checkpoint: Path) -> str | None:
     return None
 
 
-def last_checkpoint(folder: Path) -> Path | None:
-    """The latest complete `checkpoint-N` of a folder; a warning names later ones."""
+def last_checkpoint(folder: Path, until: int | None = None) -> Path | None:
+    """The latest complete `checkpoint-N` of a folder; a warning names later ones.
+
+    Args:
+        folder: of a run.
+        until: only those up to this step; None takes all.
+    """
     steps = {
         int(match[1]): path
         for path in folder.glob("checkpoint-*")
         if (match := re.fullmatch(r"checkpoint-(\d+)", path.name))
+        and (until is None or int(match[1]) <= until)
     }
     for step in sorted(steps, reverse=True):
         fault = incomplete_reason(steps[step])

@@ -10,6 +10,7 @@ from trl.trainer.dpo_config import DPOConfig
 
 from clair_apo.apo.objectives import OBJECTIVES
 from clair_apo.errors import ConfigError
+from clair_apo.text.checks import load_checks
 
 INITIAL, BASE = "initial", "base"
 """What `reference` can be besides a model."""
@@ -24,15 +25,16 @@ MAX_TOKENS_PER_BATCH = 4096
 class APOConfig(DPOConfig):
     """`trl.DPOConfig` with `apo_zero` by default, and with settings that work on CPUs too.
 
-    It adds `pair_layout`, `max_tokens_per_batch`, `length_normalize`, `on_alarm`, `reference` and
-    `reference_cache`. Where there is no accelerator it sets `use_cpu`; where `use_cpu` holds,
-    `bf16` is off unless it was asked for (many CPUs can only emulate it) and several processes
-    speak over `gloo` unless another `ddp_backend` was asked for.
+    It adds `pair_layout`, `max_tokens_per_batch`, `length_normalize`, `on_alarm`, `watch_prompts`,
+    `watch_checks`, `reference` and `reference_cache`. Where there is no accelerator it sets
+    `use_cpu`; where `use_cpu` holds, `bf16` is off unless it was asked for (many CPUs can only
+    emulate it) and several processes speak over `gloo` unless another `ddp_backend` was asked for.
 
     Raises:
         ConfigError: `apo_zero` or `apo_down` with an f-divergence other than reverse KL, a beta
             that is not above 0, `length_normalize` beside something that TRL computes itself, or a
-            `pair_layout`, `max_tokens_per_batch` or `on_alarm` that cannot be.
+            `pair_layout`, `max_tokens_per_batch`, `on_alarm`, `watch_prompts` or `watch_checks`
+            that cannot be.
     """
 
     loss_type: list[str] = field(
@@ -76,6 +78,21 @@ class APOConfig(DPOConfig):
             "help": "What happens when the metrics contradict the objective: `warn` says so, "
             "`stop` also saves a checkpoint and ends the run.",
             "choices": ["warn", "stop"],
+        },
+    )
+    watch_prompts: int | None = field(
+        default=None,
+        metadata={
+            "help": "Held-out prompts that the policy answers greedily at the start, at each "
+            "evaluation and at the end. By default 8 where pairs are held out and the model can "
+            "generate; 0 none."
+        },
+    )
+    watch_checks: str | None = field(
+        default=None,
+        metadata={
+            "help": "A YAML of checks, rules that code can decide; the share of watched answers "
+            "that keeps to each is logged."
         },
     )
     reference: str = field(
@@ -138,6 +155,10 @@ class APOConfig(DPOConfig):
             raise ConfigError(
                 f"max_tokens_per_batch must be at least 1, got {self.max_tokens_per_batch}"
             )
+        if self.watch_prompts is not None and self.watch_prompts < 0:
+            raise ConfigError(f"watch_prompts must be 0 or more, got {self.watch_prompts}")
+        if self.watch_checks is not None:
+            load_checks(self.watch_checks)
         if self.on_alarm not in ("warn", "stop"):
             raise ConfigError(f"on_alarm must be warn or stop, got {self.on_alarm!r}")
         anchored = [name for name in self.loss_type if name.startswith("apo_")]

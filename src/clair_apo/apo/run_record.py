@@ -84,6 +84,7 @@ _MAY_CHANGE_PREFIXES = (
     "save_",
     "torch_compile",
     "trackio_",
+    "watch_",
     "dataloader_num_workers",
     "dataloader_pin_memory",
     "dataloader_persistent_workers",

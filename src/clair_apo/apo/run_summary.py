@@ -15,6 +15,7 @@ from clair_apo.apo.metrics import PairRewards
 from clair_apo.apo.objectives import SFT, Objective
 from clair_apo.apo.reference.cache import ReferenceCache
 from clair_apo.apo.run_record import LearningRates, record_of
+from clair_apo.apo.watch.answers import watched_words
 from clair_apo.models import find_publication, is_hub_name
 from clair_apo.records import Record, digest
 from clair_apo.run_folder import package_versions
@@ -96,6 +97,8 @@ class RunFacts(Record):
     """The last training log."""
     held_out_anchors: dict[str, float]
     """The last evaluation, without `eval_`."""
+    watched: str
+    """The first and the last figures of watched answers, in words; empty where there are none."""
     alarms: tuple[Alarm, ...]
     learning_rates: LearningRates | None
     """Those that steps had; None before the first."""
@@ -124,6 +127,7 @@ def run_facts(trainer: Run) -> RunFacts:
         lengths=trainer.train_lengths,
         anchors=_last(history, "rewards/chosen", ""),
         held_out_anchors=_last(history, "eval_loss", "eval_"),
+        watched=watched_words(history),
         alarms=trainer.alarms.alarms,
         learning_rates=record.learning_rates if record else None,
         changes=(*unknown, *map(str, record.changes)) if record else (),
@@ -247,6 +251,7 @@ def model_card(trainer: Run, name: str, tags: list[str], dataset: str | None = N
         f"{why}\n\n"
         f"## Held-out rewards\n\n{_rewards(trainer.evaluation_rewards)}\n"
         f"## Anchors at the end\n\n{_anchors(found)}\n"
+        f"## Watched answers\n\n{found.watched or 'None.'}\n\n"
         f"## Alarms\n\n{_alarms(found)}"
     )
 

@@ -16,6 +16,7 @@ from trl.trainer.utils import get_peft_config, get_quantization_config
 
 from clair_apo.advice.advise import read_advice
 from clair_apo.apo.adapters import load_policy
+from clair_apo.apo.alarms import Alarm
 from clair_apo.apo.arguments import TrainingSetup, parse_arguments, resolved_yaml
 from clair_apo.apo.checkpoints import Interrupt, check_resumable, last_checkpoint, resume_folder
 from clair_apo.apo.data import PairSplit, data_digest, load_split_pairs
@@ -26,6 +27,7 @@ from clair_apo.apo.process_exit import freeze_objects_for_exit
 from clair_apo.apo.run_record import check_settings, settings_of
 from clair_apo.apo.run_summary import run_facts
 from clair_apo.apo.trainer import APOTrainer
+from clair_apo.apo.watch.answers import watched_words
 from clair_apo.console import CONSOLE, print_result
 from clair_apo.errors import ClairApoError, TrainingError
 from clair_apo.files import atomic_writer
@@ -51,6 +53,8 @@ class TrainingResult:
     """Mean rewards of the held-out pairs; None where none were held out, or TRL has the loss."""
     held_out_by: str = ""
     """In words: what decided which pairs are held out, or why none are."""
+    watched: str = ""
+    """The first and the last figures of watched answers, in words; empty where there are none."""
 
 
 def main(argv: Sequence[str] | None = None) -> TrainingResult | None:
@@ -112,11 +116,7 @@ def _run(setup: TrainingSetup, split: PairSplit, resume_from: str | None) -> Tra
         )
     if trainer.alarms.stopped_by is not None:
         trainer.save_state()
-        raise TrainingError(
-            f"stopped by on_alarm: {trainer.alarms.stopped_by}. Step {trainer.state.global_step} "
-            f"of {trainer.state.max_steps} is saved in {setup.args.output_dir}: go on all the same "
-            "with --resume_from_checkpoint true, or begin anew in another output_dir"
-        )
+        raise TrainingError(stopped_words(trainer.alarms.stopped_by, trainer.state, setup.args))
     trainer.save_model()
     if split.held_out:
         trainer.evaluate()
@@ -129,11 +129,29 @@ def _run(setup: TrainingSetup, split: PairSplit, resume_from: str | None) -> Tra
         steps=trainer.state.global_step,
         rewards=measured.intervals() if measured else None,
         held_out_by=split.rule,
+        watched=watched_words(trainer.state.log_history),
     )
     _write(trainer, setup, split, result, started)
     freeze_objects_for_exit(setup.args.world_size)
     trainer.end()  # type: ignore[no-untyped-call]
     return result
+
+
+def stopped_words(alarm: Alarm, state: TrainerState, args: TrainingArguments) -> str:
+    """What is said of a run that an alarm stopped: the model to take, and how to go on."""
+    folder = Path(str(args.output_dir))
+    # a checkpoint within the window of the alarm may already show what it is about
+    clear = last_checkpoint(folder, alarm.clear_until) or last_checkpoint(folder, alarm.step - 1)
+    model = (
+        f"{clear} is the last checkpoint from before it: its model can be used as it is"
+        if clear
+        else "No checkpoint was saved before it (save_steps)"
+    )
+    return (
+        f"stopped by on_alarm: {alarm}. {model}. Step {state.global_step} of {state.max_steps} is "
+        f"saved in {folder} too: go on all the same with --resume_from_checkpoint true, or begin "
+        "anew in another output_dir"
+    )
 
 
 def summary(result: TrainingResult) -> str:
@@ -149,6 +167,8 @@ def summary(result: TrainingResult) -> str:
         lines.append("held-out rewards, mean over pairs with 95 % interval:")
         for side in ("chosen", "rejected", "margin"):
             lines.append(f"  {side:8} {getattr(result.rewards, side)}")
+    if result.watched:
+        lines.append(result.watched)
     return "\n".join([*lines, f"checkpoint: {result.output_dir}"])
 
 

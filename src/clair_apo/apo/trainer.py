@@ -97,6 +97,7 @@ from clair_apo.apo.trl_compat import (
     prepared_batch,
     sees_images,
 )
+from clair_apo.apo.watch.policy import policy_watch
 from clair_apo.apo.watch.speed import SpeedLog, step_cost
 from clair_apo.apo.watch.tokens import answer_ends, end_token_ids
 from clair_apo.files import atomic_writer
@@ -261,6 +262,15 @@ class APOTrainer(DPOTrainer):
         self.add_callback(self._speed)
         self.add_callback(self.alarms)
         self.add_callback(RunRecorder(lambda: describe_data(self), lambda: self.train_digest))
+        watch = policy_watch(
+            self,
+            self.eval_dataset,
+            self.processing_class,
+            sees_images=sees_images(self),
+            log=functools.partial(Trainer.log, self),  # TRL's adds means over training
+        )
+        if watch is not None:  # the last: others may refuse to begin
+            self.add_callback(watch)
 
     # --- layout and reference
 

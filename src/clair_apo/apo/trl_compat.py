@@ -383,6 +383,22 @@ def is_peft_model(model: Any) -> bool:
     return isinstance(extract_model_from_parallel(model), PeftModel)
 
 
+@contextlib.contextmanager
+def no_trace_of_generate(model: Any) -> Iterator[None]:
+    """Take back what generating sets on an adapter. `peft/peft_model.py`, `generate`."""
+    names = ("prepare_inputs_for_generation", "generation_config")
+    tuner = model.base_model if is_peft_model(model) else None
+    inside = (part for part in (tuner, getattr(tuner, "model", None)) if part is not None)
+    before = [(vars(part), {n: vars(part)[n] for n in names if n in vars(part)}) for part in inside]
+    try:
+        yield
+    finally:
+        for attributes, own in before:
+            for name in names:
+                attributes.pop(name, None)
+            attributes.update(own)
+
+
 def adapter_attributes(module: Any) -> tuple[str, ...]:
     """Where a layer holds something for each of its adapters. `BaseTunerLayer`, `*_names`."""
     return tuple(

@@ -22,6 +22,7 @@ from clair_apo.apo.forward.layout_choice import choose_layout
 from clair_apo.apo.forward.operations import matrix_rate
 from clair_apo.apo.lengths import PairLengths, cut_pair, pair_lengths
 from clair_apo.apo.trl_compat import tokenized_pairs
+from clair_apo.apo.watch.prompts import DEFAULT
 from clair_apo.errors import ClairApoError, ConfigError, TrainingError
 from clair_apo.ingest.pairs import TrainingPair
 from clair_apo.models import find_model
@@ -51,6 +52,8 @@ class DryRun(Record):
     layout: str
     """`shared_prefix`, or `padded` with the reason."""
     estimate: TrainingEstimate | None
+    watched: int = 0
+    """Held-out prompts, at most, that the policy would answer while it trains."""
 
 
 class _Tokenized(NamedTuple):
@@ -77,6 +80,7 @@ def preview(setup: TrainingSetup) -> DryRun:
     choice = choose_layout(setup.args, model, parallel=setup.args.parallelism_config)
     padded = choice.layout == "padded"
     lengths = _lengths(found.rows, setup) if found.rows else None
+    wanted = setup.args.watch_prompts
     dtype = torch.bfloat16 if setup.args.bf16 else torch.float32
     return DryRun(
         pairs=len(split.train) + len(split.held_out) + split.left,
@@ -94,6 +98,7 @@ def preview(setup: TrainingSetup) -> DryRun:
             padded=padded,
             rate=matrix_rate(setup.args.device, dtype),
         ),
+        watched=min(len(split.held_out), DEFAULT if wanted is None else wanted),
     )
 
 

@@ -23,6 +23,11 @@ def dry_run_text(run: DryRun) -> Group:
     parts += [f"pair layout: {run.layout}", *_problem_lines(run.problems)]
     if run.estimate is not None:
         parts += _estimate_lines(run.estimate)
+    if run.watched:
+        parts.append(
+            f"watched answers: {run.watched} held-out prompts, at the start, at each evaluation "
+            "and at the end (watch_prompts); not in the time above"
+        )
     return Group(*parts)
 
 
