@@ -45,7 +45,7 @@ MAY_IMPORT = {
     "records": set(),
     "run_folder": {"errors", "files"},
     "stats": {"records"},
-    "text": {"config", "errors", "files"},
+    "text": {"config", "errors", "files", "records"},
     "verification": {"records", "stats"},
     "llm": GROUND | {"models"},
     "advice": GROUND | {"llm", "models", "run_folder"},
