@@ -20,8 +20,9 @@ from clair_apo.clair.config import GenerateConfig
 from clair_apo.clair.filters.gate import Gate, GateConfig
 from clair_apo.clair.generate import Generated, generate
 from clair_apo.clair.recipes import RECIPES
-from clair_apo.clair.revision.edits import Edit, EditError, apply_edits
+from clair_apo.clair.revision.edits import Edit, apply_edits
 from clair_apo.clair.revision.parse import ParseError, parse_edits, parse_revision
+from clair_apo.clair.revision.placed import EditError
 from clair_apo.clair.revision.template import load_template
 from clair_apo.clair.stages.load import PromptsConfig, load_prompts
 from clair_apo.clair.stages.pair import measure_contrast

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from clair_apo.clair.answer_text import trimmed
 from clair_apo.clair.filters.gate import DropCause, check_reply
 from clair_apo.clair.prompt_state import PromptState, StageOutput, drop
-from clair_apo.clair.revision.edits import EditError, apply_edits
+from clair_apo.clair.revision.edits import apply_edits
 from clair_apo.clair.revision.parse import ParsedRevision, ParseError, parse_edits, parse_revision
+from clair_apo.clair.revision.placed import EditError
 from clair_apo.clair.revision.template import RevisionTemplate
 from clair_apo.clair.stages.context import StageContext
 from clair_apo.llm import Answer, CachedChat, ChatRequest, Dialogue
