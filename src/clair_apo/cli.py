@@ -26,6 +26,11 @@ MODES = """Modes of generate, beside the keys below:
   --push_to_hub NAME  put the data set on the hub when it is made
 """
 
+ESTIMATE = """Modes of evaluate, beside the keys below:
+  --estimate        say what the evaluation will ask and cost; ask nothing
+  --tokenizer NAME  whose tokens --estimate counts (default: those of smollm2-135m)
+"""
+
 PROCESSES = """Options of train that start several processes, beside the keys below:
   --num_processes N         one for each GPU, or so many on the cores of a machine without GPUs
   --accelerate_config FILE  a YAML of accelerate launch: FSDP, DeepSpeed, several machines
@@ -118,6 +123,33 @@ def _print_pilot(config: "GenerateConfig", prompts: int) -> None:
     run = Path(found.run_dir)
     _print_report(run)
     print_result(f"as numbers: {run / FILE}")
+
+
+@app.command(context_settings=_HANDED_ON)
+def evaluate(
+    context: typer.Context,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Say what will be asked and cost; ask nothing.")
+    ] = False,
+    tokenizer: Annotated[
+        str | None, typer.Option("--tokenizer", help="Whose tokens --estimate counts.")
+    ] = None,
+) -> None:
+    """Measure what models answer: --config FILE.yaml, and any key as an option."""
+    with reported_errors(interrupted=AGAIN):
+        from clair_apo.evaluation import EvaluateConfig
+        from clair_apo.evaluation import evaluate as measure
+        from clair_apo.evaluation.tables import evaluation_table
+
+        if "--help" in context.args:
+            print_result(ESTIMATE)
+        config = EvaluateConfig.from_command_line(context.args)
+        found = measure(config)
+        print_result(evaluation_table(found.content))
+        print_result(f"asked {found.asked} requests, {found.reused} were answered before")
+        if found.cost:
+            print_result(f"cost of the evaluation, all its invocations: ${found.cost:.4f}")
+        print_result(f"as numbers: {found.folder / 'evaluation.json'}")
 
 
 @app.command()

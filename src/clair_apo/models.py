@@ -7,6 +7,7 @@ This module does not know what a model is used for.
 
 import hashlib
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -133,6 +134,17 @@ def _folder(name: str, folder: Path) -> ModelSource:
     if not ((folder / "config.json").exists() or (folder / "adapter_config.json").exists()):
         raise ModelNotFoundError(f"model {name!r}: the folder holds no config.json")
     return ModelSource(name, str(folder), f"{folder.name}@{folder_digest(folder)[:12]}")
+
+
+def has_chat_template(folder: Path) -> bool:
+    """Whether the tokenizer in a model folder has a chat template."""
+    if any((folder / name).exists() for name in ("chat_template.jinja", "chat_template.json")):
+        return True
+    try:
+        settings = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(settings, dict) and bool(settings.get("chat_template"))
 
 
 def folder_digest(folder: Path) -> str:

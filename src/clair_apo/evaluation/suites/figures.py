@@ -12,6 +12,7 @@ from clair_apo.errors import DataError
 from clair_apo.stats import (
     Interval,
     bootstrap_interval,
+    jackknife_interval,
     mean_interval,
     paired_interval,
     proportion_interval,
@@ -34,7 +35,7 @@ class RowFigure:
     share: bool = False
     factor: float = 1.0
 
-    def interval(self) -> Interval:
+    def interval(self, confidence: float = 0.95) -> Interval:
         """The mean with its interval.
 
         Raises:
@@ -43,9 +44,9 @@ class RowFigure:
         rows = _some(list(self.values))
         values = [self.values[row] for row in rows]
         make = proportion_interval if self.share else mean_interval
-        return make(values, clusters=_of(self.clusters, rows)).times(self.factor)
+        return make(values, confidence, _of(self.clusters, rows)).times(self.factor)
 
-    def minus(self, other: "RowFigure") -> Interval:
+    def minus(self, other: "RowFigure", confidence: float = 0.95) -> Interval:
         """This model's mean minus another's, paired by row.
 
         Raises:
@@ -55,7 +56,8 @@ class RowFigure:
         return paired_interval(
             [self.values[row] for row in rows],
             [other.values[row] for row in rows],
-            clusters=_of(self.clusters, rows),
+            confidence,
+            _of(self.clusters, rows),
         ).times(self.factor)
 
 
@@ -68,37 +70,45 @@ class StatisticFigure:
         statistic: the figure from ids, some of them repeated; nan where they give none.
         clusters: the cluster of each row, by id; None where every row stands alone.
         draws: data sets that are drawn.
+        jackknife: take a jackknife's interval, for a statistic to which a row that is there twice
+            says something else; then no id is repeated.
     """
 
     rows: Sequence[str]
     statistic: Callable[[Sequence[str]], float]
     clusters: Mapping[str, str] | None = None
     draws: int = 1000
+    jackknife: bool = False
 
-    def interval(self) -> Interval:
+    def interval(self, confidence: float = 0.95) -> Interval:
         """The figure with its interval.
 
         Raises:
             DataError: there are no rows.
         """
-        return self._interval(_some(list(self.rows)), self.statistic)
+        return self._interval(_some(list(self.rows)), self.statistic, confidence)
 
-    def minus(self, other: "StatisticFigure") -> Interval:
+    def minus(self, other: "StatisticFigure", confidence: float = 0.95) -> Interval:
         """This model's figure minus another's, both on the same drawn rows.
 
         Raises:
             DataError: no row is in both.
         """
         rows = _shared(list(self.rows), dict.fromkeys(other.rows))
-        return self._interval(rows, lambda ids: self.statistic(ids) - other.statistic(ids))
+        return self._interval(
+            rows, lambda ids: self.statistic(ids) - other.statistic(ids), confidence
+        )
 
-    def _interval(self, rows: list[str], statistic: Callable[[Sequence[str]], float]) -> Interval:
+    def _interval(
+        self, rows: list[str], statistic: Callable[[Sequence[str]], float], confidence: float
+    ) -> Interval:
         def of_numbers(numbers: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> float:
             return statistic([rows[number] for number in numbers])
 
-        return bootstrap_interval(
-            of_numbers, len(rows), clusters=_of(self.clusters, rows), draws=self.draws
-        )
+        clusters = _of(self.clusters, rows)
+        if self.jackknife:
+            return jackknife_interval(of_numbers, len(rows), confidence, clusters)
+        return bootstrap_interval(of_numbers, len(rows), confidence, clusters, draws=self.draws)
 
 
 @dataclass(frozen=True)
