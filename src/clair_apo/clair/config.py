@@ -23,7 +23,8 @@ class RevisionConfig(Section):
     """What the reviser is asked for."""
 
     format: RevisionFormat = "edits"
-    """`edits`: a list of exact replacements; `full`: the whole revised answer."""
+    """`edits`: a list of exact replacements; `segments`: new texts for numbered sentences and
+    lines; `full`: the whole revised answer."""
     rubric: UserPath | None = None
     """A text file with the preference in plain words; it enters the template, and the judge's."""
     template: UserPath | None = None
