@@ -33,6 +33,9 @@ class RevisionConfig(Section):
     """`improve` or `worsen`; by default what the recipe says."""
     keep_length: bool = False
     """Ask the reviser to keep the answer about as long as it is."""
+    fold: bool = True
+    """Used with `edits`: look for a quoted passage that is not in the answer once more, with white
+    space, quotes, dashes, the case of the first letter and Unicode's form set aside."""
     ask_again: bool = True
     """Ask once more where a reply was cut (with a larger limit) or cannot be read."""
 
