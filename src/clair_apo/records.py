@@ -143,6 +143,15 @@ class Judgement(Record):
     request_keys: tuple[str, ...] = ()
 
 
+class Located(Record):
+    """How the passages of a reply in the format `edits` were found in the answer."""
+
+    exact: int
+    """Edits whose passage stands there as it was quoted."""
+    folded: int
+    """Edits whose passage was found with white space, quotes and the like set aside."""
+
+
 class Revision(Record):
     """A reviser's minimal revision of a response."""
 
@@ -165,6 +174,8 @@ class Revision(Record):
     """Keys in the request store, in the order of asking."""
     sampling: Sampling | None = None
     """Settings of the last of these requests, whose reply it is."""
+    located: Located | None = None
+    """None in other formats than `edits`, and in rows of before this was written down."""
 
 
 class Contrast(Record):

@@ -23,7 +23,8 @@ class RevisionConfig(Section):
     """What the reviser is asked for."""
 
     format: RevisionFormat = "edits"
-    """`edits`: a list of exact replacements; `full`: the whole revised answer."""
+    """`edits`: a list of exact replacements; `segments`: new texts for numbered sentences and
+    lines; `full`: the whole revised answer."""
     rubric: UserPath | None = None
     """A text file with the preference in plain words; it enters the template, and the judge's."""
     template: UserPath | None = None
@@ -32,6 +33,9 @@ class RevisionConfig(Section):
     """`improve` or `worsen`; by default what the recipe says."""
     keep_length: bool = False
     """Ask the reviser to keep the answer about as long as it is."""
+    fold: bool = True
+    """Used with `edits`: look for a quoted passage that is not in the answer once more, with white
+    space, quotes, dashes, the case of the first letter and Unicode's form set aside."""
     ask_again: bool = True
     """Ask once more where a reply was cut (with a larger limit) or cannot be read."""
 

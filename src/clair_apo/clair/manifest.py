@@ -139,6 +139,8 @@ def run_settings(
         settings["reviser"] = _asked(clients.reviser)
     if context.template:
         settings["template"] = context.template.digest
+        if context.template.format == "edits":
+            settings["fold"] = context.fold
     if clients.judge:
         settings["judge"] = {"template": context.judge.digest, **_asked(clients.judge)}
     return settings

@@ -34,6 +34,7 @@ def stage_context(config: GenerateConfig) -> StageContext:
         recipe=config.recipe_def,
         samples=config.samples,
         strip_thinking=config.strip_thinking,
+        fold=config.revision.fold,
         ask_again=config.revision.ask_again,
         controls=config.controls,
         template=_template(config),

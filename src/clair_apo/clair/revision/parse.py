@@ -45,18 +45,25 @@ from clair_apo.clair.revision.reply_text import (
 )
 from clair_apo.clair.revision.sections import Section, SectionError, tagged, without_reasoning
 from clair_apo.clair.revision.segments import SegmentChange
-from clair_apo.records import DropReason
+from clair_apo.records import DropReason, Located
 
-PARSER_VERSION = 4
+PARSER_VERSION = 5
 """Goes up whenever the same reply may be read differently; runs rebuild their revisions then."""
 
 
 @dataclass(frozen=True)
 class ParsedRevision:
-    """A whole revised answer with the reasoning that led to it (empty where none was given)."""
+    """A whole revised answer with the reasoning that led to it (empty where none was given).
+
+    Attributes:
+        text: the revised answer.
+        rationale: the reasoning.
+        located: how edits were found in the answer; None in other formats.
+    """
 
     text: str
     rationale: str
+    located: Located | None = None
 
 
 @dataclass(frozen=True)

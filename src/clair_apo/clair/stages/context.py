@@ -73,6 +73,7 @@ class StageContext:
         samples: answers to choose among, where the recipe has a judge.
         strip_thinking: whether thinking before an answer, and end marks behind it, are no part of
             it (`answer_text`).
+        fold: whether an edit's passage that stands nowhere is looked for once more, folded.
         ask_again: whether a revision that was cut or cannot be read gets a second chance.
         controls: draws the pairs by which a judge that verifies is itself tested.
         template: how the reviser is asked; None where the recipe has no revision.
@@ -86,6 +87,7 @@ class StageContext:
     recipe: Recipe
     samples: int
     strip_thinking: bool
+    fold: bool
     ask_again: bool
     controls: ControlsConfig
     template: RevisionTemplate | None
