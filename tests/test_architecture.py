@@ -45,14 +45,14 @@ MAY_IMPORT = {
     "records": set(),
     "run_folder": {"errors", "files"},
     "stats": {"records"},
-    "text": {"config", "errors", "files"},
+    "text": {"config", "errors", "files", "records"},
     "verification": {"records", "stats"},
     "llm": GROUND | {"models"},
     "advice": GROUND | {"llm", "models", "run_folder"},
     "clair": GROUND | {"advice", "llm", "models", "run_folder"},
     "apo": GROUND | {"advice", "models", "run_folder"},
     "evaluation": GROUND | {"advice", "apo", "clair", "llm", "models", "run_folder"},
-    "report": GROUND | {"run_folder"},
+    "report": GROUND | {"evaluation", "run_folder"},
 }
 # The same among the packages inside of one.
 MAY_IMPORT_INSIDE = {

@@ -135,9 +135,9 @@ class Judgement(Record):
     worse: int | None
     """The sample that is worse; None where `better` is."""
     votes: tuple[Vote, ...]
-    """Every two answers in both orders, with the verdict; empty where scores decided."""
+    """Every two answers in both orders, with the verdict; empty where scores or checks decided."""
     model: str
-    """The judge's identity; `scores` where the data's scores decided."""
+    """The judge's identity; `scores` where the data's scores decided, `checks` where checks did."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     request_keys: tuple[str, ...] = ()
@@ -209,7 +209,8 @@ class Provenance(Record):
     chosen: Origin
     rejected: Origin
     judged_by: str | None = None
-    """Identity of the judge that chose among answers; `scores` where the data's scores did."""
+    """Identity of the judge that chose among answers; `scores` where the data's scores did,
+    `checks` where checks did."""
     judge_keys: tuple[str, ...] = ()
     judge_cost: float | None = Field(None, allow_inf_nan=False)
     """US dollars of these requests; None where there are none, or no price."""
@@ -323,8 +324,10 @@ class DropReason(StrEnum):
     """The sides are in different languages."""
     MENTIONS_REVISION = "mentions_revision"
     """The revision speaks of being one."""
+    CHECKS_FAILED = "checks_failed"
+    """The chosen side does not pass every check of the gate."""
     JUDGE_REJECTED = "judge_rejected"
-    """The judge has no consistent preference, or finds the chosen answer worse."""
+    """The judge, scores or checks prefer no answer, or the judge finds the chosen one worse."""
     REQUEST_FAILED = "request_failed"
     """The server rejected this one request, or failed at it time and again."""
 

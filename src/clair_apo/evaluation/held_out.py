@@ -3,10 +3,11 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from clair_apo.apo.data import TrainingPair, load_pairs, load_split_pairs
+from clair_apo.apo.data import load_split_pairs
 from clair_apo.clair import PromptsConfig, load_prompts, measure_contrast
 from clair_apo.errors import DataError
 from clair_apo.evaluation.config import EvaluateConfig, PairsConfig
+from clair_apo.ingest.pairs import TrainingPair, load_pairs
 from clair_apo.records import (
     Conversation,
     Message,

@@ -9,10 +9,11 @@ from pydantic import Field
 from clair_apo.clair.filters.gate import Gate
 from clair_apo.clair.recipes import Recipe
 from clair_apo.clair.revision.template import RevisionTemplate
-from clair_apo.config import Section
+from clair_apo.config import Section, UserPath
 from clair_apo.llm import CachedChat, Meter
 from clair_apo.llm.judge import Judge
 from clair_apo.records import Judgement, Response, Revision, digest
+from clair_apo.text.checks import Check
 
 Role = Literal["target", "reviser", "judge"]
 """A model of a run, by its section in the config."""
@@ -30,6 +31,14 @@ class ControlsConfig(Section):
     def holds(self, pair_id: str) -> bool:
         """Whether a pair is a control."""
         return int(digest([self.seed, pair_id])[:8], 16) / 2**32 < self.share
+
+
+class ScorerConfig(Section):
+    """What chooses among answers without asking anybody."""
+
+    checks: UserPath
+    """A file of checks (`clair_apo.text.checks`): the answer that passes most of them is best, the
+    one that passes fewest is worst; a prompt whose answers all pass as many makes no pair."""
 
 
 class ModelClients(NamedTuple):
@@ -68,6 +77,7 @@ class StageContext:
         controls: draws the pairs by which a judge that verifies is itself tested.
         template: how the reviser is asked; None where the recipe has no revision.
         rubric: the preference in plain words, for the judge.
+        scorer: the checks that choose among answers; empty where a judge or scores do.
         gate: says which answers and revisions make no pair.
         clients: the models.
     """
@@ -80,6 +90,7 @@ class StageContext:
     controls: ControlsConfig
     template: RevisionTemplate | None
     rubric: str
+    scorer: tuple[Check, ...]
     gate: Gate
     clients: ModelClients = NO_CLIENTS
 

@@ -100,7 +100,7 @@ STAGES: dict[str, StageDef] = {
             run=choose,
             files=(StageFile("judgements.jsonl", Judgement, "judgement"),),
             role="judge",
-            decided_by={"judge"},
+            decided_by={"judge", "scorer"},
             makes="judgements",
             forecast=Forecast(
                 "verdict",
