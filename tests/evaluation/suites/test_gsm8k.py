@@ -4,6 +4,7 @@ import pytest
 from scipy import stats
 
 from clair_apo.errors import ConfigError, DataError
+from clair_apo.evaluation.suites.base import OtherFormatError
 from clair_apo.evaluation.suites.figures import Unavailable
 from clair_apo.evaluation.suites.gsm8k import Gsm8k
 from tests.helpers.evaluation import FakeContext, Says, asked, recorded, write_rows
@@ -121,5 +122,5 @@ def test_a_row_that_is_wrong_is_named(tmp_path, change, message):
 
 
 def test_answers_of_another_benchmark_are_told_apart(data):
-    with pytest.raises(ConfigError, match="looks like GSM8K questions; expected GSM8K solutions"):
+    with pytest.raises(OtherFormatError, match="like GSM8K questions; expected GSM8K sol"):
         _run(Gsm8k(), recorded("m", data))

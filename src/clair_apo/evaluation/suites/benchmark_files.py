@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from clair_apo.errors import ConfigError, DataError
-from clair_apo.evaluation.suites.base import EvaluatedModel
+from clair_apo.errors import DataError
+from clair_apo.evaluation.suites.base import EvaluatedModel, OtherFormatError
 from clair_apo.files import first_fault
 
 MAX_BYTES = 2**29
@@ -131,16 +131,17 @@ def recorded_rows(model: EvaluatedModel, kind: Format) -> list[Row]:
     """The rows of those of a model's recorded files that are of one format.
 
     Raises:
-        ConfigError: none of the files is; the message says what they look like.
+        OtherFormatError: none of the files is; the message says what they look like.
         DataError: a file cannot be read.
     """
     files = {path: read_rows(path) for path in model.recorded}
     fitting = [rows for rows in files.values() if kind.fits(rows)]
     if not fitting:
         path, rows = next(iter(files.items()))
-        raise ConfigError(
+        raise OtherFormatError(
+            model.name,
             f"models.{model.name}: {path}: {_looks_like(rows)}; expected {kind.name}, "
-            f"whose rows have {_quoted(kind.fields)}"
+            f"whose rows have {_quoted(kind.fields)}",
         )
     return [row for rows in fitting for row in rows]
 
