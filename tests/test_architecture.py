@@ -52,7 +52,7 @@ MAY_IMPORT = {
     "clair": GROUND | {"advice", "llm", "models", "run_folder"},
     "apo": GROUND | {"advice", "models", "run_folder"},
     "evaluation": GROUND | {"advice", "apo", "clair", "llm", "models", "run_folder"},
-    "report": GROUND | {"run_folder"},
+    "report": GROUND | {"evaluation", "run_folder"},
 }
 # The same among the packages inside of one.
 MAY_IMPORT_INSIDE = {

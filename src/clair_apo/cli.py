@@ -16,6 +16,7 @@ from clair_apo.output_streams import steady_output
 
 if TYPE_CHECKING:
     from clair_apo.clair import GenerateConfig
+    from clair_apo.evaluation import EvaluateConfig
 
 AGAIN = "what was answered is kept; run the same command again to go on"
 
@@ -114,6 +115,18 @@ def _print_estimate(config: "GenerateConfig", tokenizer: str | None) -> None:
     print_result(f"as numbers: {path}")
 
 
+def _print_evaluation_estimate(config: "EvaluateConfig", tokenizer: str | None) -> None:
+    from clair_apo.evaluation.estimate import estimate, estimate_table
+    from clair_apo.llm.token_count import STAND_IN
+    from clair_apo.run_folder import write_json
+
+    found = estimate(config, tokenizer or STAND_IN)
+    path = config.run_dir / "estimate.json"
+    write_json(path, found.model_dump(mode="json"))
+    print_result(estimate_table(found))
+    print_result(f"as numbers: {path}")
+
+
 def _print_pilot(config: "GenerateConfig", prompts: int) -> None:
     from clair_apo.clair.planning.pilot import FILE, pilot
     from clair_apo.clair.planning.tables import pilot_table
@@ -140,16 +153,20 @@ def evaluate(
         from clair_apo.evaluation import EvaluateConfig
         from clair_apo.evaluation import evaluate as measure
         from clair_apo.evaluation.tables import evaluation_table
+        from clair_apo.report import write_evaluation_page
 
         if "--help" in context.args:
             print_result(ESTIMATE)
         config = EvaluateConfig.from_command_line(context.args)
+        if estimate:
+            return _print_evaluation_estimate(config, tokenizer)
         found = measure(config)
         print_result(evaluation_table(found.content))
         print_result(f"asked {found.asked} requests, {found.reused} were answered before")
         if found.cost:
             print_result(f"cost of the evaluation, all its invocations: ${found.cost:.4f}")
-        print_result(f"as numbers: {found.folder / 'evaluation.json'}")
+        page = write_evaluation_page(found.folder)
+        print_result(f"as numbers: {found.folder / 'evaluation.json'}\npage: {page}")
 
 
 @app.command()

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 FinishReason = Literal["stop", "length", "content_filter", "given", "other"]
 """What ended an answer; `other`, in rows of earlier versions, is not known to be whole."""
-RevisionFormat = Literal["full", "edits"]
+RevisionFormat = Literal["full", "edits", "segments"]
 Direction = Literal["improve", "worsen"]
 TokenLimitField = Literal["max_tokens", "max_completion_tokens"]
 
@@ -308,7 +308,8 @@ class DropReason(StrEnum):
     UNPARSED = "unparsed"
     """The model's reply does not have the asked form, also after it was asked to mend it."""
     EDIT_NOT_FOUND = "edit_not_found"
-    """An edit names text that is not in the answer, or more than once."""
+    """An edit names text that is not in the answer, or more than once; or a segment that there is
+    not, or that is changed twice."""
     NO_OP = "no_op"
     """Both sides are equal."""
     THINKING_DIFFERS = "thinking_differs"

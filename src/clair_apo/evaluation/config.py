@@ -1,7 +1,7 @@
 """The config of an evaluation: models, held-out prompts or pairs, and the suites."""
 
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, get_args
 
 from pydantic import Discriminator, Field, StringConstraints, Tag, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
@@ -11,6 +11,7 @@ from clair_apo.config import Config, Section, UserPath, unknown_key
 from clair_apo.evaluation.suites.base import NAME, SuiteConfig
 from clair_apo.evaluation.suites.checks import ChecksSuite
 from clair_apo.evaluation.suites.health import HealthSuite
+from clair_apo.evaluation.suites.lm_eval import LmEval
 from clair_apo.llm import ModelSpec
 
 EACH = "each"
@@ -54,9 +55,9 @@ AnyModel = Annotated[
     Annotated[AskedModel, Tag("asked")] | Annotated[RecordedModel, Tag("files")],
     Discriminator(_kind),
 ]
-AnySuite = Annotated[ChecksSuite | HealthSuite, Discriminator("suite")]
+AnySuite = Annotated[ChecksSuite | HealthSuite | LmEval, Discriminator("suite")]
 SUITES: dict[str, type[SuiteConfig]] = {
-    kind.model_fields["suite"].default: kind for kind in (ChecksSuite, HealthSuite)
+    kind.model_fields["suite"].default: kind for kind in get_args(get_args(AnySuite)[0])
 }
 """Every suite by its name."""
 

@@ -12,13 +12,13 @@ from typing import Any
 
 from clair_apo.clair.costs import RunCosts
 from clair_apo.clair.setup import refuse_stranded_batches
-from clair_apo.errors import ConfigError, ModelNotFoundError, RunError
+from clair_apo.errors import ConfigError
+from clair_apo.evaluation.checkpoints import checkpoint_numbers, delete_rest, drop
 from clair_apo.evaluation.config import EvaluateConfig
-from clair_apo.evaluation.held_out import load_held_out
+from clair_apo.evaluation.plan import COMMAND, Plan, all_specs, make_plan
 from clair_apo.evaluation.results import suite_numbers
 from clair_apo.evaluation.session import Chats, Session
 from clair_apo.evaluation.suites.base import (
-    EvaluatedModel,
     OtherFormatError,
     SuiteConfig,
     SuiteResult,
@@ -26,14 +26,10 @@ from clair_apo.evaluation.suites.base import (
 from clair_apo.evaluation.suites.prompt_answers import answer_prompts
 from clair_apo.evaluation.tables import evaluation_markdown
 from clair_apo.files import atomic_writer
-from clair_apo.llm import ModelSpec, RequestStore, check_model
-from clair_apo.llm.pricing import require_price
-from clair_apo.llm.spec import RECORDED
-from clair_apo.models import has_chat_template
+from clair_apo.llm import RequestStore
 from clair_apo.records import Record
 from clair_apo.run_folder import RunFolder, now, write_json
 
-COMMAND = "evaluate"
 RESULTS, MARKDOWN = "evaluation.json", "evaluation.md"
 ANSWERS = "answers"
 """The folder with every model's answers to the held-out prompts."""
@@ -68,90 +64,54 @@ def evaluate(config: EvaluateConfig, *, chats: Chats | None = None) -> Evaluatio
         BudgetError: `max_cost` would be crossed, or a model has no price to keep it by.
     """
     given = chats or {}
-    held_out, models = load_held_out(config), evaluated_models(config)
-    check(config, models, given)
+    plan = make_plan(config, given)
     folder = RunFolder(config.run_dir)
-    _refuse_another_command(folder)
     folder.prepare()
     with ExitStack() as stack:
         store = stack.enter_context(RequestStore(config.store_path))
         stack.enter_context(folder.locked())
         costs = RunCosts(folder, store, config.max_cost)
         if not config.offline:
-            specs = list(all_specs(config, models).values())
+            specs = list(all_specs(config, plan.models).values())
             refuse_stranded_batches(specs, store, costs.run_id, folder.path)
         stack.enter_context(costs.recorded_on_failure())
         costs.write(command=COMMAND, config=config.model_dump(mode="json"), started=now())
         with atomic_writer(folder.file("config.yaml")) as file:
             file.write(config.to_yaml())
-        session = Session(
-            models, held_out, folder.path, store, costs, given, offline=config.offline
-        )
-        found = _close(session, folder, _run_suites(config, session, folder))
+        session = plan.session(folder, store, costs, given, offline=config.offline)
+        if config.drop_checkpoints:
+            _evaluate_and_drop(config, session, folder, plan)
+        found = _close(session, folder, _run_suites(config, session, folder, plan))
         for name, why in session.unread.items():
             raise ConfigError(f"models.{name}: no suite can read it ({why})")
         return found
 
 
-def evaluated_models(config: EvaluateConfig) -> list[EvaluatedModel]:
-    """The models of an evaluation, in the order of the config."""
-    return [
-        EvaluatedModel(name, entry)
-        if isinstance(entry, ModelSpec)
-        else EvaluatedModel(name, None, entry.recorded)
-        for name, entry in config.models.items()
-    ]
+def _evaluate_and_drop(
+    config: EvaluateConfig, session: Session, folder: RunFolder, plan: Plan
+) -> None:
+    """Let every suite ask each checkpoint but the last, and delete it then.
 
-
-def all_specs(config: EvaluateConfig, models: Sequence[EvaluatedModel]) -> dict[str, ModelSpec]:
-    """Every model and judge that may be asked, by its place in the config."""
-    found = {f"models.{model.name}": model.spec for model in models if model.spec}
-    for suite in config.suites:
-        for name in type(suite).model_fields:
-            value = getattr(suite, name)
-            if isinstance(value, ModelSpec):
-                found[f"{suite.key}.{name}"] = value
-    return found
-
-
-def check(config: EvaluateConfig, models: Sequence[EvaluatedModel], given: Chats) -> None:
-    """Find out what can be known of models and suites before anything is asked or written.
-
-    Raises:
-        ConfigError: a suite's file is missing or cannot be read.
-        ModelNotFoundError: no such folder, or one without a chat template.
-        RequestError: no key for a server.
-        BudgetError: `max_cost` is set, and a model has no price.
+    What the suites find is not used: they run again, on what is stored, over all models together.
     """
-    for suite in config.suites:
-        suite.check()
-    for place, spec in all_specs(config, models).items():
-        if spec.model in given:
+    delete_rest(plan.dropped)
+    named = {one.name for one in plan.checkpoints}
+    others = [model for model in session.models if model.name not in named]
+    for checkpoint in plan.checkpoints[:-1]:
+        if checkpoint.name in plan.dropped:
             continue
-        check_model(spec)
-        folder = Path(spec.model).expanduser()
-        local = spec.base_url is None and not spec.model.startswith(RECORDED)
-        if local and folder.is_dir() and not has_chat_template(folder):
-            raise ModelNotFoundError(
-                f"{place}: model {spec.model!r} has no chat template; give its tokenizer one, or "
-                "evaluate the model that was trained for chats"
-            )
-        if config.max_cost is not None:
-            require_price(place, spec)
+        (model,) = (one for one in session.models if one.name == checkpoint.name)
+        for suite in config.suites:
+            run_suite(suite, session.with_models([model, *others]))
+        drop(folder.path, checkpoint, session.identity(model))
 
 
-def _refuse_another_command(folder: RunFolder) -> None:
-    command = folder.manifest().get("command", COMMAND)
-    if command != COMMAND:
-        raise RunError(
-            f"{folder.path}: is a run folder of {command}; give the evaluation one of its own, "
-            f"such as {folder.path / 'evaluation'}"
-        )
-
-
-def _run_suites(config: EvaluateConfig, session: Session, folder: RunFolder) -> dict[str, Any]:
+def _run_suites(
+    config: EvaluateConfig, session: Session, folder: RunFolder, plan: Plan
+) -> dict[str, Any]:
     names = [model.name for model in session.models]
     content: dict[str, Any] = {"models": names, "suites": {}}
+    results: dict[str, SuiteResult] = {}
     unread = {model.name: "" for model in session.models if model.spec is None}
     for suite in config.suites:
         started = now()
@@ -160,9 +120,16 @@ def _run_suites(config: EvaluateConfig, session: Session, folder: RunFolder) -> 
             unread.pop(name)
         unread |= {name: why for name, why in refused.items() if name in unread}
         content["suites"][suite.key] = suite_numbers(result, names)
+        results[suite.key] = result
         _write_rows(folder, suite, result)
         folder.record_stage(suite.key, {"started": started, "ended": now()})
     session.unread |= unread
+    if plan.checkpoints:
+        steps = {one.name for one in plan.checkpoints}
+        others = [name for name in names if name not in steps]
+        found = checkpoint_numbers(results, plan.checkpoints, others, config.best_by)
+        for key, numbers in found.items():
+            content["suites"][key]["checkpoints"] = numbers
     if any(suite.needs_prompts for suite in config.suites):
         _write_answers(folder, session)
     return content

@@ -8,6 +8,7 @@ from typing import Any, Self, TypeVar
 from clair_apo.clair.costs import RunCosts
 from clair_apo.clair.setup import open_client
 from clair_apo.console import show_progress
+from clair_apo.evaluation.checkpoints import Gone
 from clair_apo.evaluation.held_out import HeldOut
 from clair_apo.evaluation.log_probs import KeptLogProbs, score
 from clair_apo.evaluation.recorded import recorded_answers
@@ -44,6 +45,7 @@ class Session(SuiteContext):
         costs: counts what the evaluation costs, with `max_cost`.
         chats: asked in place of what specs name.
         offline: ask nothing.
+        dropped: checkpoints whose folders are gone: the path of each, and its model's identity.
 
     Attributes:
         unread: recorded models that no suite could read, and why.
@@ -59,12 +61,13 @@ class Session(SuiteContext):
         chats: Chats,
         *,
         offline: bool = False,
+        dropped: Mapping[str, str] | None = None,
     ) -> None:
         self.models = models
         self.prompts: Sequence[Prompt] = held_out.prompts
         self.pairs: Sequence[PreferencePair] = held_out.pairs
         self.folder, self.store, self.costs = folder, store, costs
-        self._chats, self._offline = chats, offline
+        self._chats, self._offline, self._dropped = chats, offline, dropped or {}
         self._clients: dict[str, CachedChat] = {}
         self._kept: dict[str, KeptLogProbs] = {}
         self._answered: dict[Any, list[Answer]] = {}
@@ -124,14 +127,12 @@ class Session(SuiteContext):
         return self._clients[key]
 
     def _open(self, spec: ModelSpec) -> CachedChat:
-        return open_client(
-            spec,
-            self.store,
-            self.costs.ledger,
-            self.folder,
-            self._chats.get(spec.model),
-            offline=self._offline,
-        )
+        given = self._chats.get(spec.model)
+        if spec.model in self._dropped:
+            given = Gone(spec.model)
+            spec = spec.model_copy(update={"model": self._dropped[spec.model]})
+        ledger, offline = self.costs.ledger, self._offline
+        return open_client(spec, self.store, ledger, self.folder, given, offline=offline)
 
     def converse(self, title: str, client: CachedChat, dialogues: Iterable[Dialogue[T]]) -> list[T]:
         """The results of dialogues with a client, in their order, with a progress display.

@@ -38,16 +38,37 @@ def suite_tables(content: Mapping[str, Any]) -> list[SuiteTable]:
 
 def _suite_table(suite: str, numbers: Mapping[str, Any]) -> SuiteTable:
     models = {name: of for name, of in numbers.items() if name not in NOT_MODELS}
-    chosen = {name: one["figures"] for name, one in numbers.get("checkpoints", {}).items()}
-    columns = models | chosen | numbers["differences"]
+    over = numbers.get("checkpoints")
+    columns = models | numbers["differences"] if over is None else _columns(models, over)
     names = list(dict.fromkeys(figure for of in columns.values() for figure in of))
-    remarks = [*numbers["remarks"], *_missing(columns)]
+    remarks = [*numbers["remarks"], *_missing(columns), *_rule(over or {})]
     return SuiteTable(
         suite,
         tuple(columns),
         tuple(_row(name, columns) for name in names),
         tuple(dict.fromkeys(remarks)),
     )
+
+
+def _columns(models: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of a suite over checkpoints: what they come to, then the other models."""
+    kinds = [kind for kind in ("last", "mean", "best") if kind in over]
+    columns = {kind: over[kind]["figures"] for kind in kinds}
+    columns |= {name: of for name, of in models.items() if name not in over["names"]}
+    for kind in kinds:
+        columns |= over[kind]["differences"]
+    return columns
+
+
+def _rule(over: Mapping[str, Any]) -> Iterator[str]:
+    if "last" in over:
+        yield f"last is {over['last']['name']}; mean is over {over['mean']['of']} checkpoints"
+    if "best" in over:
+        best = over["best"]
+        yield (
+            f"best is {best['name']}, {best['rule']}; its intervals are corrected for that "
+            f"({best['correction']}, {100 * best['confidence']:.2f} % each)"
+        )
 
 
 def _row(name: str, columns: Mapping[str, Mapping[str, Any]]) -> FigureRow:

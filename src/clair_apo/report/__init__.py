@@ -9,13 +9,16 @@
     training_page   a training's folder -> training.html and PNG files
     training_run    a training's folder -> its metrics over the steps, and figures of them
 
-    html            what both pages have in common
+    evaluation_page  an evaluation's folder -> evaluation.html
+
+    html            what all pages have in common
     templates/      the pages, the card, the style sheet, the script
 
 It knows run folders and nothing of what made them: no models, no revisions, no training.
 """
 
 from clair_apo.report.contrast import ContrastSummary, summarise
+from clair_apo.report.evaluation_page import write_evaluation_page
 from clair_apo.report.terminal import contrast_table, counts_line, verification_lines
 from clair_apo.report.training_page import TrainingReport, write_training_report
 from clair_apo.report.training_run import find_training
@@ -30,6 +33,7 @@ __all__ = [
     "find_training",
     "summarise",
     "verification_lines",
+    "write_evaluation_page",
     "write_report",
     "write_training_report",
 ]

@@ -9,6 +9,7 @@ from clair_apo.evaluation.suites.base import EvaluatedModel
 from clair_apo.evaluation.suites.figures import RowFigure, Unavailable
 from clair_apo.evaluation.suites.lm_eval import LmEval, figures_of
 from clair_apo.llm import Answer, Completion, ModelSpec
+from clair_apo.models import find_model
 from tests.helpers.tiny_chat import save_tiny_chat
 
 CHOICE = """
@@ -42,9 +43,14 @@ ROWS = [
 class Context:
     """Stands for the evaluation: a folder, models, and answers from a list."""
 
+    estimating = False
+
     def __init__(self, folder, models, texts=()):
         self.folder, self.models, self.texts = folder, models, texts
         self.asked = []
+
+    def identity(self, model):
+        return find_model(model.spec.model).identity
 
     def answers(self, model, conversations, *, max_tokens=None):
         self.asked += [(turns[-1].content, max_tokens) for turns in conversations]

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from rapidfuzz.distance import Indel
 
+from clair_apo.clair.revision.placed import EditError
+
 
 @dataclass(frozen=True)
 class Edit:
@@ -13,18 +15,6 @@ class Edit:
 
     find: str
     replace: str
-
-
-class EditError(ValueError):
-    """Edits that cannot be applied: they match nothing, more than once, or each other.
-
-    Attributes:
-        faults: a sentence for each such edit; the message holds them all.
-    """
-
-    def __init__(self, faults: Sequence[str]) -> None:
-        super().__init__("; ".join(faults))
-        self.faults = tuple(faults)
 
 
 @dataclass(frozen=True)

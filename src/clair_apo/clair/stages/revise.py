@@ -10,8 +10,16 @@ from dataclasses import dataclass, field
 from clair_apo.clair.answer_text import trimmed
 from clair_apo.clair.filters.gate import DropCause, check_reply
 from clair_apo.clair.prompt_state import PromptState, StageOutput, drop
-from clair_apo.clair.revision.edits import EditError, apply_edits
-from clair_apo.clair.revision.parse import ParsedRevision, ParseError, parse_edits, parse_revision
+from clair_apo.clair.revision.edits import apply_edits
+from clair_apo.clair.revision.parse import (
+    ParsedRevision,
+    parse_edits,
+    parse_revision,
+    parse_segments,
+)
+from clair_apo.clair.revision.placed import EditError
+from clair_apo.clair.revision.reply_parts import ParseError
+from clair_apo.clair.revision.segments import apply_segments
 from clair_apo.clair.revision.template import RevisionTemplate
 from clair_apo.clair.stages.context import StageContext
 from clair_apo.llm import Answer, CachedChat, ChatRequest, Dialogue
@@ -27,11 +35,20 @@ LARGER = 2
 _FORM = {
     "full": "<reasoning>...</reasoning> and <revision>the whole revised answer</revision>",
     "edits": "<reasoning>...</reasoning> and <edits> with one <edit> for each change",
+    "segments": (
+        "<reasoning>...</reasoning> and <segments> with one <segment> for each segment that changes"
+    ),
 }
-_COPIED = (
-    " Copy every <find> from the answer character by character, long enough to stand there only "
-    "once; edits must not overlap."
-)
+_HOW_TO_NAME = {
+    "edits": (
+        " Copy every <find> from the answer character by character, long enough to stand there "
+        "only once; edits must not overlap."
+    ),
+    "segments": (
+        " Name segments by the numbers that they have in the answer above, each one once, and "
+        "write the whole new text of each."
+    ),
+}
 
 
 def revise(state: PromptState, context: StageContext) -> Dialogue[StageOutput]:
@@ -107,14 +124,14 @@ def repair_message(error: ParseError, format: RevisionFormat) -> str:
     return (
         f"That reply cannot be used:\n{faults}\n\nPlease send the whole reply once more, with the "
         f"same revision, in exactly the form that was asked for: {_FORM[format]}."
-        + (_COPIED if error.reason is DropReason.EDIT_NOT_FOUND else "")
+        + (_HOW_TO_NAME[format] if error.reason is DropReason.EDIT_NOT_FOUND else "")
     )
 
 
 def read_reply(
     reply: str, answer: str, format: RevisionFormat, strip_thinking: bool = True
 ) -> ParsedRevision:
-    """Parse a reviser's reply and, in the format `edits`, apply it to the answer.
+    """Parse a reviser's reply and, in the formats `edits` and `segments`, apply it to the answer.
 
     Args:
         reply: the whole of it.
@@ -133,6 +150,13 @@ def read_reply(
         except EditError as error:
             raise ParseError(DropReason.EDIT_NOT_FOUND, *error.faults) from None
         return ParsedRevision(trimmed(text), listed.rationale)
+    if format == "segments":
+        named = parse_segments(reply, answer)
+        try:
+            text = apply_segments(answer, named.changes)
+        except EditError as error:
+            raise ParseError(DropReason.EDIT_NOT_FOUND, *error.faults) from None
+        return ParsedRevision(trimmed(text), named.rationale)
     parsed = parse_revision(reply, answer)
     if not strip_thinking or speaks_of_thinking(answer):
         return parsed

@@ -67,9 +67,7 @@ class Harness:
         assert model.spec is not None
         if model.spec.base_url or model.spec.mode != "live":
             return self._score(StoredModel(model, context), chat=True)
-        source = find_model(model.spec.model, revision=model.spec.revision)
-        settings = self._settings | {"model": source.identity, "dtype": model.spec.dtype}
-        settings |= {"lm_eval": self.version}
+        settings = self._settings | {"model": context.identity(model), "lm_eval": self.version}
         kept = context.folder / "lm_eval" / f"{model.name}.json"
         if (rows := _kept_rows(kept, settings)) is None:
             local = _local_model(model)

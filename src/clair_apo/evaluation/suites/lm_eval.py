@@ -52,6 +52,9 @@ class LmEval(SuiteConfig):
             raise ConfigError(
                 f"suite lm_eval needs the extra `eval` ({error}): pip install 'clair-apo[eval]'"
             ) from None
+        if context.estimating:
+            why = Unavailable("an estimate does not count what the harness asks")
+            return SuiteResult({m.name: {"lm_eval": why} for m in context.models})
         harness = Harness(self.tasks, self.include_path, self.num_fewshot, self.limit)
         rows: dict[str, list[dict[str, Any]]] = {}
         for model in context.models:
