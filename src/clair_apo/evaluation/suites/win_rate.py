@@ -6,7 +6,9 @@ model what it wins against the first. With `against` every model's answers are c
 given ones. The difference of two models is paired by prompt in both cases.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -60,8 +62,8 @@ class Contest:
         """The same from the other side, whose opponent is `opponent`."""
         turned = self.found.model_copy(
             update={
-                "shown_first": _SWAPPED[self.found.shown_second],
-                "shown_second": _SWAPPED[self.found.shown_first],
+                "shown_first": self.found.shown_second,
+                "shown_second": self.found.shown_first,
             }
         )
         return Contest(self.prompt, opponent, self.other, self.answer, turned)
@@ -250,16 +252,18 @@ class _Side:
         if not self.read:
             return Unavailable(self._nothing())
         try:
-            fit = fit_length_control(
-                [one.found.share or 0.0 for one in self.read],
-                [float(len(one.other) - len(one.answer)) for one in self.read],
-            )
+            with _unfinished_fits():
+                fit = fit_length_control(
+                    [one.found.share or 0.0 for one in self.read],
+                    [float(len(one.other) - len(one.answer)) for one in self.read],
+                )
         except ValueError as error:
             return Unavailable(str(error))
         numbers = self._by_prompt()
 
         def win_rate(prompts: Sequence[str]) -> float:
-            return fit.win_rate_on([number for prompt in prompts for number in numbers[prompt]])
+            with _unfinished_fits():
+                return fit.win_rate_on([n for prompt in prompts for n in numbers[prompt]])
 
         return StatisticFigure(list(numbers), win_rate, draws=_DRAWS)
 
@@ -278,6 +282,20 @@ class _Side:
             return cohens_kappa([orders[n] for n in rows], [swapped[n] for n in rows])
 
         return StatisticFigure(list(numbers), kappa)
+
+
+@contextmanager
+def _unfinished_fits() -> Iterator[None]:
+    """Say nothing of fits that came to no end.
+
+    Where lengths tell the verdicts apart the weakest penalties that are tried have no optimum; the
+    width of the interval shows it.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        yield
 
 
 def _remarks(
