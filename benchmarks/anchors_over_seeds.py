@@ -3,7 +3,8 @@
     clair-apo demo                                (makes runs/demo/pairs.jsonl)
     python benchmarks/anchors_over_seeds.py       (6 runs; options: --objectives --seeds --out)
 
-Each run is the demo's training with another objective and another order of the pairs. It prints a
+Each run is the demo's training with one objective alone, without the sft term, and another order of
+the pairs. It prints a
 row a run, with the 95 % interval over held-out pairs, and writes the rows to a JSON file.
 """
 
@@ -21,9 +22,19 @@ CONFIG = Path(__file__).parents[1] / "configs" / "apo" / "demo.yaml"
 def one_run(pairs: Path, objective: str, seed: int) -> TrainingResult:
     """Train once in a folder that is thrown away."""
     with tempfile.TemporaryDirectory() as folder:
-        options = ["--loss_type", objective, "--seed", str(seed), "--output_dir", folder]
+        options = ["--loss_type", objective, "--loss_weights", "1.0", "--seed", str(seed)]
         return train(
-            parse_arguments(["--config", str(CONFIG), "--dataset_name", str(pairs), *options])
+            parse_arguments(
+                [
+                    "--config",
+                    str(CONFIG),
+                    "--dataset_name",
+                    str(pairs),
+                    "--output_dir",
+                    folder,
+                    *options,
+                ]
+            )
         )
 
 
