@@ -3,9 +3,9 @@
     clair-apo demo                                (makes runs/demo/pairs.jsonl)
     python benchmarks/anchors_over_seeds.py       (6 runs; options: --objectives --seeds --out)
 
-Each run is the demo's training with one objective alone, without the sft term, and another order of
-the pairs. It prints a row a run, with the 95 % interval over held-out pairs, and writes the rows to a
-JSON file.
+Each run is the demo's training with one objective alone, without the sft term, and another order
+of the pairs. It prints a row a run, with the 95 % interval over held-out pairs, and writes the rows
+to a JSON file.
 """
 
 import argparse
