@@ -12,6 +12,9 @@ LAST_LINE = 0.5
 LENGTH = 0.3
 """By how much the mean length may change, as a share of the length before."""
 
+COPIED_AT_LEAST = "copied, lower end of the difference"
+"""A figure of the trained model: where the paired interval of `copied` begins."""
+
 Figures = Mapping[str, float]
 """Means of one model, by the figure's name."""
 
@@ -45,7 +48,8 @@ PROMISES = (
         f"the mean length changed by more than {LENGTH:.0%} ({{characters}} characters)",
     ),
     Promise(
-        lambda after, before: after["copied"] <= before["copied"],
+        # few answers share four words with their prompt, mostly a name: a mean alone says little
+        lambda after, before: after[COPIED_AT_LEAST] <= 0,
         "more of the answers is copied from the prompt ({copied} of their 4-grams)",
     ),
     Promise(
@@ -68,8 +72,10 @@ def verdict(content: Mapping[str, Any], after: str, before: str) -> str:
         before: the name of the base.
     """
     now, then = means(content, after), means(content, before)
+    words = {name: f"{_short(then[name])} -> {_short(now[name])}" for name in now.keys() & then}
+    difference = content["suites"]["health"]["differences"][f"{after} - {before}"]["copied"]
+    now[COPIED_AT_LEAST] = difference["low"]
     broken = [promise for promise in PROMISES if not promise.holds(now, then)]
-    words = {name: f"{_short(then[name])} -> {_short(now[name])}" for name in now}
     if not broken:
         return (
             "BETTER by this table: the last line stands in "
