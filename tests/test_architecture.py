@@ -66,7 +66,7 @@ MAY_IMPORT_INSIDE = {
     "apo": {
         "forward": set(),
         "reference": {"forward"},
-        "dry_run": {"forward"},
+        "dry_run": {"forward", "watch"},
         "watch": {"forward"},
     },
     "evaluation": {"suites": set()},
