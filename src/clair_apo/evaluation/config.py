@@ -12,6 +12,7 @@ from clair_apo.evaluation.suites.base import NAME, SuiteConfig
 from clair_apo.evaluation.suites.checks import ChecksSuite
 from clair_apo.evaluation.suites.health import HealthSuite
 from clair_apo.evaluation.suites.lm_eval import LmEval
+from clair_apo.evaluation.suites.win_rate import WinRateSuite
 from clair_apo.llm import ModelSpec
 
 EACH = "each"
@@ -55,7 +56,7 @@ AnyModel = Annotated[
     Annotated[AskedModel, Tag("asked")] | Annotated[RecordedModel, Tag("files")],
     Discriminator(_kind),
 ]
-AnySuite = Annotated[ChecksSuite | HealthSuite | LmEval, Discriminator("suite")]
+AnySuite = Annotated[ChecksSuite | HealthSuite | LmEval | WinRateSuite, Discriminator("suite")]
 SUITES: dict[str, type[SuiteConfig]] = {
     kind.model_fields["suite"].default: kind for kind in get_args(get_args(AnySuite)[0])
 }
