@@ -114,7 +114,7 @@ def test_zero_pairs_after_the_gate_are_an_error_that_counts_the_reasons(tmp_path
     unchanged = [
         i
         for i, row in enumerate(read_recording())
-        if "<edits>\n</edits>" in row.revisions["edits"].completion.text
+        if row.revisions and "<edits>\n</edits>" in row.revisions["edits"].completion.text
     ]
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("\n".join(lines[i] for i in unchanged))
