@@ -3,8 +3,9 @@
     clair-apo demo                                (makes runs/demo/pairs.jsonl)
     python benchmarks/anchors_over_seeds.py       (6 runs; options: --objectives --seeds --out)
 
-Each run is the demo's training with another objective and another order of the pairs. It prints a
-row a run, with the 95 % interval over held-out pairs, and writes the rows to a JSON file.
+Each run is the demo's training with one objective alone, without the sft term, and another order
+of the pairs. It prints a row a run, with the 95 % interval over held-out pairs, and writes the rows
+to a JSON file.
 """
 
 import argparse
@@ -21,10 +22,11 @@ CONFIG = Path(__file__).parents[1] / "configs" / "apo" / "demo.yaml"
 def one_run(pairs: Path, objective: str, seed: int) -> TrainingResult:
     """Train once in a folder that is thrown away."""
     with tempfile.TemporaryDirectory() as folder:
-        options = ["--loss_type", objective, "--seed", str(seed), "--output_dir", folder]
-        return train(
-            parse_arguments(["--config", str(CONFIG), "--dataset_name", str(pairs), *options])
-        )
+        options = [
+            *("--config", str(CONFIG), "--dataset_name", str(pairs), "--output_dir", folder),
+            *("--loss_type", objective, "--loss_weights", "1.0", "--seed", str(seed)),
+        ]
+        return train(parse_arguments(options))
 
 
 def main() -> None:

@@ -45,7 +45,7 @@ MAY_IMPORT = {
     "records": set(),
     "run_folder": {"errors", "files"},
     "stats": {"records"},
-    "text": {"config", "errors", "files"},
+    "text": {"config", "errors", "files", "records"},
     "verification": {"records", "stats"},
     "llm": GROUND | {"models"},
     "advice": GROUND | {"llm", "models", "run_folder"},
@@ -66,7 +66,7 @@ MAY_IMPORT_INSIDE = {
     "apo": {
         "forward": set(),
         "reference": {"forward"},
-        "dry_run": {"forward"},
+        "dry_run": {"forward", "watch"},
         "watch": {"forward"},
     },
     "evaluation": {"suites": set()},

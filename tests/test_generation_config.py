@@ -68,7 +68,7 @@ def test_an_unknown_key_is_answered_with_the_nearest_one(tmp_path, file, key):
         ("prompts.limit", "many", "valid integer"),
         ("target.temperature", "-1", "greater than or equal to 0"),
         ("reviser.dtype", "fp8", "'fp32' or 'bf16'"),
-        ("revision.format", "diff", "'full' or 'edits'"),
+        ("revision.format", "diff", "'full', 'edits' or 'segments'"),
         ("recipe", "magic", "'clair'"),
         ("reviser.base_url", "localhost:8000", "expected an address such as http"),
         ("target.model", "null", "valid string"),

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 FinishReason = Literal["stop", "length", "content_filter", "given", "other"]
 """What ended an answer; `other`, in rows of earlier versions, is not known to be whole."""
-RevisionFormat = Literal["full", "edits"]
+RevisionFormat = Literal["full", "edits", "segments"]
 Direction = Literal["improve", "worsen"]
 TokenLimitField = Literal["max_tokens", "max_completion_tokens"]
 
@@ -135,12 +135,21 @@ class Judgement(Record):
     worse: int | None
     """The sample that is worse; None where `better` is."""
     votes: tuple[Vote, ...]
-    """Every two answers in both orders, with the verdict; empty where scores decided."""
+    """Every two answers in both orders, with the verdict; empty where scores or checks decided."""
     model: str
-    """The judge's identity; `scores` where the data's scores decided."""
+    """The judge's identity; `scores` where the data's scores decided, `checks` where checks did."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     request_keys: tuple[str, ...] = ()
+
+
+class Located(Record):
+    """How the passages of a reply in the format `edits` were found in the answer."""
+
+    exact: int
+    """Edits whose passage stands there as it was quoted."""
+    folded: int
+    """Edits whose passage was found with white space, quotes and the like set aside."""
 
 
 class Revision(Record):
@@ -165,6 +174,8 @@ class Revision(Record):
     """Keys in the request store, in the order of asking."""
     sampling: Sampling | None = None
     """Settings of the last of these requests, whose reply it is."""
+    located: Located | None = None
+    """None in other formats than `edits`, and in rows of before this was written down."""
 
 
 class Contrast(Record):
@@ -209,7 +220,8 @@ class Provenance(Record):
     chosen: Origin
     rejected: Origin
     judged_by: str | None = None
-    """Identity of the judge that chose among answers; `scores` where the data's scores did."""
+    """Identity of the judge that chose among answers; `scores` where the data's scores did,
+    `checks` where checks did."""
     judge_keys: tuple[str, ...] = ()
     judge_cost: float | None = Field(None, allow_inf_nan=False)
     """US dollars of these requests; None where there are none, or no price."""
@@ -307,7 +319,8 @@ class DropReason(StrEnum):
     UNPARSED = "unparsed"
     """The model's reply does not have the asked form, also after it was asked to mend it."""
     EDIT_NOT_FOUND = "edit_not_found"
-    """An edit names text that is not in the answer, or more than once."""
+    """An edit names text that is not in the answer, or more than once; or a segment that there is
+    not, or that is changed twice."""
     NO_OP = "no_op"
     """Both sides are equal."""
     THINKING_DIFFERS = "thinking_differs"
@@ -323,8 +336,10 @@ class DropReason(StrEnum):
     """The sides are in different languages."""
     MENTIONS_REVISION = "mentions_revision"
     """The revision speaks of being one."""
+    CHECKS_FAILED = "checks_failed"
+    """The chosen side does not pass every check of the gate."""
     JUDGE_REJECTED = "judge_rejected"
-    """The judge has no consistent preference, or finds the chosen answer worse."""
+    """The judge, scores or checks prefer no answer, or the judge finds the chosen one worse."""
     REQUEST_FAILED = "request_failed"
     """The server rejected this one request, or failed at it time and again."""
 

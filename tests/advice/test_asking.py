@@ -11,11 +11,11 @@ from clair_apo.errors import ConfigError, DataError, RequestError
 from clair_apo.llm import ModelSpec
 from tests.helpers.clair_runs import Replying, cut, edit_reply, make_config, write_rows
 from tests.helpers.clair_runs import run as generate_pairs
-from tests.helpers.judging import RuleJudge, always, longest, prefers
+from tests.helpers.judging import JUDGE, RuleJudge, always, longest, prefers
 from tests.helpers.scripted_roles import SERVER
 
 MODEL = ModelSpec(model="target", base_url=SERVER)
-JUDGE = ModelSpec(model="judge", base_url=SERVER)
+
 PAIRS = 12
 
 

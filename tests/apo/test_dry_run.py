@@ -269,3 +269,15 @@ def test_the_text_cuts_a_long_list_of_pairs(run):
     (line,) = [part for part in lines if "worth a look" in part]
     assert "24 pairs" in line
     assert "and 14 more" in line
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({}, "6 held-out"), ({"watch_prompts": 2}, "2 held-out"), ({"watch_prompts": 0}, None)],
+)
+def test_watched_answers_are_announced_where_pairs_are_held_out(run, options, said):
+    found = preview(parse_arguments(run(make_rows(24), held_out=0.3, **options)))
+    assert found.held_out == 6
+    lines = [part for part in dry_run_text(found).renderables if isinstance(part, str)]
+    announced = [line for line in lines if line.startswith("watched answers: ")]
+    assert [said in line for line in announced] == ([True] if said else [])

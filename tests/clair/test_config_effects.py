@@ -393,6 +393,9 @@ def test_no_more_requests_are_in_flight_than_the_limit(tmp_path, servers):
 
 SERVED = {"base_url", "api_key_env", "max_in_flight"}
 ELSEWHERE = {
+    "gate.checks": "tests/clair/test_checks.py",
+    "scorer.checks": "tests/clair/test_checks.py",
+    "revision.fold": "tests/clair/stages/test_located.py",
     "gate.max_length": "tests/clair/filters/test_truncation.py",
     "gate.tokenizer": "tests/clair/filters/test_truncation.py",
     "gate.language_confidence": "tests/clair/filters/test_gate.py",

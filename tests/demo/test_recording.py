@@ -2,11 +2,13 @@
 
 from collections import Counter
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
 from clair_apo.apo import load_pairs, split_pairs
 from clair_apo.clair import generate
+from clair_apo.config import read_yaml
 from clair_apo.demo.recording import (
     REKEY,
     data_file,
@@ -15,11 +17,12 @@ from clair_apo.demo.recording import (
     recorded_prompts,
     rendered_requests,
 )
-from clair_apo.demo.run import demo_config
+from clair_apo.demo.run import demo_config, held_out_prompts, training_yaml
 from clair_apo.errors import DataError, RequestError
 from clair_apo.files import read_jsonl
 from clair_apo.llm import RequestStore
 from clair_apo.records import PreferencePair
+from clair_apo.text.checks import load_checks, passed
 
 
 def demo_run(folder: Path, *options: str) -> Path:
@@ -46,36 +49,47 @@ def test_the_recording_holds_every_prompt_and_enough_of_both_formats() -> None:
     rows = read_recording()
     assert [row.prompt_id for row in rows] == list(recorded_prompts(demo_config()))
     assert len(rows) >= 96
-    assert all("edits" in row.revisions for row in rows)
+    whole = [row for row in rows if row.response.completion.finish_reason == "stop"]
+    assert all("edits" in row.revisions for row in whole)  # the others are dropped unrevised
     assert sum("full" in row.revisions for row in rows) >= 20
     assert sum(path.stat().st_size for path in data_file(".").iterdir()) < 500_000
 
 
-def test_the_demo_makes_97_pairs_of_106_prompts_and_fails_where_it_should(tmp_path: Path) -> None:
+def test_the_demo_makes_147_pairs_of_177_prompts_and_drops_the_rest(tmp_path: Path) -> None:
     run = demo_run(tmp_path)
     pairs = list(read_jsonl(run / "pairs.jsonl", PreferencePair))
     reasons = Counter(
         line.split('"reason":"')[1].split('"')[0]
         for line in (run / "dropped.jsonl").read_text("utf-8").splitlines()
     )
-    assert len(pairs) == 97
-    assert reasons == {"no_op": 2, "cut": 2, "refused": 2, "unparsed": 2, "edit_not_found": 1}
+    assert len(pairs) == 147
+    assert reasons == {"cut": 27, "no_op": 1, "refused": 1, "edit_not_found": 1}
 
 
-def test_64_pairs_train_and_at_least_24_are_held_out(tmp_path: Path) -> None:
-    pairs = load_pairs(str(demo_run(tmp_path) / "pairs.jsonl"))
-    split = split_pairs(pairs, held_out=0.3, max_pairs=64)
-    assert len(split.train) == 64
-    assert len(split.held_out) >= 24
-    assert not {p.id for p in split.train} & {p.id for p in split.held_out}
+def test_revisions_are_minimal(tmp_path: Path) -> None:
+    pairs = list(read_jsonl(demo_run(tmp_path) / "pairs.jsonl", PreferencePair))
+    assert fmean(pair.contrast.jaccard for pair in pairs) >= 0.6
+    assert fmean(pair.contrast.levenshtein_share for pair in pairs) <= 0.3
+
+
+def test_the_held_out_prompts_are_neither_trained_on_nor_chosen_by_their_answers(
+    tmp_path: Path,
+) -> None:
+    run = demo_run(tmp_path)
+    share = read_yaml(training_yaml())["held_out"]
+    split = split_pairs(load_pairs(str(run / "pairs.jsonl")), held_out=share)
+    held_out = {prompt.id for prompt in held_out_prompts(demo_config())}
+    assert not held_out & {pair.id for pair in split.train}
+    assert held_out > {pair.id for pair in split.held_out}  # those that became no pair as well
+    assert len(held_out) >= 40
 
 
 def test_every_winner_keeps_the_house_rules_that_can_be_counted(tmp_path: Path) -> None:
+    rules = load_checks(data_file("house_rules.yaml"))
     for pair in read_jsonl(demo_run(tmp_path) / "pairs.jsonl", PreferencePair):
-        lines = pair.chosen[0].content.splitlines()
-        assert lines[-1].startswith("Next step: ")
-        assert sum("Next step:" in line for line in lines) == 1
-        assert not any(line.lstrip().startswith(("-", "*", "1.")) for line in lines)
+        answer = pair.chosen[0].content
+        assert answer.count("Next step:") == 1
+        assert all(passed(rules, pair.prompt[-1].content, answer).values())
 
 
 def test_a_request_that_was_not_recorded_is_refused_and_names_the_way_out(tmp_path: Path) -> None:
@@ -88,7 +102,7 @@ def test_the_whole_texts_give_the_same_winners_as_the_edits(tmp_path: Path) -> N
     both = [
         row for row in read_recording() if len(row.revisions) == 2 and row.prompt_id in by_edits
     ]
-    assert len(both) == 24
+    assert len(both) == 30
     for row in both:
         whole = row.revisions["full"].completion.text
         assert by_edits[row.prompt_id].chosen[0].content in whole
@@ -100,7 +114,7 @@ def test_zero_pairs_after_the_gate_are_an_error_that_counts_the_reasons(tmp_path
     unchanged = [
         i
         for i, row in enumerate(read_recording())
-        if "<edits>\n</edits>" in row.revisions["edits"].completion.text
+        if row.revisions and "<edits>\n</edits>" in row.revisions["edits"].completion.text
     ]
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("\n".join(lines[i] for i in unchanged))

@@ -24,6 +24,11 @@ def edit_reply(*edits: tuple[str, str], reasoning: str = "because") -> str:
     return f"<reasoning>\n{reasoning}\n</reasoning>\n<edits>\n{body}</edits>"
 
 
+def segment_reply(*changes: tuple[int | str, str], reasoning: str = "because") -> str:
+    body = "".join(f'<segment n="{number}">{text}</segment>\n' for number, text in changes)
+    return f"<reasoning>\n{reasoning}\n</reasoning>\n<segments>\n{body}</segments>"
+
+
 def full_reply(text: str, reasoning: str = "because") -> str:
     return f"<reasoning>\n{reasoning}\n</reasoning>\n<revision>\n{text}\n</revision>"
 

@@ -10,6 +10,8 @@ from tests.helpers.scripted_roles import SERVER, Role
 
 _SHOWN = re.compile(r"<answer_(1|2)>\n(.*?)\n</answer_\1>", re.S)
 
+JUDGE = ModelSpec(model="judge", base_url=SERVER)
+
 
 class RuleJudge(Role):
     """Says what a rule says of the two answers shown: "1", "2", "tie" or anything else."""
@@ -43,5 +45,4 @@ def longest() -> RuleJudge:
 
 
 def judge_of(store: Path, rule: RuleJudge, rubric: str = "") -> Judge:
-    spec = ModelSpec(model="judge", base_url=SERVER)
-    return Judge(CachedChat(spec, RequestStore(store), rule), rubric)
+    return Judge(CachedChat(JUDGE, RequestStore(store), rule), rubric)

@@ -1,19 +1,21 @@
 """A corpus of spellings in which models send what they were asked for, written by ourselves.
 
-Each entry of `FULL` says `WHY` and `TEXT`, each of `EDITS` says `WHY` and `EDIT`, in the way that
-its name names, of `ANSWER`. `WHOLE` holds replies whose revised answer is easily taken for
-something else, `BROKEN_OFF` those in either format that are not whole.
+Each entry of `FULL` says `WHY` and `TEXT`, each of `EDITS` says `WHY` and `EDIT`, each of
+`SEGMENTS` says `WHY` and `NEW` for segment 2, in the way that its name names, of `ANSWER`. Those of
+`SEGMENTS_IN_DOUBT` can be read in two ways, or name no segment. `WHOLE` holds replies whose revised
+answer is easily taken for something else, `BROKEN_OFF` those in any format that are not whole.
 """
 
 import json
 
 from clair_apo.clair import Edit
-from tests.helpers.clair_runs import edit_reply, full_reply
+from tests.helpers.clair_runs import edit_reply, full_reply, segment_reply
 
 WHY = "The unit is wrong.\nIt should be metres."
 ANSWER = "The bridge is 30 feet long.\n\n- It is **old**."
 TEXT = "The bridge is 30 metres long.\n\n- It is **old**."
 EDIT = Edit("old", "new")
+NEW = "- It is **new**."
 
 _OURS = full_reply(TEXT, WHY)
 _THEIRS = f"{{teacher_reasoning}}\n{WHY}\n\n{{corrected_student_solution}}\n{TEXT}"
@@ -222,6 +224,134 @@ NO_EDITS = {
     "a comment": "<edits><!-- nothing has to change --></edits>",
 }
 
+
+def _segments(body: str) -> str:
+    return f"<reasoning>\n{WHY}\n</reasoning>\n<segments>\n{body}\n</segments>"
+
+
+_SECOND = segment_reply((2, NEW), reasoning=WHY)
+_ELEMENT = f'<segment n="2">{NEW}</segment>'
+_IN_JSON = json.dumps({"n": 2, "text": NEW})
+
+SEGMENTS = {
+    "as asked": _SECOND,
+    "single quotes": _SECOND.replace('"2"', "'2'"),
+    "no quotes": _SECOND.replace('"2"', "2"),
+    "typographic quotes": _SECOND.replace('"2"', "\u201c2\u201d"),
+    "a blank in the number": _SECOND.replace('"2"', '" 2 "'),
+    "another attribute": _SECOND.replace('n="2"', 'number="2"'),
+    "an id": _SECOND.replace('n="2"', 'id="segment 2"'),
+    "a colon": _SECOND.replace('n="2"', "number: 2"),
+    "a number sign": _SECOND.replace('n="2"', "#2"),
+    "a number alone": _SECOND.replace('n="2"', "2"),
+    "a number in the name": _SECOND.replace(' n="2"', "2").replace("/segment>", "/segment2>"),
+    "a number behind a line": _SECOND.replace(' n="2"', "_2"),
+    "a further attribute": _SECOND.replace('n="2"', 'n="2" type="fix"'),
+    "in capitals": _SECOND.replace("segment", "SEGMENT"),
+    "blanks in the tags": _SECOND.replace("<segment n", "< segment n").replace("/seg", "/ seg"),
+    "the number as a tag": _segments(f"<2>{NEW}</2>"),
+    "square brackets": _segments(f"[segment n=2]{NEW}[/segment]"),
+    "escaped for Markdown": _segments(f'\\<segment n="2"\\>{NEW}\\</segment\\>'),
+    "escaped for HTML": _SECOND.replace("<", "&lt;").replace(">", "&gt;"),
+    "all in square brackets": _SECOND.replace("<", "[").replace(">", "]"),
+    "tags in bold": _SECOND.replace("<segments>", "**<segments>**").replace(
+        "</segments>", "**</segments>**"
+    ),
+    "framed by line breaks": _segments(f'<segment n="2">\n{NEW}\n</segment>'),
+    "indented": _segments(f'  <segment n="2">{NEW}</segment>'),
+    "indented and framed": _segments(f'  <segment n="2">\n    {NEW}\n  </segment>'),
+    "blanks around": _segments(f'<segment n="2"> {NEW} </segment>'),
+    "CDATA": _segments(f'<segment n="2"><![CDATA[{NEW}]]></segment>'),
+    "a comment between": _segments(f"<!-- the unit -->\n{_ELEMENT}"),
+    "a label": _segments(f"**Segment 2:**\n{_ELEMENT}"),
+    "a list": _segments(f"1. {_ELEMENT}"),
+    "in a fence": f"```xml\n{_SECOND}\n```",
+    "a fence inside": _segments(f"```xml\n{_ELEMENT}\n```"),
+    "no frame": f"<reasoning>{WHY}</reasoning>\n{_ELEMENT}",
+    "lines in brackets": _segments(f"[2] {NEW}"),
+    "lines with a word": _segments(f"Segment 2: {NEW}"),
+    "lines with a bold word": _segments(f"**Segment 2:** {NEW}"),
+    "lines with a key": _segments(f"n=2: {NEW}"),
+    "lines as of a list": _segments(f"2. {NEW}"),
+    "lines in a fence": _segments(f"```\n[2] {NEW}\n```"),
+    "a JSON list": _segments(f"[{_IN_JSON}]"),
+    "a JSON list in a fence": _segments(f"```json\n[\n{_IN_JSON}\n]\n```"),
+    "one JSON object": _segments(_IN_JSON),
+    "a JSON object by numbers": _segments(json.dumps({"2": NEW})),
+    "a number as text in JSON": _segments(json.dumps([{"segment": "2", "content": NEW}])),
+    "all of it JSON": json.dumps({"reasoning": WHY, "segments": [{"n": 2, "text": NEW}]}),
+    "all of it JSON in a fence": (
+        "```json\n" + json.dumps({"reasoning": WHY, "segments": {"2": NEW}}) + "\n```"
+    ),
+    "the number echoed in the text": _segments(f'<segment n="2">[2] {NEW}</segment>'),
+    "the word echoed in the text": _segments(f'<segment n="2">Segment 2: {NEW}</segment>'),
+    "the tag echoed in the text": _segments(f'<segment n="2">{_ELEMENT}</segment>'),
+    "the same twice": _segments(f"{_ELEMENT}\n{_ELEMENT}"),
+    "after thinking": f"<think>\n{segment_reply((1, 'x'))}\n</think>{_SECOND}",
+    "after thinking that the chat template opened": (
+        f"Hm, <segments></segments>?\n</think>\n{_SECOND}"
+    ),
+    "the instructions echoed before": (
+        f"{segment_reply((2, 'what stands there instead'))}\n{_SECOND}"
+    ),
+    "a draft before": f"{segment_reply((1, 'A draft.'))}\n{_SECOND}",
+    "the answer echoed before": (
+        '<answer>\n<segment n="1">The bridge is 30 feet long.</segment>\n</answer>\n' + _SECOND
+    ),
+    "a greeting and a tail": f"Here you go:\n\n{_SECOND}\n\nThat makes the text clearer.",
+    "reasoning without tags": f"{WHY}\n\n<segments>\n{_ELEMENT}\n</segments>",
+    "reasoning that speaks of the form": _SECOND.replace(
+        "<reasoning>", "<reasoning>I leave <segments/> short.</reasoning>\n<reasoning>"
+    ),
+    "Windows": _SECOND.replace("\n", "\r\n"),
+    "an end mark": f"{_SECOND}<end_of_turn>\n",
+}
+
+NO_SEGMENTS = {
+    "empty": "<segments></segments>",
+    "a blank line": "<segments>\n\n</segments>",
+    "self-closing": "<reasoning>fine</reasoning>\n<segments/>",
+    "none": "<segments>\nNone\n</segments>",
+    "no segments": "<segments>No segments</segments>",
+    "no changes": "<segments>\nNo changes are needed.\n</segments>",
+    "an empty list": "<segments>[]</segments>",
+    "an empty object": "<segments>{}</segments>",
+    "a comment": "<segments><!-- nothing has to change --></segments>",
+    "an empty list in JSON": '{"reasoning": "fine", "segments": []}',
+}
+
+SEGMENTS_IN_DOUBT = {
+    "a number as in a list": segment_reply((2, "2. It is new.")),
+    "no number": _segments("<segment>New.</segment>"),
+    "a word for a number": _segments('<segment n="two">New.</segment>'),
+    "a negative number": _segments('<segment n="-2">New.</segment>'),
+    "half a number": _segments('<segment n="2.5">New.</segment>'),
+    "one text for segments apart": _segments('<segment n="1, 3">New.</segment>'),
+    "a numbered range": _segments('<segment n="1-2">[1] New. [2] And.</segment>'),
+    "segments in a segment": _segments(
+        '<segment n="1-2"><segment n="1">New.</segment> <segment n="2">And.</segment></segment>'
+    ),
+    "text in an attribute": _segments('<segment n="2" text="New."/>'),
+    "a remark": segment_reply((2, "[deleted]")),
+    "dots": segment_reply((2, "...")),
+    "a text between": _segments(f"{_ELEMENT} and {_ELEMENT}"),
+    "a whole text": _segments("It is new."),
+    "lines that do not ascend": _segments("[2] New.\n[1] And."),
+    "lines with a key for the text": _segments("number: 2\ntext: New."),
+    "a list in a line": _segments("2. It is:\n- new"),
+    "an end without a beginning": _segments(f"{_ELEMENT}</segment>"),
+    "JSON without a text": _segments('[{"n": 2}]'),
+    "JSON without a number": _segments('[{"text": "New."}]'),
+    "JSON of numbers": '{"segments": [2]}',
+    "JSON of text": '{"segments": "It is new."}',
+    "JSON with null": '{"segments": {"2": null}}',
+    "an escape that may stand for a character": segment_reply((2, "a &lt; b")),
+    "line breaks that are spelled": segment_reply((2, r"- one\n- two")),
+    "a list and an empty one": f"{_SECOND}\n<segments></segments>",
+    "nothing": "",
+    "chat": "I would change segment 2.",
+}
+
 _CODE = "```python\nprint(1)\n```"
 WHOLE = {
     "an answer that is one fence": (f"<revision>\n{_CODE}\n</revision>", _CODE),
@@ -327,6 +457,15 @@ BROKEN_OFF = {
     "find never closed": _ONE.partition("</find>")[0],
     "nothing but the beginning of edits": "<reasoning>x</reasoning>\n<edits>\n",
     "a list of edits in JSON": f'<edits>\n[{_ROW}, {{"find": "It',
+    "segments never closed": _SECOND.removesuffix("</segments>"),
+    "segments never closed, in a fence": f"```xml\n{_SECOND.removesuffix('</segments>')}```",
+    "a segment never closed": _segments('<segment n="2">New'),
+    "the second segment never closed": _segments(f'{_ELEMENT}\n<segment n="1">New'),
+    "the first segment never closed": _segments(f'<segment n="1">New\n{_ELEMENT}'),
+    "a second segment without any frame": f'{_ELEMENT}\n<segment n="1">New',
+    "a segment without any frame": '<segment n="1">New',
+    "segments in JSON": json.dumps({"reasoning": WHY, "segments": {"2": NEW}})[:-3],
+    "segments in JSON in a list": f"<segments>\n[{_IN_JSON[:-4]}",
     "edits in JSON": json.dumps({"reasoning": WHY, "edits": [json.loads(_ROW)]})[:-3],
 }
 """As a server cuts them that says `stop`."""

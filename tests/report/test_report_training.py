@@ -9,6 +9,8 @@ import pytest
 
 from clair_apo.errors import RunError
 from clair_apo.report import find_training, write_training_report
+from clair_apo.report.terminal import NONE
+from clair_apo.report.training_answers import MAX_COLUMNS
 from clair_apo.report.training_page import PAGE
 from clair_apo.report.training_run import (
     MAX_POINTS,
@@ -52,9 +54,12 @@ HISTORY = [*(log(step) for step in STEPS), evaluation(6)]
 def folder(tmp_path):
     """A training folder; other logs, and what the manifest says, can be given."""
 
-    def make(history=HISTORY, **stage):
+    def make(history=HISTORY, answers=(), **stage):
         place = tmp_path / "support" / "checkpoint"
         place.mkdir(parents=True, exist_ok=True)
+        if answers:
+            lines = "".join(json.dumps(row) + "\n" for row in answers)
+            (place / "watched_answers.jsonl").write_text(lines)
         (place / "trainer_state.json").write_text(json.dumps({"log_history": history}))
         if stage:
             RunFolder(place).record_stage("train", stage)
@@ -235,3 +240,101 @@ def test_a_training_of_an_earlier_version_is_drawn_with_todays_names(folder):
     row = re.search(r"<code>quadrants/chosen_up_rejected_down</code></th>.*?</tr>", page, re.S)[0]
     assert re.findall(r'"number">(.*?)<', row) == ["0.400", "0.400"]
     assert "winner_" not in page
+
+
+# --- watched answers and single tokens
+
+
+def answered(step, number=0, **fields):
+    usual = {
+        "step": step,
+        "id": f"p{number}",
+        "prompt": f"Question {number}?",
+        "chosen": f"Chosen {number}.",
+        "answer": f"Answer {number} at {step}.",
+        "ended": True,
+        "tokens": 5,
+        "rep_3": 0.0,
+        "checks": {"next_step": step > 3},
+    }
+    return usual | fields
+
+
+def page_of(place):
+    return write_training_report(place).page.read_text(encoding="utf-8")
+
+
+def test_the_answers_to_a_prompt_stand_side_by_side_in_the_order_of_their_steps(folder):
+    rows = [answered(step, number) for step in (0, 3, 6) for number in (0, 1)]
+    rows[-1] |= {"ended": False, "tokens": 64, "rep_3": 0.917}
+    page = page_of(folder(answers=rows))
+    first, second = re.findall(r'(?s)<article class="watched">.*?</article>', page)
+    assert re.findall(r"Answer 0 at (\d)|>(Chosen 0)\.", first) == [
+        ("0", ""),
+        ("3", ""),
+        ("6", ""),
+        ("", "Chosen 0"),
+    ]
+    assert "Question 0?" in first and "Question 1?" in second
+    assert "Step 3: ends after 5 tokens, rep-3 0.00; breaks next_step<" in first
+    assert "Step 6: ends after 5 tokens, rep-3 0.00<" in first
+    assert "Step 6: does not end: cut at 64 tokens, rep-3 0.92" in second
+    assert "All are in <code>watched_answers.jsonl</code>" in page
+
+
+def test_of_many_watches_the_first_and_the_last_are_shown_and_some_between(folder):
+    rows = [answered(step) for step in range(0, 210, 10)]
+    page = page_of(folder(answers=rows))
+    shown = [int(step) for step in re.findall(r"<h4>Step (\d+)", page)]
+    assert (len(shown), shown[0], shown[-1]) == (MAX_COLUMNS, 0, 200)
+    gaps = [after - before for before, after in pairwise(shown)]
+    assert max(gaps) - min(gaps) <= 10
+    assert "6 of 21 watches are shown; all are in" in page
+
+
+def test_what_a_model_wrote_is_text_and_never_markup(folder):
+    hostile = "</div></article><script>alert(1)</script><img src=x onerror=alert(2)>"
+    fields = {"answer": hostile, "prompt": hostile, "chosen": hostile, "id": hostile}
+    page = page_of(folder(answers=[answered(0, **fields, checks={"<b>": False})]))
+    assert "<script>" not in page and "<img src=x" not in page and "<b>" not in page
+    assert page.count("&lt;script&gt;alert(1)") == 3
+
+
+def test_a_run_that_was_not_watched_has_no_such_section(folder):
+    assert "What the policy answers" not in page_of(folder())
+
+
+@pytest.mark.parametrize("line", ['{"step": 3}', "[1]", '{"step": "x"', json.dumps({"a": 1})])
+def test_a_line_that_is_no_watched_answer_is_named_with_what_to_do(folder, line):
+    place = folder(answers=[answered(0)])
+    with (place / "watched_answers.jsonl").open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(RunError, match=r"watched_answers\.jsonl:2: .*; delete the file") as caught:
+        write_training_report(place)
+    assert "\n" not in str(caught.value)
+
+
+def test_single_tokens_and_watched_answers_have_figures_where_they_were_logged(folder):
+    tokens = {
+        "first_difference_logps/chosen": -4.0,
+        "hardest_logps/chosen": -9.0,
+        "end_logps/rejected": -2.0,
+        "followed/share": 0.1,
+        "followed/whole": 0.0,
+    }
+    watches = [
+        {"step": step, "watch/ended": 0.5, "watch/rep_3": 0.1, "watch/checks/short": 1.0}
+        for step in (0, 6)
+    ]
+    history = [log(step) | tokens for step in STEPS] + [evaluation(6), *watches]
+    place = folder(history)
+    plots = training_plots(read_training(place))
+    names = [plot.name for plot in plots]
+    assert names == ["rewards", "logps", "quadrants", "tokens", "ends", "followed", "watch"]
+    drawn = plots[-1].svg.decode()
+    assert "end by themselves" in drawn and ">short<" in drawn
+    page = page_of(place)
+    assert all(f'id="{name}"' in page for name in names)
+    row = re.search(r"<code>watch/ended</code></th>(.*?)</tr>", page)[1]
+    assert re.findall(r">([^<]+)</td>", row) == [NONE, "0.500"]
+    assert [plot.name for plot in training_plots(read_training(folder()))] == names[:3]

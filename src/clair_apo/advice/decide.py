@@ -93,7 +93,7 @@ def decide(rows: Sequence[JudgedSample], evidence: Evidence) -> Advice:
     controls = proportion_interval(evidence.controls) if evidence.controls else None
     assert share is not None
     needed = _needed(share)
-    fault = _fault(share, consistent, controls, evidence.unreadable) or _constant(rows, share)
+    fault = judge_fault(share, consistent, controls, evidence.unreadable) or _constant(rows, share)
     word, reason = _refused(fault) if fault else _word(share, needed)
     return Advice(
         advice=word,
@@ -134,17 +134,24 @@ def _word(share: Interval, needed: int | None) -> tuple[Word, str]:
     )
 
 
-def _fault(
+def judge_fault(
     share: Interval, consistent: Interval, controls: Interval | None, unreadable: int
 ) -> str:
-    """Why the judge's word is no evidence; empty where it is."""
+    """Why a judge's word is no evidence; empty where it is.
+
+    Args:
+        share: what one side won.
+        consistent: the share of comparisons in which both orders say the same.
+        controls: the share of controls that it passed; None without any.
+        unreadable: comparisons without a verdict in one of the orders.
+    """
     coin = _shows(consistent, ENOUGH_TO_SHOW) and _holds_half(consistent) and _holds_half(share)
     if consistent.mean <= 0.5 or coin:
         return (
             f"the judge says the same in both orders in {in_percent(consistent)} of the "
             "comparisons, which a coin would too (50 %); take another judge"
         )
-    if controls and fooled(controls):
+    if controls and _fooled(controls):
         return (
             "the judge is fooled: it prefers a real answer to a text that answers nothing and "
             f"praises itself in {in_percent(controls)} of the controls; take another judge"
@@ -157,12 +164,8 @@ def _fault(
     return ""
 
 
-def fooled(controls: Interval) -> bool:
-    """Whether a judge passes controls no more often than a coin would.
-
-    Args:
-        controls: the share that it passed.
-    """
+def _fooled(controls: Interval) -> bool:
+    """Whether a judge passes controls no more often than a coin would."""
     return controls.mean <= 0.5 or (_shows(controls, ENOUGH_CONTROLS) and _holds_half(controls))
 
 

@@ -86,8 +86,8 @@ def _sentence(beta: float, half: float, deciding: float | None) -> str:
         f"{deciding:.1f} nats to gain"
     )
     if deciding <= half:
-        return f"{text}: they can be learned before it saturates"
+        return f"{text}: they can be learned before half is gone"
     return (
-        f"{text}: it saturates before they are learned if other tokens take part of the sum; a "
-        f"beta of {HALF / deciding:.2g} or less leaves half of it until then"
+        f"{text}: more than half is gone before they are learned, and sooner where other tokens "
+        f"take part of the sum; a beta of {HALF / deciding:.2g} or less leaves half until then"
     )

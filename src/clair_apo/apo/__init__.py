@@ -24,6 +24,7 @@ Data flows from top to bottom:
     watch/              what one sees of a run beside its rewards
         tokens          the end token, the first difference, and how far decoding follows chosen
         speed           tokens a second, padding, shared tokens, use of the machine
+        prompts, generate, answers, policy, trackers   held-out prompts answered while it trains
     metrics, alarms     rewards, quadrants, KL; warnings where they contradict the objective
     checks              pairs, adapters and the first step
     error_context       errors with the pairs and settings that caused them

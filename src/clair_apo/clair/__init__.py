@@ -6,7 +6,7 @@
     setup.py          builds from the config what the stages work with
     prompt_state.py   a prompt with what the stages have made of it
     stages/           table.py lists them: load, respond, judge, revise, pair
-    revision/         asks for a revision (template), reads the reply (parse, edits)
+    revision/         asks for a revision (template), reads the reply (parse), and applies it
     filters/          what makes no pair: texts, lengths, languages, prompts of test sets
     manifest.py       what a run writes down about itself; costs.py: its money
     planning/         what a run will ask and cost: estimate and pilot
@@ -20,8 +20,11 @@ from clair_apo.clair.config import GenerateConfig
 from clair_apo.clair.filters.gate import Gate, GateConfig
 from clair_apo.clair.generate import Generated, generate
 from clair_apo.clair.recipes import RECIPES
-from clair_apo.clair.revision.edits import Edit, EditError, apply_edits
-from clair_apo.clair.revision.parse import ParseError, parse_edits, parse_revision
+from clair_apo.clair.revision.edits import Edit, apply_edits
+from clair_apo.clair.revision.parse import parse_edits, parse_revision, parse_segments
+from clair_apo.clair.revision.placed import EditError
+from clair_apo.clair.revision.reply_parts import ParseError
+from clair_apo.clair.revision.segments import SegmentChange, apply_segments
 from clair_apo.clair.revision.template import load_template
 from clair_apo.clair.stages.load import PromptsConfig, load_prompts
 from clair_apo.clair.stages.pair import measure_contrast
@@ -37,12 +40,15 @@ __all__ = [
     "Generated",
     "ParseError",
     "PromptsConfig",
+    "SegmentChange",
     "apply_edits",
+    "apply_segments",
     "generate",
     "load_prompts",
     "load_template",
     "measure_contrast",
     "parse_edits",
     "parse_revision",
+    "parse_segments",
     "read_reply",
 ]

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from clair_apo.clair.filters.gate import GateConfig
 from clair_apo.clair.recipes import RECIPES, Recipe, RecipeName
-from clair_apo.clair.stages.context import ControlsConfig, Role
+from clair_apo.clair.stages.context import ControlsConfig, Role, ScorerConfig
 from clair_apo.clair.stages.load import PromptsConfig, PromptShard
 from clair_apo.clair.stages.table import StageDef, stages_of
 from clair_apo.config import Config, Section, UserPath
@@ -23,7 +23,8 @@ class RevisionConfig(Section):
     """What the reviser is asked for."""
 
     format: RevisionFormat = "edits"
-    """`edits`: a list of exact replacements; `full`: the whole revised answer."""
+    """`edits`: a list of exact replacements; `segments`: new texts for numbered sentences and
+    lines; `full`: the whole revised answer."""
     rubric: UserPath | None = None
     """A text file with the preference in plain words; it enters the template, and the judge's."""
     template: UserPath | None = None
@@ -32,6 +33,9 @@ class RevisionConfig(Section):
     """`improve` or `worsen`; by default what the recipe says."""
     keep_length: bool = False
     """Ask the reviser to keep the answer about as long as it is."""
+    fold: bool = True
+    """Used with `edits`: look for a quoted passage that is not in the answer once more, with white
+    space, quotes, dashes, the case of the first letter and Unicode's form set aside."""
     ask_again: bool = True
     """Ask once more where a reply was cut (with a larger limit) or cannot be read."""
 
@@ -67,6 +71,8 @@ class GenerateConfig(Config):
     """The model that revises or, for `stronger_preferred`, the stronger one."""
     judge: ModelSpec | None = None
     """The model that chooses and verifies; another one than the reviser if you like."""
+    scorer: ScorerConfig | None = None
+    """Checks that choose among answers, in place of a judge, for the recipes in which one does."""
     strip_thinking: bool = True
     """Take from every answer and every revision the thinking that it begins with, such as
     `<think> ... </think>`, and from answers the end marks that a server let through; false leaves
@@ -103,9 +109,15 @@ class GenerateConfig(Config):
         if "reviser" in self._roles and self.reviser is None:
             raise ValueError(f"recipe {self.recipe!r} needs a reviser: set reviser.model")
         choosing = recipe.chooses and not recipe.given_only
+        if self.scorer and not recipe.chooses:
+            raise ValueError(f"recipe {self.recipe!r} chooses among no answers: take scorer out")
+        if self.scorer and self.judge and not self.verify:
+            raise ValueError("judge and scorer would both choose: take one of them out")
+        choosing = choosing and not self.scorer
         if (choosing or self.verify) and self.judge is None:
             why = f"recipe {self.recipe!r}" if choosing else "verify"
-            raise ValueError(f"{why} needs a judge: set judge.model")
+            other = ", or scorer.checks" if choosing else ""
+            raise ValueError(f"{why} needs a judge: set judge.model{other}")
         asked = self.revision.direction
         if asked and self.recipe in ("clair", "worsen") and asked != recipe.direction:
             other = "worsen" if self.recipe == "clair" else "clair"

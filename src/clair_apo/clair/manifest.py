@@ -21,6 +21,7 @@ from clair_apo.errors import RunError
 from clair_apo.files import atomic_writer, first_fault
 from clair_apo.llm import CachedChat, RequestStore
 from clair_apo.run_folder import RunFolder, file_digest, now
+from clair_apo.text.checks import checks_digest
 
 Settings = dict[str, Any]
 """What decides the rows of the stages: `settings` of the manifest."""
@@ -125,17 +126,21 @@ def run_settings(
         "strip_thinking": config.strip_thinking,
         "parser": PARSER_VERSION,
         "gate": {
-            **config.gate.model_dump(mode="json"),
+            **context.gate.settings,
             "tokenizer": config.training_tokenizer if config.gate.max_length else None,
             "version": GATE_VERSION,
         },
         "test_sets": [one.model_dump() for one in test_sets],
         "verify": [config.verify, config.controls.model_dump()],
     }
+    if config.scorer:
+        settings["scorer"] = checks_digest(config.scorer.checks)
     if clients.reviser:
         settings["reviser"] = _asked(clients.reviser)
     if context.template:
         settings["template"] = context.template.digest
+        if context.template.format == "edits":
+            settings["fold"] = context.fold
     if clients.judge:
         settings["judge"] = {"template": context.judge.digest, **_asked(clients.judge)}
     return settings

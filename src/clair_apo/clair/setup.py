@@ -16,6 +16,7 @@ from clair_apo.llm import CachedChat, ChatModel, ModelSpec, RequestStore, check_
 from clair_apo.llm.backends.select import model_of_mode, stranded_batches
 from clair_apo.llm.judge import load_rubric
 from clair_apo.llm.pricing import require_price
+from clair_apo.text.checks import load_checks
 
 Models = Mapping[Role, ChatModel | None]
 """Models of the caller's own by role, in place of those that a config names."""
@@ -25,17 +26,20 @@ def stage_context(config: GenerateConfig) -> StageContext:
     """Build what the stages of a run work with, before its models are opened.
 
     Raises:
-        ConfigError: an unusable template or rubric, or a gate without its tokenizer.
+        ConfigError: an unusable template, rubric or file of checks, or a gate without its
+            tokenizer.
     """
     return StageContext(
         recipe_name=config.recipe,
         recipe=config.recipe_def,
         samples=config.samples,
         strip_thinking=config.strip_thinking,
+        fold=config.revision.fold,
         ask_again=config.revision.ask_again,
         controls=config.controls,
         template=_template(config),
         rubric=load_rubric(config.revision.rubric),
+        scorer=load_checks(config.scorer.checks) if config.scorer else (),
         gate=Gate(config.gate, config.training_tokenizer, config.training_revision),
     )
 

@@ -1,21 +1,28 @@
 """`clair-apo demo`: the whole pipeline, through the same calls as any other run."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import indent
 
 from clair_apo.clair import GenerateConfig, generate
 from clair_apo.config import read_yaml
-from clair_apo.console import CONSOLE, print_result, show_progress
-from clair_apo.demo.recording import data_file, fill_store
-from clair_apo.files import read_jsonl
-from clair_apo.llm import CachedChat, ChatRequest, Dialogue, ModelSpec, RequestStore
+from clair_apo.console import CONSOLE, print_result
+from clair_apo.demo.recording import data_file, fill_store, recorded_prompts
+from clair_apo.demo.verdict import verdict
+from clair_apo.evaluation import EvaluateConfig, Evaluation, evaluate
+from clair_apo.evaluation.tables import evaluation_table
+from clair_apo.files import write_jsonl
+from clair_apo.llm import RequestStore
 from clair_apo.models import EMBEDDED, find_model
-from clair_apo.records import Message, PreferencePair
+from clair_apo.records import Prompt
 from clair_apo.report import contrast_table, counts_line, write_report, write_training_report
+from clair_apo.run_folder import is_held_out
 
-SHOWN = 2
+SHOWN = 3
 """Held-out prompts whose answers are shown before and after training."""
+TRAINED, BASE = "trained", "base"
+HELD_OUT = "held_out.jsonl"
 
 
 def run_demo(args: Sequence[str] = ()) -> None:
@@ -37,13 +44,18 @@ def run_demo(args: Sequence[str] = ()) -> None:
     print_result(counts_line(report.summary))
     print_result(contrast_table(report.summary))
     _heading("2", "anchored training on the pairs (APO-zero)")
-    checkpoint, held_out = _train(config.run_dir)
-    _heading("3", "two held-out prompts, before and after")
-    _show_before_and_after(config, checkpoint, held_out)
+    checkpoint = train_on(config.run_dir)
+    _heading("3", "what the model answers to prompts that it was not trained on")
+    prompts = held_out_prompts(config)
+    found = evaluate(evaluation_config(config, checkpoint, prompts))
+    print_result(evaluation_table(found.content))
+    _show_answers(found, prompts[:SHOWN])
     training = write_training_report(checkpoint)
     print_result(
-        f"report:     {report.page}\ntraining:   {training.page}\ncheckpoint: {checkpoint}"
+        f"report:     {report.page}\ntraining:   {training.page}\ncheckpoint: {checkpoint}\n"
+        f"evaluation: {found.folder / 'evaluation.json'}\n"
     )
+    print_result(verdict(found.content, TRAINED, BASE))
 
 
 def demo_config(args: Sequence[str] = ()) -> GenerateConfig:
@@ -58,59 +70,93 @@ def demo_config(args: Sequence[str] = ()) -> GenerateConfig:
     return GenerateConfig.from_command_line(args, default=values)
 
 
-def _train(run_dir: Path) -> tuple[Path, list[str]]:
-    """Train on a run's pairs; the checkpoint's folder and the ids of the held-out pairs."""
+def training_yaml() -> Path:
+    """The demo's training config."""
+    return Path(__file__).with_name("train.yaml")
+
+
+def train_on(run_dir: Path, options: Sequence[str] = ()) -> Path:
+    """Train on a run's pairs and print held-out rewards; returns the checkpoint's folder.
+
+    Args:
+        run_dir: of `generate`.
+        options: of `clair-apo train`, on top of the demo's config.
+
+    Raises:
+        ClairApoError: whatever the user can mend.
+    """
     from clair_apo.apo.arguments import parse_arguments
     from clair_apo.apo.checkpoints import last_checkpoint
-    from clair_apo.apo.data import split_pairs
     from clair_apo.apo.train import summary, train
-    from clair_apo.ingest.pairs import load_pairs
 
     checkpoint = run_dir / "checkpoint"
     setup = parse_arguments(
         [
-            *("--config", str(Path(__file__).with_name("train.yaml"))),
+            *("--config", str(training_yaml())),
             *("--dataset_name", str(run_dir / "pairs.jsonl")),
             *("--output_dir", str(checkpoint)),
             *("--resume_from_checkpoint", "true" if last_checkpoint(checkpoint) else "false"),
+            *options,
         ]
     )
     print_result(summary(train(setup)))
-    pairs = load_pairs(setup.script.dataset_name)
-    split = split_pairs(pairs, setup.script.held_out, setup.script.max_pairs)
-    return checkpoint, [pair.id for pair in split.held_out]
+    return checkpoint
 
 
-def _show_before_and_after(
-    config: GenerateConfig, checkpoint: Path, held_out: Sequence[str]
-) -> None:
-    """Ask the trained model as the target was asked, and print both answers."""
-    pairs = {pair.id: pair for pair in read_jsonl(config.run_dir / "pairs.jsonl", PreferencePair)}
-    shown = [pairs[pair_id] for pair_id in held_out[:SHOWN]]
-    spec = config.target.model_copy(update={"model": str(checkpoint), "base_url": None})
-    after = _ask(spec, config, [pair.prompt for pair in shown])
-    for pair, answer in zip(shown, after, strict=True):
-        print_result(pair.prompt[-1].content)
-        print_result(f"  before:\n{indent(pair.rejected[-1].content, '    ')}")
-        print_result(f"  after:\n{indent(answer, '    ')}\n")
+def held_out_prompts(config: GenerateConfig) -> list[Prompt]:
+    """The prompts that training holds out, also those whose answer became no pair.
+
+    They are drawn by the digests of the prompts alone, so the base's answers to them are not
+    chosen by anything that an answer shows.
+    """
+    share = read_yaml(training_yaml())["held_out"]
+    return [p for id, p in sorted(recorded_prompts(config).items()) if is_held_out(id, share)]
 
 
-def _ask(
-    spec: ModelSpec, config: GenerateConfig, prompts: Sequence[tuple[Message, ...]]
-) -> list[str]:
-    with RequestStore(config.store_path) as store:
-        chat = CachedChat(spec, store)
-        texts = []
-        with show_progress("answers", len(prompts), chat.meter) as tell:
-            for text in chat.converse(_answer(chat.request(prompt)) for prompt in prompts):
-                texts.append(text)
-                tell("answered")
-    return texts
+def evaluation_config(
+    config: GenerateConfig, checkpoint: Path, prompts: Sequence[Prompt]
+) -> EvaluateConfig:
+    """The evaluation of the trained model beside the base, on held-out prompts.
+
+    Both are asked as the target was. The base's answers are in the request store: they are the
+    recorded ones, and only the trained model is asked.
+
+    Args:
+        config: of the demo's generation.
+        checkpoint: the trained model.
+        prompts: held-out prompts; written to the run folder.
+    """
+    path = config.run_dir / HELD_OUT
+    write_jsonl(path, prompts)
+    target = config.target.model_dump(mode="json")
+    values = {
+        "run_dir": str(config.run_dir / "evaluation"),
+        "models": {TRAINED: target | {"model": str(checkpoint), "base_url": None}, BASE: target},
+        "prompts": {"path": str(path)},
+        "suites": [
+            {"suite": "health", "drift": False},
+            {"suite": "checks", "checks": str(data_file("house_rules.yaml"))},
+        ],
+        "store": str(config.store_path),
+    }
+    return EvaluateConfig.from_command_line([], default=values)
 
 
-def _answer(request: ChatRequest) -> Dialogue[str]:
-    (answer,) = yield (request,)
-    return answer.completion.text if answer.completion else answer.failure
+def _show_answers(found: Evaluation, prompts: Sequence[Prompt]) -> None:
+    """Print the answers of both models to a few prompts."""
+    texts = {
+        model: _answers(found.folder / "answers" / f"{model}.jsonl") for model in (BASE, TRAINED)
+    }
+    for prompt in prompts:
+        print_result(prompt.messages[-1].content)
+        for when, model in (("before", BASE), ("after", TRAINED)):
+            print_result(f"  {when}:\n{indent(texts[model][prompt.id], '    ')}")
+        print_result("")
+
+
+def _answers(path: Path) -> dict[str, str]:
+    rows = map(json.loads, path.read_text("utf-8").splitlines())
+    return {row["id"]: row["answer"] or "(no answer)" for row in rows}
 
 
 def _heading(number: str, text: str) -> None:

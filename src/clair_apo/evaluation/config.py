@@ -11,9 +11,11 @@ from clair_apo.config import Config, Section, UserPath, unknown_key
 from clair_apo.evaluation.suites.alpaca_eval import AlpacaEval
 from clair_apo.evaluation.suites.base import NAME, SuiteConfig
 from clair_apo.evaluation.suites.checks import ChecksSuite
+from clair_apo.evaluation.suites.gsm8k import Gsm8k
 from clair_apo.evaluation.suites.health import HealthSuite
 from clair_apo.evaluation.suites.lm_eval import LmEval
 from clair_apo.evaluation.suites.mixeval_hard import MixEvalHard
+from clair_apo.evaluation.suites.win_rate import WinRateSuite
 from clair_apo.llm import ModelSpec
 
 EACH = "each"
@@ -58,7 +60,8 @@ AnyModel = Annotated[
     Discriminator(_kind),
 ]
 AnySuite = Annotated[
-    AlpacaEval | ChecksSuite | HealthSuite | LmEval | MixEvalHard, Discriminator("suite")
+    AlpacaEval | ChecksSuite | Gsm8k | HealthSuite | LmEval | MixEvalHard | WinRateSuite,
+    Discriminator("suite"),
 ]
 SUITES: dict[str, type[SuiteConfig]] = {
     kind.model_fields["suite"].default: kind for kind in get_args(get_args(AnySuite)[0])

@@ -61,6 +61,7 @@ REASON_SENTENCES = {
     DropReason.LENGTH_RATIO: "the chosen side is too short or too long beside the rejected one",
     DropReason.LANGUAGE_CHANGED: "the sides are in different languages",
     DropReason.MENTIONS_REVISION: "the revision speaks of being one",
+    DropReason.CHECKS_FAILED: "the chosen side does not pass every check",
     DropReason.JUDGE_REJECTED: "no side is better, by the judge",
 }
 SORT_ORDERS = {

@@ -10,6 +10,7 @@ from clair_apo.files import atomic_writer
 from clair_apo.records import Record
 from clair_apo.report.html import asset, environment, image_source, source_hash
 from clair_apo.report.terminal import NONE, numeral
+from clair_apo.report.training_answers import read_answers
 from clair_apo.report.training_run import Plot, TrainingRun, read_training, training_plots
 
 PAGE = "training.html"
@@ -79,6 +80,7 @@ def training_page(run: TrainingRun, plots: Sequence[Plot]) -> str:
             facts=_facts(run.facts),
             why=_texts(run.facts.get("why")),
             alarms=_alarms(run.facts.get("alarms")),
+            watched=read_answers(run.folder),
             metrics=_final_metrics(run),
             figures=[(plot.name, plot.caption, image_source(plot.svg)) for plot in plots],
             style=Markup(style),  # our own file, as it is
@@ -118,11 +120,12 @@ def _final_metrics(run: TrainingRun) -> list[FinalMetric]:
     nothing: Mapping[str, Any] = {}
     last = next((log for log in reversed(run.logs) if "rewards/chosen" in log), nothing)
     names = [name for name in last if "/" in name or f"eval_{name}" in _evaluated(run)]
+    names += dict.fromkeys(name for log in run.logs for name in log if name.startswith("watch/"))
     return [
         FinalMetric(
             name=name,
-            trained=_written(run.last(name)),
-            held_out=_written(run.last(f"eval_{name}")),
+            trained=NONE if name.startswith("watch/") else _written(run.last(name)),
+            held_out=_written(run.last(name if name.startswith("watch/") else f"eval_{name}")),
         )
         for name in names
     ]

@@ -1,6 +1,7 @@
 """A finished training as its folder describes it: its logs, its facts, and figures of them.
 
-trainer_state.json, manifest.json -> TrainingRun -> Plot (rewards, log-probabilities, quadrants)
+trainer_state.json, manifest.json -> TrainingRun -> Plot (rewards, log-probabilities, quadrants,
+single tokens, watched answers)
 
 Folders of earlier versions are read too: their names of metrics and alarms are translated once,
 when they are read.
@@ -53,6 +54,25 @@ _LOGPS: Mapping[str, tuple[str, str, str]] = {
     "logps/rejected": ("rejected", REJECTED, "-"),
     "ref_logps/rejected": ("rejected, reference", REJECTED, "--"),
 }
+_TOKENS: Mapping[str, tuple[str, str, str]] = {
+    "first_difference_logps/chosen": ("first difference, chosen", CHOSEN, "-"),
+    "first_difference_logps/rejected": ("first difference, rejected", REJECTED, "-"),
+    "hardest_logps/chosen": ("hardest of chosen", MARGIN, ":"),
+}
+_ENDS: Mapping[str, tuple[str, str, str]] = {
+    "end_logps/chosen": ("after chosen", CHOSEN, "-"),
+    "end_logps/rejected": ("after rejected", REJECTED, "-"),
+}
+_FOLLOWED: Mapping[str, tuple[str, str, str]] = {
+    "followed/share": ("share of its tokens", CHOSEN, "-"),
+    "followed/whole": ("pairs followed to the end", MARGIN, "-"),
+}
+_WATCHED: Mapping[str, tuple[str, str, str]] = {
+    "watch/ended": ("end by themselves", CHOSEN, "o-"),
+    "watch/rep_3": ("rep-3", REJECTED, "o-"),
+}
+_CHECKS = "watch/checks/"
+_CHECK_COLORS = ("#4d7c2a", "#7b3294", "#8a6d00", "#2b7f78", "#6b6b6b")
 
 # names in training folders of earlier versions, and what they are called now
 _OLD_QUADRANTS = {
@@ -166,7 +186,7 @@ def _alarm(alarm: Any) -> Any:
 class Plot(Record):
     """One figure as PNG and as SVG."""
 
-    name: Literal["rewards", "logps", "quadrants"]
+    name: Literal["rewards", "logps", "quadrants", "tokens", "ends", "followed", "watch"]
     caption: str
     png: bytes
     svg: bytes
@@ -196,6 +216,27 @@ def training_plots(run: TrainingRun) -> tuple[Plot, ...]:
             _lines(run, "log-probability (nats)", _LOGPS),
         ),
         ("quadrants", "Where the pairs of each log stand: shares of four directions.", _quad(run)),
+        (
+            "tokens",
+            "Log-probabilities of single tokens, which a sum hides: the first at which the two "
+            "answers differ, and the least likely one of chosen from there on.",
+            _lines(run, "log-probability (nats)", _TOKENS),
+        ),
+        (
+            "ends",
+            "Log-probability of the end token after each answer; near 0 the policy would stop.",
+            _lines(run, "log-probability (nats)", _ENDS),
+        ),
+        (
+            "followed",
+            "How far greedy decoding follows chosen from the first difference on.",
+            _lines(run, "share", _FOLLOWED),
+        ),
+        (
+            "watch",
+            "Watched answers to held-out prompts: shares that end and keep to each check, rep-3.",
+            _lines(run, "share", _watched(run)),
+        ),
     )
     return tuple(
         Plot(name=name, caption=caption, png=_saved(figure, "png"), svg=_saved(figure, "svg"))
@@ -220,6 +261,16 @@ def _lines(
     if label == "reward":
         axes.axhline(0, color="black", linewidth=0.6)
     return _with_legend(figure, axes)
+
+
+def _watched(run: TrainingRun) -> Mapping[str, tuple[str, str, str]]:
+    """The figures of watched answers, those of the run's checks by their names."""
+    names = dict.fromkeys(name for log in run.logs for name in log if name.startswith(_CHECKS))
+    checks = {
+        name: (name.removeprefix(_CHECKS), _CHECK_COLORS[place % len(_CHECK_COLORS)], "o--")
+        for place, name in enumerate(names)
+    }
+    return {**_WATCHED, **checks}
 
 
 def _quad(run: TrainingRun) -> "Figure | None":

@@ -23,6 +23,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from clair_apo.config import Section, read_yaml
 from clair_apo.errors import ConfigError, DataError
 from clair_apo.files import first_fault
+from clair_apo.records import digest
 from clair_apo.text.detectors import language_of
 from clair_apo.text.repetition import sentences
 
@@ -139,6 +140,15 @@ def load_checks(path: Path | str) -> tuple[Check, ...]:
     except ValidationError as error:
         raise ConfigError(f"{path}: {first_fault(error).removeprefix('the line: ')}") from None
     return tuple(rule.as_check() for rule in rules.checks)
+
+
+def checks_digest(path: Path | str) -> str:
+    """A digest of what a file of checks says; 16 hex digits.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    return digest(read_yaml(Path(path).expanduser()))[:16]
 
 
 def passed(checks: Sequence[Check], prompt: str, answer: str) -> dict[str, bool]:

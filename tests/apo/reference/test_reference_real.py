@@ -55,8 +55,10 @@ def test_a_sharded_policy_trains_as_one_process_and_is_its_own_reference(write, 
         disguised = [str(ROOT / "tests" / "helpers" / "fsdp_on_cpu.py"), str(ROOT / script)]
         return launch(tmp_path / "fsdp2.yaml", [*disguised, "--config", str(config)])
 
-    output_of(*command(write("whole", per_device_train_batch_size=6), 1))
-    said = output_of(*sharded(write("sharded", max_tokens_per_batch=44), "scripts/train.py"))
+    whole = write("whole", per_device_train_batch_size=6, watch_prompts=3)
+    output_of(*command(whole, 1))
+    spread = write("sharded", max_tokens_per_batch=44, watch_prompts=3)
+    said = output_of(*sharded(spread, "scripts/train.py"))
     added = [int(rows) for rows in re.findall(r"empty rows: (\d+)", said)]
     assert len(added) == 2
     assert min(added) > 0, "each process has fewer rows than the other in some step"
@@ -75,6 +77,9 @@ def test_a_sharded_policy_trains_as_one_process_and_is_its_own_reference(write, 
     for name, weight in whole.items():
         torch.testing.assert_close(spread[name], weight, atol=1e-5, rtol=0)
         assert (weight - start[name]).abs().max() > 1e-3
+    answers = [_answers(tmp_path / name) for name in ("whole", "sharded")]
+    assert [row[:2] for row in answers[0]] == [row[:2] for row in answers[1]]
+    assert answers[0][:3] == answers[1][:3], "of the same weights, before any step"
     digests = [
         [path.name for path in (tmp_path / f"cache-{name}").iterdir()]
         for name in ("whole", "sharded")
@@ -82,3 +87,10 @@ def test_a_sharded_policy_trains_as_one_process_and_is_its_own_reference(write, 
     assert digests[0] == digests[1]
     built = output_of(*sharded(write("built"), "scripts/build_reference.py"))
     assert "20 pairs: 0 were in the cache, 20 computed now" in built
+
+
+def _answers(folder: Path) -> list[tuple[int, str, str]]:
+    """Step, prompt and text of what a policy answered while it trained."""
+    lines = (folder / "watched_answers.jsonl").read_text().split("\n")[:-1]
+    rows = map(json.loads, lines)
+    return [(row["step"], row["id"], row["answer"]) for row in rows]

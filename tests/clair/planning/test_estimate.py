@@ -4,7 +4,15 @@ import pytest
 
 from clair_apo.clair import generate
 from clair_apo.clair.planning import estimate as estimating
-from clair_apo.clair.planning.estimate import ANSWER, REPLY, TOKENIZER, VERDICT, CostRange, estimate
+from clair_apo.clair.planning.estimate import (
+    ANSWER,
+    NUMBERED,
+    REPLY,
+    TOKENIZER,
+    VERDICT,
+    CostRange,
+    estimate,
+)
 from clair_apo.clair.recipes import RECIPES
 from clair_apo.clair.setup import offline_context, stage_context
 from clair_apo.llm import ModelSpec, RequestStore
@@ -70,6 +78,17 @@ def test_tokens_are_those_of_the_real_prompts_and_of_the_assumed_answers(tmp_pat
     limit = config.reviser.max_tokens
     low = min(limit, round(REPLY["full"].low * cap * TOKENIZER.low))
     assert reviser.completion_tokens == CostRange(low=low, high=limit)
+
+
+def test_an_answer_in_numbered_segments_has_more_tokens_than_the_answer(tmp_path):
+    config = config_for(tmp_path, "clair", prompts=1, revision={"format": "segments"})
+    reviser = estimate(config).models[1]
+    shown = words_of(config, "Question number 0?") + 2 * AROUND_MESSAGE
+    cap = config.target.max_tokens
+    low, high = NUMBERED.low * min(ANSWER.low, cap), NUMBERED.high * cap
+    assert reviser.prompt_tokens == _scaled(shown + low, shown + high)
+    reply = REPLY["segments"].low * cap * TOKENIZER.low
+    assert reviser.completion_tokens.low == round(min(config.reviser.max_tokens, reply))
 
 
 def _scaled(low, high):

@@ -1,12 +1,15 @@
 """What no edit names is copied by construction."""
 
 import random
+import time
+import unicodedata
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from clair_apo.clair import Edit, EditError, apply_edits
+from clair_apo.clair.revision.edits import locate_edits
 
 
 @given(st.data())
@@ -54,7 +57,7 @@ def test_edits_that_touch_do_not_overlap():
 
 FAULTS = {
     "not in the answer": ("abc", [Edit("x", "y")], "not in the answer: 'x'"),
-    "another case": ("abc", [Edit("A", "y")], "not in the answer: 'A'"),
+    "another case": ("abc", [Edit("aB", "y")], "not in the answer: 'aB'"),
     "twice": ("abab", [Edit("ab", "y")], "twice: 'ab'"),
     "twice, overlapping": ("aaa", [Edit("aa", "y")], "twice: 'aa'"),
     "no passage": ("abc", [Edit("", "y")], "names no passage"),
@@ -140,6 +143,28 @@ def test_a_passage_that_was_copied_loosely_is_found_where_there_is_only_one(case
         apply_edits(f"{answer} / {answer}", [Edit(find, replace)])
 
 
+LOOSE |= {
+    "a capital that is none": (
+        "so the old house",
+        "The old house",
+        "The new house",
+        "so the new house",
+    ),
+    "a capital that was none": ("Old house", "old house", "new home", "New home"),
+    "a capital, deleted": ("so the old house", "The old", "", "so  house"),
+    "accents as marks": (
+        "re\u0301sume\u0301 old",
+        "r\u00e9sum\u00e9 old",
+        "r\u00e9sum\u00e9 new",
+        "re\u0301sume\u0301 new",
+    ),
+    "accents as letters": (
+        "r\u00e9sum\u00e9 old",
+        "re\u0301sume\u0301 old",
+        "re\u0301sume\u0301 new",
+        "r\u00e9sum\u00e9 new",
+    ),
+}
 UNDECIDED = {
     "a new line in code whose indentation was not copied": (
         "def f():\n    if x:\n        g()\n",
@@ -180,7 +205,8 @@ def test_letters_case_and_order_are_never_set_aside():
         ("resume", "r\u00e9sum\u00e9"),
         ("a b", "b a"),
         ("ab", "a b"),
-        ("Old", "old"),
+        ("Old", "olD"),
+        ("re\u0301sume\u0301", "resume"),
     ):
         with pytest.raises(EditError, match="not in the answer"):
             apply_edits(answer, [Edit(find, "x")])
@@ -201,3 +227,74 @@ def test_all_edits_that_cannot_be_applied_are_named_at_once():
     assert "'x'" in caught.value.faults[0]
     assert "twice: 'b'" in caught.value.faults[1]
     assert str(caught.value) == "; ".join(caught.value.faults)
+
+
+def test_a_new_first_word_is_not_put_in_small_letters():
+    with pytest.raises(EditError, match="first letter has another case"):
+        apply_edits("so the house", [Edit("The house", "Berlin")])
+
+
+def test_a_passage_in_its_own_case_is_preferred_to_one_in_another():
+    assert apply_edits("Old  house, old  house", [Edit("old house", "old home")]) == (
+        "Old  house, old  home"
+    )
+
+
+def test_edits_are_counted_by_how_they_were_found_and_folding_can_be_switched_off():
+    answer = "It\u2019s old. It is long."
+    edits = [Edit("It's", "It's not"), Edit("long", "short")]
+    assert [each.folded for each in locate_edits(answer, edits)] == [True, False]
+    assert apply_edits(answer, edits[1:], fold=False) == "It\u2019s old. It is short."
+    with pytest.raises(EditError, match='not in the answer: "It\'s"'):
+        apply_edits(answer, edits, fold=False)
+
+
+WORDS = [
+    "It\u2019s",
+    "caf\u00e9",
+    "\u201cso\u201d",
+    "a\u2013b",
+    "old",
+    "Then",
+    "\u2026",
+    "\u597d",
+    "x",
+]
+GAPS = [" ", "  ", "\n", "\u00a0", "\t"]
+QUOTED = str.maketrans("\u2019\u201c\u201d\u2013", '\'""-')
+
+
+@given(st.data())
+def test_folding_changes_nothing_outside_of_the_one_passage_that_an_edit_names(data):
+    texts = st.lists(st.sampled_from(WORDS + GAPS), max_size=6).map("".join)
+    before, passage, after = (data.draw(texts, label=name) for name in ("a", "b", "c"))
+    passage = f"<{passage}>"  # that there is only one
+    copy = " ".join(passage.translate(QUOTED).split())
+    copy = unicodedata.normalize(data.draw(st.sampled_from(["NFC", "NFD"])), copy)
+    answer = f"{before}{passage}{after}"
+    for fold in (True, False):
+        try:
+            result = apply_edits(answer, [Edit(copy, "new")], fold=fold)
+        except EditError:
+            assert not fold or "\n" in passage or "\t" in passage or "  " in passage
+            continue
+        assert result == f"{before}new{after}"
+
+
+LONG_ANSWERS = {
+    "the same word": ("word " * 10_000, "word  " * 5_000 + "x"),
+    "no blank": ("a" * 50_000, "\u2019" + "a" * 25_000),
+    "blanks": (" " * 50_000 + "x", "x  y"),
+    "accents": ("e\u0301" * 25_000, "\u00e9" * 1_000 + "x"),
+    "dots": ("." * 50_000, "\u2026" * 1_000 + "x"),
+    "letters of another case": ("A" * 50_000, "a" * 1_000),
+}
+
+
+@pytest.mark.parametrize("case", LONG_ANSWERS)
+def test_a_passage_is_looked_for_in_a_long_line_in_bounded_time(case):
+    answer, find = LONG_ANSWERS[case]
+    before = time.perf_counter()
+    with pytest.raises(EditError, match="not in the answer"):
+        apply_edits(answer, [Edit(find, "new")])
+    assert time.perf_counter() - before < 5  # of seconds; it takes a fraction of one

@@ -7,20 +7,35 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from clair_apo.clair import Edit, ParseError, load_template, parse_edits, parse_revision, read_reply
+from clair_apo.clair import (
+    Edit,
+    ParseError,
+    SegmentChange,
+    load_template,
+    parse_edits,
+    parse_revision,
+    parse_segments,
+    read_reply,
+)
 from clair_apo.records import DropReason, Message
-from tests.helpers.clair_runs import edit_reply, full_reply
+from tests.helpers.clair_runs import edit_reply, full_reply, segment_reply
 from tests.helpers.reply_spellings import (
     ANSWER,
     BROKEN_OFF,
     EDIT,
     EDITS,
     FULL,
+    NEW,
     NO_EDITS,
+    NO_SEGMENTS,
+    SEGMENTS,
+    SEGMENTS_IN_DOUBT,
     TEXT,
     WHOLE,
     WHY,
 )
+
+PARSERS = (parse_revision, parse_edits, parse_segments)
 
 
 @pytest.mark.parametrize("spelling", FULL)
@@ -39,7 +54,7 @@ def test_nothing_is_taken_from_a_revised_answer_that_could_be_part_of_it(case):
 
 @pytest.mark.parametrize("case", BROKEN_OFF)
 def test_what_opens_and_is_not_closed_is_no_revision(case):
-    for parse in (parse_revision, parse_edits):
+    for parse in PARSERS:
         with pytest.raises(ParseError) as caught:
             parse(BROKEN_OFF[case], ANSWER)
         assert caught.value.reason is DropReason.UNPARSED
@@ -180,7 +195,7 @@ def _unframed(passage):
 
 @given(st.text())
 def test_no_reply_breaks_the_parsers(reply):
-    for parse in (parse_revision, parse_edits):
+    for parse in PARSERS:
         try:
             parse(reply, ANSWER)
         except ParseError as error:
@@ -190,14 +205,16 @@ def test_no_reply_breaks_the_parsers(reply):
 ABOUT_TAGS = "Write <find> and </find>, <replace/>, <edits>, <revision> or </think>, as &lt;x&gt;."
 RUNS = [*" \n\t>*_`{<#-[\\", "<find>", "```\n", "</think>", "&lt;", "teacher ", "edit "]
 RUNS += ["<!--", '<edit find="a" ', "<find>a</find>", "<revision>", "</revision>\n", "&amp;"]
+RUNS += ["<segment n=2>", "<segment ", "<2>", "[2] a\n", "2. a\n", "</segment>", "<segments>\n"]
+RUNS += ["<segment n=2>a</segment>\n", "<segment n=2>\n", "\\<segment 1", "segment 2: "]
 RUNS += ["<reasoning>\n", "<edits/>", "</find> ", "<replace>", "{revision}\n"]
 
 
 @pytest.mark.timeout(30)  # quadratic time would be minutes
 @pytest.mark.parametrize("piece", RUNS)
 def test_a_reply_that_loops_is_read_in_time(piece):
-    for beginning in ("", "<revision", "<edits>", "{"):
-        for parse, answer in product((parse_revision, parse_edits), (ANSWER, ABOUT_TAGS)):
+    for beginning in ("", "<revision", "<edits>", "<segments>", "{"):
+        for parse, answer in product(PARSERS, (ANSWER, ABOUT_TAGS)):
             try:
                 parse(f"{beginning}{piece * (30_000 // len(piece))}x", answer)
             except ParseError as error:
@@ -288,3 +305,120 @@ def test_an_edit_of_text_that_is_not_there_names_the_text():
     with pytest.raises(ParseError, match="'very old'") as caught:
         read_reply(edit_reply(("very old", "new")), "the old answer", "edits")
     assert caught.value.reason is DropReason.EDIT_NOT_FOUND
+
+
+@pytest.mark.parametrize("spelling", SEGMENTS)
+def test_segments_are_found_in_every_spelling(spelling):
+    parsed = parse_segments(SEGMENTS[spelling], ANSWER)
+    (change,) = parsed.changes
+    assert (change.first, change.last, change.text.strip()) == (2, 2, NEW)
+    assert parsed.rationale == WHY
+    assert read_reply(SEGMENTS[spelling], ANSWER, "segments").text == ANSWER.replace("old", "new")
+
+
+@pytest.mark.parametrize("spelling", NO_SEGMENTS)
+def test_no_segments_are_a_list_of_none(spelling):
+    assert parse_segments(NO_SEGMENTS[spelling], ANSWER).changes == ()
+
+
+@pytest.mark.parametrize("case", SEGMENTS_IN_DOUBT)
+def test_segments_that_can_be_read_in_two_ways_or_in_none_are_unparsed(case):
+    with pytest.raises(ParseError) as caught:
+        parse_segments(SEGMENTS_IN_DOUBT[case], ANSWER)
+    assert caught.value.reason is DropReason.UNPARSED
+    assert str(caught.value)
+
+
+RANGES = ["2-3", "2 - 3", "2\u20133", "2 to 3", "2..3", "2,3", "2 and 3", "2, 3", "segments 2-3"]
+
+
+@pytest.mark.parametrize("spelled", RANGES)
+def test_one_text_may_stand_for_a_range_of_segments(spelled):
+    (change,) = parse_segments(segment_reply((spelled, "New.")), ANSWER).changes
+    assert change == SegmentChange(2, 3, "New.")
+
+
+UNKNOWN = {
+    "no such segment": segment_reply((1, "New."), (9, "New.")),
+    "zero": segment_reply((0, "New.")),
+    "a range beyond the last": segment_reply(("2-999999999", "New.")),
+    "a range that runs backwards": segment_reply(("2-1", "New.")),
+    "two texts for one": segment_reply((2, "New."), (2, "Other.")),
+    "two texts for one, once in a range": segment_reply(("1-2", "New."), (2, "Other.")),
+}
+
+
+@pytest.mark.parametrize("case", UNKNOWN)
+def test_a_number_that_there_is_not_or_twice_is_like_an_edit_that_is_not_found(case):
+    with pytest.raises(ParseError) as caught:
+        read_reply(UNKNOWN[case], ANSWER, "segments")
+    assert caught.value.reason is DropReason.EDIT_NOT_FOUND
+    assert len(caught.value.faults) == 1
+
+
+def test_the_echoed_form_of_segments_is_no_revision():
+    asked = load_template("segments").render((Message(role="user", content="q"),), "a\nb")
+    with pytest.raises(ParseError, match="only repeats the instructions"):
+        parse_segments(asked[0].content, "a\nb")
+
+
+def test_a_number_that_the_segment_has_itself_is_part_of_its_text():
+    answer = "1. Wash.\n2. Dry.\n\n[3] A source."
+    for number, text in ((1, "1. Rinse."), (2, "2. Rub."), (3, "[3] Two sources.")):
+        (change,) = parse_segments(segment_reply((number, text)), answer).changes
+        assert change.text == text
+    answer = "Steps:\n\n1. Wash.\n2. Dry."
+    for echoed in ("[3] 2. Rub.", "3. 2. Rub.", "Segment 3: 2. Rub."):
+        (change,) = parse_segments(segment_reply((3, echoed)), answer).changes
+        assert change.text == "2. Rub."
+
+
+def test_a_new_list_may_begin_with_the_number_of_its_segment():
+    text = "1. Wash it.\n2. Dry it."
+    assert parse_segments(segment_reply((1, text)), ANSWER).changes[0].text == text
+
+
+def test_lines_numbered_as_a_list_are_refused_where_the_answer_has_a_list():
+    answer = "Steps:\n\n1. Wash.\n2. Dry."
+    with pytest.raises(ParseError, match="cannot be told whether numbers such as"):
+        parse_segments("<segments>\n2. Dry it well.\n</segments>", answer)
+    assert parse_segments("<segments>\n[3] 2. Rub.\n</segments>", answer).changes == (
+        SegmentChange(3, 3, "2. Rub."),
+    )
+
+
+def test_a_segment_without_a_text_is_deleted():
+    for body in ('<segment n="1"></segment>', '<segment n="1"/>', "<1></1>", '{"1": ""}'):
+        reply = f"<segments>\n{body}\n</segments>"
+        assert read_reply(reply, ANSWER, "segments").text == "- It is **old**."
+
+
+def test_text_about_the_tags_of_the_form_stays_where_the_answer_has_them():
+    answer = 'Write <segment n="1">a</segment> there. It is old.'
+    new = 'Write <segment n="1">a</segment> here.'
+    reply = segment_reply((1, new))
+    assert read_reply(reply, answer, "segments").text == f"{new} It is old."
+    with pytest.raises(ParseError, match="a tag of the form"):
+        parse_segments(reply, ANSWER)
+
+
+def test_lines_of_code_keep_or_bring_their_indentation():
+    answer = "```python\nif x:\n    y()\n```"
+    for text in ("    z()", "z()", "\n    z()\n"):
+        assert read_reply(segment_reply((3, text)), answer, "segments").text == answer.replace(
+            "y()", "z()"
+        )
+    indented = '<segments>\n  <segment n="3">\n        z()\n  </segment>\n</segments>'
+    with pytest.raises(ParseError, match="cannot be told how the text of segment 3 is indented"):
+        parse_segments(indented, answer)
+
+
+@given(text=words.filter(is_written), why=words)
+def test_whatever_stands_between_the_tags_of_a_segment_is_its_text(text, why):
+    assume(not text.startswith(("[2]", "2", "#2", "(")))
+    assume("segment" not in text.lower())
+    assume(r"\n" not in text)
+    assume("&" not in text)
+    parsed = parse_segments(segment_reply((2, text), reasoning=why), ANSWER)
+    assert parsed.changes == (SegmentChange(2, 2, text),)
+    assert parsed.rationale == why.strip()

@@ -3,6 +3,7 @@
 import pytest
 
 from clair_apo.clair import load_template
+from clair_apo.clair.revision.segments import numbered
 from clair_apo.errors import ConfigError
 from clair_apo.records import Message
 
@@ -33,20 +34,59 @@ def test_text_of_users_arrives_unchanged(format, nasty, tmp_path):
     assert f"<rubric>\nRule: {nasty}\n</rubric>" in message.content
 
 
-@pytest.mark.parametrize("format", ["edits", "full"])
+FORMATS = ["edits", "full", "segments"]
+
+
+@pytest.mark.parametrize("format", FORMATS)
 def test_without_a_rubric_none_is_mentioned(format):
     (message,) = load_template(format).render(QUESTION, "30")
     assert "rubric" not in message.content
     assert "more correct, clearer" in message.content
 
 
-@pytest.mark.parametrize("format", ["edits", "full"])
+@pytest.mark.parametrize("format", FORMATS)
 def test_each_format_shows_the_tags_that_its_parser_reads(format):
     (message,) = load_template(format).render(QUESTION, "30")
     shown = {"edits": ["<edits>", "<find>", "<replace>"], "full": ["<revision>"]}
+    shown["segments"] = ["<segments>", '<segment n="2">']
     assert all(tag in message.content for tag in ["<reasoning>", *shown[format]])
-    other = "full" if format == "edits" else "edits"
-    assert not any(tag in message.content for tag in shown[other])
+    others = [tag for other in FORMATS if other != format for tag in shown[other]]
+    assert not any(tag in message.content for tag in others)
+
+
+@pytest.mark.parametrize("nasty", NASTY)
+def test_the_answer_is_shown_in_numbered_segments_and_everything_else_unchanged(nasty, tmp_path):
+    rubric = tmp_path / "rubric.md"
+    rubric.write_text(f"Rule: {nasty}", encoding="utf-8")
+    template = load_template("segments", rubric=rubric)
+    answer = f"It is so. A {nasty} end"
+    turns = [(role, f"{role} {nasty}") for role in ("user", "assistant", "user")]
+    conversation = tuple(Message(role=role, content=text) for role, text in turns)
+    (message,) = template.render(conversation, answer)
+    shown = message.content.split("<conversation>\n")[1]
+    assert shown.startswith("".join(f"[{role}]\n{text}\n" for role, text in turns))
+    assert f"\n<answer>\n{numbered(answer)}\n</answer>\n" in shown
+    assert f"<rubric>\nRule: {nasty}\n</rubric>" in message.content
+
+
+def test_segments_are_asked_for_in_both_directions_and_at_the_same_length():
+    for direction, words in (("improve", "Improve the answer"), ("worsen", "answer worse")):
+        template = load_template("segments", direction=direction, keep_length=True)
+        (message,) = template.render(QUESTION, "30")
+        assert words in message.content
+        assert "Keep the answer about as long" in message.content
+    assert "about as long" not in load_template("segments").render(QUESTION, "30")[0].content
+
+
+def test_a_template_of_ones_own_for_segments_must_show_them(tmp_path):
+    own = _own(tmp_path, "Revise {{ answer }}")
+    with pytest.raises(ConfigError, match=r"does not use \{\{ numbered \}\}"):
+        load_template("segments", template=own)
+    own = _own(tmp_path, "Revise {{ numbered }}")
+    (message,) = load_template("segments", template=own).render(QUESTION, "30")
+    assert message.content == 'Revise <segment n="1">30</segment>'
+    with pytest.raises(ConfigError, match="'numbered' is undefined"):
+        load_template("full", template=own)
 
 
 def _own(tmp_path, source):

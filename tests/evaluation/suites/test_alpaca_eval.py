@@ -9,6 +9,7 @@ import pytest
 from clair_apo.errors import ConfigError, DataError
 from clair_apo.evaluation.suites.alpaca_eval import AlpacaEval
 from clair_apo.evaluation.suites.alpaca_files import read_gamed
+from clair_apo.evaluation.suites.base import OtherFormatError
 from clair_apo.evaluation.suites.figures import Unavailable
 from clair_apo.evaluation.suites.length_control import fit_length_control
 from tests.helpers.evaluation import FakeContext, Says, asked, recorded
@@ -294,7 +295,7 @@ def test_an_annotation_without_preference_is_named(tmp_path):
 
 
 def test_outputs_alone_are_no_annotations(files):
-    with pytest.raises(ConfigError, match="looks like AlpacaEval outputs; expected AlpacaEval ann"):
+    with pytest.raises(OtherFormatError, match="like AlpacaEval outputs; expected AlpacaEval ann"):
         _run(AlpacaEval(), recorded("m", files["data"]))
 
 

@@ -5,8 +5,9 @@ import json
 
 import pytest
 
-from clair_apo.errors import ConfigError, DataError
+from clair_apo.errors import DataError
 from clair_apo.evaluation.suites import benchmark_files
+from clair_apo.evaluation.suites.base import OtherFormatError
 from clair_apo.evaluation.suites.benchmark_files import (
     ANNOTATIONS,
     GSM8K_TEST,
@@ -84,13 +85,13 @@ def test_of_several_files_only_those_of_the_benchmark_are_read(tmp_path):
     other = write_rows(tmp_path / "other.jsonl", [{"prompt": "x", "answer": "y"}])
     model = recorded("m", other, sums)
     assert len(recorded_rows(model, GSM8K_TEST)) == 2
-    with pytest.raises(ConfigError, match=r"models\.m: .*other\.jsonl: looks like answers to"):
+    with pytest.raises(OtherFormatError, match=r"models\.m: .*other\.jsonl: looks like answers to"):
         recorded_rows(model, MIXEVAL)
 
 
 def test_a_file_of_nothing_known_is_told_by_its_fields(tmp_path):
     model = recorded("m", write_rows(tmp_path / "x.jsonl", [{"a": 1, "b": 2}]))
-    with pytest.raises(ConfigError, match="the first row has 'a', 'b'; expected AlpacaEval annot"):
+    with pytest.raises(OtherFormatError, match="row has 'a', 'b'; expected AlpacaEval annot"):
         recorded_rows(model, ANNOTATIONS)
 
 

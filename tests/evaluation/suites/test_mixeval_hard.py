@@ -7,6 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from clair_apo.errors import ConfigError, DataError
+from clair_apo.evaluation.suites.base import OtherFormatError
 from clair_apo.evaluation.suites.figures import RowFigure, Unavailable
 from clair_apo.evaluation.suites.mixeval_hard import MixEvalHard
 from clair_apo.llm import ModelSpec
@@ -314,7 +315,7 @@ def test_the_right_option_must_be_one_of_the_options(tmp_path):
 def test_answers_of_another_benchmark_are_told_apart(tmp_path):
     rows = [{"instruction": "x", "output_1": "a", "output_2": "b", "preference": 1.0}]
     model = recorded("m", write_rows(tmp_path / "r.jsonl", rows))
-    with pytest.raises(ConfigError, match=r"r\.jsonl: looks like AlpacaEval annotations; expected"):
+    with pytest.raises(OtherFormatError, match=r"r\.jsonl: looks like AlpacaEval annotations; "):
         _run(MixEvalHard(), model)
 
 

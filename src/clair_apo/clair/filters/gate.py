@@ -12,10 +12,11 @@ from pydantic import AfterValidator, Field, model_validator
 
 from clair_apo.alignment import edit_distance
 from clair_apo.clair.filters.truncation import RowRefusedError, TrainingTokens
-from clair_apo.config import Section
+from clair_apo.config import Section, UserPath
 from clair_apo.errors import ConfigError
 from clair_apo.llm.thinking import without_thinking
 from clair_apo.records import Conversation, DropReason, FinishReason, Message
+from clair_apo.text.checks import checks_digest, load_checks, passed
 from clair_apo.text.detectors import is_refusal, language_of, mention_of_revision
 
 GATE_VERSION = 4
@@ -76,6 +77,9 @@ class GateConfig(Section):
     language_confidence: float | None = Field(None, gt=0.5, lt=1)
     """How sure the language of both sides must be before a difference counts (probability;
     language_changed)."""
+    checks: UserPath | None = None
+    """A file of checks (`clair_apo.text.checks`): the chosen side must pass all of them
+    (checks_failed)."""
     drop_refusals: bool = True
     """Drop a revision that declines where the answer does not (refused)."""
     drop_mentions: bool = True
@@ -178,7 +182,11 @@ class Gate:
         revision: of that tokenizer, where it is a hub name.
 
     Raises:
-        ConfigError: `max_length` without any tokenizer.
+        ConfigError: `max_length` without any tokenizer, or `checks` that cannot be read.
+
+    Attributes:
+        settings: what decides about pairs, for the manifest: the thresholds, and of a file of
+            checks a digest of what it says.
     """
 
     def __init__(
@@ -191,6 +199,10 @@ class Gate:
                 "gate.max_length needs the training tokenizer: set gate.tokenizer, or "
                 "gate.max_length to null"
             )
+        self._checks = load_checks(config.checks) if config.checks else ()
+        self.settings = config.model_dump(mode="json", exclude={"checks"})
+        if config.checks:
+            self.settings["checks"] = checks_digest(config.checks)
         self._tokens = (
             TrainingTokens(name, config.max_length, None if config.tokenizer else revision)
             if name and config.max_length
@@ -250,7 +262,8 @@ class Gate:
         """Why two answers make no pair, wherever they are from; None where they do.
 
         Checked is what concerns any pair: whether the sides are equal, in text and in the tokens
-        that training leaves of them, their languages and their lengths.
+        that training leaves of them, their languages and their lengths, and the checks of the
+        chosen side.
 
         Args:
             prompt: what both reply to.
@@ -260,6 +273,7 @@ class Gate:
         Raises:
             ConfigError: the tokenizer cannot be loaded, or has no chat template.
             ModelNotFoundError: its name leads nowhere.
+            DataError: a regular expression of a check does not come to an end.
         """
         if not chosen.strip() or not rejected.strip():
             return DropCause(DropReason.EMPTY, "one side has no text")
@@ -274,6 +288,7 @@ class Gate:
         return (
             self._language_changed(chosen, rejected)
             or self._length_ratio(chosen, rejected)
+            or self._checks_failed(prompt, chosen)
             or self._identical_after_truncation(prompt, chosen, rejected)
         )
 
@@ -299,6 +314,17 @@ class Gate:
         return DropCause(
             DropReason.LENGTH_RATIO,
             f"chosen is {ratio:.2f} times as long as rejected (allowed: {low:g} to {high:g})",
+        )
+
+    def _checks_failed(self, prompt: Conversation, chosen: str) -> DropCause | None:
+        asked = prompt[-1].content if prompt else ""
+        found = passed(self._checks, asked, chosen)
+        failed = [name for name, holds in found.items() if not holds]
+        if not failed:
+            return None
+        return DropCause(
+            DropReason.CHECKS_FAILED,
+            f"chosen fails {len(failed)} of {len(found)} checks: {', '.join(failed)}",
         )
 
     def _identical_after_truncation(

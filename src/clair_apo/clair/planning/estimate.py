@@ -47,9 +47,16 @@ NOTHING = CostRange(low=0, high=0)
 ANSWER = CostRange(low=250, high=600)
 """Tokens of an answer that is not known yet: the middle half of 406 answers of an 8B instruct model
 to AlpacaEval instructions has 258 to 591 (counted with the embedded model's tokeniser)."""
-REPLY = {"full": CostRange(low=1.2, high=1.8), "edits": CostRange(low=0.3, high=1.2)}
+REPLY = {
+    "full": CostRange(low=1.2, high=1.8),
+    "edits": CostRange(low=0.3, high=1.2),
+    "segments": CostRange(low=0.2, high=1.0),
+}
 """Tokens of a reviser's reply for each of the answer's. `full`: about the middle half of 10
-recorded revisions of gpt-4-0125-preview (0.9 to 2.7 in all). `edits`: not measured."""
+recorded revisions of gpt-4-0125-preview (0.9 to 2.7 in all). The others: not measured."""
+NUMBERED = CostRange(low=1.35, high=1.6)
+"""Tokens of an answer that is shown in numbered segments for each of its own: about the middle half
+of the demo's 106 recorded answers (1.36 to 1.57; 1.2 to 3.1 in all)."""
 VERDICT = CostRange(low=20, high=150)
 """Tokens of a judge's reply, which is asked for one or two sentences; not measured."""
 TOKENIZER = CostRange(low=0.85, high=1.3)
@@ -215,7 +222,7 @@ class _Counting:
         for stage in later:
             if stage.forecast and stage.name in self.template_overhead:
                 known = self.template_overhead[stage.name] + words
-                shown = answer.times(stage.forecast.answers)
+                shown = self._shown(stage, answer).times(stage.forecast.answers)
                 count = stage.forecast.requests(found.state, self.context)
                 self._add(stage, count, known, shown, answer)
 
@@ -226,6 +233,14 @@ class _Counting:
         assert stage.role is not None
         prompt = unknown + CostRange(low=known, high=known)
         self.tallies[stage.role].add(count, prompt, self._reply(stage, answer))
+
+    def _shown(self, stage: StageDef, answer: CostRange) -> CostRange:
+        """The tokens of an answer as a request shows it."""
+        assert stage.forecast is not None
+        in_segments = self.config.revision.format == "segments"
+        if stage.forecast.reply == "revision" and in_segments:
+            return answer.times(NUMBERED.low, NUMBERED.high)
+        return answer
 
     def _reply(self, stage: StageDef, answer: CostRange) -> CostRange:
         assert stage.forecast is not None

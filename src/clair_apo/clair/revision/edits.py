@@ -1,10 +1,15 @@
-"""Applies exact-match replacements; text that no edit names is copied unchanged."""
+"""Finds and applies replacements of quoted passages; all other text is copied unchanged."""
 
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+from unicodedata import combining, normalize
 
 from rapidfuzz.distance import Indel
+
+from clair_apo.clair.revision.placed import EditError, PlacedEdit, apply_placed
 
 
 @dataclass(frozen=True)
@@ -15,96 +20,100 @@ class Edit:
     replace: str
 
 
-class EditError(ValueError):
-    """Edits that cannot be applied: they match nothing, more than once, or each other.
+class LocatedEdit(NamedTuple):
+    """An edit with its place in the answer, and whether its passage was found as it is."""
 
-    Attributes:
-        faults: a sentence for each such edit; the message holds them all.
-    """
-
-    def __init__(self, faults: Sequence[str]) -> None:
-        super().__init__("; ".join(faults))
-        self.faults = tuple(faults)
-
-
-@dataclass(frozen=True)
-class _Placed:
-    """What is to stand in the answer from `start` to `end`, and the edit that says so."""
-
-    start: int
-    end: int
-    replace: str
     edit: Edit
+    place: PlacedEdit
+    folded: bool
 
 
-def apply_edits(answer: str, edits: Sequence[Edit]) -> str:
+def apply_edits(answer: str, edits: Sequence[Edit], *, fold: bool = True) -> str:
     """Apply all edits to `answer` at once; their order does not matter.
-
-    A `find` is looked for as it is. Where it stands nowhere, it is looked for once more with
-    differences that models make in copying set aside: white space and line ends, typographic and
-    plain quotes, dashes and ellipses. That match counts only if there is exactly one in the
-    answer. What `find` and `replace` have in common then stays as it stands in the answer, and an
-    edit is refused where that does not decide the line breaks or the indentation. Letters and
-    case must always agree.
 
     Args:
         answer: the text that every `find` was copied from.
         edits: replacements that do not overlap.
+        fold: as in `locate_edits`.
 
     Raises:
-        EditError: names each edit that is wrong, and what is wrong with it. Nothing is applied
-            then.
+        EditError: as `locate_edits` does; nothing is applied then.
     """
-    faults, placed = [], []
+    return apply_placed(answer, [each.place for each in locate_edits(answer, edits, fold=fold)])
+
+
+def locate_edits(
+    answer: str, edits: Sequence[Edit], *, fold: bool = True
+) -> tuple[LocatedEdit, ...]:
+    """Find where edits stand in the answer, in the order of the text.
+
+    A `find` is looked for as it is. Where it stands nowhere, and `fold` is set, it is looked for
+    once more with differences that models make in copying set aside: white space and line ends,
+    typographic and plain quotes, dashes and ellipses, the case of the first letter, and how Unicode
+    codes an accent. That match counts only if there is exactly one in the answer. What `find` and
+    `replace` have in common then stays as it stands in the answer, and an edit is refused where
+    that does not decide the line breaks, the indentation or the case of the first letter. Other
+    letters must always agree.
+
+    Args:
+        answer: the text that every `find` was copied from.
+        edits: replacements that do not overlap.
+        fold: whether a passage is looked for a second time.
+
+    Raises:
+        EditError: names each edit that is wrong, and what is wrong with it.
+    """
+    faults, located = [], []
     for edit in edits:
         try:
-            placed.append(_placed(answer, edit))
+            located.append(_located(answer, edit, fold))
         except EditError as error:
             faults.append(str(error))
-    placed.sort(key=lambda place: (place.start, place.end))
-    pieces, end = [], 0
-    for place in placed:
-        if place.start < end:
-            faults.append(f"an edit overlaps another one: {_short(place.edit.find)}")
-        pieces += [answer[end : place.start], place.replace]
-        end = max(end, place.end)
+    located.sort(key=lambda each: (each.place.start, each.place.end))
+    end = 0
+    for each in located:
+        if each.place.start < end:
+            faults.append(f"an edit overlaps another one: {_short(each.edit.find)}")
+        end = max(end, each.place.end)
     if faults:
         raise EditError(faults)
-    return "".join([*pieces, answer[end:]])
+    return tuple(located)
 
 
 def stands_in(answer: str, find: str) -> bool:
-    """Whether a passage stands in the answer, exactly or as a loosely copied one."""
-    return find in answer or bool(_loose_matches(answer, find))
+    """Whether a passage stands in the answer, as it is or folded."""
+    return find in answer or bool(_folded_places(answer, _composed(find)))
 
 
-def _placed(answer: str, edit: Edit) -> _Placed:
+def _located(answer: str, edit: Edit, fold: bool) -> LocatedEdit:
     if not edit.find:
         raise EditError(["an edit names no passage of the answer"])
     start = answer.find(edit.find)
     if start < 0:
-        return _placed_loosely(answer, edit)
+        return LocatedEdit(edit, _placed_folded(answer, edit, fold), folded=True)
     if answer.find(edit.find, start + 1) >= 0:
         raise EditError([f"an edit names text that stands there twice: {_short(edit.find)}"])
-    return _Placed(start, start + len(edit.find), edit.replace, edit)
+    place = PlacedEdit(start, start + len(edit.find), edit.replace)
+    return LocatedEdit(edit, place, folded=False)
 
 
-def _placed_loosely(answer: str, edit: Edit) -> _Placed:
+def _placed_folded(answer: str, edit: Edit, fold: bool) -> PlacedEdit:
     """The one passage that differs from `find` only in how it is set; its frame is left alone."""
-    found = _loose_matches(answer, edit.find)
+    find, replace = edit.find, edit.replace
+    if _composed(find) != find:
+        find, replace = _composed(find), _composed(replace)
+    found = _folded_places(answer, find) if fold else []
     if len(found) > 1:
         raise EditError([f"an edit names text that stands there twice: {_short(edit.find)}"])
     if not found:
         raise EditError([f"an edit names text that is not in the answer: {_short(edit.find)}"])
-    start, end = found[0].span()
-    replace = edit.replace
     # the blanks around `find` are not replaced, so those around `replace` do not go in
-    if edit.find[:1].isspace():
+    if find[:1].isspace():
         replace = replace.lstrip()
-    if edit.find[-1:].isspace():
+    if find[-1:].isspace():
         replace = replace.rstrip()
-    passage = _Passage(answer, start, edit.find)
-    written = passage.with_changes(replace)
+    start, end = found[0].start, found[0].end
+    written = _Passage(answer, found[0], find).with_changes(replace)
     # what only changes white space that was not copied cannot be placed
     if written is None or (written == answer[start:end] and edit.find != edit.replace):
         raise EditError(
@@ -113,34 +122,126 @@ def _placed_loosely(answer: str, edit: Edit) -> _Placed:
                 f"{_short(edit.find)}"
             ]
         )
-    return _Placed(start, end, written, edit)
+    written = _in_the_case_of(answer[start], find.lstrip()[0], written)
+    if written is None:
+        raise EditError(
+            [
+                "an edit names text whose first letter has another case in the answer: "
+                f"{_short(edit.find)}"
+            ]
+        )
+    return PlacedEdit(start, end, written)
 
 
+def _in_the_case_of(stands: str, copied: str, written: str) -> str | None:
+    """New text with its first letter in the case that the passage has in the answer.
+
+    Returns:
+        None where the passage begins with a small letter, which a new first word may not take.
+    """
+    first = written[:1]
+    if stands.isupper() == copied.isupper() or first.isupper() == stands.isupper():
+        return written
+    if stands.isupper():
+        return first.upper() + written[1:]
+    return None
+
+
+_LOOKING_ALIKE = (
+    ("'", "\u2018", "\u2019", "\u201a", "\u201b", "\u2032", "`"),
+    ('"', "\u201c", "\u201d", "\u201e", "\u201f", "\u2033", "\u00ab", "\u00bb"),
+    ("-", "\u2010", "\u2011", "\u2012", "\u2013", "\u2014", "\u2212"),
+    ("...", "\u2026"),
+)
 _ALIKE = {
-    character: "(?:" + "|".join(map(re.escape, alike)) + ")"
-    for alike in (
-        ("'", "\u2018", "\u2019", "\u201a", "\u201b", "\u2032", "`"),
-        ('"', "\u201c", "\u201d", "\u201e", "\u201f", "\u2033", "\u00ab", "\u00bb"),
-        ("-", "\u2010", "\u2011", "\u2012", "\u2013", "\u2014", "\u2212"),
-        ("...", "\u2026"),
-    )
-    for character in alike
+    one: "(?:" + "|".join(map(re.escape, alike)) + ")" for alike in _LOOKING_ALIKE for one in alike
 }
+_PLAIN = {one: alike[0] for alike in _LOOKING_ALIKE for one in alike}
 _TOKEN = re.compile(r"\.\.\.|\s+|\w+|[^\w\s]")
 
 
-def _loose_matches(answer: str, find: str) -> list[re.Match[str]]:
+def _composed(text: str) -> str:
+    return normalize("NFC", text)
+
+
+class _Place(NamedTuple):
+    """Where a passage stands folded, and what stands there for each token of its copy."""
+
+    start: int
+    pieces: tuple[str, ...]
+
+    @property
+    def end(self) -> int:
+        return self.start + sum(map(len, self.pieces))
+
+
+def _folded_places(answer: str, find: str) -> list[_Place]:
+    """The first two places where a passage stands folded.
+
+    Places with the first letter in its own case; where there is none, in the other. Takes time in
+    proportion to the answer: candidates are found by plain search.
+    """
     tokens = _TOKEN.findall(find.strip())
     if not tokens:
         return []
-    pattern = re.compile("".join(map(_loosely, tokens)))
-    first = pattern.search(answer)
-    second = pattern.search(answer, first.start() + 1) if first else None
-    return [match for match in (first, second) if match]
+    plain, positions = _plain(answer)
+    for first in dict.fromkeys((tokens[0], tokens[0][0].swapcase() + tokens[0][1:])):
+        spelled = [first, *tokens[1:]]
+        found: dict[int, _Place] = {}
+        for at in _occurrences(plain, _plain("".join(spelled))[0]):
+            place = _place(answer, positions[at], spelled)
+            if place:
+                found[place.start] = place
+            if len(found) > 1:
+                break
+        if found:
+            return list(found.values())
+    return []
 
 
-def _loosely(token: str) -> str:
-    return r"\s+" if token.isspace() else _ALIKE.get(token) or re.escape(token)
+def _place(answer: str, start: int, tokens: Sequence[str]) -> _Place | None:
+    pieces, end = [], start
+    for token in tokens:
+        match = _loosely(token).match(answer, end)
+        if match is None:
+            return None
+        pieces.append(match[0])
+        end = match.end()
+    # an accent that follows would make another letter of the last one
+    if end < len(answer) and combining(answer[end]):
+        return None
+    return _Place(start, tuple(pieces))
+
+
+def _occurrences(text: str, piece: str) -> Iterator[int]:
+    start = text.find(piece)
+    while start >= 0:
+        yield start
+        start = text.find(piece, start + 1)
+
+
+def _plain(text: str) -> tuple[str, list[int]]:
+    """The text with everything folded, and for each character where it stands in the text."""
+    folded, positions = [], []
+    for run in re.finditer(r"\s+|\S", text):
+        piece = " " if run[0].isspace() else _PLAIN.get(run[0]) or normalize("NFD", run[0])
+        folded.append(piece)
+        positions += [run.start()] * len(piece)
+    return "".join(folded), positions
+
+
+@lru_cache(maxsize=4096)
+def _loosely(token: str) -> re.Pattern[str]:
+    if token.isspace():
+        return re.compile(r"\s+")
+    return re.compile(_ALIKE.get(token) or "".join(map(_in_both_forms, token)))
+
+
+def _in_both_forms(letter: str) -> str:
+    """A letter with its accent as one character or as two."""
+    parts = normalize("NFD", letter)
+    one = re.escape(letter)
+    return one if parts == letter else f"(?:{one}|{re.escape(parts)})"
 
 
 class _Passage:
@@ -148,13 +249,14 @@ class _Passage:
 
     Args:
         answer: the whole of it.
-        start: where the passage begins.
+        place: where the passage stands.
         find: the copy; the blanks around it are no part of the passage.
     """
 
-    def __init__(self, answer: str, start: int, find: str) -> None:
+    def __init__(self, answer: str, place: _Place, find: str) -> None:
+        start = place.start
         self._copied = _TOKEN.findall(find.strip())
-        self._stands = list(_pieces(answer, start, self._copied))
+        self._stands = place.pieces
         self._moved = [
             copied.isspace() and _layout(copied) != _layout(stands)
             for copied, stands in zip(self._copied, self._stands, strict=True)
@@ -171,7 +273,7 @@ class _Passage:
             None where that leaves open how its lines break or are indented.
         """
         wanted = _TOKEN.findall(replace)
-        pieces = []
+        pieces: list[str] = []
         for change in Indel.opcodes(self._copied, wanted):
             old = slice(change.src_start, change.src_end)
             new = "".join(wanted[change.dest_start : change.dest_end])
@@ -191,22 +293,6 @@ class _Passage:
         """Whether the copy has other line breaks at a place than the answer."""
         copied, stands = self._copied[number], self._stands[number]
         return self._moved[number] and copied.count("\n") != stands.count("\n")
-
-
-def _pieces(answer: str, start: int, tokens: Sequence[str]) -> Iterator[str]:
-    """What stands in the answer for each token of a loose copy."""
-    for token in tokens:
-        end = start + len(token)
-        if token.isspace():
-            end = start
-            while answer[end : end + 1].isspace():
-                end += 1
-        elif token in _ALIKE:
-            match = re.compile(_ALIKE[token]).match(answer, start)
-            assert match is not None  # the whole was matched before
-            end = match.end()
-        yield answer[start:end]
-        start = end
 
 
 def _layout(gap: str) -> tuple[int, str]:

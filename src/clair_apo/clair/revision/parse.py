@@ -1,9 +1,10 @@
-"""Reads a reviser's reply: the revision, or the edits, in the spellings that models use.
+"""Reads a reviser's reply: the revision, the edits or the segments, as models spell them.
 
 Replies in the format `full` carry `<reasoning>` and `<revision>`, or the identifiers of the
 published recipe, `{teacher_reasoning}` and `{corrected_student_solution}`. Replies in the format
-`edits` carry `<reasoning>` and `<edits>`; `clair_apo.clair.revision.edits` applies them. Either
-may also come as one JSON object with the same names.
+`edits` carry `<reasoning>` and `<edits>`; `clair_apo.clair.revision.edits` applies them. Those in
+the format `segments` carry `<reasoning>` and `<segments>`, for `clair_apo.clair.revision.segments`.
+Each may also come as one JSON object with the same names.
 
 The form is read generously, the text never: nothing is removed from a revised answer that could be
 part of it, by comparison with the answer that was revised. A chatty last sentence that no tag sets
@@ -17,13 +18,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from clair_apo.clair.answer_text import indentation, trimmed
-from clair_apo.clair.revision.edit_list import (
-    EditListError,
-    edits_of_json,
-    is_empty_list,
-    loose_edits,
-    read_edits,
-)
+from clair_apo.clair.revision import edit_list, segment_list
+from clair_apo.clair.revision.edit_list import EditListError
 from clair_apo.clair.revision.edits import Edit
 from clair_apo.clair.revision.escapes import (
     EscapeError,
@@ -33,46 +29,41 @@ from clair_apo.clair.revision.escapes import (
     unescaped,
 )
 from clair_apo.clair.revision.headings import REASONING, SOLUTION, headed
+from clair_apo.clair.revision.reply_parts import (
+    ParseError,
+    last_list,
+    late_rationale_of,
+    rationale_of,
+    value_of_json,
+)
 from clair_apo.clair.revision.reply_text import (
     NO_JSON,
+    SEGMENTS,
     has_open_fence,
-    json_value,
     strip_reply,
     whole_fence,
 )
-from clair_apo.clair.revision.sections import (
-    Section,
-    SectionError,
-    tagged,
-    unclosed,
-    without_reasoning,
-)
-from clair_apo.records import DropReason
+from clair_apo.clair.revision.sections import Section, SectionError, tagged, without_reasoning
+from clair_apo.clair.revision.segments import SegmentChange
+from clair_apo.records import DropReason, Located
 
-PARSER_VERSION = 4
+PARSER_VERSION = 5
 """Goes up whenever the same reply may be read differently; runs rebuild their revisions then."""
-
-
-class ParseError(ValueError):
-    """A reply that is no revision.
-
-    Attributes:
-        reason: why, from the closed list (`unparsed`, `empty` or `edit_not_found`).
-        faults: a sentence for each thing that is wrong; the message holds them all.
-    """
-
-    def __init__(self, reason: DropReason, *faults: str) -> None:
-        super().__init__("; ".join(faults))
-        self.reason = reason
-        self.faults = faults
 
 
 @dataclass(frozen=True)
 class ParsedRevision:
-    """A whole revised answer with the reasoning that led to it (empty where none was given)."""
+    """A whole revised answer with the reasoning that led to it (empty where none was given).
+
+    Attributes:
+        text: the revised answer.
+        rationale: the reasoning.
+        located: how edits were found in the answer; None in other formats.
+    """
 
     text: str
     rationale: str
+    located: Located | None = None
 
 
 @dataclass(frozen=True)
@@ -83,18 +74,25 @@ class ParsedEdits:
     rationale: str
 
 
+@dataclass(frozen=True)
+class ParsedSegments:
+    """The segments that a reviser changes; none where nothing has to change."""
+
+    changes: tuple[SegmentChange, ...]
+    rationale: str
+
+
 # as the templates spell them
 _PLACEHOLDERS = ("the whole revised answer", "...", "\u2026")
 """What the template, and a request to repair a reply, show between the tags."""
 _EDIT_PLACEHOLDER = Edit("a passage of the answer", "what stands there instead")
+_SEGMENT_PLACEHOLDER = SegmentChange(2, 2, "what stands there instead")
 # the template shows the answer between <answer> tags and each turn under its role
 _ECHOED_TAG = re.compile(r"(?is)\A\s*<answer>(?P<text>(?:(?!</?answer>).)*)</answer>\s*\Z")
 _ECHOED_ROLE = re.compile(r"(?i)\A\s*\[assistant\][ \t]*\n(?=\s*\S)")
 _ENDED = re.compile(rf"(?i)[<\[{{]\s*/\s*(?:{REASONING})")
 _SOLUTION_ENDED = re.compile(rf"(?i)[<\[{{]\s*/\s*(?:{SOLUTION})|&lt;\s*/\s*(?:{SOLUTION})")
 _OUR_TAG = re.compile(r"(?i)<\s*/?\s*(?:reasoning|revision)\s*>")
-_NO_EDITS = re.compile(r"(?im)(?:^[ \t*_`]*|>\s*)<\s*edits\s*/\s*>[ \t*_`]*$")
-_SELF_CLOSED = re.compile(r"(?i)<\s*edits\s*/\s*>")
 
 
 def parse_revision(text: str, answer: str) -> ParsedRevision:
@@ -119,7 +117,7 @@ def parse_revision(text: str, answer: str) -> ParsedRevision:
     try:
         revised = _chosen(_revised_answers(text, answer))
         before, after = text[: revised.start], text[revised.end :]
-        rationale = _rationale(before) or _late_rationale(after)
+        rationale = rationale_of(before) or late_rationale_of(after)
         return ParsedRevision(
             text=_text_of(revised, rationale, answer),
             rationale=(whole_fence(rationale) or rationale).strip(),
@@ -150,7 +148,31 @@ def parse_edits(text: str, answer: str) -> ParsedEdits:
         raise ParseError(DropReason.UNPARSED, str(error)) from None
     if edits == (_EDIT_PLACEHOLDER,):
         raise ParseError(DropReason.UNPARSED, "the reply only repeats the instructions")
-    return ParsedEdits(edits=edits, rationale=_rationale(before).strip())
+    return ParsedEdits(edits=edits, rationale=rationale_of(before).strip())
+
+
+def parse_segments(text: str, answer: str) -> ParsedSegments:
+    """Read a reply in the format `segments`.
+
+    Of several lists the last one counts. A list may be elements with or without the frame
+    `<segments>`, lines that begin with a number, or JSON objects with `n` and `text`.
+
+    Args:
+        text: the reviser's whole reply; not one that the token limit cut.
+        answer: the text that was shown in segments.
+
+    Raises:
+        ParseError: no list of segments in it, or one that is not whole, not well formed, or can be
+            read in two ways. Whether there are such segments is found out where they are applied.
+    """
+    text = strip_reply(text, answer, SEGMENTS)
+    try:
+        changes, before = _segments(text, answer)
+    except (EditListError, SectionError, EscapeError) as error:
+        raise ParseError(DropReason.UNPARSED, str(error)) from None
+    if changes == (_SEGMENT_PLACEHOLDER,):
+        raise ParseError(DropReason.UNPARSED, "the reply only repeats the instructions")
+    return ParsedSegments(changes=changes, rationale=rationale_of(before, SEGMENTS).strip())
 
 
 _Form = Callable[[], Sequence[Section]]
@@ -158,7 +180,7 @@ _Form = Callable[[], Sequence[Section]]
 
 def _revised_answers(text: str, answer: str) -> Sequence[Section]:
     """The parts of a reply that may be the revised answer, in the form that it begins with."""
-    value = _json_value(text, "revision")
+    value = value_of_json(text, "revision")
     if isinstance(value, str):
         return [Section(len(text), len(text), value)]
     seen = without_reasoning(text)
@@ -285,68 +307,27 @@ def _keeps_indentation(text: str, start: int, answer: str) -> bool:
 
 def _edits(text: str, answer: str) -> tuple[tuple[Edit, ...], str]:
     """The edits of a reply, and what stands before them."""
-    value = _json_value(text, "edits")
+    value = value_of_json(text, "edits")
     if value is not NO_JSON and value is not None:
-        return edits_of_json(value, answer), text
-    seen = without_reasoning(text)
-    found = tagged(text, "edits", answer=answer, seen=seen, counted=False)
-    proper = [part for part in found if part.begins_line]
-    alone = list(_NO_EDITS.finditer(seen))
-    filled = [part for part in proper if not is_empty_list(part.text)]
-    last = max([part.start for part in proper] + [match.start() for match in alone], default=-1)
-    if filled and filled[-1].start == last:
-        return _listed(filled[-1], answer), text[:last]
-    if filled:
-        raise EditListError("the reply has a list of edits and an empty one")
-    if last >= 0:
-        return (), text[:last]
-    written = [part for part in found if not is_empty_list(part.text)]
-    if written:
-        return _listed(written[-1], answer), text[: written[-1].start]
-    block = loose_edits(seen)
-    if block is not None:
-        return read_edits(text[block[0] : block[1]], answer), text[: block[0]]
-    if found or _SELF_CLOSED.search(seen):
-        return (), text
-    raise EditListError("the reply has no <edits> ... </edits>")
-
-
-def _listed(part: Section, answer: str) -> tuple[Edit, ...]:
-    return read_edits(unescaped(part.text) if part.escaped else part.text, answer)
-
-
-def _json_value(text: str, key: str) -> object:
-    try:
-        return json_value(text, key)
-    except ValueError as error:
-        raise ParseError(DropReason.UNPARSED, str(error)) from None
-
-
-def _rationale(before: str) -> str:
-    """The reasoning in what stands before the revision; all of that where nothing names it."""
-    value = _json_value(before, "reasoning")
-    if value is not NO_JSON and value:
-        return str(value)
-    named = (
-        _reasons_in_tags(before, f"reasoning|{REASONING}")
-        or headed(before, REASONING)
-        or headed(before, "reasoning")
+        return edit_list.edits_of_json(value, answer), text
+    part, before = last_list(
+        text, "edits", answer, is_empty=edit_list.is_empty_list, loose=edit_list.loose_edits
     )
-    return _plain(named[-1]) if named else before
+    return edit_list.read_edits(unescaped(part.text) if part.escaped else part.text, answer), before
 
 
-def _late_rationale(after: str) -> str:
-    """The reasoning of a reply that gives it after the revised answer."""
-    named = headed(after, REASONING) or _reasons_in_tags(after, "reasoning")
-    return _plain(named[-1]) if named else ""
-
-
-def _reasons_in_tags(text: str, name: str) -> list[Section]:
-    try:
-        return tagged(text, name)
-    except SectionError:  # it is not the reasoning that has to be whole
-        return unclosed(text, name)
-
-
-def _plain(section: Section) -> str:
-    return unescaped(section.text) if section.escaped else section.text
+def _segments(text: str, answer: str) -> tuple[tuple[SegmentChange, ...], str]:
+    """The changed segments of a reply, and what stands before them."""
+    value = value_of_json(text, "segments", SEGMENTS)
+    if value is not NO_JSON and value is not None:
+        return segment_list.segments_of_json(value, answer), text
+    part, before = last_list(
+        text,
+        "segments",
+        answer,
+        is_empty=segment_list.is_empty_list,
+        loose=segment_list.loose_segments,
+        form=SEGMENTS,
+    )
+    block = from_escaped_tags(part.text, answer) if part.escaped else part.text
+    return segment_list.read_segments(block, answer), before

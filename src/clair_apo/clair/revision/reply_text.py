@@ -5,6 +5,7 @@ Nothing here knows what a revision is; `sections` finds it in what is left.
 
 import json
 import re
+from dataclasses import dataclass
 from typing import Any
 
 from clair_apo.clair.answer_text import with_line_feeds, without_end_marks
@@ -13,24 +14,62 @@ from clair_apo.llm.thinking import THINKING, after_thinking
 _FENCE = re.compile(r"(?m)^[ \t]*(?:```+|~~~+)[\w+-]*[ \t]*$")
 _OPENING_FENCE = re.compile(r"\A\s*(?:```+|~~~+)[\w+-]*[ \t]*\n")
 _CLOSING_FENCE = re.compile(r"\n[ \t]*(?:```+|~~~+)\s*\Z")
-# what a reply in one of the known forms must have somewhere
-_FORM = re.compile(
-    r"""(?ix) <\s*/?\s*(?:reasoning|revision|edits?|find)\b | ["'](?:edits|revision)["']\s*:
-    | teacher[\W_]{0,3}reasoning | corrected[\W_]{0,3}student"""
-)
 _HEADING = re.compile(r"(?im)^[\W_]{0,9}(?:reasoning|revision|revised[ ]answer)\b")
-_BEGINS_WITH_FORM = re.compile(
-    r"(?i)[\W_]{0,9}(?:reasoning|revision|revised[ ]answer|edits|teacher[\W_]{0,3}reasoning"
-    r"|corrected[\W_]{0,3}student)\b"
-)
-_FORM_ENDS = re.compile(r"(?i)<\s*/\s*(?:revision|edits?)\s*>")
-_PAIRED = ("reasoning", "revision", "edits", "find", "replace")
-_JSON_FORM = re.compile(r"""\{\s*["'](?:reasoning|revision|edits)["']\s*:""")
 NO_JSON = object()
 """Stands for the value of a reply that is no JSON object."""
 
 
-def strip_reply(text: str, answer: str) -> str:
+@dataclass(frozen=True)
+class ReplyForm:
+    """By what a reply in one of the formats is known.
+
+    Attributes:
+        parts: names of the tags around a reply's parts, the reasoning apart.
+        paired: names of all tags that are opened and closed.
+        somewhere: what such a reply must have somewhere.
+        begins: how it begins where nothing stands before it.
+        ends: the tags that end it.
+        json: how it begins as one JSON object.
+    """
+
+    parts: tuple[str, ...]
+    paired: tuple[str, ...]
+    somewhere: re.Pattern[str]
+    begins: re.Pattern[str]
+    ends: re.Pattern[str]
+    json: re.Pattern[str]
+
+
+def _form(
+    parts: tuple[str, ...], inner: tuple[str, ...], somewhere: str, begins: str, ends: str
+) -> ReplyForm:
+    keys = "|".join(parts)
+    published = r"teacher[\W_]{0,3}reasoning|corrected[\W_]{0,3}student"
+    return ReplyForm(
+        parts=parts,
+        paired=("reasoning", *parts, *inner),
+        somewhere=re.compile(
+            rf"""(?i)<\s*/?\s*(?:reasoning|{somewhere})\b|["'](?:{keys})["']\s*:|{published}"""
+        ),
+        begins=re.compile(rf"(?i)[\W_]{{0,9}}(?:reasoning|{begins}|{published})\b"),
+        ends=re.compile(rf"(?i)<\s*/\s*(?:{ends})\s*>"),
+        json=re.compile(rf"""\{{\s*["'](?:reasoning|{keys})["']\s*:"""),
+    )
+
+
+TEXTS = _form(
+    ("revision", "edits"),
+    ("find", "replace"),
+    somewhere="revision|edits?|find",
+    begins="revision|revised[ ]answer|edits",
+    ends="revision|edits?",
+)
+"""The formats in which text is written or quoted: `full` and `edits`."""
+SEGMENTS = _form(("segments",), ("segment",), "segments?", begins="segments?", ends="segments?")
+"""The format `segments`."""
+
+
+def strip_reply(text: str, answer: str, form: ReplyForm = TEXTS) -> str:
     """Remove the wrappers around the answer; lines end in LF.
 
     Taken away are: thinking before it, in the spellings of a dozen model families, also where the
@@ -41,15 +80,16 @@ def strip_reply(text: str, answer: str) -> str:
     Args:
         text: the reply.
         answer: the text that was revised.
+        form: of the format that was asked for.
     """
     text = with_line_feeds(text).lstrip("\ufeff")
     text = after_thinking(without_end_marks(text, answer))
-    if _JSON_FORM.match(_unfenced(text)):
+    if form.json.match(_unfenced(text)):
         return text
-    return _without_outer_fence(_after_lone_end(text), answer)
+    return _without_outer_fence(_after_lone_end(text, form), answer, form)
 
 
-def json_value(text: str, key: str) -> Any:
+def json_value(text: str, key: str, form: ReplyForm = TEXTS) -> Any:
     """What a reply that is one JSON object has under a key; None where it has nothing there.
 
     Returns:
@@ -64,7 +104,7 @@ def json_value(text: str, key: str) -> Any:
     try:
         value = json.loads(bare, strict=False)  # models break lines inside strings
     except (ValueError, RecursionError):
-        if _JSON_FORM.match(bare):
+        if form.json.match(bare):
             raise ValueError("the reply is a JSON object that is not closed or not valid") from None
         return NO_JSON
     return value.get(key) if isinstance(value, dict) else NO_JSON
@@ -92,9 +132,9 @@ def _unfenced(text: str) -> str:
     return _CLOSING_FENCE.sub("", _OPENING_FENCE.sub("", text.rstrip())).strip()
 
 
-def _after_lone_end(text: str) -> str:
+def _after_lone_end(text: str, form: ReplyForm) -> str:
     """Drop thinking that the chat template opened: the reply holds only its end."""
-    if _BEGINS_WITH_FORM.match(text.lstrip()):
+    if form.begins.match(text.lstrip()):
         return text
     for _, closing in THINKING:
         ends = list(closing.finditer(text))
@@ -102,7 +142,7 @@ def _after_lone_end(text: str) -> str:
             continue
         before, after = text[: ends[-1].start()], text[ends[-1].end() :]
         # else it is a word of the answer: inside a tag, or followed by nothing of the form
-        if _FORM.search(after) and all(_balanced(before, tag) for tag in _PAIRED):
+        if form.somewhere.search(after) and all(_balanced(before, tag) for tag in form.paired):
             return after
     return text
 
@@ -112,7 +152,7 @@ def _balanced(text: str, tag: str) -> bool:
     return opened == len(re.findall(rf"(?i)</{tag}\s*>", text))
 
 
-def _without_outer_fence(text: str, answer: str) -> str:
+def _without_outer_fence(text: str, answer: str, form: ReplyForm) -> str:
     """Drop a fence that opens before anything of the form, and what follows its end."""
     fences = list(_FENCE.finditer(text))
     # an odd number beside those of the answer: the first and the last are not one pair
@@ -120,8 +160,8 @@ def _without_outer_fence(text: str, answer: str) -> str:
         return text
     before, after = text[: fences[0].start()], text[fences[-1].end() :]
     # a fence that ends before the form begins, or within it, is not around it
-    begins = _FORM.search(text, fences[0].end(), fences[1].start())
-    begun = _FORM.search(before) or _HEADING.search(before)
-    if not begins or begun or _FORM_ENDS.search(after):
+    begins = form.somewhere.search(text, fences[0].end(), fences[1].start())
+    begun = form.somewhere.search(before) or _HEADING.search(before)
+    if not begins or begun or form.ends.search(after):
         return text
     return f"{before}{text[fences[0].end() : fences[-1].start()].strip(chr(10))}"

@@ -64,24 +64,25 @@ _SQUARE = _Delimiters(r"(?P<escape>\\?)\[\s*+", r"\s*+\\?\]")
 _ESCAPED = _Delimiters(r"(?P<escape>)&lt;\s*+", r"\s*+&gt;", escaped=True)
 _MARKS = r"[*_`]{0,3}"
 _STRUCTURE = re.compile(r"(?i)</\s*(?:reasoning|edits|edit|find|replace)\s*>")
-_FORM_TAG = re.compile(
-    r"(?i)<(?P<close>/?)\s*+(?P<name>reasoning|revision|edits)(?:\s[^<>\n]*+)?+>"
-)
 _REASONING = re.compile(r"(?i)<\s*reasoning\b")
 _FOLLOWED = re.compile(r"[ \t*_`]*+(?:\n|\Z|<)")
 
 
-def without_reasoning(text: str) -> str:
+def without_reasoning(text: str, parts: Sequence[str] = ("revision", "edits")) -> str:
     """The reply with blanks in place of the reasoning that it has between tags.
 
     Every position stays what it was. What reasoning says of the form (`I could leave <edits/>
     empty`) is then not taken for the form. Reasoning tags inside of the revised answer, or of the
     edits, are no reasoning.
+
+    Args:
+        text: the reply.
+        parts: names of the tags around its other parts.
     """
-    tags = list(_FORM_TAG.finditer(text))
-    closing_after = {
-        name: _Closings(text, tags, name) for name in ("reasoning", "revision", "edits")
-    }
+    names = ("reasoning", *parts)
+    form_tag = re.compile(rf"(?i)<(?P<close>/?)\s*+(?P<name>{'|'.join(names)})(?:\s[^<>\n]*+)?+>")
+    tags = list(form_tag.finditer(text))
+    closing_after = {name: _Closings(text, tags, name) for name in names}
     pieces, done, position = [], 0, 0
     for tag in tags:
         if tag.start() < position or tag["close"] or not _begins_line(text, tag.start()):

@@ -11,6 +11,7 @@ from pathlib import Path
 from jinja2 import Template
 from jinja2.meta import find_undeclared_variables
 
+from clair_apo.clair.revision.segments import numbered
 from clair_apo.config import read_text
 from clair_apo.errors import ConfigError
 from clair_apo.llm.judge import SANDBOX, load_rubric
@@ -24,7 +25,8 @@ class RevisionTemplate:
     Attributes:
         format: how the reviser is asked to reply.
         source: the Jinja text; it may use `conversation` (messages), `answer`, `rubric`,
-            `direction` and `keep_length`.
+            `direction`, `keep_length` and, in the format `segments`, `numbered`: the answer with
+            its segments between tags that bear their numbers.
         rubric: the preference in plain words; empty asks for a better answer in general.
         direction: whether the reviser improves the answer or worsens it.
         keep_length: ask for about the same length.
@@ -54,6 +56,7 @@ class RevisionTemplate:
         Raises:
             ConfigError: the template is faulty or uses a variable that there is not.
         """
+        shown = {"numbered": numbered(answer)} if self.format == "segments" else {}
         try:
             text = self._compiled.render(
                 conversation=[message.model_dump() for message in conversation],
@@ -61,6 +64,7 @@ class RevisionTemplate:
                 rubric=self.rubric,
                 direction=self.direction,
                 keep_length=self.keep_length,
+                **shown,
             )
         except Exception as error:  # a user's template can divide by zero, and more
             raise ConfigError(f"template {self.name}: {error}") from None
@@ -78,7 +82,7 @@ def load_template(
     """Load the package's template for a format, or one of the user's own.
 
     Args:
-        format: `full` or `edits`.
+        format: `full`, `edits` or `segments`.
         template: a Jinja file in place of the package's.
         rubric: a text file with the preference in plain words.
         direction: `improve` or `worsen`.
@@ -105,7 +109,7 @@ def load_template(
     loaded.render((Message(role="user", content="prompt"),), "answer")
     used = find_undeclared_variables(SANDBOX.parse(source))
     wanted = {
-        "answer": True,
+        "numbered" if format == "segments" else "answer": True,
         "rubric": bool(loaded.rubric),
         "direction": direction != "improve",
         "keep_length": keep_length,

@@ -9,10 +9,11 @@ from pydantic import Field
 from clair_apo.clair.filters.gate import Gate
 from clair_apo.clair.recipes import Recipe
 from clair_apo.clair.revision.template import RevisionTemplate
-from clair_apo.config import Section
+from clair_apo.config import Section, UserPath
 from clair_apo.llm import CachedChat, Meter
 from clair_apo.llm.judge import Judge
 from clair_apo.records import Judgement, Response, Revision, digest
+from clair_apo.text.checks import Check
 
 Role = Literal["target", "reviser", "judge"]
 """A model of a run, by its section in the config."""
@@ -30,6 +31,14 @@ class ControlsConfig(Section):
     def holds(self, pair_id: str) -> bool:
         """Whether a pair is a control."""
         return int(digest([self.seed, pair_id])[:8], 16) / 2**32 < self.share
+
+
+class ScorerConfig(Section):
+    """What chooses among answers without asking anybody."""
+
+    checks: UserPath
+    """A file of checks (`clair_apo.text.checks`): the answer that passes most of them is best, the
+    one that passes fewest is worst; a prompt whose answers all pass as many makes no pair."""
 
 
 class ModelClients(NamedTuple):
@@ -64,10 +73,12 @@ class StageContext:
         samples: answers to choose among, where the recipe has a judge.
         strip_thinking: whether thinking before an answer, and end marks behind it, are no part of
             it (`answer_text`).
+        fold: whether an edit's passage that stands nowhere is looked for once more, folded.
         ask_again: whether a revision that was cut or cannot be read gets a second chance.
         controls: draws the pairs by which a judge that verifies is itself tested.
         template: how the reviser is asked; None where the recipe has no revision.
         rubric: the preference in plain words, for the judge.
+        scorer: the checks that choose among answers; empty where a judge or scores do.
         gate: says which answers and revisions make no pair.
         clients: the models.
     """
@@ -76,10 +87,12 @@ class StageContext:
     recipe: Recipe
     samples: int
     strip_thinking: bool
+    fold: bool
     ask_again: bool
     controls: ControlsConfig
     template: RevisionTemplate | None
     rubric: str
+    scorer: tuple[Check, ...]
     gate: Gate
     clients: ModelClients = NO_CLIENTS
 

@@ -1,12 +1,12 @@
 """Asks a judge which of several answers are best and worst, and whether a finished pair holds.
 
-`choose` is the stage `judge`: a judge, or the data's scores, choose among answers. `verify` is the
-last stage: a judge confirms a finished pair. Each has a function that sums its rows up for the
-manifest.
+`choose` is the stage `judge`: a judge, checks or the data's scores choose among answers. `verify`
+is the last stage: a judge confirms a finished pair. Each has a function that sums its rows up for
+the manifest.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations, islice
 from typing import Any
 
@@ -25,14 +25,19 @@ from clair_apo.records import (
     Verification,
     Vote,
 )
+from clair_apo.text.checks import Check, passed
 from clair_apo.verification import VerificationSummary
 
 SCORES = "scores"
 """Stands for the judge where the data's scores decide."""
+CHECKS = "checks"
+"""The same where checks decide."""
 
 
 def choose(state: PromptState, context: StageContext) -> Dialogue[StageOutput]:
-    """Choose the best and the worst answer: by the judge, or by the data's scores without one."""
+    """Choose the best and the worst answer: by checks, by the judge, or by the data's scores."""
+    if context.scorer:
+        return _choose_by_checks(state, context.scorer)
     if context.clients.judge is None:
         return _choose_by_score(state)
     return _choose_by_judge(state, context.judge)
@@ -40,6 +45,8 @@ def choose(state: PromptState, context: StageContext) -> Dialogue[StageOutput]:
 
 def comparisons_of(state: PromptState, context: StageContext) -> int:
     """How many questions `choose` puts to a judge: every two answers in both orders."""
+    if context.scorer:
+        return 0
     answers = len(state.responses) or context.samples
     return answers * (answers - 1)
 
@@ -84,14 +91,36 @@ def _choose_by_score(state: PromptState) -> Dialogue[StageOutput]:
             else f"{len(scored)} of {len(state.responses)} answers have a score; name a judge"
         )
         return drop(state, Stage.JUDGE, DropReason.JUDGE_REJECTED, detail, "")
-    judgement = Judgement(
+    return StageOutput((_extremes(state, scores, SCORES),))
+
+
+def _choose_by_checks(state: PromptState, checks: Sequence[Check]) -> Dialogue[StageOutput]:
+    """Take the answers that pass most and fewest checks; where all pass as many, drop the prompt.
+
+    Of several answers that pass as many, the first counts.
+    """
+    yield from ()
+    asked = state.prompt.messages[-1].content
+    scores = {
+        response.sample: sum(passed(checks, asked, response.text).values()) / len(checks)
+        for response in state.responses
+    }
+    if len(set(scores.values())) == 1:
+        share = next(iter(scores.values()))
+        detail = f"all {len(scores)} answers pass {share:.0%} of the checks"
+        return drop(state, Stage.JUDGE, DropReason.JUDGE_REJECTED, detail, state.responses[0].text)
+    return StageOutput((_extremes(state, scores, CHECKS),))
+
+
+def _extremes(state: PromptState, scores: Mapping[int, float], model: str) -> Judgement:
+    """The judgement in which the highest and the lowest score decide."""
+    return Judgement(
         prompt_id=state.prompt.id,
         better=max(scores, key=scores.__getitem__),
         worse=min(scores, key=scores.__getitem__),
         votes=(),
-        model=SCORES,
+        model=model,
     )
-    return StageOutput((judgement,))
 
 
 def _votes(

@@ -5,18 +5,36 @@ does not have the asked form, or whose edits do not apply, is sent back once wit
 it (`repair_message`). `read_reply` reads a reply and knows of no model.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from clair_apo.clair.answer_text import trimmed
 from clair_apo.clair.filters.gate import DropCause, check_reply
 from clair_apo.clair.prompt_state import PromptState, StageOutput, drop
-from clair_apo.clair.revision.edits import EditError, apply_edits
-from clair_apo.clair.revision.parse import ParsedRevision, ParseError, parse_edits, parse_revision
+from clair_apo.clair.revision.edits import locate_edits
+from clair_apo.clair.revision.parse import (
+    ParsedRevision,
+    parse_edits,
+    parse_revision,
+    parse_segments,
+)
+from clair_apo.clair.revision.placed import EditError, apply_placed
+from clair_apo.clair.revision.reply_parts import ParseError
+from clair_apo.clair.revision.segments import apply_segments
 from clair_apo.clair.revision.template import RevisionTemplate
 from clair_apo.clair.stages.context import StageContext
 from clair_apo.llm import Answer, CachedChat, ChatRequest, Dialogue
 from clair_apo.llm.thinking import speaks_of_thinking, without_thinking
-from clair_apo.records import DropReason, Message, Response, Revision, RevisionFormat, Stage
+from clair_apo.records import (
+    DropReason,
+    Located,
+    Message,
+    Response,
+    Revision,
+    RevisionFormat,
+    Stage,
+)
 from clair_apo.text.detectors import is_refusal
 
 REPAIRABLE = frozenset({DropReason.UNPARSED, DropReason.EDIT_NOT_FOUND})
@@ -27,11 +45,20 @@ LARGER = 2
 _FORM = {
     "full": "<reasoning>...</reasoning> and <revision>the whole revised answer</revision>",
     "edits": "<reasoning>...</reasoning> and <edits> with one <edit> for each change",
+    "segments": (
+        "<reasoning>...</reasoning> and <segments> with one <segment> for each segment that changes"
+    ),
 }
-_COPIED = (
-    " Copy every <find> from the answer character by character, long enough to stand there only "
-    "once; edits must not overlap."
-)
+_HOW_TO_NAME = {
+    "edits": (
+        " Copy every <find> from the answer character by character, long enough to stand there "
+        "only once; edits must not overlap."
+    ),
+    "segments": (
+        " Name segments by the numbers that they have in the answer above, each one once, and "
+        "write the whole new text of each."
+    ),
+}
 
 
 def revise(state: PromptState, context: StageContext) -> Dialogue[StageOutput]:
@@ -46,7 +73,7 @@ def revise(state: PromptState, context: StageContext) -> Dialogue[StageOutput]:
     response, spent = context.recipe.revises(state), _Spent(context.ask_again)
     messages = template.render(state.prompt.messages, response.text)
     reply = yield from _whole_reply(reviser.request(messages), reviser, spent)
-    result = _read(reply, response.text, template.format, context.strip_thinking)
+    result = _read(reply, response.text, context)
     if context.ask_again and isinstance(result, _Fault) and result.repairable:
         assert reply.completion is not None
         messages += (
@@ -54,7 +81,7 @@ def revise(state: PromptState, context: StageContext) -> Dialogue[StageOutput]:
             Message(role="user", content=repair_message(result.repairable, template.format)),
         )
         reply = yield from _whole_reply(reviser.request(messages), reviser, spent)
-        result = _read(reply, response.text, template.format, context.strip_thinking)
+        result = _read(reply, response.text, context)
     if isinstance(result, _Fault):
         return drop(state, Stage.REVISE, result.reason, result.detail, result.raw)
     return StageOutput((_revision(response, reviser, template, reply, result, spent),))
@@ -83,7 +110,17 @@ def _revision(
         completion_tokens=spent.completion_tokens,
         request_keys=tuple(spent.keys),
         sampling=reply.request.sampling,
+        located=parsed.located,
     )
+
+
+def sum_up_revisions(revisions: Iterable[Revision]) -> dict[str, Any]:
+    """How many edits were found exactly and how many folded, for the manifest; {} without any."""
+    found = [revision.located for revision in revisions if revision.located]
+    if not found:
+        return {}
+    exact, folded = sum(each.exact for each in found), sum(each.folded for each in found)
+    return {"located": {"exact": exact, "folded": folded}}
 
 
 def repair_message(error: ParseError, format: RevisionFormat) -> str:
@@ -107,14 +144,18 @@ def repair_message(error: ParseError, format: RevisionFormat) -> str:
     return (
         f"That reply cannot be used:\n{faults}\n\nPlease send the whole reply once more, with the "
         f"same revision, in exactly the form that was asked for: {_FORM[format]}."
-        + (_COPIED if error.reason is DropReason.EDIT_NOT_FOUND else "")
+        + (_HOW_TO_NAME[format] if error.reason is DropReason.EDIT_NOT_FOUND else "")
     )
 
 
 def read_reply(
-    reply: str, answer: str, format: RevisionFormat, strip_thinking: bool = True
+    reply: str,
+    answer: str,
+    format: RevisionFormat,
+    strip_thinking: bool = True,
+    fold: bool = True,
 ) -> ParsedRevision:
-    """Parse a reviser's reply and, in the format `edits`, apply it to the answer.
+    """Parse a reviser's reply and, in the formats `edits` and `segments`, apply it to the answer.
 
     Args:
         reply: the whole of it.
@@ -122,17 +163,20 @@ def read_reply(
         format: how the reviser was asked to reply.
         strip_thinking: whether thinking that the revised answer begins with is no part of it,
             unless the answer speaks of such tags itself.
+        fold: whether an edit whose passage stands nowhere is looked for once more with white space,
+            quotes and the like set aside (`locate_edits`).
 
     Raises:
         ParseError: the reply is no revision of this answer; `.reason` says why.
     """
-    if format == "edits":
-        listed = parse_edits(reply, answer)
-        try:
-            text = apply_edits(answer, listed.edits)
-        except EditError as error:
-            raise ParseError(DropReason.EDIT_NOT_FOUND, *error.faults) from None
-        return ParsedRevision(trimmed(text), listed.rationale)
+    try:
+        if format == "edits":
+            return _edited(reply, answer, fold)
+        if format == "segments":
+            named = parse_segments(reply, answer)
+            return ParsedRevision(trimmed(apply_segments(answer, named.changes)), named.rationale)
+    except EditError as error:
+        raise ParseError(DropReason.EDIT_NOT_FOUND, *error.faults) from None
     parsed = parse_revision(reply, answer)
     if not strip_thinking or speaks_of_thinking(answer):
         return parsed
@@ -142,6 +186,17 @@ def read_reply(
     if not text.strip():
         raise ParseError(DropReason.EMPTY, "the revised answer is thinking and nothing else")
     return ParsedRevision(trimmed(text), parsed.rationale)
+
+
+def _edited(reply: str, answer: str, fold: bool) -> ParsedRevision:
+    listed = parse_edits(reply, answer)
+    edits = locate_edits(answer, listed.edits, fold=fold)
+    folded = sum(edit.folded for edit in edits)
+    return ParsedRevision(
+        text=trimmed(apply_placed(answer, [edit.place for edit in edits])),
+        rationale=listed.rationale,
+        located=Located(exact=len(edits) - folded, folded=folded),
+    )
 
 
 @dataclass
@@ -195,9 +250,7 @@ def _check(answer: Answer) -> DropCause | None:
     )
 
 
-def _read(
-    reply: Answer, answer: str, format: RevisionFormat, strip_thinking: bool
-) -> ParsedRevision | _Fault:
+def _read(reply: Answer, answer: str, context: StageContext) -> ParsedRevision | _Fault:
     if reply.completion is None:
         return _Fault(DropReason.REQUEST_FAILED, reply.failure, "")
     text = reply.completion.text
@@ -205,7 +258,10 @@ def _read(
     if cause:
         return _Fault(cause.reason, cause.detail, text)
     try:
-        return read_reply(text, answer, format, strip_thinking)
+        assert context.template is not None
+        return read_reply(
+            text, answer, context.template.format, context.strip_thinking, context.fold
+        )
     except ParseError as error:
         if error.reason is DropReason.UNPARSED and is_refusal(text):
             return _Fault(DropReason.REFUSED, str(error), text)

@@ -22,7 +22,7 @@ from clair_apo.clair.stages.judge import (
 )
 from clair_apo.clair.stages.pair import make_pair
 from clair_apo.clair.stages.respond import respond, respond_stronger
-from clair_apo.clair.stages.revise import revise
+from clair_apo.clair.stages.revise import revise, sum_up_revisions
 from clair_apo.llm import Dialogue
 from clair_apo.records import Conversation, Judgement, Response, Revision, Verification
 
@@ -100,7 +100,7 @@ STAGES: dict[str, StageDef] = {
             run=choose,
             files=(StageFile("judgements.jsonl", Judgement, "judgement"),),
             role="judge",
-            decided_by={"judge"},
+            decided_by={"judge", "scorer"},
             makes="judgements",
             forecast=Forecast(
                 "verdict",
@@ -115,13 +115,14 @@ STAGES: dict[str, StageDef] = {
             run=revise,
             files=(StageFile("revisions.jsonl", Revision, "revision"),),
             role="reviser",
-            decided_by={"reviser", "template", "parser"},
+            decided_by={"reviser", "template", "parser", "fold"},
             makes="revisions",
             forecast=Forecast(
                 "revision",
                 answers=1,
                 frame=lambda context: context.template.render((), "") if context.template else (),
             ),
+            sum_up=sum_up_revisions,
         ),
         StageDef(
             name="pair",

@@ -92,7 +92,7 @@ def recorded_comparisons(model: EvaluatedModel) -> list[Comparison]:
     """The rows of a model's annotation files.
 
     Raises:
-        ConfigError: the files are those of another benchmark.
+        OtherFormatError: the files are those of another benchmark.
         DataError: a row lacks a field, is off the scale, or its instruction stands there twice.
     """
     found: dict[str, Comparison] = {}

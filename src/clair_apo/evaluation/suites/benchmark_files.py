@@ -131,7 +131,7 @@ def recorded_rows(model: EvaluatedModel, kind: Format) -> list[Row]:
     """The rows of those of a model's recorded files that are of one format.
 
     Raises:
-        ConfigError: none of the files is; the message says what they look like.
+        OtherFormatError: none of the files is; the message says what they look like.
         DataError: a file cannot be read.
     """
     files = {path: read_rows(path) for path in model.recorded}

@@ -84,7 +84,7 @@ class StatisticFigure:
         """The figure with its interval.
 
         Raises:
-            DataError: there are no rows.
+            DataError: there are no rows, or the figure has no value on them.
         """
         return self._interval(_some(list(self.rows)), self.statistic, confidence)
 
@@ -108,7 +108,10 @@ class StatisticFigure:
         clusters = _of(self.clusters, rows)
         if self.jackknife:
             return jackknife_interval(of_numbers, len(rows), confidence, clusters)
-        return bootstrap_interval(of_numbers, len(rows), confidence, clusters, draws=self.draws)
+        try:
+            return bootstrap_interval(of_numbers, len(rows), confidence, clusters, draws=self.draws)
+        except ValueError as error:  # such as on the few rows that two models share
+            raise DataError(str(error)) from None
 
 
 @dataclass(frozen=True)

@@ -146,7 +146,7 @@ def recorded_items(model: EvaluatedModel) -> list[AnsweredItem]:
     """The rows of a model's recorded files, with the recorded judgements where there are any.
 
     Raises:
-        ConfigError: the files are those of another benchmark.
+        OtherFormatError: the files are those of another benchmark.
         DataError: a row lacks a field, or stands there twice.
     """
     found: dict[str, AnsweredItem] = {}

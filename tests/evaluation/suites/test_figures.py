@@ -1,0 +1,27 @@
+"""Figures of an evaluation: pairs of models, and statistics without a value."""
+
+import pytest
+
+from clair_apo.errors import DataError
+from clair_apo.evaluation.suites.figures import RowFigure, StatisticFigure
+
+
+def test_two_means_are_compared_on_the_rows_that_both_have():
+    first = RowFigure({"a": 1.0, "b": 0.0, "c": 1.0}, factor=100)
+    second = RowFigure({"c": 0.0, "a": 0.5, "d": 1.0}, factor=100)
+    found = first.minus(second)
+    assert (found.n, found.mean) == (2, 75)
+    with pytest.raises(DataError, match="no row in common"):
+        first.minus(RowFigure({"x": 1.0}))
+
+
+def test_a_statistic_without_value_is_told_as_wrong_data():
+    def needs_two(ids):
+        return float("nan") if len(set(ids)) < 2 else float(len(set(ids)))
+
+    figure = StatisticFigure(["a", "b", "c"], needs_two, draws=20)
+    assert figure.interval().mean == 3
+    with pytest.raises(DataError, match="no value"):
+        StatisticFigure(["a"], needs_two, draws=20).interval()
+    with pytest.raises(DataError, match="no value"):
+        figure.minus(StatisticFigure(["c", "d"], needs_two, draws=20))
