@@ -16,7 +16,7 @@ from clair_apo.advice.ask import (
 from clair_apo.advice.config import AdviseConfig
 from clair_apo.advice.decide import Advice, Evidence, decide, in_percent
 from clair_apo.advice.rows import JudgedSample, read_comparisons
-from clair_apo.advice.saturation import saturation_of
+from clair_apo.advice.saturation import Saturation, saturation_of
 from clair_apo.console import say
 from clair_apo.errors import ConfigError, DataError
 from clair_apo.files import first_fault, write_jsonl
@@ -126,7 +126,7 @@ class _Inquiry:
             raise DataError(self._nothing(len(found)))
         write_jsonl(folder.file(ROWS), rows)
         evidence = Evidence(
-            saturation=saturation_of(self.config.beta),
+            saturation=self._saturation(),
             rejected=tuple(rejected),
             controls=tuple(said.control.share == 1 for said in verdicts if said.control),
             unreadable=len(found) - len(rows),
@@ -150,6 +150,18 @@ class _Inquiry:
             pair.rejected if is_own else next(answers)
             for pair, is_own in zip(self.pairs, own, strict=True)
         ]
+
+    def _saturation(self) -> Saturation:
+        """What beta implies, for the pairs' chosen answers where the model is in this process."""
+        model = self.model
+        if model is None or not model.is_in_process or self.config.offline:
+            return saturation_of(self.config.beta)
+        from clair_apo.advice.deciding import chosen_logps
+
+        found = chosen_logps(model.local_model, self.pairs)
+        return saturation_of(
+            self.config.beta, [one.whole for one in found], [one.deciding for one in found]
+        )
 
     def _nothing(self, sampled: int) -> str:
         if not sampled:

@@ -2,12 +2,16 @@
 
 import pytest
 
+from clair_apo.evaluation import estimate as estimating
+from clair_apo.evaluation import evaluate
 from clair_apo.evaluation.suites.win_rate import WinRateSuite
 from clair_apo.llm import ModelSpec
 from clair_apo.records import Prompt, prompt_id
 from tests.helpers.clair_runs import user
 from tests.helpers.evaluation import FakeContext, Says, asked, write_rows
+from tests.helpers.evaluations import Ruled, evaluation_config, results_of
 from tests.helpers.judging import RuleJudge, always, longest, prefers
+from tests.helpers.scripted_roles import SERVER, WordCounter
 
 PROMPTS = 24
 
@@ -138,3 +142,28 @@ def test_first_place_is_told_where_a_judge_favours_it():
     assert own["consistent"].interval().mean == pytest.approx(18 / 24)
     assert own["win_rate"].interval().mean == pytest.approx((18 + 3) / 24)
     assert own["kappa"].interval().mean < 1
+
+
+@pytest.fixture
+def config(tmp_path):
+    suite = {"suite": "win_rate", "controls": 2}
+    judge = {"model": "judge", "base_url": SERVER, "max_tokens": 5}
+    return evaluation_config(tmp_path, suites=[suite | {"judge": judge}])
+
+
+def test_an_evaluation_writes_win_rates_and_their_paired_difference(tmp_path, config):
+    chats = {
+        "trained": Ruled([f"a good answer {n}" for n in range(6)]),
+        "base": Ruled([f"a {'good' if n < 2 else 'bad'} one {n}" for n in range(6)]),
+        "judge": prefers("good"),
+    }
+    evaluate(config, chats=chats)
+    found = results_of(tmp_path)["suites"]["win_rate"]
+    assert found["trained"]["win_rate"]["mean"] == pytest.approx(5 / 6)
+    assert found["differences"]["trained - base"]["win_rate"]["mean"] == pytest.approx(4 / 6)
+
+
+def test_an_estimate_counts_both_orders_of_every_comparison_and_the_controls(config, monkeypatch):
+    monkeypatch.setattr(estimating, "TokenCounter", WordCounter)
+    rows = {row.model: row.requests for row in estimating.estimate(config, "words").rows}
+    assert rows["judge"] == 2 * 6 + 2 * 2
