@@ -2,7 +2,7 @@
 
     clair-apo demo                                  (makes runs/demo/pairs.jsonl)
     python benchmarks/demo_search.py base           (figures of the recorded answers, no training)
-    python benchmarks/demo_search.py NAME [training options, such as --beta 0.05]
+    python benchmarks/demo_search.py NAME           (and any options of `clair-apo train`)
 
 The prompts that the demo holds out are left out altogether: `--dev` of the others are the
 development split, the pairs of the rest train. The trained model answers the development prompts

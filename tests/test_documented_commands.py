@@ -73,7 +73,7 @@ def check_command(words):
     if group.name in OF_ITS_OWN_PARSER:
         config = OF_ITS_OWN_PARSER[group.name]
         check_keys(context.args, dotted_keys(config) if config else keys_of(TrainingSetup))
-    if group.name == "evaluate" and "--config" in context.args:
+    if group.name == "evaluate" and named_files(context.args):
         EvaluateConfig.from_command_line(context.args)  # its keys depend on its models and suites
 
 

@@ -94,11 +94,9 @@ class Config(BaseSettings):
             reason = str(error).removeprefix("error parsing CLI: ")
             raise ConfigError(f"command line: {reason}") from None
         except ValidationError as error:
-            key, _, what = first_fault(error, known).partition(": ")
-            fault = what if key == "the line" else f"{key}: {what}"
-            raise ConfigError(
-                f"{'command line' if key in overridden else where}: {fault}"
-            ) from None
+            fault = first_fault(error, known).removeprefix("the line: ")
+            on_line = fault.split(": ")[0] in overridden
+            raise ConfigError(f"{'command line' if on_line else where}: {fault}") from None
 
     def to_yaml(self) -> str:
         """The config with every default filled in, as YAML that can be run again as it is."""

@@ -131,9 +131,9 @@ def test_the_command_draws_the_run_and_report_draws_it_again(run, capsys):
     assert f"training report: {out / 'training.html'}" in capsys.readouterr().out
     page = (out / "training.html").read_text()
     assert "apo_zero raises the chosen answers" in page
-    assert page.count("<img ") == 3
-    drawn = {path.name for path in out.glob("*.png")}
-    assert drawn == {"rewards.png", "logps.png", "quadrants.png"}
+    drawn = {path.stem for path in out.glob("*.png")}
+    assert drawn == {"rewards", "logps", "quadrants", "tokens", "ends", "followed", "watch"}
+    assert page.count("<img ") == len(drawn)
     (out / "training.html").unlink()
     assert CliRunner().invoke(app, ["report", str(out)]).exit_code == 0
     assert (out / "training.html").read_text() == page

@@ -48,7 +48,7 @@ TEXT_MEANS: Mapping[str, Callable[[PromptAnswer, str], float]] = {
     "rep_2": lambda _, text: repetition(text, 2),
     "rep_3": lambda _, text: repetition(text, 3),
     "rep_4": lambda _, text: repetition(text, 4),
-    "copied": lambda one, text: copied(text, one.asked),
+    "copied": lambda one, text: copied(text, "\n".join(m.content for m in one.conversation)),
 }
 
 
