@@ -270,6 +270,9 @@ def test_a_model_that_is_asked_needs_the_data(tmp_path):
 def test_the_two_files_may_lie_in_the_folder_itself(tmp_path):
     inner = write_data(tmp_path) / "mixeval-2024-06-01" / "mixeval-hard"
     MixEvalHard(data=inner, version="mine").check()
+    (inner / "free-form.json").unlink()
+    with pytest.raises(ConfigError, match="there is no"):
+        MixEvalHard(data=inner, version="mine").check()
 
 
 @pytest.mark.parametrize(

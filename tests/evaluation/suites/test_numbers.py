@@ -43,6 +43,8 @@ def test_the_number_that_a_solution_ends_with_is_read(text, number):
     assert read_number(text) == number
 
 
-def test_a_long_text_of_digits_and_blanks_is_read_at_once():
-    for text in ("1 " * 20_000, "\\boxed{" * 2_000, "1" * 20_000, "1," * 20_000, "1/" * 20_000):
-        read_number(text)
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("piece", ["1 ", "\\boxed{", "1,", "1/"])
+def test_a_long_text_of_digits_and_blanks_is_read_at_once(piece):
+    found = read_number(piece * 20_000)
+    assert (found is None) == ("1" not in piece)
