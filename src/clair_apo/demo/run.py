@@ -16,7 +16,13 @@ from clair_apo.files import write_jsonl
 from clair_apo.llm import RequestStore
 from clair_apo.models import EMBEDDED, find_model
 from clair_apo.records import Prompt
-from clair_apo.report import contrast_table, counts_line, write_report, write_training_report
+from clair_apo.report import (
+    contrast_table,
+    counts_line,
+    write_evaluation_page,
+    write_report,
+    write_training_report,
+)
 from clair_apo.run_folder import is_held_out
 
 SHOWN = 3
@@ -53,7 +59,7 @@ def run_demo(args: Sequence[str] = ()) -> None:
     training = write_training_report(checkpoint)
     print_result(
         f"report:     {report.page}\ntraining:   {training.page}\ncheckpoint: {checkpoint}\n"
-        f"evaluation: {found.folder / 'evaluation.json'}\n"
+        f"evaluation: {write_evaluation_page(found.folder)}\n"
     )
     print_result(verdict(found.content, TRAINED, BASE))
 
