@@ -37,7 +37,7 @@ def launched(write_config, tmp_path):
 
 def assert_agree(mine, other, but=()):
     """What two logs both tell is the same, aside from what any two runs differ in."""
-    differ = ("runtime", "per_second", "num_tokens", "flos", *but)
+    differ = ("runtime", "per_second", "utilisation", "num_tokens", "flos", *but)
     for key in mine.keys() & other.keys():
         if not key.endswith(differ):
             assert other[key] == pytest.approx(mine[key], rel=1e-3, abs=2e-4), key
@@ -55,7 +55,7 @@ def test_two_processes_log_what_one_logs_on_uneven_batches(launched, tmp_path):
     for mine, other in zip(one, two, strict=True):
         assert mine.keys() == other.keys()
         assert_agree(mine, other)
-    assert (tmp_path / "two" / "training.html").read_text().count("<img ") == 3
+    assert (tmp_path / "two" / "training.html").read_text().count("<img ") == 6
 
 
 def test_two_processes_count_each_pair_of_a_stream_once(tmp_path):
