@@ -15,8 +15,10 @@ from clair_apo.errors import ConfigError, reported_errors
 from clair_apo.output_streams import steady_output
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from clair_apo.clair import GenerateConfig
-    from clair_apo.evaluation import EvaluateConfig
+    from clair_apo.records import Record
 
 AGAIN = "what was answered is kept; run the same command again to go on"
 
@@ -88,7 +90,12 @@ def generate(
             print_result(MODES)
         config = GenerateConfig.from_command_line(context.args)
         if estimate:
-            return _print_estimate(config, tokenizer)
+            from clair_apo.clair.planning.estimate import estimate as estimated
+            from clair_apo.clair.planning.tables import estimate_table
+            from clair_apo.llm.token_count import STAND_IN
+
+            planned = estimated(config, tokenizer or STAND_IN)
+            return _print_estimate(planned, estimate_table(planned), config.folder)
         if pilot is not None:
             return _print_pilot(config, pilot)
         if push_to_hub:
@@ -102,28 +109,12 @@ def generate(
             print_result(f"pushed: {push_dataset(config.folder, push_to_hub)}")
 
 
-def _print_estimate(config: "GenerateConfig", tokenizer: str | None) -> None:
-    from clair_apo.clair.planning.estimate import estimate
-    from clair_apo.clair.planning.tables import estimate_table
-    from clair_apo.llm.token_count import STAND_IN
+def _print_estimate(found: "Record", table: "RenderableType", folder: Path) -> None:
     from clair_apo.run_folder import write_json
 
-    found = estimate(config, tokenizer or STAND_IN)
-    path = config.folder / "estimate.json"
+    path = folder / "estimate.json"
     write_json(path, found.model_dump(mode="json"))
-    print_result(estimate_table(found))
-    print_result(f"as numbers: {path}")
-
-
-def _print_evaluation_estimate(config: "EvaluateConfig", tokenizer: str | None) -> None:
-    from clair_apo.evaluation.estimate import estimate, estimate_table
-    from clair_apo.llm.token_count import STAND_IN
-    from clair_apo.run_folder import write_json
-
-    found = estimate(config, tokenizer or STAND_IN)
-    path = config.run_dir / "estimate.json"
-    write_json(path, found.model_dump(mode="json"))
-    print_result(estimate_table(found))
+    print_result(table)
     print_result(f"as numbers: {path}")
 
 
@@ -159,7 +150,12 @@ def evaluate(
             print_result(ESTIMATE)
         config = EvaluateConfig.from_command_line(context.args)
         if estimate:
-            return _print_evaluation_estimate(config, tokenizer)
+            from clair_apo.evaluation.estimate import estimate as estimated
+            from clair_apo.evaluation.estimate import estimate_table
+            from clair_apo.llm.token_count import STAND_IN
+
+            planned = estimated(config, tokenizer or STAND_IN)
+            return _print_estimate(planned, estimate_table(planned), config.run_dir)
         found = measure(config)
         print_result(evaluation_table(found.content))
         print_result(f"asked {found.asked} requests, {found.reused} were answered before")

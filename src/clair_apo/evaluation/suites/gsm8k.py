@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
@@ -122,7 +123,7 @@ class _Solution:
     def id(self) -> str:
         return digest(self.question)[:16]
 
-    @property
+    @cached_property
     def number(self) -> Fraction | None:
         return None if self.text is None else read_number(self.text)
 
