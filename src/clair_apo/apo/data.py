@@ -4,6 +4,7 @@ The split is decided by each prompt's digest alone: adding rows moves none, and 
 file changes nothing.
 """
 
+import statistics
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -26,6 +27,18 @@ class PairSplit(NamedTuple):
     """In words: what decided which pairs are held out, or why none are."""
     left: int = 0
     """Pairs beyond `max_pairs`."""
+
+    @property
+    def weights_in_words(self) -> str:
+        """What the pairs trained on weigh in the loss; empty where the data has no `weight`."""
+        weights = [pair.weight for pair in self.train if pair.weight is not None]
+        if not weights:
+            return ""
+        zeros = f", {weights.count(0)} of them 0" if 0 in weights else ""
+        return (
+            f"weighted by their column weight: {min(weights):g} to {max(weights):g}, mean "
+            f"{statistics.fmean(weights):.3g}{zeros}"
+        )
 
 
 def split_pairs(

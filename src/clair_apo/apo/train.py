@@ -94,6 +94,8 @@ def train(setup: TrainingSetup) -> TrainingResult:
         CONSOLE.print(
             f"{len(split.train)} pairs to train on, {len(split.held_out)} held out: {split.rule}"
         )
+        if words := split.weights_in_words:
+            CONSOLE.print(words)
     with quiet(few=is_quickly_done(split)):
         return _run(setup, split, resume_from)
 
