@@ -78,7 +78,7 @@ def test_two_processes_train_what_one_trains_with_twice_the_batch(write_config, 
     for run in done:
         assert run.returncode == 0, run.stderr
         assert run.stdout.count(f"trained on {pairs} pairs in 4 steps") == 1
-        assert run.stdout.count("weighted by their column weight: 0 to 3") == bool(weights)
+        assert run.stderr.count("weighted by their column weight: 0 to 3") == bool(weights)
     logs = [_losses(path.with_suffix("")) for path in (one, two)]
     assert logs[0] == pytest.approx(logs[1], rel=1e-4) and len(logs[0]) == 4
 

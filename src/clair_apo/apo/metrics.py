@@ -8,7 +8,7 @@ the loss alone: every other figure counts each pair once.
 B is the number of pairs.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple, Self
 
 import torch
@@ -287,6 +287,27 @@ def _single_token_metrics(outcomes: PairOutcomes) -> dict[str, float]:
     found["followed/whole"] = (shares == 1).to(shares.dtype).masked_fill(shares.isnan(), torch.nan)
     there = {name: values[~values.isnan()] for name, values in found.items()}
     return {name: _mean(values) for name, values in there.items() if len(values)}
+
+
+def source_metrics(outcomes: PairOutcomes, sources: Sequence[str]) -> dict[str, float]:
+    """Number of pairs, rewards and accuracy of each data set of a mixture.
+
+    Args:
+        outcomes: of at least one pair.
+        sources: the name of each pair's data set, as many.
+    """
+    found = {}
+    for name in sorted(set(sources)):
+        of_it = torch.tensor([source == name for source in sources])
+        chosen, rejected = outcomes.chosen_rewards[of_it], outcomes.rejected_rewards[of_it]
+        found |= {
+            f"pairs/{name}": float(of_it.sum()),
+            f"rewards/chosen/{name}": _mean(chosen),
+            f"rewards/rejected/{name}": _mean(rejected),
+            f"rewards/margins/{name}": _mean(chosen - rejected),
+            f"rewards/accuracies/{name}": _mean(chosen > rejected),
+        }
+    return found
 
 
 def mean_loss(outcomes: PairOutcomes, objective: Objective) -> float:

@@ -60,6 +60,7 @@ from clair_apo.apo.forward.batching import (
     IMAGES,
     ROW,
     ROWS,
+    SOURCE,
     TOKENS_PER_CHOSEN,
     WEIGHT,
     WEIGHTS,
@@ -88,6 +89,7 @@ from clair_apo.apo.metrics import (
     mean_loss,
     pair_metrics,
     pair_outcomes,
+    source_metrics,
 )
 from clair_apo.apo.objectives import Objective
 from clair_apo.apo.reference.cache import (
@@ -351,7 +353,7 @@ class APOTrainer(DPOTrainer):
     def _set_signature_columns_if_needed(self) -> None:
         """Keep the columns that name a pair; the collator is not given them."""
         super()._set_signature_columns_if_needed()  # type: ignore[no-untyped-call] # of trl
-        keep_columns(self, ("id", ROW, WEIGHT))
+        keep_columns(self, ("id", ROW, WEIGHT, SOURCE))
 
     # --- training
 
@@ -517,7 +519,7 @@ class APOTrainer(DPOTrainer):
         """Add the means over all pairs since the last log; one process may call it alone."""
         outcomes = self._outcomes.take("train") if self.model.training else None
         if outcomes is not None:
-            logs.update(pair_metrics(outcomes, self.objective))
+            logs.update(self._pair_metrics(outcomes, self.train_dataset))
             logs.update(self._speed.take(outcomes.work))
         super().log(logs, start_time)
 
@@ -538,7 +540,7 @@ class APOTrainer(DPOTrainer):
         )
         outcomes = self._outcomes.take("eval")
         if outcomes is not None:
-            metrics = pair_metrics(outcomes, self.objective)
+            metrics = self._pair_metrics(outcomes, dataloader.dataset)
             metrics["loss"] = mean_loss(outcomes, self.objective)
             assert output.metrics is not None  # evaluate() itself adds to them
             output.metrics.update({f"{metric_key_prefix}_{k}": v for k, v in metrics.items()})
@@ -547,6 +549,14 @@ class APOTrainer(DPOTrainer):
                 rejected=tuple(outcomes.rejected_rewards.tolist()),
             )
         return output
+
+    def _pair_metrics(self, outcomes: PairOutcomes, pairs: Any) -> dict[str, float]:
+        """All metrics over pairs, and those of each data set where `pairs` are a mixture."""
+        found = pair_metrics(outcomes, self.objective)
+        if isinstance(pairs, Dataset) and SOURCE in pairs.column_names:
+            rows = outcomes.rows.long().tolist()
+            found |= source_metrics(outcomes, pairs.select_columns(SOURCE)[rows][SOURCE])
+        return found
 
     @property
     def logp_tolerance(self) -> float:

@@ -23,11 +23,13 @@ class TrainingPair(Record):
     rejected: str | Conversation
     weight: float | None = None
     """Of the pair in the loss of its step; None where the data has no column `weight`."""
+    dataset_source: str | None = None
+    """The name of its data set, where several are mixed."""
 
     def to_trl_row(self) -> dict[str, Any]:
-        """The preference row that TRL's trainers take, with its `weight` where it has one."""
-        row = self.model_dump()
-        return row if self.weight is not None else {k: v for k, v in row.items() if k != "weight"}
+        """The preference row that TRL's trainers take, with weight and source where it has them."""
+        absent = {"weight": self.weight, "dataset_source": self.dataset_source}
+        return self.model_dump(exclude={name for name, value in absent.items() if value is None})
 
 
 def load_pairs(name: str, split: str = "train") -> list[TrainingPair]:

@@ -28,6 +28,8 @@ ROW = "clair_apo_row"
 """The column of a prepared data set that numbers its pairs; no name for a column of a user's."""
 WEIGHT = "weight"
 """The column of a data set with the weight of each pair in the loss: a number, 0 or above."""
+SOURCE = "dataset_source"
+"""The column of a data set with the name of the data set of a mixture that each pair is from."""
 ROWS = "rows"
 """The key of a batch with the numbers of its pairs, (B,), int64; -1 where there is none."""
 IMAGES = "images_per_pair"
@@ -90,7 +92,7 @@ class NumberedPairs(WrappedCollator):
         ours: columns that are kept to name pairs, and that TRL's trainer would not have kept.
     """
 
-    def __init__(self, collate: Collate, ours: Collection[str] = (ROW,)) -> None:
+    def __init__(self, collate: Collate, ours: Collection[str] = (ROW, SOURCE)) -> None:
         super().__init__(collate)
         self._ours = frozenset(ours)
 
@@ -127,7 +129,8 @@ class PairBatches:
 
     def numbered(self, collate: Any) -> NumberedPairs:
         """A collator with its batches numbered, given no column that TRL would not give it."""
-        named = (ROW, "id", WEIGHT) if self._trainer.args.remove_unused_columns else (ROW,)
+        drops = self._trainer.args.remove_unused_columns
+        named = (ROW, SOURCE, "id", WEIGHT) if drops else (ROW, SOURCE)
         return NumberedPairs(known_columns_collator(self._trainer, collate), named)
 
     def first(self, count: int, collate: Any = None) -> dict[str, Any]:
