@@ -100,7 +100,7 @@ def check_weight(row: Mapping[str, Any], where: str) -> None:
     if WEIGHT not in row:
         return
     weight = row[WEIGHT]
-    if not isinstance(weight, Real) or not 0 <= weight < math.inf:
+    if not isinstance(weight, Real) or not 0 <= float(weight) < math.inf:
         raise TrainingError(
             f"{where}: {WEIGHT!r} must be a number, 0 or above, got {weight!r}; mend it, or take "
             "the column out for pairs that all weigh the same"

@@ -296,7 +296,7 @@ def source_metrics(outcomes: PairOutcomes, sources: Sequence[str]) -> dict[str, 
         outcomes: of at least one pair.
         sources: the name of each pair's data set, as many.
     """
-    found = {}
+    found: dict[str, float] = {}
     for name in sorted(set(sources)):
         of_it = torch.tensor([source == name for source in sources])
         chosen, rejected = outcomes.chosen_rewards[of_it], outcomes.rejected_rewards[of_it]
