@@ -9,6 +9,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from clair_apo.apo.alarms import Alarm, AlarmCallback
 from clair_apo.apo.config import BASE, INITIAL
+from clair_apo.apo.forward.batching import is_weighted
 from clair_apo.apo.forward.shared_prefix import model_name, short_name
 from clair_apo.apo.lengths import PairLengths, pair_lengths
 from clair_apo.apo.metrics import PairRewards
@@ -189,10 +190,14 @@ def _why(trainer: Run) -> tuple[str, ...]:
 
 
 def _objective(trainer: Run) -> str:
-    weighted = zip(trainer.loss_types, trainer.loss_weights, strict=True)
-    parts = [name if weight == 1 else f"{weight:g} {name}" for name, weight in weighted]
-    normalised = ", length-normalised" if trainer.objective.length_normalize else ""
-    return " + ".join(parts) + normalised
+    mixed = zip(trainer.loss_types, trainer.loss_weights, strict=True)
+    parts = [name if weight == 1 else f"{weight:g} {name}" for name, weight in mixed]
+    objective = trainer.objective
+    normalised = ", length-normalised" if objective.length_normalize else ""
+    smoothing = objective.label_smoothing
+    smoothed = f", label smoothing {smoothing:g}" if smoothing else ""
+    weighted = ", pairs weighted by the data" if is_weighted(trainer.train_dataset) else ""
+    return " + ".join(parts) + normalised + smoothed + weighted
 
 
 def _reference(trainer: Run) -> str:
