@@ -169,14 +169,15 @@ def _finished(command: list[str], env: dict[str, str], log: Path, seconds: float
 def run_all(args: argparse.Namespace, target: Path | None, missing: list[str]) -> int:
     """Run every part that is wanted and for which there is time; returns how many failed."""
     began = time.monotonic()
-    described = apart("describe", args, target, 120)
+    described = apart("describe", args, target, 300)
     if described["status"] != "ok":
         raise SystemExit(f"torch does not work on {args.device}: {described['error']}")
     results = Results(args.out, described["figures"])
     names = [name for name in part_names(results.machine) if name.startswith(args.only)]
     again = set(results.failed()) if args.retry else set()
     for name in names:
-        if name in results.parts and name not in again:
+        there = results.parts.get(name, {"status": "skipped"})["status"] != "skipped"
+        if there and name not in again:
             continue
         reason = why_not(name, results.machine, missing)
         left = 60 * args.minutes - (time.monotonic() - began)
