@@ -130,7 +130,7 @@ def test_a_wrong_kernel_is_found_and_branches_are_taken_one_by_one(
     assert (failed.way, taken.way) == (FLEX_ATTENTION, PER_BRANCH)
     assert failed.reason in line
     assert taken.reason is None and taken.tokens == 52 and taken.weights == MOST_WEIGHTS
-    assert str(layout.proof).startswith("attention per branch; log-probs of 52 answer tokens")
+    assert str(layout.proof).startswith("shared_prefix through attention per branch; log-probs")
     assert f"not FlexAttention: {failed.reason}" in str(layout.proof)
 
 

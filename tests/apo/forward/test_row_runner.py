@@ -8,7 +8,7 @@ from accelerate import Accelerator
 
 from clair_apo.apo.forward import layout as layout_module
 from clair_apo.apo.forward.attention import PER_BRANCH
-from clair_apo.apo.forward.batching import ROWS, WEIGHTS, count_tokens
+from clair_apo.apo.forward.batching import GIVEN_WEIGHTS, ROWS, WEIGHTS, count_tokens
 from clair_apo.apo.forward.layout import PairLayout
 from clair_apo.apo.forward.row_runner import RowRunner
 from clair_apo.apo.trl_compat import add_fused_lm_head
@@ -90,6 +90,36 @@ def test_rows_add_up_to_the_mean_over_the_pairs_of_a_step(accelerator):
     assert sum(parts) == runner.mean_over_step(losses, {}, None) == 3
     weights = {WEIGHTS: torch.tensor([1.0, 1.0, 0.0])}
     assert runner.mean_over_step(losses, weights, 2) == 1.5
+
+
+def test_weights_of_the_data_make_a_weighted_mean_in_which_repeats_count_nothing(accelerator):
+    runner = RowRunner(accelerator, PADDED, None)
+    losses, given = torch.tensor([1.0, 2.0, 6.0, 5.0]), torch.tensor([0.5, 0.0, 2.0, 1.0])
+    batch = batch_of(4) | {GIVEN_WEIGHTS: given}
+    total = runner.weigh([batch], None, torch.device("cpu"))
+    assert total == 3.5 and batch[WEIGHTS].tolist() == [1, 1, 1, 1]
+    assert runner.mean_over_step(losses, batch, total) == pytest.approx((0.5 + 12 + 5) / 3.5)
+    assert runner.mean_over_step(losses, {GIVEN_WEIGHTS: given}, None) == pytest.approx(17.5 / 3.5)
+    repeated = batch | {WEIGHTS: torch.tensor([1.0, 1.0, 1.0, 0.0])}
+    assert runner.mean_over_step(losses, repeated, 2.5) == pytest.approx((0.5 + 12) / 2.5)
+
+
+def test_a_step_whose_pairs_all_weigh_nothing_has_a_loss_of_zero(accelerator):
+    runner = RowRunner(accelerator, PADDED, None)
+    batch = batch_of(2) | {GIVEN_WEIGHTS: torch.zeros(2)}
+    total = runner.weigh([batch], None, torch.device("cpu"))
+    count_tokens([batch], total, accelerator, torch.device("cpu"))
+    assert batch["tokens_per_chosen"].min() > 0, "something divides by it"
+    assert runner.mean_over_step(torch.tensor([3.0, 4.0]), batch, total) == 0
+    assert runner.mean_over_step(torch.tensor([3.0, 4.0]), batch, None) == 0
+
+
+def test_tokens_of_chosen_answers_count_by_the_weight_of_their_pair(accelerator):
+    batch = batch_of(2)
+    batch["completion_mask"][0, 5] = 0  # a chosen answer of 2 tokens beside one of 3
+    batch |= {WEIGHTS: torch.ones(2), GIVEN_WEIGHTS: torch.tensor([3.0, 1.0])}
+    count_tokens([batch], torch.tensor(4.0), accelerator, torch.device("cpu"))
+    assert batch["tokens_per_chosen"].tolist() == [pytest.approx((3 * 2 + 1 * 3) / 4)] * 2
 
 
 def test_every_batch_of_a_step_is_told_the_mean_length_of_all_chosen_answers(accelerator):

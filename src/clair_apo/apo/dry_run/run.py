@@ -16,7 +16,7 @@ from trl.trainer.utils import get_peft_config
 from clair_apo.apo.adapters import adapter_folder
 from clair_apo.apo.arguments import TrainingSetup
 from clair_apo.apo.checks import check_tokens, left_out
-from clair_apo.apo.data import PairSplit, load_split_pairs
+from clair_apo.apo.data import PairSplit
 from clair_apo.apo.dry_run.estimate import TrainingEstimate, estimate
 from clair_apo.apo.forward.layout_choice import choose_layout
 from clair_apo.apo.forward.operations import matrix_rate
@@ -68,10 +68,7 @@ def preview(setup: TrainingSetup) -> DryRun:
         ClairApoError: no pairs, no tokenizer, a model whose config cannot be read, or a
             `pair_layout` that training would refuse.
     """
-    script = setup.script
-    split = load_split_pairs(
-        script.dataset_name, script.dataset_train_split, script.held_out, script.max_pairs
-    )
+    split = setup.script.load_split()
     location = find_model(str(setup.model.model_name_or_path)).location
     adapter = adapter_folder(location)
     tokenizer = _loaded(AutoTokenizer, adapter.tokenizer if adapter else location, setup)

@@ -46,15 +46,20 @@ class LayoutProof(Record):
 
     def __str__(self) -> str:
         """In a line: the way, how far it is from the model's own forward, and what failed."""
-        taken = [str(found) for found in self.compared if found.way == self.way and found.tokens]
+        way = PADDED if self.way == PADDED else f"shared_prefix through {WAYS[self.way]}"
+        taken = [
+            f"{found.model}{found}"
+            for found in self.compared
+            if found.way == self.way and found.tokens
+        ]
         given_up = [
             f"not {WAYS[found.way]}: {found.model}{found.reason}"
             for found in self.compared
             if found.way != self.way and found.reason
         ]
-        if self.way == PADDED and self.reason and not given_up:
+        if self.reason and not given_up:
             given_up = [self.reason]
-        return "; ".join([WAYS[self.way], *taken, *given_up])
+        return "; ".join([way, *taken, *given_up])
 
 
 class _Compared(NamedTuple):

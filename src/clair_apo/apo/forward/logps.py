@@ -10,11 +10,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from clair_apo.apo.forward.batching import IMAGES, ROWS, TOKENS_PER_CHOSEN, WEIGHTS
+from clair_apo.apo.forward.batching import GIVEN_WEIGHTS, IMAGES, ROWS, TOKENS_PER_CHOSEN, WEIGHTS
 from clair_apo.apo.forward.tree import IGNORED, flushed
 from clair_apo.apo.trl_compat import fused_scores
 
-_NOT_FOR_THE_MODEL = {"completion_mask", IMAGES, ROWS, TOKENS_PER_CHOSEN, WEIGHTS}
+_NOT_FOR_THE_MODEL = {
+    "completion_mask",
+    IMAGES,
+    ROWS,
+    TOKENS_PER_CHOSEN,
+    WEIGHTS,
+    GIVEN_WEIGHTS,
+}
 
 
 class PairLogps(NamedTuple):

@@ -2,7 +2,8 @@
 
 A batch of the loader is a number of pairs. `max_tokens_per_batch` cuts it into rows, each with its
 own forward and backward; gradients are synchronised on the last. However a global batch is split
-into rows, micro-batches and processes, its loss is the mean over its pairs, each counted once.
+into rows, micro-batches and processes, its loss is the mean over its pairs, each counted once, or
+by the weight that the data gives it.
 """
 
 import contextlib
@@ -14,12 +15,15 @@ from torch import Tensor
 
 from clair_apo.apo.forward.attention import attends_to_trees
 from clair_apo.apo.forward.batching import (
+    GIVEN_WEIGHTS,
     WEIGHTS,
     cut,
+    loss_weights,
     pair_weights,
     rows_of,
     take_pairs,
     uncut_reason,
+    weighted_mean,
 )
 from clair_apo.apo.forward.cpu import fast_float32_products
 from clair_apo.apo.forward.layout import PairLayout
@@ -104,7 +108,10 @@ class RowRunner:
         return Rows(own, [surplus] * (most - len(own)), whole)
 
     def weigh(self, batches: Sequence[dict[str, Any]], loader: Any, device: torch.device) -> Tensor:
-        """Give each pair of a step's batches its weight; returns the pairs of all processes.
+        """Note which pairs of a step count; returns the sum of all weights in the loss, ().
+
+        The weights are those of all processes: without weights in the data, they sum to the pairs.
+        The sum is 1 where every pair weighs 0.
 
         Args:
             batches: of this process, at least one; weights are added under `WEIGHTS`.
@@ -113,15 +120,17 @@ class RowRunner:
         """
         at_end = is_last_batch(self._accelerator)
         for number, batch in enumerate(batches, 1):
+            if GIVEN_WEIGHTS in batch:
+                batch[GIVEN_WEIGHTS] = batch[GIVEN_WEIGHTS].to(device)
             batch[WEIGHTS] = pair_weights(
                 rows_of(batch).to(device),
                 self._accelerator,
                 loader,
                 last=at_end and number == len(batches),
             )
-        count = torch.stack([batch[WEIGHTS].sum() for batch in batches]).sum()
+        count = torch.stack([loss_weights(batch).sum() for batch in batches]).sum()
         pairs: Tensor = self._accelerator.reduce(count)
-        return pairs
+        return torch.where(pairs == 0, 1, pairs)
 
     def step(
         self, model: Any, batch: Mapping[str, Any], pairs_in_step: Any, run_row: RowStep
@@ -131,7 +140,7 @@ class RowRunner:
         Args:
             model: as a training step calls it.
             batch: padded, on the device.
-            pairs_in_step: in all rows, micro-batches and processes; None makes it this batch's.
+            pairs_in_step: what `weigh` returned; None makes the step this batch.
             run_row: runs one row.
 
         Returns:
@@ -142,7 +151,7 @@ class RowRunner:
         for surplus in rows[len(plan.own) :]:
             surplus[WEIGHTS] = torch.zeros_like(surplus[WEIGHTS])
         if pairs_in_step is None:  # not within a step of the Trainer: a mean over this batch
-            pairs_in_step = len(batch["input_ids"]) / 2 * self._accelerator.num_processes
+            pairs_in_step = self._own_weight(batch) * self._accelerator.num_processes
         losses = []
         with self._attention(model), fast_float32_products(self._accelerator.device):
             for number, row in enumerate(rows, 1):
@@ -155,20 +164,26 @@ class RowRunner:
     def mean_over_step(
         self, losses: Tensor, batch: Mapping[str, Any], pairs_in_step: Tensor | float | None
     ) -> Tensor:
-        """What losses (B,) add to the mean over all pairs of a step.
+        """What losses (B,) add to the mean over all pairs of a step, weighted where the data says.
 
         Args:
             losses: of the pairs of one row.
             batch: the row; without weights in it, each counts 1.
-            pairs_in_step: in all rows, micro-batches and processes; None makes it the row's own.
+            pairs_in_step: the sum of the weights in all rows, micro-batches and processes; None
+                makes it the row's own.
         """
         if pairs_in_step is None:
-            return losses.mean()
-        weights = batch.get(WEIGHTS, torch.ones_like(losses))
+            return weighted_mean(losses, batch.get(GIVEN_WEIGHTS))
+        weights = loss_weights({WEIGHTS: torch.ones_like(losses), **batch})
         # gradients are averaged over processes, where the mean wants them summed
         processes: int = self._accelerator.num_processes
         mean: Tensor = (losses * weights).sum() * (processes / pairs_in_step)
         return mean
+
+    def _own_weight(self, batch: Mapping[str, Any]) -> float:
+        """The sum of the weights of this batch alone; 1 where it is 0."""
+        weights = batch.get(GIVEN_WEIGHTS)
+        return len(batch["input_ids"]) / 2 if weights is None else weights.sum().item() or 1.0
 
     def _attention(self, model: Any) -> contextlib.AbstractContextManager[None]:
         """Around forward and backward: gradient checkpointing attends in the backward pass too."""
