@@ -284,7 +284,11 @@ class APOTrainer(DPOTrainer):
         self.add_callback(self._outcomes)
         self.add_callback(self._speed)
         self.add_callback(self.alarms)
-        self.add_callback(RunRecorder(lambda: describe_data(self), lambda: self.train_digest))
+        self.add_callback(
+            RunRecorder(
+                lambda: describe_data(self), lambda: self.train_digest, lambda: self.layout.proof
+            )
+        )
         watch = policy_watch(
             self,
             self.eval_dataset,

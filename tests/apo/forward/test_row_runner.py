@@ -7,6 +7,7 @@ import torch
 from accelerate import Accelerator
 
 from clair_apo.apo.forward import layout as layout_module
+from clair_apo.apo.forward.attention import PER_BRANCH
 from clair_apo.apo.forward.batching import GIVEN_WEIGHTS, ROWS, WEIGHTS, count_tokens
 from clair_apo.apo.forward.layout import PairLayout
 from clair_apo.apo.forward.row_runner import RowRunner
@@ -14,8 +15,8 @@ from clair_apo.apo.trl_compat import add_fused_lm_head
 from clair_apo.errors import ConfigError
 from tests.helpers.tiny_apo import make_model
 
-PADDED = SimpleNamespace(is_padded=True, reads_whole_batches=False)
-TREES = SimpleNamespace(is_padded=False, reads_whole_batches=False)
+PADDED = SimpleNamespace(is_padded=True, way="padded", reads_whole_batches=False)
+TREES = SimpleNamespace(is_padded=False, way=PER_BRANCH, reads_whole_batches=False)
 
 
 @pytest.fixture
@@ -145,10 +146,10 @@ def test_a_layout_is_given_up_where_one_model_is_not_exact(config, monkeypatch):
     exact, other = make_model(), make_model(1)
     compared = []
 
-    def compare(model, batches, device):
+    def compare(model, batches, device, way, **more):
         compared.append(model)
-        reason = "differs by 3 nats" if model is other else None
-        return layout_module.Agreement(4, 0.0, 1e-3, reason)
+        fault = "differs by 3 nats" if model is other and way == PER_BRANCH else None
+        return layout_module.Agreement(way=way, fault=fault)
 
     monkeypatch.setattr(layout_module, "compare_layouts", compare)
     layout.settle(exact, {"": exact}, batch_of)

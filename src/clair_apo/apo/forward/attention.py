@@ -10,6 +10,9 @@ each pair are, and `tree_attention`, under the name `TREE_ATTENTION` in transfor
   branch: on a CPU by `cpu.causal_attention`, else by torch's
   `scaled_dot_product_attention`.
 
+Both kernels have a name of their own in the interface, so that a layer that gradient checkpointing
+runs again, on a thread of its own, attends as it did.
+
 It computes what its arguments say and nothing else: a model that hands over more, such as sinks or
 a soft cap, is refused. A model attends in this way only inside `attends_to_trees`; at all other
 times it is untouched.
@@ -47,6 +50,9 @@ _Grid = NDArray[np.bool_]
 TREE_ATTENTION = "clair_apo_tree"
 """The name of `tree_attention` in transformers. It has no mask function there on purpose: without
 one, transformers makes no mask where none is passed."""
+FLEX_ATTENTION, PER_BRANCH = "flex_attention", "attention_per_branch"
+"""The kernels of `tree_attention`: all trees in one call, or a call for each branch."""
+_NAMES = {FLEX_ATTENTION: TREE_ATTENTION, PER_BRANCH: f"{TREE_ATTENTION}_per_branch"}
 NARROWEST_FLEX_HEAD = 16
 """FlexAttention's kernels take no narrower heads."""
 _NO_PART_OF_THE_FUNCTION = frozenset(
@@ -185,6 +191,7 @@ def tree_attention(
     attention_mask: Tensor,
     dropout: float = 0.0,
     scaling: float | None = None,
+    kernel: str = FLEX_ATTENTION,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention over one row of P trees, in the form that transformers calls.
@@ -197,6 +204,7 @@ def tree_attention(
         attention_mask: `PackedRow.lengths`, (1, 1, P, 3).
         dropout: as the layer says.
         scaling: of the scores; by default 1 / sqrt(width).
+        kernel: `FLEX_ATTENTION`, taken where it can, or `PER_BRANCH`.
         kwargs: whatever else a model passes; None is nothing.
 
     Returns:
@@ -206,7 +214,8 @@ def tree_attention(
         UnknownKeywordError: a keyword that may change the function.
     """
     _refuse_more(module, kwargs)
-    if _flexes(query.device) and not dropout and _flexible(query, value):
+    flexes = kernel == FLEX_ATTENTION and _flexes(query.device)
+    if flexes and not dropout and _flexible(query, value):
         return _flex_attention(module, query, key, value, attention_mask, scaling), None
     lengths: list[list[int]] = attention_mask[0, 0].tolist()
     # split and not sliced: its backward is one concatenation, where a slice's fills a row of zeros
@@ -286,21 +295,28 @@ def _flexes(device: torch.device) -> bool:
     return device.type == "cuda" and is_triton_available()
 
 
+def tree_kernels(device: torch.device) -> tuple[str, ...]:
+    """The kernels that trees have on a device, the fastest first."""
+    return (FLEX_ATTENTION, PER_BRANCH) if _flexes(device) else (PER_BRANCH,)
+
+
 @contextlib.contextmanager
-def attends_to_trees(model: PreTrainedModel) -> Iterator[None]:
+def attends_to_trees(model: PreTrainedModel, kernel: str = FLEX_ATTENTION) -> Iterator[None]:
     """Give a model attention over trees, and its own back at the end.
 
     With gradient checkpointing the backward pass must be inside as well: it runs the layers again.
 
     Args:
         model: neither wrapped nor adapted (`shared_prefix.bare_model`).
+        kernel: one of `tree_kernels`.
     """
     own = attention_name(model.config)
     try:
-        model.set_attn_implementation(TREE_ATTENTION)
+        model.set_attn_implementation(_NAMES[kernel])
         yield
     finally:
         model.set_attn_implementation(own)
 
 
-AttentionInterface.register(TREE_ATTENTION, tree_attention)
+for _kernel, _name in _NAMES.items():
+    AttentionInterface.register(_name, functools.partial(tree_attention, kernel=_kernel))

@@ -87,7 +87,7 @@ class RowRunner:
         with self._accelerator.autocast(), fast_float32_products(device):
             if self._layout.is_padded:
                 return padded_forward(model, row)
-            return shared_prefix_forward(model, row, statistics=statistics)
+            return shared_prefix_forward(model, row, statistics=statistics, kernel=self._layout.way)
 
     def rows(self, batch: Mapping[str, Any]) -> Rows:
         """Where to cut a batch; as many rows on every process where a forward needs all of them."""
@@ -189,4 +189,4 @@ class RowRunner:
         """Around forward and backward: gradient checkpointing attends in the backward pass too."""
         if self._layout.is_padded:
             return contextlib.nullcontext()
-        return attends_to_trees(bare_model(model))
+        return attends_to_trees(bare_model(model), self._layout.way)

@@ -15,7 +15,7 @@ from accelerate.utils import extract_model_from_parallel
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from clair_apo.apo.forward.attention import attends_to_trees
+from clair_apo.apo.forward.attention import FLEX_ATTENTION, attends_to_trees
 from clair_apo.apo.forward.label_logprobs import LabelScores, score_labels
 from clair_apo.apo.forward.logps import PairForward, TokenLogps, model_inputs, sequence_tokens
 from clair_apo.apo.forward.tree import IGNORED, PackedRow, packed_row, pair_trees
@@ -24,7 +24,7 @@ from clair_apo.errors import TrainingError
 
 
 def shared_prefix_forward(
-    model: Any, batch: Mapping[str, Tensor], *, statistics: bool
+    model: Any, batch: Mapping[str, Tensor], *, statistics: bool, kernel: str = FLEX_ATTENTION
 ) -> PairForward:
     """Run a model over a padded batch, as one packed row without the padding.
 
@@ -32,6 +32,7 @@ def shared_prefix_forward(
         model: a causal model that `layout_choice.choose_layout` accepts, wrapped or not.
         batch: `input_ids`, `attention_mask` and `completion_mask`, each (2B, T).
         statistics: whether entropies and likeliest tokens are wanted.
+        kernel: of `attention.tree_kernels`.
 
     Raises:
         TrainingError: the batch has more for the model than tokens.
@@ -49,7 +50,7 @@ def shared_prefix_forward(
         "attention_mask": row.lengths,
         "use_cache": False,
     }
-    with attends_to_trees(bare):
+    with attends_to_trees(bare, kernel):
         if bare.device.type in ("cuda", "xpu") and is_triton_available():
             scores = _with_trls_head(model, inputs, row)
         else:
