@@ -299,3 +299,9 @@ def test_the_table_in_the_documentation_is_marked_as_a_trial():
     text = Path(ROOT / "docs" / "gpu_trial.md").read_text("utf-8")
     assert "none of its numbers is a figure of a GPU" in text
     assert "gpu_trial.md" in (ROOT / "docs" / "benchmarks.md").read_text("utf-8")
+
+
+def test_the_paths_that_are_named_are_those_of_the_trainer(gpu):
+    from on_gpu.paths import PATHS
+
+    assert gpu.PATHS == PATHS

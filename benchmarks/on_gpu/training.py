@@ -103,6 +103,8 @@ def run(device: str, path: str, *, toy: bool) -> dict[str, Any]:
         trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     faults = faults_of(path, calls)
+    if trainer.layout.way != path:
+        faults.append(f"another path was taken: {trainer.layout.proof}")
     if not all(torch.isfinite(torch.tensor(losses))) or len(losses) != STEPS:
         faults.append(f"losses {losses}")
     if abs(losses[0] - 1) > 0.05:
@@ -110,6 +112,7 @@ def run(device: str, path: str, *, toy: bool) -> dict[str, Any]:
     if clock.compilations[-1] > clock.compilations[1]:
         faults.append(f"the last step compiled again: {clock.compilations}")
     return {
+        "way": str(trainer.layout.proof),
         "step seconds": clock.seconds,
         "losses": losses,
         "compilations after each step": clock.compilations,
