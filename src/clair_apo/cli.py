@@ -203,7 +203,7 @@ def merge(
 
 @app.command()
 def batches(
-    run: Annotated[Path, typer.Argument(help="A run folder of generate.")],
+    run: Annotated[Path, typer.Argument(help="A run folder of generate or evaluate.")],
     cancel: Annotated[str | None, typer.Option(help="End this batch, or `all`.")] = None,
     forget: Annotated[
         str | None, typer.Option(help="Wait no longer for this batch, or `all`; ask again.")
@@ -211,7 +211,7 @@ def batches(
 ) -> None:
     """List a run's batches at a server, and keep what those that have ended answered."""
     with reported_errors():
-        from clair_apo.clair.batches import list_batches
+        from clair_apo.evaluation.batches import list_batches
 
         looks = list_batches(run, cancel=cancel, forget=forget)
         for look in looks:

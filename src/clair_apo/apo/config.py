@@ -15,12 +15,10 @@ from clair_apo.text.checks import load_checks
 INITIAL, BASE = "initial", "base"
 """What `reference` can be besides a model."""
 AUTO = "auto"
-"""A `loss_type` that stands for what an advice says."""
+"""A `loss_type` that stands for what an advice says; a `max_tokens_per_batch` for what fits."""
 SMOOTHED_BY_TRL = ("robust", "exo_pair", "aot", "aot_unpaired")
 """Losses for which TRL's own `label_smoothing` has a meaning."""
 PAIR_LAYOUTS = ("auto", "shared_prefix", "padded")
-MAX_TOKENS_PER_BATCH = 4096
-"""Tokens of a row by default; what a row keeps for its backward pass grows with them."""
 
 
 @dataclass
@@ -60,12 +58,13 @@ class APOConfig(DPOConfig):
             "choices": list(PAIR_LAYOUTS),
         },
     )
-    max_tokens_per_batch: int | None = field(
-        default=MAX_TOKENS_PER_BATCH,
+    max_tokens_per_batch: int | str | None = field(
+        default=AUTO,
         metadata={
             "help": "Tokens, prompts included, that go through the model at a time: a batch with "
             "more is cut between pairs into rows, each with a forward and backward of its own. It "
-            "bounds memory and changes no result. None never cuts."
+            "bounds memory and changes no result. `auto` is 4,096 on a CPU, and on a CUDA device "
+            "what half of its free memory holds. None never cuts."
         },
     )
 
@@ -165,10 +164,7 @@ class APOConfig(DPOConfig):
             raise ConfigError(
                 f"pair_layout must be one of {', '.join(PAIR_LAYOUTS)}, got {self.pair_layout!r}"
             )
-        if self.max_tokens_per_batch is not None and self.max_tokens_per_batch < 1:
-            raise ConfigError(
-                f"max_tokens_per_batch must be at least 1, got {self.max_tokens_per_batch}"
-            )
+        self._check_max_tokens_per_batch()
         if self.watch_prompts is not None and self.watch_prompts < 0:
             raise ConfigError(f"watch_prompts must be 0 or more, got {self.watch_prompts}")
         if self.watch_checks is not None:
@@ -184,6 +180,15 @@ class APOConfig(DPOConfig):
                 f"loss_type {anchored[0]} is defined for f_divergence_type reverse_kl only, got "
                 f"{self.f_divergence_type!r}"
             )
+
+    def _check_max_tokens_per_batch(self) -> None:
+        """Read a number that a command line gave as text, and refuse what is none."""
+        asked = self.max_tokens_per_batch
+        if asked is None or asked == AUTO:
+            return
+        if not str(asked).isdecimal() or int(asked) < 1:
+            raise ConfigError(f"max_tokens_per_batch must be auto or at least 1, got {asked!r}")
+        self.max_tokens_per_batch = int(asked)
 
     def _check_is_ours(self, option: str) -> None:
         """Refuse what TRL computes itself, without this option."""

@@ -246,7 +246,7 @@ def model_card(trainer: Run, name: str, tags: list[str], dataset: str | None = N
         "Chat template": _with_digest("", found.template_digest) or "none",
         "Data": describe_data(trainer),
         "Truncated": _truncated(found),
-        "Pair layout": str(found.layout),
+        "Pair layout": str(found.layout).replace("|", "/"),
         "Steps": f"{trainer.state.global_step}",
         "Learning rate": str(found.learning_rates or f"{trainer.args.learning_rate:g}, not used"),
         "Changed on the way": "; ".join(found.changes) or "nothing",

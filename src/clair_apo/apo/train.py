@@ -111,6 +111,8 @@ def _early_settings(setup: TrainingSetup) -> dict[str, Any]:
 def _run(setup: TrainingSetup, split: PairSplit, resume_from: str | None) -> TrainingResult:
     started = now()
     trainer = make_trainer(setup, split)
+    if setup.args.process_index == 0 and trainer.layout.proof.compared:
+        CONSOLE.print(f"pair layout: {trainer.layout.proof}")
     with Interrupt(trainer) as interrupt:
         trainer.train(resume_from_checkpoint=resume_from)
     if interrupt.stopped_at is not None:

@@ -80,6 +80,7 @@ from clair_apo.apo.forward.layout_choice import (
 from clair_apo.apo.forward.logps import model_inputs
 from clair_apo.apo.forward.noise import switch_off_dropout
 from clair_apo.apo.forward.row_runner import RowRunner
+from clair_apo.apo.forward.row_size import row_tokens
 from clair_apo.apo.forward.shared_prefix import bare_model
 from clair_apo.apo.lengths import PairLengths
 from clair_apo.apo.metrics import (
@@ -245,6 +246,8 @@ class APOTrainer(DPOTrainer):
         self.layout = PairLayout(
             args, self.model, accelerator, sees_images=sees_images(self), own_loss=own_loss
         )
+        pieces = accelerator.num_processes if is_spread(accelerator) else 1
+        args.max_tokens_per_batch = row_tokens(self.model, args, accelerator.device, pieces=pieces)
         self.rows = RowRunner(accelerator, self.layout, args.max_tokens_per_batch)
         self.batches = PairBatches(self)
         self.reference = Reference(self, self.rows.forward, from_base=args.reference == BASE)

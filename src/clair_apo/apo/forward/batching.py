@@ -291,6 +291,23 @@ def cut(sizes: Sequence[int], limit: int | None, *, padded: bool = False) -> lis
     return _filled(sizes, high, padded)
 
 
+def alike_rows(sizes: Sequence[int], limit: int | None) -> list[Sequence[int]]:
+    """Divide items into as few rows as `cut` makes, each of items of like size: the least padding.
+
+    Args:
+        sizes: tokens of each item; every item of a row takes as many as its largest.
+        limit: tokens of a row at most; None makes one row of all.
+
+    Returns:
+        The positions of each row, smaller items first; one row alone is in the order given.
+    """
+    order = sorted(range(len(sizes)), key=lambda item: (sizes[item], item))
+    rows = cut([sizes[item] for item in order], limit, padded=True)
+    if len(rows) == 1:
+        return [range(len(sizes))]
+    return [[order[place] for place in row] for row in rows]
+
+
 def _filled(sizes: Sequence[int], limit: int, padded: bool) -> list[range]:
     """Runs that are each filled up to the limit before the next begins."""
     starts, tokens, largest = [0], 0, 0

@@ -17,6 +17,7 @@ from clair_apo.apo.forward.attention import attends_to_trees
 from clair_apo.apo.forward.batching import (
     GIVEN_WEIGHTS,
     WEIGHTS,
+    alike_rows,
     cut,
     loss_weights,
     pair_weights,
@@ -27,7 +28,7 @@ from clair_apo.apo.forward.batching import (
 )
 from clair_apo.apo.forward.cpu import fast_float32_products
 from clair_apo.apo.forward.layout import PairLayout
-from clair_apo.apo.forward.logps import PairForward, joined, padded_forward
+from clair_apo.apo.forward.logps import PairForward, in_batch_order, joined, padded_forward
 from clair_apo.apo.forward.shared_prefix import bare_model, shared_prefix_forward
 from clair_apo.apo.forward.tree import tree_sizes
 from clair_apo.apo.trl_compat import is_last_batch, is_spread, unsynced
@@ -37,11 +38,11 @@ RowStep = Callable[[Any, dict[str, Any], Any], Tensor]
 
 
 class Rows(NamedTuple):
-    """A batch's rows: runs of pairs, by their positions in the batch."""
+    """A batch's rows: pairs that go through the model together, by their positions in the batch."""
 
-    own: list[range]
+    own: list[Sequence[int]]
     """Every pair once."""
-    surplus: list[range]
+    surplus: list[Sequence[int]]
     """Rows that only keep step with other processes."""
     whole: bool = False
     """Whether each row is the batch as it is, padding included."""
@@ -80,7 +81,8 @@ class RowRunner:
             return self._forward_row(model, batch, statistics)
         rows = self.rows(batch)
         found = [self._forward_row(model, row, statistics) for row in rows.of(batch)]
-        return joined(found[: len(rows.own)])
+        order = [pair for pairs in rows.own for pair in pairs]
+        return in_batch_order(joined(found[: len(rows.own)]), order)
 
     def _forward_row(self, model: Any, row: Mapping[str, Any], statistics: bool) -> PairForward:
         device = self._accelerator.device
@@ -98,13 +100,14 @@ class RowRunner:
             sizes = (2 * torch.maximum(*lengths)).tolist()
         else:
             sizes = tree_sizes(batch)
-        own = cut(sizes, None if whole else self._max_tokens, padded=padded)
+        limit = None if whole else self._max_tokens
+        own = alike_rows(sizes, limit) if padded else list(cut(sizes, limit))
         most = len(own)
         if is_spread(self._accelerator):
             count = torch.tensor([most], device=self._accelerator.device)
             most = int(self._accelerator.gather(count).max())
         smallest = sizes.index(min(sizes))
-        surplus = range(len(sizes)) if whole else range(smallest, smallest + 1)
+        surplus: Sequence[int] = range(len(sizes)) if whole else range(smallest, smallest + 1)
         return Rows(own, [surplus] * (most - len(own)), whole)
 
     def weigh(self, batches: Sequence[dict[str, Any]], loader: Any, device: torch.device) -> Tensor:
