@@ -9,6 +9,9 @@ asks for (`tree_mask`). `tree_attention`, under the name `TREE_ATTENTION` in tra
   branch: on a CPU by `cpu.causal_attention`, else by torch's `scaled_dot_product_attention`, or by
   its matrix products where scores are capped or a sink takes its share.
 
+Both kernels have a name of their own in the interface, so that a layer that gradient checkpointing
+runs again, on a thread of its own, attends as it did.
+
 It computes what its arguments say and nothing else: a model that hands over more is refused. A
 model attends in this way only inside `attends_to_trees`; at all other times it is untouched.
 """
@@ -37,6 +40,9 @@ from clair_apo.errors import TrainingError
 
 TREE_ATTENTION = "clair_apo_tree"
 """The name of `tree_attention` and `make_mask` in transformers."""
+FLEX_ATTENTION, PER_BRANCH = "flex_attention", "attention_per_branch"
+"""The kernels of `tree_attention`: all trees in one call, or a call for each branch."""
+_NAMES = {FLEX_ATTENTION: TREE_ATTENTION, PER_BRANCH: f"{TREE_ATTENTION}_per_branch"}
 NARROWEST_FLEX_HEAD = 16
 """FlexAttention's kernels take no narrower heads."""
 _NO_PART_OF_THE_FUNCTION = frozenset(
@@ -72,6 +78,7 @@ def tree_attention(
     softcap: float | None = None,
     s_aux: Tensor | None = None,
     sliding_window: int | None = None,
+    kernel: str = FLEX_ATTENTION,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention over one row of P trees, in the form that transformers calls.
@@ -87,6 +94,7 @@ def tree_attention(
         softcap: bound of the scores, if any.
         s_aux: sinks, (heads,): a score of each head that takes its share and gives no value.
         sliding_window: what the layer takes for its window; the mask says it as well.
+        kernel: `FLEX_ATTENTION`, taken where it can, or `PER_BRANCH`.
         kwargs: whatever else a model passes; None is nothing.
 
     Returns:
@@ -104,7 +112,8 @@ def tree_attention(
             f"{mask.window or 'none'}"
         )
     scoring = Scoring(scaling, mask.window, softcap, s_aux)
-    if _flexes(query.device) and not dropout and _flexible(query, value):
+    flexes = kernel == FLEX_ATTENTION and _flexes(query.device)
+    if flexes and not dropout and _flexible(query, value):
         blocks = _block_masks.get(attention_mask)
         if blocks is None:
             blocks = _block_masks[attention_mask] = tree_block_mask(mask, query.device)
@@ -252,22 +261,29 @@ def _cap(bound: float) -> Any:
 # --- in a model
 
 
+def tree_kernels(device: torch.device) -> tuple[str, ...]:
+    """The kernels that trees have on a device, the fastest first."""
+    return (FLEX_ATTENTION, PER_BRANCH) if _flexes(device) else (PER_BRANCH,)
+
+
 @contextlib.contextmanager
-def attends_to_trees(model: PreTrainedModel) -> Iterator[None]:
+def attends_to_trees(model: PreTrainedModel, kernel: str = FLEX_ATTENTION) -> Iterator[None]:
     """Give a model attention over trees, and its own back at the end.
 
     With gradient checkpointing the backward pass must be inside as well: it runs the layers again.
 
     Args:
         model: neither wrapped nor adapted (`shared_prefix.bare_model`).
+        kernel: one of `tree_kernels`.
     """
     own = attention_names(model.config)
     try:
-        model.set_attn_implementation(TREE_ATTENTION)
+        model.set_attn_implementation(_NAMES[kernel])
         yield
     finally:
         model.set_attn_implementation(own)
 
 
-AttentionInterface.register(TREE_ATTENTION, tree_attention)
-AttentionMaskInterface.register(TREE_ATTENTION, make_mask)
+for _kernel, _name in _NAMES.items():
+    AttentionInterface.register(_name, functools.partial(tree_attention, kernel=_kernel))
+    AttentionMaskInterface.register(_name, make_mask)

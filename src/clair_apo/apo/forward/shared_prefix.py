@@ -15,7 +15,7 @@ from accelerate.utils import extract_model_from_parallel
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from clair_apo.apo.forward.attention import attends_to_trees
+from clair_apo.apo.forward.attention import FLEX_ATTENTION, attends_to_trees
 from clair_apo.apo.forward.head import UnknownHeadError, head_input
 from clair_apo.apo.forward.label_logprobs import (
     LabelScores,
@@ -35,7 +35,7 @@ from clair_apo.errors import TrainingError
 
 
 def shared_prefix_forward(
-    model: Any, batch: Mapping[str, Tensor], *, statistics: bool
+    model: Any, batch: Mapping[str, Tensor], *, statistics: bool, kernel: str = FLEX_ATTENTION
 ) -> PairForward:
     """Run a model over a padded batch, as one packed row without the padding.
 
@@ -43,6 +43,7 @@ def shared_prefix_forward(
         model: a causal model that `layout_choice.choose_layout` accepts, wrapped or not.
         batch: `input_ids`, `attention_mask` and `completion_mask`, each (2B, T).
         statistics: whether entropies and likeliest tokens are wanted.
+        kernel: of `attention.tree_kernels`.
 
     Raises:
         TrainingError: the batch has more for the model than tokens.
@@ -63,7 +64,7 @@ def shared_prefix_forward(
         "use_cache": False,
     }
     labelled = _scores_labels(bare, places, row.labels[0, places], statistics)
-    with attends_to_trees(bare), row_of_trees(on_cpu.lengths), labelled:
+    with attends_to_trees(bare, kernel), row_of_trees(on_cpu.lengths), labelled:
         scores = model(**inputs)
     return _of_pairs(scores, row, sequence_tokens(batch))
 
