@@ -1,11 +1,11 @@
 """Every causal kind of model that transformers knows, tiny and random: trees beside its forward.
 
     python benchmarks/families.py                 # all kinds, about ten minutes on two cores
-    python benchmarks/families.py gemma2 gpt_oss  # some of them, printed only
+    python benchmarks/families.py gemma2 gpt_oss  # some of them, into the table that is there
 
 A kind is its configuration with sizes cut down by the names of its fields. Its log-probs of both
 answers of a few pairs, through shared beginnings and from one forward for each sequence, and their
-gradients, are compared in float64. Nothing is fetched. All kinds together write
+gradients, are compared in float64. Nothing is fetched. What is found is written to
 `benchmarks/families.json` and `docs/families.md`.
 """
 
@@ -134,19 +134,18 @@ class OutOfTimeError(Exception):
 
 
 def main() -> None:
-    """Compare all kinds, or those named, and keep the table of all."""
+    """Compare all kinds, or those named, and keep what was found."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("kinds", nargs="*", help="all by default")
     asked = parser.parse_args().kinds
     names = asked or sorted({kind.model_type for kind in MODEL_FOR_CAUSAL_LM_MAPPING})
     warnings.simplefilter("ignore")
     transformers.logging.set_verbosity_error()
-    found = []
+    found = {} if not asked else {kind.name: kind for kind in read()}
     for name in names:
-        found.append(look_at(name))
-        print(*row(found[-1]), sep=" | ", flush=True)
-    if not asked:
-        keep(found)
+        found[name] = look_at(name)
+        print(*row(found[name]), sep=" | ", flush=True)
+    keep([found[name] for name in sorted(found)])
 
 
 def look_at(name: str) -> Kind:
@@ -322,6 +321,11 @@ def row(kind: Kind) -> list[str]:
     cells = ["" if number is None else f"{number:.0e}" for number in numbers]
     reason = kind.reason.replace("|", "/").replace("<", "&lt;")
     return [f"`{kind.name}`", kind.layout, kind.shared, *cells, reason]
+
+
+def read() -> list[Kind]:
+    """What was kept before."""
+    return [Kind(**kind) for kind in json.loads(JSON.read_text())["kinds"]] if JSON.exists() else []
 
 
 def keep(kinds: list[Kind]) -> None:
