@@ -3,9 +3,9 @@
     python scripts/train_unpaired.py --config configs/unpaired/kto.yaml
     python scripts/train_unpaired.py --config configs/unpaired/apo_zero_unpaired.yaml
 
-The YAML holds the keys of TRL's `KTOConfig` and `ModelConfig` beside `dataset_name`, `held_out`
-and `max_pairs`; every key is an option too. Reads the same pairs as `clair-apo train`, and holds
-out the same ones.
+The YAML holds the keys of TRL's `KTOConfig` and `ModelConfig` beside `dataset_name` or `datasets`,
+`held_out` and `max_pairs`; every key is an option too. Reads the same pairs as `clair-apo train`,
+and holds out the same ones.
 """
 
 import sys
@@ -21,7 +21,6 @@ def main() -> None:
         from trl import KTOConfig, KTOTrainer, ModelConfig, get_peft_config
 
         from clair_apo.apo.arguments import PairArguments, parse_into
-        from clair_apo.apo.data import load_split_pairs
         from clair_apo.apo.train import resume_point
         from clair_apo.apo.unpaired import unpaired_rows
         from clair_apo.models import find_model
@@ -29,9 +28,7 @@ def main() -> None:
         kinds = (PairArguments, KTOConfig, ModelConfig)
         script, args, model = parse_into(sys.argv[1:], kinds)
         resume_from = resume_point(args)
-        split = load_split_pairs(
-            script.dataset_name, script.dataset_train_split, script.held_out, script.max_pairs
-        )
+        split = script.load_split()
         args.model_init_kwargs = {
             "revision": model.model_revision,
             "attn_implementation": model.attn_implementation,

@@ -1,6 +1,7 @@
 """Every shipped YAML is read by the program that it is for, says how it is used, and names files
 that are there."""
 
+import dataclasses
 import importlib.util
 import re
 
@@ -71,6 +72,10 @@ def _expected(key, value, found):
 def _plain(value):
     if hasattr(value, "model_dump"):
         return value.model_dump(mode="json")
+    if dataclasses.is_dataclass(value):
+        return dataclasses.asdict(value)
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
     if isinstance(value, dict):
         return {key: _plain(inner) for key, inner in value.items()}
     if isinstance(value, tuple):

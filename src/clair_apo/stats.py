@@ -111,6 +111,38 @@ def paired_interval(
     return mean_interval(differences, confidence, clusters)
 
 
+def paired_bounded_interval(
+    first: Sequence[float],
+    second: Sequence[float],
+    confidence: float = 0.95,
+    clusters: Clusters | None = None,
+) -> Interval:
+    """The mean difference of values from 0 to 1, such as shares, on the same rows.
+
+    It is `paired_interval`'s. Where the rows leave no error, because the
+    difference is the same in all clusters or there is but one, that would say too much: then
+    Wilson's interval gives the share of clusters that may have another difference, from -1 to 1.
+
+    Args:
+        first: the values of one model.
+        second: those of another, in the same order of rows.
+        confidence: coverage of the interval, between 0 and 1; default 0.95.
+        clusters: the cluster of each row; by default rows are independent.
+
+    Raises:
+        ValueError: as `paired_interval` does, and where a value is not between 0 and 1.
+    """
+    _check_bounded([*first, *second])
+    found = paired_interval(first, second, confidence, clusters)
+    assert found.clusters is not None
+    low, high = found.low, found.high
+    if low is None or high is None or not found.standard_error:
+        same, _ = _wilson(1.0, found.clusters, confidence)
+        low = max(-1.0, found.mean * same - (1 - same))
+        high = min(1.0, found.mean * same + (1 - same))
+    return found.model_copy(update={"low": low, "high": high})
+
+
 def proportion_interval(
     values: Sequence[float], confidence: float = 0.95, clusters: Clusters | None = None
 ) -> Interval:
@@ -156,8 +188,7 @@ def bounded_interval(
     Raises:
         ValueError: as `mean_interval` does, and where a value is not between 0 and 1.
     """
-    if not all(0 <= value <= 1 for value in values):
-        raise ValueError("a value is not between 0 and 1")
+    _check_bounded(values)
     found = mean_interval(values, confidence, clusters)
     assert found.clusters is not None
     low, high = found.low, found.high
@@ -349,6 +380,11 @@ def _checked(
         raise ValueError(f"{len(numbers)} values have {len(clusters)} clusters; give one for each")
     order: dict[Hashable, int] = {}
     return numbers, np.asarray([order.setdefault(one, len(order)) for one in clusters])
+
+
+def _check_bounded(values: Sequence[float]) -> None:
+    if not all(0 <= value <= 1 for value in values):
+        raise ValueError("a value is not between 0 and 1")
 
 
 def _standard_error(values: np.ndarray[Any, Any], groups: np.ndarray[Any, Any]) -> float | None:

@@ -62,6 +62,34 @@ def test_length_normalize_is_refused_beside_what_trl_computes_itself(options, na
         APOConfig(str(tmp_path), length_normalize=True, **options)
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"loss_type": "apo_zero"}, "multiply apo_zero's gradient by 0.8 and do nothing else"),
+        ({"loss_type": ["apo_zero", "sigmoid"]}, "apo_zero's gradient"),
+        ({"loss_type": "sft"}, "does nothing to sft"),
+        ({"loss_type": "sigmoid", "ld_alpha": 0.5}, "not beside ld_alpha 0.5"),
+        ({"loss_type": "ipo"}, "not beside loss_type ipo"),
+        ({"loss_type": "sigmoid", "label_smoothing": 0.5}, "from 0 to below 0.5, got 0.5"),
+        ({"loss_type": "sigmoid", "label_smoothing": -0.1}, "from 0 to below 0.5, got -0.1"),
+    ],
+)
+def test_label_smoothing_is_refused_where_it_would_do_nothing_of_its_own(options, said, tmp_path):
+    with pytest.raises(ConfigError, match=said):
+        APOConfig(str(tmp_path), **({"label_smoothing": 0.1} | options))
+
+
+@pytest.mark.parametrize("loss", ["robust", "exo_pair", "aot"])
+def test_label_smoothing_of_trls_own_losses_is_left_to_trl(loss, tmp_path):
+    assert APOConfig(str(tmp_path), loss_type=loss, label_smoothing=0.5).label_smoothing == 0.5
+
+
+def test_label_smoothing_of_a_plain_config_is_checked_where_the_trainer_is_made(apo_trainer):
+    given = {"loss_type": ["apo_zero"], "label_smoothing": 0.1, "use_cpu": True, "bf16": False}
+    with pytest.raises(ConfigError, match="multiply apo_zero's gradient"):
+        apo_trainer(args=DPOConfig("out", **given))
+
+
 def test_on_alarm_is_one_of_two_words(tmp_path):
     with pytest.raises(ConfigError, match="on_alarm must be warn or stop, got 'die'"):
         APOConfig(str(tmp_path), on_alarm="die")

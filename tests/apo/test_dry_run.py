@@ -6,6 +6,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from clair_apo.apo.arguments import parse_arguments
+from clair_apo.apo.dry_run import rows as dry_rows
 from clair_apo.apo.dry_run.estimate import UTILISATION, estimate
 from clair_apo.apo.dry_run.run import preview
 from clair_apo.apo.dry_run.text import dry_run_text
@@ -249,7 +250,7 @@ def test_steps_and_operations_follow_epochs_and_batches(run):
 def test_the_operations_are_two_for_each_weight_and_token_that_meet(run, model):
     setup = parse_arguments(run(held_out=0.0, num_train_epochs=1))
     lengths = preview(setup).lengths
-    found = estimate(model, lengths, setup.args, padded=False, rate=1.0)
+    found = estimate(model, lengths, setup.args, padded=False, rate=1.0, limit=4096)
     body = sum(
         w.numel() for n, w in model.named_parameters() if "embed" not in n and "head" not in n
     )
@@ -258,6 +259,7 @@ def test_the_operations_are_two_for_each_weight_and_token_that_meet(run, model):
     attention = 2 * 2 * hidden * (lengths.separate_tokens / 48) * lengths.tree_tokens
     forward = 2 * body * lengths.tree_tokens + 2 * hidden * vocabulary * answers + attention
     assert found.operations == pytest.approx(4 * forward)
+    assert found.of_position == pytest.approx(3 * forward / lengths.tree_tokens)
 
 
 def test_the_text_cuts_a_long_list_of_pairs(run):
@@ -281,3 +283,61 @@ def test_watched_answers_are_announced_where_pairs_are_held_out(run, options, sa
     lines = [part for part in dry_run_text(found).renderables if isinstance(part, str)]
     announced = [line for line in lines if line.startswith("watched answers: ")]
     assert [said in line for line in announced] == ([True] if said else [])
+
+
+# --- rows
+
+
+@pytest.mark.parametrize("layout", ["padded", "shared_prefix"])
+def test_its_rows_are_those_of_training(run, layout):
+    from clair_apo.apo.train import load_split, make_trainer
+
+    options = {"pair_layout": layout, "max_tokens_per_batch": 60, "held_out": 0.0}
+    setup = parse_arguments(run(**options))
+    plan = preview(setup).rows
+    trainer = make_trainer(setup, load_split(setup))
+    batches = [
+        trainer.batches.collate([trainer.train_dataset[i] for i in range(first, first + 4)])
+        for first in range(0, 24, 4)
+    ]
+    rows = [trainer.rows.rows(batch).own for batch in batches]
+    assert plan.batches == len(batches)
+    assert plan.rows == sum(map(len, rows)) > len(batches)
+    seen = [trainer.rows.forward(trainer.model, batch) for batch in batches]
+    assert plan.positions == sum(int(found.positions.sum()) for found in seen)
+    tokens = sum(int(found.sequence_tokens.sum()) for found in seen)
+    assert plan.padding == pytest.approx(
+        0 if layout == "shared_prefix" else 1 - tokens / plan.positions
+    )
+    assert plan.largest <= 60
+
+
+def test_sorted_rows_have_less_padding_and_it_says_so(run, capsys):
+    options = {"pair_layout": "padded", "per_device_train_batch_size": 12}
+    arguments = run(**options, max_tokens_per_batch=120)
+    plan = preview(parse_arguments(arguments)).rows
+    assert 0 < plan.padding < plan.unsorted_padding
+    text = " ".join(printed(run(**options, max_tokens_per_batch=120), capsys).split())
+    assert f"rows: {plan.rows} in {plan.batches} batches of an epoch of at most 120 tokens" in text
+    assert f"{plan.padding:.0%} padding, {plan.unsorted_padding:.0%} if they were not" in text
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"pair_layout": "padded"}, {"use_peft": True, "gradient_checkpointing": True}]
+)
+def test_one_row_is_really_run(run, options, capsys):
+    found = preview(parse_arguments(run(**options)))
+    assert found.measured.seconds > 0
+    assert found.measured.positions <= found.rows.largest
+    assert "time, measured: one row of " in printed(run(**options), capsys)
+
+
+def test_a_row_that_would_take_too_long_or_too_much_memory_is_not_run(run, monkeypatch, capsys):
+    monkeypatch.setattr(dry_rows, "MOST_SECONDS", 0.0)
+    found = preview(parse_arguments(run())).measured
+    assert found.seconds is None
+    assert found.why_not.startswith("it would take about ")
+    monkeypatch.setattr(dry_rows, "MOST_SECONDS", 20.0)
+    monkeypatch.setattr(dry_rows, "free_memory", lambda device: 100_000)
+    assert "GB are free here" in preview(parse_arguments(run())).measured.why_not
+    assert "was not run: it takes about" in printed(run(), capsys)

@@ -60,18 +60,25 @@ def test_help_names_the_options_beside_those_of_the_config():
 
 
 @pytest.mark.real
-def test_two_processes_train_what_one_trains_with_twice_the_batch(write_config):
+@pytest.mark.parametrize("pairs, weights", [(8, None), (7, [0.25, 2, 0, 1, 3, 0.5, 1.5])])
+def test_two_processes_train_what_one_trains_with_twice_the_batch(write_config, pairs, weights):
     """One command and no script: the losses are equal, and each line is printed once."""
-    options = {"held_out": 0.0}
-    one = write_config("one", 8, per_device_train_batch_size=4, **options)
-    two = write_config("two", 8, per_device_train_batch_size=2, **options)
+    options = {"held_out": 0.0, "loss_type": ["apo_zero", "sft"]}
+    one = write_config("one", pairs, per_device_train_batch_size=4, **options)
+    two = write_config("two", pairs, per_device_train_batch_size=2, **options)
+    data = one.with_name("pairs.jsonl")
+    rows = [json.loads(line) for line in data.read_text().splitlines()]
+    for row, weight in zip(rows, weights or [None] * pairs, strict=True):
+        row["weight"] = weight
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     done = [
         finished([*TRAIN, "--config", str(one)]),
         finished([*TRAIN, "--config", str(two), "--num_processes", "2"]),
     ]
     for run in done:
         assert run.returncode == 0, run.stderr
-        assert run.stdout.count("trained on 8 pairs in 4 steps") == 1
+        assert run.stdout.count(f"trained on {pairs} pairs in 4 steps") == 1
+        assert run.stderr.count("weighted by their column weight: 0 to 3") == bool(weights)
     logs = [_losses(path.with_suffix("")) for path in (one, two)]
     assert logs[0] == pytest.approx(logs[1], rel=1e-4) and len(logs[0]) == 4
 

@@ -69,6 +69,7 @@ def outcomes() -> PairOutcomes:
         ref_rejected_first_difference_logps=torch.tensor([-1.0, -1.0, -1.0]),
         chosen_hardest_logps=torch.tensor([-9.0, -5.0, torch.nan]),
         followed_shares=torch.tensor([1.0, 0.5, torch.nan]),
+        weights=torch.tensor([1.0, 3.0, 0.0]),
     )
 
 
@@ -217,10 +218,14 @@ def test_outcomes_are_those_of_each_answers_own_tokens(length_normalize):
     assert found.followed_shares.tolist() == pytest.approx([0, 2 / 5])
 
 
-def test_the_mean_loss_adds_the_sft_term_over_all_tokens():
+def test_the_mean_loss_adds_the_sft_term_over_all_tokens_by_the_weights_of_their_pairs():
     objective = Objective((("apo_zero", 1.0), ("sft", 0.5)), beta=0.1)
+    alike = outcomes()._replace(weights=torch.ones(3))
     expected = (1.0 + 0.5 + 0.0) / 3 + 0.5 * (10 + 20 + 30) / (1 + 2 + 3)
-    assert mean_loss(outcomes(), objective) == pytest.approx(expected)
+    assert mean_loss(alike, objective) == pytest.approx(expected)
+    weighted = (1.0 + 3 * 0.5) / 4 + 0.5 * (10 + 3 * 20) / (1 + 3 * 2)
+    assert mean_loss(outcomes(), objective) == pytest.approx(weighted)
+    assert pair_metrics(alike, objective) == pair_metrics(outcomes(), objective)
 
 
 def test_intervals_carry_their_n_and_the_margin_is_paired():

@@ -210,8 +210,8 @@ def _halves(*columns):
     return zip(*(column.split(3) for column in columns), strict=True)
 
 
-def mixed(*weights, beta=0.1, length_normalize=False) -> Objective:
-    return Objective(weights, beta=beta, length_normalize=length_normalize)
+def mixed(*weights, beta=0.1, **options) -> Objective:
+    return Objective(weights, beta=beta, **options)
 
 
 def losses_of(objective, chosen, rejected, tokens):
@@ -279,3 +279,57 @@ def test_a_mix_counts_the_terms_of_all_its_objectives_and_sft_has_none():
     assert mixed(("apo_zero", 1.0), ("sft", 1.0)).saturation(far, near) == 1 / 2
     assert mixed(("apo_zero", 1.0), ("sigmoid", 1.0)).saturation(far, near) == pytest.approx(2 / 3)
     assert mixed(("sft", 1.0)).saturation(far, near) == 0
+
+
+SMOOTHED = {
+    "apo_zero": lambda w, v, e: (1 - e) * (1 - s(w) + s(v)) + e * (1 - s(v) + s(w)),
+    "apo_down": lambda w, v, e: (1 - e) * (s(w) + 1 - s(w - v)) + e * (s(v) + 1 - s(v - w)),
+    "sigmoid": lambda w, v, e: -(1 - e) * math.log(s(w - v)) - e * math.log(s(v - w)),
+}
+
+
+@pytest.mark.parametrize("name", PAIR_OBJECTIVES)
+def test_label_smoothing_mixes_in_the_loss_of_the_pair_with_its_sides_swapped(name):
+    chosen, rejected = logratio_grid()
+    smoothed = mixed((name, 2.0), label_smoothing=0.2)
+    expected = [
+        2 * SMOOTHED[name](0.1 * w, 0.1 * v, 0.2)
+        for w, v in zip(chosen.tolist(), rejected.tolist(), strict=True)
+    ]
+    found = smoothed.anchored(chosen, rejected)
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64))
+    zero = torch.zeros(1, dtype=torch.float64)
+    assert smoothed.anchored(zero, zero).item() == pytest.approx(smoothed.at_zero)
+
+
+def test_smoothed_dpo_has_its_lowest_loss_at_the_margin_that_the_chance_says():
+    lowest = torch.tensor([math.log(0.8 / 0.2) / 0.1], dtype=torch.float64, requires_grad=True)
+    smoothed = mixed(("sigmoid", 1.0), label_smoothing=0.2)
+    for offset, sign in ((-1.0, -1), (0.0, 0), (1.0, 1)):
+        loss = smoothed.anchored(lowest + offset, torch.zeros_like(lowest)).sum()
+        (gradient,) = torch.autograd.grad(loss, lowest)
+        assert torch.where(gradient.abs() < 1e-12, 0, gradient).sign().item() == sign
+
+
+def test_smoothed_apo_zero_is_apo_zero_with_a_smaller_gradient_and_nothing_else():
+    chosen, rejected = logratio_grid()
+    smoothed = mixed(("apo_zero", 1.0), label_smoothing=0.2).anchored(chosen, rejected)
+    torch.testing.assert_close(smoothed, 0.6 * apo_zero_loss(chosen, rejected, beta=0.1) + 0.4)
+
+
+def test_label_smoothing_leaves_the_sft_term_alone():
+    logps, tokens = torch.tensor([-6.0, -20.0]), torch.tensor([3.0, 5.0])
+    plain, smoothed = (mixed(("sft", 0.3), label_smoothing=e) for e in (0.0, 0.2))
+    assert torch.equal(
+        plain.sft(logps, tokens, tokens.mean()), smoothed.sft(logps, tokens, tokens.mean())
+    )
+
+
+def test_saturation_counts_both_labellings_by_their_chances():
+    far, near = torch.tensor([9.0]), torch.tensor([0.0])
+    smoothed = mixed(("sigmoid", 1.0), label_smoothing=0.2)
+    assert smoothed.saturation(far, near) == pytest.approx(0.8), "swapped it still pulls"
+    assert smoothed.saturation(near, far) == pytest.approx(0.2)
+    assert mixed(("apo_down", 1.0), label_smoothing=0.2).saturation(far, near) == pytest.approx(
+        0.8 * 1 + 0.2 * 1 / 2
+    )

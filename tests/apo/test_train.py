@@ -88,6 +88,10 @@ def test_the_manifest_holds_objective_digests_truncation_anchors_and_alarms(run,
     assert stage["why"][0].startswith("apo_zero raises the chosen answers")
     assert stage["model"] == "tiny"
     assert stage["pair_layout"] == "shared_prefix"
+    (compared,) = stage["layout"]["compared"]
+    assert (compared["way"], compared["fault"]) == ("attention_per_branch", None)
+    assert 0 < compared["difference"] < compared["allowed"] == 1e-3
+    assert 0 < compared["gradient_difference"] < compared["gradient_allowed"] == 1e-3
     assert re.fullmatch("[0-9a-f]{32}", stage["reference_digest"])
     template = AutoTokenizer.from_pretrained(tiny_folder).chat_template
     assert stage["template_digest"] == digest(template)
@@ -99,6 +103,8 @@ def test_the_manifest_holds_objective_digests_truncation_anchors_and_alarms(run,
     assert stage["anchors"]["rewards/chosen"] == trained["rewards/chosen"]
     assert stage["held_out_anchors"]["kl/chosen_k3"] == evaluated["eval_kl/chosen_k3"]
     assert stage["alarms"] == []
+    state = json.loads((out / "trainer_state.json").read_text())
+    assert state["stateful_callbacks"]["clair_apo.run"]["layout"] == stage["layout"]
     card = (out / "README.md").read_text()
     for said in (
         "| Objective | apo_zero + 0.1 sft |",
@@ -107,6 +113,8 @@ def test_the_manifest_holds_objective_digests_truncation_anchors_and_alarms(run,
         f"| Truncated | {stage['lengths']['truncated_chosen']} chosen and ",
         f"| `rewards/chosen` | {trained['rewards/chosen']:.3f} | ",
         "## Alarms\n\nNone.",
+        f"| Pair layout | shared_prefix through attention per branch; log-probs of "
+        f"{compared['tokens']} answer tokens within {compared['difference']:.2g} nats",
     ):
         assert said in card
 

@@ -4,10 +4,12 @@ import pytest
 import torch
 from datasets import Dataset, DatasetDict, IterableDataset
 from peft import LoraConfig, get_peft_model
-from transformers import TrainerCallback
+from torch.nn.functional import logsigmoid
+from transformers import MixtralConfig, MixtralForCausalLM, TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
 from clair_apo.apo.trainer import APOTrainer
+from clair_apo.errors import ConfigError
 from tests.helpers.tiny_apo import make_model, make_rows, make_trainer
 
 # Two ways through the same arithmetic; measured difference 2e-7 on losses near 1.
@@ -90,6 +92,39 @@ def test_length_normalised_dpo_is_what_trl_calls_sigmoid_norm(config, tokenizer,
     found = ours.compute_loss(ours.model, a_batch(ours))
     assert abs(found - expected) < SAME * expected
     assert abs(expected - math.log(2)) > 0.01, "the policy differs from its reference"
+
+
+def test_label_smoothing_reaches_the_loss_of_a_run(apo_trainer):
+    trainer = apo_trainer(
+        moved(make_model()),
+        ref_model=make_model(),
+        eval_dataset=Dataset.from_list(make_rows(4)),
+        loss_type="sigmoid",
+        beta=1.0,
+        label_smoothing=0.2,
+    )
+    loss = trainer.evaluate()["eval_loss"]
+    margins = torch.tensor(trainer.evaluation_rewards.margins)
+    clean, swapped = -logsigmoid(margins), -logsigmoid(-margins)
+    assert loss == pytest.approx((0.8 * clean + 0.2 * swapped).mean().item(), abs=1e-5)
+    assert loss != pytest.approx(clean.mean().item(), abs=1e-2)
+
+
+def test_label_smoothing_is_refused_where_the_loss_is_trls_because_of_the_model(apo_trainer):
+    experts = MixtralForCausalLM(
+        MixtralConfig(
+            vocab_size=86,
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            num_local_experts=2,
+            pad_token_id=0,
+        )
+    )
+    with pytest.raises(ConfigError, match=r"label_smoothing 0.1 would be ignored: .* auxiliary"):
+        apo_trainer(experts, loss_type="sigmoid", label_smoothing=0.1)
 
 
 def test_other_losses_and_options_take_trls_own_way(config, tokenizer, pairs):

@@ -1,5 +1,7 @@
 """An evaluation as a whole: figures, differences, files, resuming, money, and what is refused."""
 
+import json
+
 import pytest
 import yaml
 
@@ -234,6 +236,30 @@ def test_bad_input_is_refused_in_one_line(tmp_path, what, monkeypatch):
     with pytest.raises(error, match=words) as caught:
         evaluate(evaluation_config(tmp_path, **changes(tmp_path)), chats=chats)
     assert "\n" not in str(caught.value)
+
+
+def test_a_judge_that_answers_in_prose_ends_it_when_all_is_written(tmp_path):
+    suites = [
+        {"suite": "win_rate", "judge": {"model": "judge", "base_url": SERVER}},
+        {"suite": "health"},
+    ]
+    chats = {**models(), "judge": Ruled(["Both are lovely, thank you."])}
+    with pytest.raises(ConfigError, match=r"suites\.win_rate: the judge gave no verdict that can"):
+        evaluate(evaluation_config(tmp_path, suites=suites), chats=chats)
+    found = results_of(tmp_path)["suites"]
+    assert "unavailable" in found["win_rate"]["trained"]["win_rate"]
+    assert found["health"]["trained"]["ended"]["mean"] == 1
+
+
+def test_preferences_that_are_all_missing_end_it_when_all_is_written(tmp_path):
+    keys = ("instruction", "output_1", "output_2", "generator_2")
+    rows = [{**dict.fromkeys(keys, f"text {n}"), "preference": float("nan")} for n in range(3)]
+    (tmp_path / "annotations.json").write_text(json.dumps(rows))
+    given = {"given": {"recorded": [str(tmp_path / "annotations.json")]}}
+    config = {"models": given, "suites": [{"suite": "alpaca_eval"}]}
+    with pytest.raises(ConfigError, match=r"alpaca_eval: none of 3 comparisons has a preference"):
+        evaluate(evaluation_config(tmp_path, **config))
+    assert results_of(tmp_path)["suites"]["alpaca_eval"]["counts"]["given"]["rows"] == 3
 
 
 def test_a_recording_that_one_of_two_suites_reads_is_left_out_of_the_other(tmp_path):

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import yaml
-from trl.scripts.utils import TrlParser
+from trl.scripts.utils import DatasetConfig, TrlParser
 from trl.trainer.model_config import ModelConfig
 
 from clair_apo.advice.advise import read_advice
 from clair_apo.advice.decide import LOSS_TYPE
 from clair_apo.apo.config import AUTO, APOConfig
+from clair_apo.apo.data import PairSplit, load_mixture, load_split_pairs
 from clair_apo.config import option_names, read_yaml, split_config_option, unknown_key
 from clair_apo.errors import ClairApoError, ConfigError
 
@@ -32,8 +33,11 @@ _NOT_AGAIN = {
 class PairArguments:
     """Which pairs are trained on, and which are held out."""
 
-    dataset_name: str
+    dataset_name: str | None = None
     """A JSONL or Parquet file of pairs, a folder of `datasets`, or a hub name."""
+    datasets: list[DatasetConfig] = dataclasses.field(default_factory=list)
+    """Several data sets in place of `dataset_name`, in TRL's form: a list of `path`, `split`
+    (`train`) and `fraction`, the share of the mixture (all of every data set by default)."""
     dataset_train_split: str = "train"
     """The split to read, where the data has several."""
     held_out: float = 0.1
@@ -48,10 +52,52 @@ class PairArguments:
         Raises:
             ConfigError: names the key and the value got.
         """
+        if self.dataset_name and self.datasets:
+            raise ConfigError("give dataset_name (one data set) or datasets (a mixture), not both")
+        if not self.dataset_name and not self.datasets:
+            raise ConfigError("dataset_name is missing: a file of pairs, a folder or a hub name")
+        self.datasets = [_part(part) for part in self.datasets]
         if not 0 <= self.held_out < 1:
             raise ConfigError(f"held_out must be from 0 to below 1, got {self.held_out}")
         if self.max_pairs is not None and self.max_pairs < 1:
             raise ConfigError(f"max_pairs must be at least 1, got {self.max_pairs}")
+
+    def load_split(self) -> PairSplit:
+        """Load the pairs, and hold some out.
+
+        Raises:
+            ClairApoError: no pairs there, a row that is none, or a mixture that cannot be.
+        """
+        if self.dataset_name:
+            split, out = self.dataset_train_split, self.held_out
+            return load_split_pairs(self.dataset_name, split, out, self.max_pairs)
+        return load_mixture(self.datasets, self.held_out, self.max_pairs)
+
+    @property
+    def data_name(self) -> str:
+        """What is trained on, as it was named."""
+        return self.dataset_name or ", ".join(part.path for part in self.datasets)
+
+    @property
+    def data_short_name(self) -> str:
+        """The same without folders."""
+        names = [self.dataset_name] if self.dataset_name else [part.path for part in self.datasets]
+        return " + ".join(Path(name).name for name in names)
+
+
+def _part(given: Any) -> DatasetConfig:
+    """One data set of a mixture, as a YAML or the command line writes it."""
+    if isinstance(given, DatasetConfig):
+        return given
+    if isinstance(given, str):
+        return DatasetConfig(given)
+    if not isinstance(given, dict) or "path" not in given:
+        raise ConfigError(f"datasets: expected a path, split and fraction in each, got {given!r}")
+    known = {each.name for each in dataclasses.fields(DatasetConfig)}
+    for key in given:
+        if key not in known:
+            raise ConfigError(f"datasets, {given['path']}: {unknown_key(key, known)}")
+    return DatasetConfig(**given)
 
 
 @dataclass
@@ -148,10 +194,16 @@ def resolved_yaml(setup: TrainingSetup) -> str:
         for field in dataclasses.fields(part):
             value = getattr(part, field.name)
             value = value.value if isinstance(value, Enum) else value
+            if field.name == "datasets":
+                value = [_written(part) for part in value]
             plain = value is None or isinstance(value, str | int | float | list | dict)
             if field.init and plain and field.name not in _NOT_AGAIN and value != _default(field):
                 values[field.name] = value
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def _written(part: DatasetConfig) -> dict[str, Any]:
+    return {k: v for k, v in dataclasses.asdict(part).items() if v is not None}
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:

@@ -7,8 +7,10 @@ initial policy, step 0 finds rewards of 0 and the objective's own value.
 import contextlib
 import json
 import logging
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import torch
@@ -18,7 +20,7 @@ from peft import PeftModel
 from torch import Tensor
 from trl.trainer.dpo_config import DPOConfig
 
-from clair_apo.apo.forward.batching import ROW, WEIGHTS, PairBatches, rows_of
+from clair_apo.apo.forward.batching import ROW, WEIGHT, WEIGHTS, PairBatches, rows_of
 from clair_apo.apo.forward.host import Host
 from clair_apo.apo.forward.noise import (
     in_eval_mode,
@@ -83,6 +85,26 @@ def check_answers(row: Mapping[str, Any], where: str) -> None:
         )
         if not any(isinstance(text, list) or (text or "").strip() for text in turns):
             raise TrainingError(f"{where}: {side!r} is empty; take the pair out, or fill it in")
+
+
+def check_weight(row: Mapping[str, Any], where: str) -> None:
+    """Refuse a pair whose `weight` is no number from 0 up.
+
+    Args:
+        row: with or without the column.
+        where: which pair it is, for the message.
+
+    Raises:
+        TrainingError: names the pair.
+    """
+    if WEIGHT not in row:
+        return
+    weight = row[WEIGHT]
+    if not isinstance(weight, Real) or not 0 <= float(weight) < math.inf:
+        raise TrainingError(
+            f"{where}: {WEIGHT!r} must be a number, 0 or above, got {weight!r}; mend it, or take "
+            "the column out for pairs that all weigh the same"
+        )
 
 
 def check_adapter(model: Any, has_reference: bool) -> None:
@@ -213,11 +235,13 @@ def checked_pairs(
     if isinstance(dataset, Dataset):
         for index, row in enumerate(_text_columns(dataset)):
             check_answers(row, f"{name} pair {row.get('id', index)}")
+            check_weight(row, f"{name} pair {row.get('id', index)}")
     with _without_max_length(args):  # TRL drops rows that max_length would empty
         prepared = tokenize_pairs(dataset, processing_class, args, name)
 
     def check(row: dict[str, Any], index: int) -> dict[str, Any]:
         where = f"{name} pair {row.get('id', index)}"
+        check_weight(row, where)
         check_tokens(row, where, left_out=left_out(processing_class, row), args=args)
         return {ROW: index}
 
@@ -227,6 +251,8 @@ def checked_pairs(
     bar = tqdm(prepared, desc=f"checking {name} pairs", leave=False, disable=quiet)
     for index, row in enumerate(bar):
         check(row, index)
+    if WEIGHT in prepared.column_names and not any(prepared[WEIGHT]):
+        raise TrainingError(f"{name}: every pair has {WEIGHT} 0, so there is nothing to train on")
     if ROW in prepared.column_names:  # numbered before, maybe as part of more
         prepared = prepared.remove_columns(ROW)
     numbered: Dataset = prepared.add_column(ROW, range(len(prepared)))
@@ -241,10 +267,10 @@ def _as_python(dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
 
 
 def _text_columns(dataset: Any) -> Any:
-    """The columns of a pair that are text, in every row."""
+    """The columns of a pair that are text, and its weight, in every row."""
     if dataset.format["type"] == "custom":
         return dataset
-    wanted = ("id", "chosen", "rejected")
+    wanted = ("id", "chosen", "rejected", WEIGHT)
     return dataset.select_columns([c for c in wanted if c in dataset.column_names])
 
 

@@ -2,12 +2,13 @@
 
 A margin can grow while both answers fall; these figures show which side moved. All of them are
 computed from one table with a row for every pair, so no figure depends on how pairs were batched
-or spread over processes. `OutcomeLog` keeps that table between two logs.
+or spread over processes. `OutcomeLog` keeps that table between two logs. Weights of the data enter
+the loss alone: every other figure counts each pair once.
 
 B is the number of pairs.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple, Self
 
 import torch
@@ -15,7 +16,7 @@ from pydantic import model_validator
 from torch import Tensor
 from transformers import TrainerCallback
 
-from clair_apo.apo.forward.batching import fills_a_stream, given_by_stream
+from clair_apo.apo.forward.batching import fills_a_stream, given_by_stream, weighted_mean
 from clair_apo.apo.forward.logps import PairForward, ReferenceTokens, TokenLogps
 from clair_apo.apo.objectives import Objective
 from clair_apo.apo.trl_compat import active_loader
@@ -71,6 +72,8 @@ class PairOutcomes(NamedTuple):
     ref_rejected_first_difference_logps: Tensor
     chosen_hardest_logps: Tensor
     followed_shares: Tensor
+    weights: Tensor
+    """Of each pair in the loss, as the data gives them; 1 where it gives none."""
 
     @property
     def work(self) -> Work:
@@ -114,6 +117,7 @@ def pair_outcomes(
     objective: Objective,
     rows: Tensor,
     ends: AnswerEnds | None = None,
+    weights: Tensor | None = None,
 ) -> PairOutcomes:
     """What one forward says about its pairs.
 
@@ -123,6 +127,7 @@ def pair_outcomes(
         objective: gives rewards and losses.
         rows: each pair's place in the data set, (B,); -1 where it is not known.
         ends: of their answers; None where they are not known, as of truncated answers.
+        weights: of each pair in the loss, (B,); None where the data gives none.
     """
     policy_logps = forward.logps
     ref_chosen_logps, ref_rejected_logps = reference.chosen.sums(), reference.rejected.sums()
@@ -156,6 +161,7 @@ def pair_outcomes(
         sequence_tokens=forward.sequence_tokens,
         positions=forward.positions,
         **figures._asdict(),
+        weights=torch.ones_like(policy_logps.chosen) if weights is None else weights,
     )
 
 
@@ -283,11 +289,33 @@ def _single_token_metrics(outcomes: PairOutcomes) -> dict[str, float]:
     return {name: _mean(values) for name, values in there.items() if len(values)}
 
 
+def source_metrics(outcomes: PairOutcomes, sources: Sequence[str]) -> dict[str, float]:
+    """Number of pairs, rewards and accuracy of each data set of a mixture.
+
+    Args:
+        outcomes: of at least one pair.
+        sources: the name of each pair's data set, as many.
+    """
+    found: dict[str, float] = {}
+    for name in sorted(set(sources)):
+        of_it = torch.tensor([source == name for source in sources])
+        chosen, rejected = outcomes.chosen_rewards[of_it], outcomes.rejected_rewards[of_it]
+        found |= {
+            f"pairs/{name}": float(of_it.sum()),
+            f"rewards/chosen/{name}": _mean(chosen),
+            f"rewards/rejected/{name}": _mean(rejected),
+            f"rewards/margins/{name}": _mean(chosen - rejected),
+            f"rewards/accuracies/{name}": _mean(chosen > rejected),
+        }
+    return found
+
+
 def mean_loss(outcomes: PairOutcomes, objective: Objective) -> float:
-    """The loss over all pairs at once, the sft term's normaliser included."""
-    tokens = outcomes.chosen_tokens.double()
-    sft = objective.sft(outcomes.chosen_logps.double(), tokens, tokens.mean())
-    return _mean(outcomes.losses) + _mean(sft)
+    """The loss over all pairs at once, by their weights, the sft term's normaliser included."""
+    tokens, weights = outcomes.chosen_tokens.double(), outcomes.weights.double()
+    per_chosen = weighted_mean(tokens, weights)
+    sft = objective.sft(outcomes.chosen_logps.double(), tokens, per_chosen)
+    return weighted_mean(outcomes.losses.double() + sft, weights).item()
 
 
 def _mean(values: Tensor) -> float:

@@ -13,7 +13,7 @@ the weighted sum of them that one run trains on.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
@@ -202,6 +202,9 @@ class Objective:
     beta: float
     length_normalize: bool = False
     """Divide each log-ratio, and each term of sft, by the tokens of its answer."""
+    label_smoothing: float = 0.0
+    """The chance that a pair's sides are swapped, from 0 to below 1/2: each paired loss L(w, l) is
+    replaced by (1 - chance) * L(w, l) + chance * L(l, w). The sft term stays as it is."""
 
     @property
     def _paired(self) -> list[tuple[PairObjective, float]]:
@@ -240,10 +243,9 @@ class Objective:
             rejected_logratios: the same of the rejected answers, (B,).
         """
         losses = torch.zeros_like(chosen_logratios)
-        for objective, weight in self._paired:
-            losses = losses + weight * objective.loss(
-                chosen_logratios, rejected_logratios, beta=self.beta
-            )
+        for share, chosen, rejected in self._labellings(chosen_logratios, rejected_logratios):
+            for objective, weight in self._paired:
+                losses = losses + share * weight * objective.loss(chosen, rejected, beta=self.beta)
         return losses
 
     def sft(self, chosen_logps: Tensor, chosen_tokens: Tensor, tokens_per_chosen: Tensor) -> Tensor:
@@ -262,11 +264,23 @@ class Objective:
     def saturation(self, chosen_rewards: Tensor, rejected_rewards: Tensor) -> float:
         """The share of terms, over all pairs and objectives, with a gradient near zero.
 
-        0 where there is nothing but the sft term, which never saturates.
+        0 where there is nothing but the sft term, which never saturates. With label smoothing, the
+        terms of both labellings count, each as much as its chance.
 
         Args:
             chosen_rewards: rewards of the chosen answers, (B,).
             rejected_rewards: rewards of the rejected answers, (B,).
         """
-        terms = [o.saturated(chosen_rewards, rejected_rewards) for o, _ in self._paired]
-        return torch.cat(terms).double().mean().item() if terms else 0.0
+        share_saturated = 0.0
+        for share, chosen, rejected in self._labellings(chosen_rewards, rejected_rewards):
+            terms = [objective.saturated(chosen, rejected) for objective, _ in self._paired]
+            share_saturated += share * torch.cat(terms).double().mean().item() if terms else 0.0
+        return share_saturated
+
+    def _labellings(
+        self, chosen: Tensor, rejected: Tensor
+    ) -> Iterator[tuple[float, Tensor, Tensor]]:
+        """The sides as labelled and, with label smoothing, swapped; each with its chance."""
+        yield 1 - self.label_smoothing, chosen, rejected
+        if self.label_smoothing:
+            yield self.label_smoothing, rejected, chosen

@@ -18,6 +18,7 @@ from peft import PeftModel
 from pydantic import ValidationError
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from clair_apo.apo.forward.layout import LayoutProof
 from clair_apo.errors import TrainingError
 from clair_apo.records import Record
 
@@ -153,6 +154,9 @@ class RunRecord(Record):
     """The step from which this is known: above 0 for a checkpoint of an earlier version."""
     changes: tuple[Change, ...] = ()
     learning_rates: LearningRates | None = None
+    layout: LayoutProof | None = None
+    """How pairs went through the models since training began or was resumed last, and what proved
+    it; None in records of an earlier version."""
 
 
 def record_of(state: Any) -> RunRecord | None:
@@ -227,13 +231,18 @@ class RunRecorder(TrainerCallback):
     Args:
         describe: says in words which pairs are trained on.
         tokens_digest: gives their digest; None for a stream.
+        layout: gives what is known of their layout.
     """
 
     def __init__(
-        self, describe: Callable[[], str], tokens_digest: Callable[[], str | None]
+        self,
+        describe: Callable[[], str],
+        tokens_digest: Callable[[], str | None],
+        layout: Callable[[], LayoutProof],
     ) -> None:
         self._describe = describe
         self._tokens_digest = tokens_digest
+        self._layout = layout
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -270,7 +279,8 @@ class RunRecorder(TrainerCallback):
             Change(step=state.global_step, setting=name, before=before, now=after)
             for name, before, after in _differences(latest, settings)
         ]
-        self._keep(state, record.model_copy(update={"changes": (*record.changes, *changes)}))
+        known = {"changes": (*record.changes, *changes), "layout": self._layout()}
+        self._keep(state, record.model_copy(update=known))
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

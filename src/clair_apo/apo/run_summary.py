@@ -9,6 +9,8 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from clair_apo.apo.alarms import Alarm, AlarmCallback
 from clair_apo.apo.config import BASE, INITIAL
+from clair_apo.apo.forward.batching import is_weighted
+from clair_apo.apo.forward.layout import LayoutProof, PairLayout
 from clair_apo.apo.forward.shared_prefix import model_name, short_name
 from clair_apo.apo.lengths import PairLengths, pair_lengths
 from clair_apo.apo.metrics import PairRewards
@@ -56,6 +58,7 @@ class Run(Protocol):
     starts_at_reference: bool
     reference_cache: ReferenceCache
     evaluation_rewards: PairRewards | None
+    layout: PairLayout
     advice_reason: str
     """Why an advice chose the objective; empty where none did."""
     data_description: str
@@ -84,6 +87,8 @@ class RunFacts(Record):
     beta: float
     model: str
     pair_layout: str
+    layout: LayoutProof
+    """The way that pairs took through the models, and what was compared to know that it may."""
     reference: str
     """`the initial policy`, `the model without its adapter`, the model that `reference` names, or
     the `ref_model` that was passed."""
@@ -121,6 +126,7 @@ def run_facts(trainer: Run) -> RunFacts:
         beta=trainer.beta,
         model=model_name(trainer.model) or "unnamed",
         pair_layout=trainer.pair_layout,
+        layout=trainer.layout.proof,
         reference=_reference(trainer),
         reference_digest=trainer.reference_cache.digest,
         template_digest=digest(template) if template else None,
@@ -189,10 +195,14 @@ def _why(trainer: Run) -> tuple[str, ...]:
 
 
 def _objective(trainer: Run) -> str:
-    weighted = zip(trainer.loss_types, trainer.loss_weights, strict=True)
-    parts = [name if weight == 1 else f"{weight:g} {name}" for name, weight in weighted]
-    normalised = ", length-normalised" if trainer.objective.length_normalize else ""
-    return " + ".join(parts) + normalised
+    mixed = zip(trainer.loss_types, trainer.loss_weights, strict=True)
+    parts = [name if weight == 1 else f"{weight:g} {name}" for name, weight in mixed]
+    objective = trainer.objective
+    normalised = ", length-normalised" if objective.length_normalize else ""
+    smoothing = objective.label_smoothing
+    smoothed = f", label smoothing {smoothing:g}" if smoothing else ""
+    weighted = ", pairs weighted by the data" if is_weighted(trainer.train_dataset) else ""
+    return " + ".join(parts) + normalised + smoothed + weighted
 
 
 def _reference(trainer: Run) -> str:
@@ -236,7 +246,7 @@ def model_card(trainer: Run, name: str, tags: list[str], dataset: str | None = N
         "Chat template": _with_digest("", found.template_digest) or "none",
         "Data": describe_data(trainer),
         "Truncated": _truncated(found),
-        "Pair layout": found.pair_layout,
+        "Pair layout": str(found.layout).replace("|", "/"),
         "Steps": f"{trainer.state.global_step}",
         "Learning rate": str(found.learning_rates or f"{trainer.args.learning_rate:g}, not used"),
         "Changed on the way": "; ".join(found.changes) or "nothing",

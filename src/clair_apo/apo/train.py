@@ -19,7 +19,7 @@ from clair_apo.apo.adapters import load_policy
 from clair_apo.apo.alarms import Alarm
 from clair_apo.apo.arguments import TrainingSetup, parse_arguments, resolved_yaml
 from clair_apo.apo.checkpoints import Interrupt, check_resumable, last_checkpoint, resume_folder
-from clair_apo.apo.data import PairSplit, data_digest, load_split_pairs
+from clair_apo.apo.data import PairSplit, data_digest
 from clair_apo.apo.dry_run.run import preview
 from clair_apo.apo.dry_run.text import dry_run_text
 from clair_apo.apo.metrics import RewardIntervals
@@ -94,6 +94,10 @@ def train(setup: TrainingSetup) -> TrainingResult:
         CONSOLE.print(
             f"{len(split.train)} pairs to train on, {len(split.held_out)} held out: {split.rule}"
         )
+        if split.sources:
+            CONSOLE.print(f"of each data set: {'; '.join(map(str, split.sources))}")
+        if words := split.weights_in_words:
+            CONSOLE.print(words)
     with quiet(few=is_quickly_done(split)):
         return _run(setup, split, resume_from)
 
@@ -107,6 +111,8 @@ def _early_settings(setup: TrainingSetup) -> dict[str, Any]:
 def _run(setup: TrainingSetup, split: PairSplit, resume_from: str | None) -> TrainingResult:
     started = now()
     trainer = make_trainer(setup, split)
+    if setup.args.process_index == 0 and trainer.layout.proof.compared:
+        CONSOLE.print(f"pair layout: {trainer.layout.proof}")
     with Interrupt(trainer) as interrupt:
         trainer.train(resume_from_checkpoint=resume_from)
     if interrupt.stopped_at is not None:
@@ -200,10 +206,7 @@ def load_split(setup: TrainingSetup) -> PairSplit:
     Raises:
         DataError: no pairs there, or a row that is none.
     """
-    script = setup.script
-    return load_split_pairs(
-        script.dataset_name, script.dataset_train_split, script.held_out, script.max_pairs
-    )
+    return setup.script.load_split()
 
 
 def make_trainer(setup: TrainingSetup, split: PairSplit) -> APOTrainer:
@@ -241,7 +244,7 @@ def make_trainer(setup: TrainingSetup, split: PairSplit) -> APOTrainer:
             f"{model.model_name_or_path}: {' '.join(str(error).split())[:400]}"
         ) from None
     trainer.data_description = (
-        f"{Path(script.dataset_name).name}: {len(split.train)} pairs trained on, "
+        f"{script.data_short_name}: {len(split.train)} pairs trained on, "
         f"{len(split.held_out)} held out, digest {data_digest(split.train)[:12]}"
     )
     if script.advice:
@@ -321,7 +324,8 @@ def _write(
         "train",
         {
             "output_dir": str(result.output_dir),
-            "dataset": setup.script.dataset_name,
+            "dataset": setup.script.data_name,
+            "sources": [source._asdict() for source in split.sources],
             "trained": result.trained,
             "held_out": result.held_out,
             "held_out_by": result.held_out_by,

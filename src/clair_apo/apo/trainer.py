@@ -47,24 +47,40 @@ from clair_apo.apo.checks import (
     checked_pairs,
     logp_tolerance,
 )
-from clair_apo.apo.config import BASE, APOConfig, as_apo_config
+from clair_apo.apo.config import (
+    BASE,
+    APOConfig,
+    as_apo_config,
+    check_label_smoothing,
+    is_smoothed_here,
+)
 from clair_apo.apo.error_context import FailureGuard
 from clair_apo.apo.forward.batching import (
+    GIVEN_WEIGHTS,
     IMAGES,
     ROW,
     ROWS,
+    SOURCE,
     TOKENS_PER_CHOSEN,
+    WEIGHT,
     WEIGHTS,
     PairBatches,
     count_tokens,
+    is_weighted,
     rows_of,
+    weighted_mean,
 )
 from clair_apo.apo.forward.cpu import memory_held
 from clair_apo.apo.forward.layout import PairLayout
-from clair_apo.apo.forward.layout_choice import computes_pairs, half_precision_warning
+from clair_apo.apo.forward.layout_choice import (
+    check_computes_pairs,
+    computes_pairs,
+    half_precision_warning,
+)
 from clair_apo.apo.forward.logps import model_inputs
 from clair_apo.apo.forward.noise import switch_off_dropout
 from clair_apo.apo.forward.row_runner import RowRunner
+from clair_apo.apo.forward.row_size import row_tokens
 from clair_apo.apo.forward.shared_prefix import bare_model
 from clair_apo.apo.lengths import PairLengths
 from clair_apo.apo.metrics import (
@@ -74,6 +90,7 @@ from clair_apo.apo.metrics import (
     mean_loss,
     pair_metrics,
     pair_outcomes,
+    source_metrics,
 )
 from clair_apo.apo.objectives import Objective
 from clair_apo.apo.reference.cache import (
@@ -102,7 +119,7 @@ from clair_apo.apo.watch.speed import SpeedLog, step_cost
 from clair_apo.apo.watch.tokens import answer_ends, end_token_ids
 from clair_apo.files import atomic_writer
 
-_OURS = (ROWS, IMAGES, *TOKEN_COLUMNS)
+_OURS = (ROWS, IMAGES, GIVEN_WEIGHTS, *TOKEN_COLUMNS)
 """Keys of a batch that TRL's own loss does not take."""
 
 logger = logging.getLogger(__name__)
@@ -213,15 +230,24 @@ class APOTrainer(DPOTrainer):
         own_loss = overrides_loss(self)
         self.starts_at_reference = choice.is_initial_policy
         self.computes_pairs = not own_loss and computes_pairs(args, self.model)
+        check_label_smoothing(args)
+        if args.label_smoothing and is_smoothed_here(args) and not own_loss:
+            check_computes_pairs(args, self.model, f"label_smoothing {args.label_smoothing}")
+        if is_weighted(self.train_dataset) or is_weighted(self.eval_dataset):
+            wanted = f"the column {WEIGHT} of the data"
+            check_computes_pairs(args, self.model, wanted, own_loss=own_loss)
         self.objective = Objective(
             tuple(zip(self.loss_types, self.loss_weights, strict=True)),
             beta=self.beta,
             length_normalize=args.length_normalize,
+            label_smoothing=args.label_smoothing,
         )
         self._end_tokens = end_token_ids(self.processing_class, bare_model(self.model))
         self.layout = PairLayout(
             args, self.model, accelerator, sees_images=sees_images(self), own_loss=own_loss
         )
+        pieces = accelerator.num_processes if is_spread(accelerator) else 1
+        args.max_tokens_per_batch = row_tokens(self.model, args, accelerator.device, pieces=pieces)
         self.rows = RowRunner(accelerator, self.layout, args.max_tokens_per_batch)
         self.batches = PairBatches(self)
         self.reference = Reference(self, self.rows.forward, from_base=args.reference == BASE)
@@ -261,7 +287,11 @@ class APOTrainer(DPOTrainer):
         self.add_callback(self._outcomes)
         self.add_callback(self._speed)
         self.add_callback(self.alarms)
-        self.add_callback(RunRecorder(lambda: describe_data(self), lambda: self.train_digest))
+        self.add_callback(
+            RunRecorder(
+                lambda: describe_data(self), lambda: self.train_digest, lambda: self.layout.proof
+            )
+        )
         watch = policy_watch(
             self,
             self.eval_dataset,
@@ -330,7 +360,7 @@ class APOTrainer(DPOTrainer):
     def _set_signature_columns_if_needed(self) -> None:
         """Keep the columns that name a pair; the collator is not given them."""
         super()._set_signature_columns_if_needed()  # type: ignore[no-untyped-call] # of trl
-        keep_columns(self, ("id", ROW))
+        keep_columns(self, ("id", ROW, WEIGHT, SOURCE))
 
     # --- training
 
@@ -420,7 +450,8 @@ class APOTrainer(DPOTrainer):
         if num_items_in_batch is None:  # outside of a step, which gathers at its end
             self._outcomes.gather()
         tokens = outcomes.chosen_tokens
-        per_chosen = inputs.get(TOKENS_PER_CHOSEN, tokens.float().mean())
+        own = weighted_mean(tokens.float(), inputs.get(GIVEN_WEIGHTS))
+        per_chosen = inputs.get(TOKENS_PER_CHOSEN, own)
         losses = outcomes.losses + self.objective.sft(outcomes.chosen_logps, tokens, per_chosen)
         loss = self.rows.mean_over_step(losses, inputs, num_items_in_batch)
         if not return_outputs:
@@ -437,6 +468,7 @@ class APOTrainer(DPOTrainer):
             self.objective,
             rows_of(batch),
             answer_ends(batch, self._end_tokens),
+            batch.get(GIVEN_WEIGHTS),
         )
         self._errors.check_finite(outcomes)
         mode: Literal["train", "eval"] = "train" if self.model.training else "eval"
@@ -494,7 +526,7 @@ class APOTrainer(DPOTrainer):
         """Add the means over all pairs since the last log; one process may call it alone."""
         outcomes = self._outcomes.take("train") if self.model.training else None
         if outcomes is not None:
-            logs.update(pair_metrics(outcomes, self.objective))
+            logs.update(self._pair_metrics(outcomes, self.train_dataset))
             logs.update(self._speed.take(outcomes.work))
         super().log(logs, start_time)
 
@@ -515,7 +547,7 @@ class APOTrainer(DPOTrainer):
         )
         outcomes = self._outcomes.take("eval")
         if outcomes is not None:
-            metrics = pair_metrics(outcomes, self.objective)
+            metrics = self._pair_metrics(outcomes, dataloader.dataset)
             metrics["loss"] = mean_loss(outcomes, self.objective)
             assert output.metrics is not None  # evaluate() itself adds to them
             output.metrics.update({f"{metric_key_prefix}_{k}": v for k, v in metrics.items()})
@@ -524,6 +556,14 @@ class APOTrainer(DPOTrainer):
                 rejected=tuple(outcomes.rejected_rewards.tolist()),
             )
         return output
+
+    def _pair_metrics(self, outcomes: PairOutcomes, pairs: Any) -> dict[str, float]:
+        """All metrics over pairs, and those of each data set where `pairs` are a mixture."""
+        found = pair_metrics(outcomes, self.objective)
+        if isinstance(pairs, Dataset) and SOURCE in pairs.column_names:
+            rows = outcomes.rows.long().tolist()
+            found |= source_metrics(outcomes, pairs.select_columns(SOURCE)[rows][SOURCE])
+        return found
 
     @property
     def logp_tolerance(self) -> float:

@@ -263,7 +263,7 @@ def _mean_figure(figures: Sequence[Figure]) -> Figure:
     if len(rows) == len(figures):
         shared = [id for id in rows[0].values if all(id in one.values for one in rows)]
         means = {id: sum(one.values[id] for one in rows) / len(rows) for id in shared}
-        return RowFigure(means, rows[0].clusters, factor=rows[0].factor)
+        return RowFigure(means, rows[0].clusters, rows[0].unit, rows[0].factor)
     statistics = [one for one in figures if isinstance(one, StatisticFigure)]
     if len(statistics) == len(figures):
         one = statistics[0]

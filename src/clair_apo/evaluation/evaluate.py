@@ -7,6 +7,7 @@ store before a suite sees it: run again to go on after a kill, to add a suite, o
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +83,8 @@ def evaluate(config: EvaluateConfig, *, chats: Chats | None = None) -> Evaluatio
         if config.drop_checkpoints:
             _evaluate_and_drop(config, session, folder, plan)
         found = _close(session, folder, _run_suites(config, session, folder, plan))
-        for name, why in session.unread.items():
-            raise ConfigError(f"models.{name}: no suite can read it ({why})")
+        for fault in session.faults:
+            raise ConfigError(fault)
         return found
 
 
@@ -123,7 +124,10 @@ def _run_suites(
         results[suite.key] = result
         _write_rows(folder, suite, result)
         folder.record_stage(suite.key, {"started": started, "ended": now()})
-    session.unread |= unread
+    session.faults += [
+        f"models.{name}: no suite can read it ({why})" for name, why in unread.items()
+    ]
+    session.faults += [f"suites.{key}: {one.fault}" for key, one in results.items() if one.fault]
     if plan.checkpoints:
         steps = {one.name for one in plan.checkpoints}
         others = [name for name in names if name not in steps]
@@ -156,7 +160,7 @@ def run_suite(suite: SuiteConfig, session: Session) -> tuple[SuiteResult, Mappin
 
 
 def _with_remarks(result: SuiteResult, remarks: Sequence[str]) -> SuiteResult:
-    return SuiteResult(result.figures, [*result.remarks, *remarks], result.rows, result.counts)
+    return replace(result, remarks=[*result.remarks, *remarks])
 
 
 def _write_rows(folder: RunFolder, suite: SuiteConfig, result: SuiteResult) -> None:

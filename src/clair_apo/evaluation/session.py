@@ -48,7 +48,8 @@ class Session(SuiteContext):
         dropped: checkpoints whose folders are gone: the path of each, and its model's identity.
 
     Attributes:
-        unread: recorded models that no suite could read, and why.
+        faults: what ends the evaluation as failed once all is written, such as recorded models
+            that no suite could read.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class Session(SuiteContext):
         self._clients: dict[str, CachedChat] = {}
         self._kept: dict[str, KeptLogProbs] = {}
         self._answered: dict[Any, list[Answer]] = {}
-        self.unread: dict[str, str] = {}
+        self.faults: list[str] = []
 
     def with_models(self, models: Sequence[EvaluatedModel]) -> Self:
         """The same session for some of its models."""

@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -125,19 +126,54 @@ def evaluation_table(content: Mapping[str, Any]) -> RenderableType:
     """The tables of an evaluation for the terminal."""
     parts: list[RenderableType] = []
     for found in suite_tables(content):
-        table = Table(
-            title=Text(f"{found.suite} (95 % intervals; differences paired by row)"),
-            title_justify="left",
-            box=None,
-            padding=(0, 2, 0, 0),
-        )
-        table.add_column("figure", no_wrap=True)
-        for column in (*found.columns, "n"):
-            table.add_column(Text(column), justify="right")
-        for row in found.rows:
-            table.add_row(row.name, *map(Text, row.cells), row.n)
-        parts += [table, *(Text(f"  {remark}") for remark in found.remarks)]
+        parts += [_Fitting(found), *(Text(f"  {remark}") for remark in found.remarks)]
     return Group(*parts)
+
+
+class _Fitting:
+    """The table of a suite: a column for each model, or a line where the columns do not fit."""
+
+    def __init__(self, table: SuiteTable) -> None:
+        self.table = table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        wide = _wide(self.table)
+        unbound = options.update(width=10_000)
+        fits = Measurement.get(console, unbound, wide).maximum <= options.max_width
+        yield wide if fits else _long(self.table)
+
+
+def _empty(found: SuiteTable) -> Table:
+    table = Table(
+        title=Text(f"{found.suite} (95 % intervals; differences paired by row)"),
+        title_justify="left",
+        box=None,
+        padding=(0, 2, 0, 0),
+    )
+    table.add_column("figure", no_wrap=True)
+    return table
+
+
+def _wide(found: SuiteTable) -> Table:
+    table = _empty(found)
+    for column in (*found.columns, "n"):
+        table.add_column(Text(column), justify="right", no_wrap=True)
+    for row in found.rows:
+        table.add_row(row.name, *map(Text, row.cells), row.n)
+    return table
+
+
+def _long(found: SuiteTable) -> Table:
+    table = _empty(found)
+    table.add_column("of")
+    table.add_column("", justify="right", no_wrap=True)
+    table.add_column("n", justify="right")
+    for row in found.rows:
+        first, *rest = zip(found.columns, row.cells, strict=True)
+        table.add_row(row.name, *map(Text, first), row.n)
+        for cells in rest:
+            table.add_row("", *map(Text, cells))
+    return table
 
 
 def evaluation_markdown(content: Mapping[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """Reads foreign rows as preference pairs: text or messages, with the prompt beside or within."""
 
 import itertools
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,18 +21,23 @@ class TrainingPair(Record):
     prompt: str | Conversation
     chosen: str | Conversation
     rejected: str | Conversation
+    weight: float | None = None
+    """Of the pair in the loss of its step; None where the data has no column `weight`."""
+    dataset_source: str | None = None
+    """The name of its data set, where several are mixed."""
 
     def to_trl_row(self) -> dict[str, Any]:
-        """The preference row that TRL's trainers take."""
-        return self.model_dump()
+        """The preference row that TRL's trainers take, with weight and source where it has them."""
+        absent = {"weight": self.weight, "dataset_source": self.dataset_source}
+        return self.model_dump(exclude={name for name, value in absent.items() if value is None})
 
 
 def load_pairs(name: str, split: str = "train") -> list[TrainingPair]:
     """Load preference pairs.
 
-    A row has the columns `prompt`, `chosen` and `rejected`, each text or messages; others are
-    ignored. `chosen` and `rejected` may be whole conversations with the prompt in them; then the
-    column `prompt` may be missing.
+    A row has the columns `prompt`, `chosen` and `rejected`, each text or messages, and may have a
+    number `weight`; others are ignored. `chosen` and `rejected` may be whole conversations with the
+    prompt in them; then the column `prompt` may be missing.
 
     Args:
         name: a JSONL or Parquet file, a folder of `datasets`, or a hub name (untested: no hub
@@ -39,11 +45,18 @@ def load_pairs(name: str, split: str = "train") -> list[TrainingPair]:
         split: of a folder or hub name with several.
 
     Raises:
-        DataError: nothing there, a row that is no pair (named by file and line), or no rows.
+        DataError: nothing there, a row that is no pair (named by file and line), no rows, or a
+            `weight` in some rows and not in others.
     """
-    pairs = [pair_from_row(row, where) for where, row in read_rows(name, split)]
+    pairs, unweighted = [], None
+    for where, row in read_rows(name, split):
+        pairs.append(pair_from_row(row, where))
+        if pairs[-1].weight is None and unweighted is None:
+            unweighted = where
     if not pairs:
         raise DataError(f"{name}: there is not one pair in it; nothing to train on")
+    if unweighted and any(pair.weight is not None for pair in pairs):
+        raise DataError(f"{unweighted}: no 'weight', which other rows have; write 1 for the usual")
     return pairs
 
 
@@ -55,8 +68,20 @@ def pair_from_row(row: Mapping[str, Any], where: str) -> TrainingPair:
         where: file and line, for errors.
 
     Raises:
-        DataError: missing column, empty prompt or answer, or turns in an impossible order.
+        DataError: missing column, empty prompt or answer, turns in an impossible order, or a
+            `weight` that is no number from 0 up.
     """
+    pair = _pair(row, where)
+    weight = row.get("weight")
+    if weight is None:
+        return pair
+    is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
+    if not is_number or not 0 <= weight < math.inf:
+        raise DataError(f"{where}: 'weight' must be a number, 0 or above, got {weight!r}")
+    return pair.model_copy(update={"weight": float(weight)})
+
+
+def _pair(row: Mapping[str, Any], where: str) -> TrainingPair:
     for column in COLUMNS[1:]:
         if row.get(column) is None:
             raise DataError(

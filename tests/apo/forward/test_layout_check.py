@@ -14,9 +14,10 @@ from transformers import LlamaForCausalLM
 
 from clair_apo.apo.forward import layout as layout_module
 from clair_apo.apo.forward import layout_choice
-from clair_apo.apo.forward.attention import UnknownKeywordError, tree_attention
+from clair_apo.apo.forward.attention import PER_BRANCH, UnknownKeywordError, tree_attention
 from clair_apo.apo.forward.layout import PairLayout
-from clair_apo.apo.forward.layout_check import compare_layouts, few_pairs, foreign_hooks
+from clair_apo.apo.forward.layout_check import compare_layouts, foreign_hooks
+from clair_apo.apo.forward.layout_measure import few_pairs
 from clair_apo.errors import ConfigError
 from tests.helpers.tiny_apo import make_model, make_rows
 from tests.helpers.tiny_pairs import edge_pairs, padded_batch, sharp_model
@@ -27,7 +28,7 @@ PAIRS["input_ids"] %= 86  # the smaller of the tiny models' vocabularies
 
 
 def compared(model):
-    return compare_layouts(model, lambda count: PAIRS, CPU)
+    return compare_layouts(model, lambda count: PAIRS, CPU, PER_BRANCH, trained=True)
 
 
 @pytest.fixture

@@ -268,7 +268,7 @@ ANOTHER = {
         "f_divergence_type": "alpha_divergence",
         "loss_type": ["sigmoid"],
     },
-    "label_smoothing": {"label_smoothing": 0.1, "loss_type": ["robust"]},
+    "label_smoothing": {"label_smoothing": 0.1, "loss_type": ["sigmoid"]},
     "beta": {"beta": 0.2},
     "use_weighting": {"use_weighting": True},
     "discopop_tau": {"discopop_tau": 0.1, "loss_type": ["discopop"]},

@@ -25,3 +25,16 @@ def test_a_statistic_without_value_is_told_as_wrong_data():
         StatisticFigure(["a"], needs_two, draws=20).interval()
     with pytest.raises(DataError, match="no value"):
         figure.minus(StatisticFigure(["c", "d"], needs_two, draws=20))
+
+
+def test_preferences_that_are_all_the_same_leave_an_interval():
+    ties = RowFigure({str(n): 0.5 for n in range(20)}, unit=True, factor=100)
+    found = ties.interval()
+    assert found.low < 45 < 55 < found.high
+    always = RowFigure({str(n): 1.0 for n in range(20)}, unit=True, factor=100)
+    assert always.minus(ties).low < 50
+
+
+def test_a_figure_beyond_1_is_compared_without_bounds():
+    share, count = RowFigure({"a": 0.5, "b": 1.0}, unit=True), RowFigure({"a": 3.0, "b": 5.0})
+    assert count.minus(share).mean == 3.25

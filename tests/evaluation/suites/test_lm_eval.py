@@ -155,4 +155,4 @@ def test_a_metric_over_the_corpus_has_no_mean():
     ]
     figures = figures_of(rows)
     assert isinstance(figures["t/f1,strict"], Unavailable)
-    assert figures["t/acc,strict"] == RowFigure({"t/0": 0.0, "t/1": 0.5})
+    assert figures["t/acc,strict"] == RowFigure({"t/0": 0.0, "t/1": 0.5}, unit=True)

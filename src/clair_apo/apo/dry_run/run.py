@@ -1,7 +1,7 @@
 """`clair-apo train --dry_run`: what a training run would do, before anything is spent on it.
 
 Reads the pairs, tokenizes them as the trainer does, and takes the model's shapes from its config.
-It loads no weights and writes no file.
+One row goes through a model of that shape. It loads no weights and writes no file.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,10 +16,12 @@ from trl.trainer.utils import get_peft_config
 from clair_apo.apo.adapters import adapter_folder
 from clair_apo.apo.arguments import TrainingSetup
 from clair_apo.apo.checks import check_tokens, left_out
-from clair_apo.apo.data import PairSplit, load_split_pairs
+from clair_apo.apo.data import PairSplit
 from clair_apo.apo.dry_run.estimate import TrainingEstimate, estimate
+from clair_apo.apo.dry_run.rows import EpochRows, MeasuredRow, RowPlan
 from clair_apo.apo.forward.layout_choice import choose_layout
 from clair_apo.apo.forward.operations import matrix_rate
+from clair_apo.apo.forward.row_size import row_tokens
 from clair_apo.apo.lengths import PairLengths, cut_pair, pair_lengths
 from clair_apo.apo.trl_compat import tokenized_pairs
 from clair_apo.apo.watch.prompts import DEFAULT
@@ -52,6 +54,9 @@ class DryRun(Record):
     layout: str
     """`shared_prefix`, or `padded` with the reason."""
     estimate: TrainingEstimate | None
+    rows: RowPlan | None
+    measured: MeasuredRow | None
+    """One of the rows; None, as with `rows`, where no pair can be trained on."""
     watched: int = 0
     """Held-out prompts, at most, that the policy would answer while it trains."""
 
@@ -68,20 +73,23 @@ def preview(setup: TrainingSetup) -> DryRun:
         ClairApoError: no pairs, no tokenizer, a model whose config cannot be read, or a
             `pair_layout` that training would refuse.
     """
-    script = setup.script
-    split = load_split_pairs(
-        script.dataset_name, script.dataset_train_split, script.held_out, script.max_pairs
-    )
+    split = setup.script.load_split()
     location = find_model(str(setup.model.model_name_or_path)).location
     adapter = adapter_folder(location)
     tokenizer = _loaded(AutoTokenizer, adapter.tokenizer if adapter else location, setup)
     found = tokenized(split, tokenizer, setup.args)
-    model = _shapes(location, setup)
+    model = _made(location, setup, torch.device("meta"))
     choice = choose_layout(setup.args, model, parallel=setup.args.parallelism_config)
     padded = choice.layout == "padded"
     lengths = _lengths(found.rows, setup) if found.rows else None
     wanted = setup.args.watch_prompts
     dtype = torch.bfloat16 if setup.args.bf16 else torch.float32
+    rate = matrix_rate(setup.args.device, dtype)
+    limit = row_tokens(model, setup.args, setup.args.device)
+    expected = lengths and estimate(
+        model, lengths, setup.args, padded=padded, rate=rate, limit=limit
+    )
+    rows = EpochRows(found.rows, setup.args, limit, padded) if found.rows else None
     return DryRun(
         pairs=len(split.train) + len(split.held_out) + split.left,
         held_out=len(split.held_out),
@@ -90,14 +98,11 @@ def preview(setup: TrainingSetup) -> DryRun:
         problems=tuple(found.problems),
         lengths=lengths,
         layout=f"padded ({choice.reason or 'asked for'})" if padded else choice.layout,
-        estimate=lengths
-        and estimate(
-            model,
-            lengths,
-            setup.args,
-            padded=padded,
-            rate=matrix_rate(setup.args.device, dtype),
-        ),
+        estimate=expected,
+        rows=rows and rows.plan(),
+        measured=rows
+        and expected
+        and rows.measure(lambda device: _made(location, setup, device), expected.seconds_of_row),
         watched=min(len(split.held_out), DEFAULT if wanted is None else wanted),
     )
 
@@ -193,8 +198,8 @@ def _lengths(rows: Sequence[Mapping[str, Any]], setup: TrainingSetup) -> PairLen
     return pair_lengths(rows, setup.args.max_length, mode)
 
 
-def _shapes(location: str, setup: TrainingSetup) -> PreTrainedModel:
-    """The model without its weights, adapted where the run trains an adapter."""
+def _made(location: str, setup: TrainingSetup, device: torch.device) -> PreTrainedModel:
+    """A model of the run's shape, its weights random, adapted where the run trains an adapter."""
     adapter = get_peft_config(setup.model)
     trained = adapter_folder(location)
     if trained is not None:
@@ -202,7 +207,7 @@ def _shapes(location: str, setup: TrainingSetup) -> PreTrainedModel:
     config = _loaded(AutoConfig, location, setup)
     named = setup.model.dtype or "float32"
     dtype = getattr(torch, named) if named != "auto" else config.dtype
-    with torch.device("meta"):
+    with torch.random.fork_rng(devices=[]), device:
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
         model = get_peft_model(model, adapter) if adapter else model
     return cast(PreTrainedModel, model)

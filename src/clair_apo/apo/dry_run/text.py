@@ -8,6 +8,7 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from clair_apo.apo.dry_run.estimate import UTILISATION, TrainingEstimate
+from clair_apo.apo.dry_run.rows import MeasuredRow, RowPlan
 from clair_apo.apo.dry_run.run import DryRun, PairProblem
 from clair_apo.apo.lengths import PairLengths
 
@@ -20,9 +21,14 @@ def dry_run_text(run: DryRun) -> Group:
     parts: list[Table | str] = [_counts(run)]
     if run.lengths is not None:
         parts += [_lengths_table(run.lengths), *_lengths_lines(run.lengths)]
-    parts += [f"pair layout: {run.layout}", *_problem_lines(run.problems)]
+    parts.append(f"pair layout: {run.layout}")
+    if run.rows is not None:
+        parts.append(_rows_line(run.rows))
+    parts += _problem_lines(run.problems)
     if run.estimate is not None:
         parts += _estimate_lines(run.estimate)
+    if run.rows is not None and run.measured is not None:
+        parts.append(_measured_line(run.rows, run.measured))
     if run.watched:
         parts.append(
             f"watched answers: {run.watched} held-out prompts, at the start, at each evaluation "
@@ -61,6 +67,31 @@ def _lengths_lines(lengths: PairLengths) -> Iterator[str]:
     yield (
         f"sharing what both answers begin with: {lengths.tree_tokens:,} tokens instead of "
         f"{lengths.separate_tokens:,}, {lengths.saved_share:.0%} saved"
+    )
+
+
+def _rows_line(plan: RowPlan) -> str:
+    of = "" if plan.limit is None else f" of at most {plan.limit:,} tokens (max_tokens_per_batch)"
+    padding = (
+        f"{plan.padding:.0%} padding, {plan.unsorted_padding:.0%} if they were not sorted by length"
+        if plan.padding
+        else "no padding"
+    )
+    return (
+        f"rows: {plan.rows:,} in {plan.batches:,} batches of an epoch{of}, the largest of "
+        f"{plan.largest:,}; {padding}"
+    )
+
+
+def _measured_line(plan: RowPlan, row: MeasuredRow) -> str:
+    what = f"one row of {row.pairs} pairs, {row.positions:,} tokens"
+    if row.seconds is None:
+        return f"time, measured: not, {what} was not run: {row.why_not}"
+    epoch = row.seconds * plan.positions / row.positions
+    return (
+        f"time, measured: {what}, took {row.seconds:.2g} s forward and backward with random "
+        f"weights; at that pace an epoch takes {_duration(epoch)} on one device, without "
+        "reference and optimizer"
     )
 
 

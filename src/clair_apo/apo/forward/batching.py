@@ -3,7 +3,7 @@
 - Keys: what a batch of B pairs carries beside TRL's columns, which have 2B rows.
 - Numbers: `NumberedPairs` and `PairBatches` make batches that say which rows of the data they hold.
 - Weights: accelerate fills the last batch of several processes with pairs of the first; those
-  count neither in the loss nor in the metrics.
+  count neither in the loss nor in the metrics. The data may give each pair a weight in the loss.
 - Cutting: `cut` decides where, `take_pairs` takes part of a batch.
 """
 
@@ -26,6 +26,10 @@ from clair_apo.errors import TrainingError
 
 ROW = "clair_apo_row"
 """The column of a prepared data set that numbers its pairs; no name for a column of a user's."""
+WEIGHT = "weight"
+"""The column of a data set with the weight of each pair in the loss: a number, 0 or above."""
+SOURCE = "dataset_source"
+"""The column of a data set with the name of the data set of a mixture that each pair is from."""
 ROWS = "rows"
 """The key of a batch with the numbers of its pairs, (B,), int64; -1 where there is none."""
 IMAGES = "images_per_pair"
@@ -33,6 +37,9 @@ IMAGES = "images_per_pair"
 """
 WEIGHTS = "pair_weights"
 """The key of a batch with the weight of each pair, (B,): 0 where it only fills up, else 1."""
+GIVEN_WEIGHTS = "given_weights"
+"""The key of a batch with the column `weight` of its pairs, (B,), float32; only where there is one.
+"""
 TOKENS_PER_CHOSEN = "tokens_per_chosen"
 """The key of a batch with the mean length of the chosen answers of its step, (B,): one number."""
 
@@ -53,7 +60,7 @@ _OF_TOKENS = frozenset(
 """Columns with a value for each token of each row, (2B, T)."""
 _GRID = "image_grid_thw"
 """How many patches each image has, (images, 3): always one image after the other."""
-_OF_PAIRS = frozenset({IMAGES, WEIGHTS, ROWS, TOKENS_PER_CHOSEN})
+_OF_PAIRS = frozenset({IMAGES, WEIGHTS, GIVEN_WEIGHTS, ROWS, TOKENS_PER_CHOSEN})
 """Columns of ours with a value for each pair, (B,)."""
 
 
@@ -76,7 +83,7 @@ def unwrapped_collator(collate: Any) -> Collate:
 
 
 class NumberedPairs(WrappedCollator):
-    """A collator whose batches say which rows they hold, under `ROWS`.
+    """A collator whose batches say which rows they hold, under `ROWS`, and what those weigh.
 
     The other is given rows with the columns that TRL gives it.
 
@@ -85,13 +92,16 @@ class NumberedPairs(WrappedCollator):
         ours: columns that are kept to name pairs, and that TRL's trainer would not have kept.
     """
 
-    def __init__(self, collate: Collate, ours: Collection[str] = (ROW,)) -> None:
+    def __init__(self, collate: Collate, ours: Collection[str] = (ROW, SOURCE)) -> None:
         super().__init__(collate)
         self._ours = frozenset(ours)
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Collate rows, and number their pairs."""
         added = {ROWS: torch.tensor([row.get(ROW, -1) for row in rows])}
+        if any(WEIGHT in row for row in rows):
+            weights = [float(row[WEIGHT]) for row in rows]
+            added[GIVEN_WEIGHTS] = torch.tensor(weights, dtype=torch.float32)
         if any("image" in row or "images" in row for row in rows):
             added[IMAGES] = torch.tensor([_images(row) for row in rows])
         given = [{k: v for k, v in row.items() if k not in self._ours} for row in rows]
@@ -119,7 +129,8 @@ class PairBatches:
 
     def numbered(self, collate: Any) -> NumberedPairs:
         """A collator with its batches numbered, given no column that TRL would not give it."""
-        named = (ROW, "id") if self._trainer.args.remove_unused_columns else (ROW,)
+        drops = self._trainer.args.remove_unused_columns
+        named = (ROW, SOURCE, "id", WEIGHT) if drops else (ROW, SOURCE)
         return NumberedPairs(known_columns_collator(self._trainer, collate), named)
 
     def first(self, count: int, collate: Any = None) -> dict[str, Any]:
@@ -141,6 +152,42 @@ def rows_of(batch: Mapping[str, Any]) -> Tensor:
     """Which rows a padded batch holds, (B,); -1 where it was made by another collator."""
     ids = batch["input_ids"]
     return batch.get(ROWS, ids.new_full((len(ids) // 2,), -1))  # type: ignore[no-any-return]
+
+
+def loss_weights(batch: Mapping[str, Any]) -> Tensor:
+    """The weight in the loss of each pair of a batch of a step, (B,).
+
+    It is what the data gives, 1 where that gives none, and 0 for a pair that only fills up.
+    """
+    counts: Tensor = batch[WEIGHTS]
+    return counts * batch[GIVEN_WEIGHTS].to(counts) if GIVEN_WEIGHTS in batch else counts
+
+
+def is_weighted(pairs: Any) -> bool:
+    """Whether pairs have a column `weight`.
+
+    Args:
+        pairs: a data set, a stream, of which the first row is read, a dictionary of them, or None.
+    """
+    if isinstance(pairs, Mapping):
+        return any(map(is_weighted, pairs.values()))
+    columns = getattr(pairs, "column_names", None)
+    if columns is None and pairs is not None:
+        columns = next(iter(pairs), ())
+    return WEIGHT in (columns or ())
+
+
+def weighted_mean(values: Tensor, weights: Tensor | None) -> Tensor:
+    """The mean of values (B,), each weighted by its own; 0 where all weights are 0, ().
+
+    Args:
+        values: of each pair.
+        weights: of each pair, (B,); None weighs all alike.
+    """
+    if weights is None:
+        return values.mean()
+    total = weights.to(values).sum()
+    return (values * weights.to(values)).sum() / torch.where(total == 0, 1, total)
 
 
 def pair_weights(rows: Tensor, accelerator: Any, loader: Any, *, last: bool) -> Tensor:
@@ -170,17 +217,20 @@ def count_tokens(
 ) -> None:
     """Tell each batch of a step the mean length of its chosen answers, under `TOKENS_PER_CHOSEN`.
 
+    Answers count by the weight of their pairs in the loss.
+
     Args:
         batches: of this process, with weights.
-        pairs: of all processes, ().
+        pairs: the sum of all weights of all processes, ().
         accelerator: knows the processes; all must call.
         device: where the weights are.
     """
     lengths = [
         b["completion_mask"][:, 1:].chunk(2)[0].sum(1).to(device, torch.float32) for b in batches
     ]
-    count = torch.stack([n @ b[WEIGHTS] for n, b in zip(lengths, batches, strict=True)]).sum()
-    per_chosen = accelerator.reduce(count) / pairs
+    products = [n @ loss_weights(b).to(n) for n, b in zip(lengths, batches, strict=True)]
+    count = accelerator.reduce(torch.stack(products).sum())
+    per_chosen = torch.where(count == 0, 1, count) / pairs  # 0 where every pair weighs 0
     for batch in batches:
         batch[TOKENS_PER_CHOSEN] = per_chosen.expand(len(batch[WEIGHTS]))
 
@@ -239,6 +289,23 @@ def cut(sizes: Sequence[int], limit: int | None, *, padded: bool = False) -> lis
         enough = len(_filled(sizes, middle, padded)) <= fewest
         low, high = (low, middle) if enough else (middle + 1, high)
     return _filled(sizes, high, padded)
+
+
+def alike_rows(sizes: Sequence[int], limit: int | None) -> list[Sequence[int]]:
+    """Divide items into as few rows as `cut` makes, each of items of like size: the least padding.
+
+    Args:
+        sizes: tokens of each item; every item of a row takes as many as its largest.
+        limit: tokens of a row at most; None makes one row of all.
+
+    Returns:
+        The positions of each row, smaller items first; one row alone is in the order given.
+    """
+    order = sorted(range(len(sizes)), key=lambda item: (sizes[item], item))
+    rows = cut([sizes[item] for item in order], limit, padded=True)
+    if len(rows) == 1:
+        return [range(len(sizes))]
+    return [[order[place] for place in row] for row in rows]
 
 
 def _filled(sizes: Sequence[int], limit: int, padded: bool) -> list[range]:

@@ -1,43 +1,70 @@
-"""Compares log-probs through trees with the model's own forward, before anything is trained.
+"""Compares a way through a model with the model's own forward, before anything is trained.
 
 The model's own forward, padded and with whole logits, is the standard: no kernel, head or hook of
 ours or TRL's takes part in it. What is tried is the model as it is: in the dtype of the run, with
-its adapters and hooks. Afterwards everything is as it was, random numbers included.
+its adapters and hooks. Two things must agree: the log-prob of every answer token, and the gradient
+that a few weights get from them. Afterwards everything is as it was.
 """
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from clair_apo.apo.forward.batching import take_pairs, uncut_reason
+from clair_apo.apo.forward.attention import FLEX_ATTENTION, PER_BRANCH, attends_to_trees
 from clair_apo.apo.forward.cpu import fast_float32_products
-from clair_apo.apo.forward.logps import model_inputs
-from clair_apo.apo.forward.noise import random_numbers_kept
+from clair_apo.apo.forward.layout_measure import (
+    Autocast,
+    Batches,
+    Measure,
+    Measured,
+    few_pairs,
+    few_weights,
+    gradient_miss,
+    own_logps,
+)
+from clair_apo.apo.forward.logps import padded_forward
 from clair_apo.apo.forward.shared_prefix import (
     bare_model,
     columns_beside_trees,
     shared_prefix_forward,
 )
-from clair_apo.apo.forward.tree import tree_sizes
-from clair_apo.apo.trl_compat import forward_hooks, is_in_pieces
+from clair_apo.apo.forward.undisturbed import undisturbed
+from clair_apo.apo.trl_compat import forward_hooks
 from clair_apo.errors import ClairApoError
+from clair_apo.records import Record
 
-PAIRS_CONSIDERED = 16
-"""Of so many first pairs, those that are compared are chosen."""
-MOST_TOKENS = 1024
-"""Tokens of the pairs compared, both answers with their prompts; the shortest pair may have more.
-"""
-TOLERANCE_FP32 = 1e-3
-"""Nats by which two log-probs of one token may differ, and the share of larger log-probs."""
-TOLERANCE_HALF = 0.1
-"""The same in bfloat16 and float16, for the root of the mean square over all tokens."""
+PADDED = "padded"
+WAYS = {
+    FLEX_ATTENTION: "FlexAttention",
+    PER_BRANCH: "attention per branch",
+    PADDED: "padded rows",
+}
+"""Ways through a model, in words: trees by one kernel or the other, and TRL's padding."""
 
-_STARTING_VALUE = 0.02
+
+class Tolerance(NamedTuple):
+    """What two forwards that compute the same may differ by."""
+
+    logps: float
+    """Nats, and the share of log-probs beyond 1: the largest of a token, or in 16 bits the root of
+    the mean square over all tokens."""
+    gradients: float
+    """The norm of the difference by that of the gradient: the largest of a weight, or in 16 bits
+    the root of the mean square over all weights."""
+
+
+# On a CPU eight families of tiny models (`tests/helpers/tiny_pairs.py`) differ by at most 2e-6 nats
+# and 6e-6 in float32, and by 0.012 and 0.10 in bfloat16, of weights or by autocast: with weights
+# five times as large as drawn, harder than a model in use. As drawn it is 0.0008 and 0.012.
+FP32 = Tolerance(logps=1e-3, gradients=1e-3)
+HALF = Tolerance(logps=0.1, gradients=0.2)
+"""In bfloat16 and float16, of weights or by autocast."""
+
 _KNOWN_HOOKS = (
     "accelerate.",
     "bitsandbytes.",
@@ -50,49 +77,97 @@ _KNOWN_HOOKS = (
     "trl.",
 )
 
-Batches = Callable[[int], Mapping[str, Any]]
-"""Makes a padded batch of so many first pairs of the data, on the model's device."""
 
+class Agreement(Record):
+    """One way through a model, compared with the model's own forward of the same tokens."""
 
-class Agreement(NamedTuple):
-    """The result of comparing two forwards of the same tokens."""
-
-    tokens: int
+    way: str
+    """A key of `WAYS`."""
+    model: str = ""
+    """Which one it is; empty for the policy."""
+    tokens: int = 0
     """Of answers, compared."""
-    difference: float
-    """Nats: the largest of a token, relative for log-probs beyond 1; in 16 bits the root of the
-    mean square."""
-    allowed: float
+    difference: float | None = None
+    """Of log-probs, as `Tolerance.logps`; None where that is no finite number."""
+    allowed: float = 0.0
+    weights: int = 0
+    """Whose gradients were compared; 0 for a model that is not trained."""
+    gradient_difference: float | None = None
+    """As `Tolerance.gradients`; None where that is no finite number."""
+    gradient_allowed: float = 0.0
+    furthest: str = ""
+    """The weight whose gradient differs most."""
     fault: str | None = None
-    """Why they were not compared, or differ for another reason than numbers."""
+    """Why nothing was compared, or what is wrong besides numbers."""
 
     def because(self, fault: str) -> Self:
         """This result, with a reason why the two do not agree."""
-        return type(self)(self.tokens, self.difference, self.allowed, fault)
+        return self.model_copy(update={"fault": fault})
 
     @property
     def reason(self) -> str | None:
-        """Why trees cannot be used; None where both forwards agree."""
+        """Why this way cannot be taken; None where both agree."""
         if self.fault is not None:
             return self.fault
-        if self.difference <= self.allowed:
-            return None
+        if self.tokens and not _within(self.difference, self.allowed):
+            return (
+                f"log-probs of {self.tokens} answer tokens through {WAYS[self.way]} differ from "
+                f"the model's own forward by {_number(self.difference)} nats (allowed: "
+                f"{self.allowed:g})"
+            )
+        if self.weights and not _within(self.gradient_difference, self.gradient_allowed):
+            return (
+                f"gradients of {self.weights} weights through {WAYS[self.way]} differ from those "
+                f"of the model's own forward by {_number(self.gradient_difference)} of their size "
+                f"(allowed: {self.gradient_allowed:g}), most in {self.furthest}"
+            )
+        return None
+
+    def __str__(self) -> str:
+        found = (
+            f"log-probs of {self.tokens} answer tokens within {_number(self.difference)} nats of "
+            f"the model's own forward (allowed: {self.allowed:g})"
+        )
+        if not self.weights:
+            return found
         return (
-            f"log-probs of {self.tokens} tokens through shared beginnings differ from the model's "
-            f"own forward by {self.difference:.2g} nats (allowed: {self.allowed:g})"
+            f"{found}, gradients of {self.weights} weights within "
+            f"{_number(self.gradient_difference)} of their size (allowed: "
+            f"{self.gradient_allowed:g})"
         )
 
 
-def compare_layouts(model: Any, batches: Batches, device: torch.device) -> Agreement:
-    """Compare trees with the model's own forward; the model stays as it is.
+def _within(difference: float | None, allowed: float) -> bool:
+    return difference is not None and difference <= allowed
+
+
+def _number(difference: float | None) -> str:
+    return "NaN or infinity" if difference is None else f"{difference:.2g}"
+
+
+def compare_layouts(
+    model: Any,
+    batches: Batches,
+    device: torch.device,
+    way: str,
+    *,
+    trained: bool,
+    autocast: Autocast = contextlib.nullcontext,
+) -> Agreement:
+    """Compare a way through a model with its own forward; the model stays as it is.
 
     Args:
         model: adapted or not, wrapped or not; where a forward of it needs all processes, all call.
         batches: of the data that the run is for.
         device: where the model computes.
+        way: a key of `WAYS`.
+        trained: whether gradients are compared too. They are not where FSDP1 or DeepSpeed hold
+            them: the one keeps them in pieces of many weights, the other in its engine.
+        autocast: as the run computes; entered anew for each forward, since casts without gradient
+            would be used again in one with it.
     """
     hooked = foreign_hooks(model)
-    found = _compared(model, batches, device, hooked)
+    found = _compared(model, batches, device, way, trained, autocast, hooked)
     if found.reason is None or not hooked:
         return found
     names = ", ".join(sorted(hooked)[:3])
@@ -103,65 +178,77 @@ def _compared(
     model: Any,
     batches: Batches,
     device: torch.device,
+    way: str,
+    trained: bool,
+    autocast: Autocast,
     hooked: Mapping[str, nn.Module],
 ) -> Agreement:
-    half = bare_model(model).dtype.itemsize < 4 or torch.is_autocast_enabled(device.type)
+    if isinstance(model, DistributedDataParallel):
+        model = model.module  # a forward through it would wait for a backward of all weights
     stage = "a batch of the first pairs"
     try:
-        with undisturbed(model, device, hooked.values()), _adapters_visible(model):
-            pairs = few_pairs(batches)
-            if columns := columns_beside_trees(model, pairs):
-                return _failed(f"batches carry {columns[0]} for the model, which trees do not")
+        pairs = few_pairs(batches)
+        if way != PADDED and (columns := columns_beside_trees(model, pairs)):
+            fault = f"batches carry {columns[0]} for the model, which trees do not"
+            return Agreement(way=way, fault=fault)
+        with undisturbed(model, hooked.values()):
+            weights = few_weights(model) if trained else {}
+            measure = Measure(pairs, weights, device, autocast)
             stage = "the model's own forward"
-            own = own_logps(model, pairs)
-            stage = "the forward through shared beginnings"
-            with fast_float32_products(device):
-                trees = shared_prefix_forward(model, pairs, statistics=False)
+            own = measure(lambda: own_logps(model, pairs))
+            stage = f"the forward or backward through {WAYS[way]}"
+            with _attention(model, way), fast_float32_products(device):
+                found = measure(lambda: _logps(model, pairs, way))
     except ClairApoError as error:
-        return _failed(str(error))
+        return Agreement(way=way, fault=str(error))
     except Exception as error:  # whatever it is, the model's own way is still there
         words = " ".join(str(error).split())[:200]
-        return _failed(f"{stage} fails ({type(error).__name__}: {words})")
-    return _agreement(torch.cat([trees.chosen.values, trees.rejected.values]), own, half)
+        return Agreement(way=way, fault=f"{stage} fails ({type(error).__name__}: {words})")
+    with autocast():
+        half = bare_model(model).dtype.itemsize < 4 or torch.is_autocast_enabled(device.type)
+    return _agreement(way, found, own, half)
 
 
-def _failed(fault: str) -> Agreement:
-    return Agreement(0, math.inf, 0.0, fault)
+def _attention(model: Any, way: str) -> contextlib.AbstractContextManager[None]:
+    """Around forward and backward, as in training."""
+    return contextlib.nullcontext() if way == PADDED else attends_to_trees(bare_model(model), way)
 
 
-def _agreement(found: Tensor, wanted: Tensor, half: bool) -> Agreement:
-    misses = (found.double() - wanted.double()).abs() / wanted.double().abs().clamp(min=1)
+def _logps(model: Any, pairs: Mapping[str, Any], way: str) -> Tensor:
+    if way == PADDED:
+        found = padded_forward(model, pairs)
+    else:
+        found = shared_prefix_forward(model, pairs, statistics=False, kernel=way)
+    return torch.cat([found.chosen.values, found.rejected.values])
+
+
+def _agreement(way: str, found: Measured, own: Measured, half: bool) -> Agreement:
+    allowed = HALF if half else FP32
+    misses = (found.logps.double() - own.logps.double()).abs()
+    misses /= own.logps.double().abs().clamp(min=1)
     if not len(misses):
-        return Agreement(0, 0.0, 0.0)
-    if half:
-        return Agreement(len(misses), misses.square().mean().sqrt().item(), TOLERANCE_HALF)
-    return Agreement(len(misses), misses.max().item(), TOLERANCE_FP32)
+        return Agreement(way=way)
+    difference = misses.square().mean().sqrt() if half else misses.max()
+    found_logps = Agreement(
+        way=way,
+        tokens=len(misses),
+        difference=_finite(difference.item()),
+        allowed=allowed.logps,
+    )
+    if not own.gradients:
+        return found_logps
+    miss = gradient_miss(found.gradients, own.gradients)
+    gradients = {
+        "weights": len(own.gradients),
+        "gradient_difference": _finite(miss.root_mean_square if half else miss.largest),
+        "gradient_allowed": allowed.gradients,
+        "furthest": miss.furthest,
+    }
+    return found_logps.model_copy(update=gradients)
 
 
-def few_pairs(batches: Batches) -> Mapping[str, Any]:
-    """A batch of one or two pairs: the longest of the first that fit, else the shortest."""
-    batch = batches(PAIRS_CONSIDERED)
-    if uncut_reason(batch):
-        return batches(1)
-    sizes = (2 * torch.maximum(*batch["attention_mask"].bool().sum(1).chunk(2))).tolist()
-    trees = tree_sizes(batch)
-    order = sorted(range(len(sizes)), key=lambda pair: (-trees[pair], pair))
-    fitting = [pair for pair in order if sizes[pair] <= MOST_TOKENS // 2]
-    return take_pairs(batch, sorted(fitting[:2] or order[-1:]))
-
-
-def own_logps(model: Any, batch: Mapping[str, Any]) -> Tensor:
-    """Log-probs of every answer token from a model's own logits, chosen answers first.
-
-    Args:
-        model: wrapped or not.
-        batch: a padded batch.
-    """
-    logits = model(**model_inputs(batch), use_cache=False).logits
-    mask = batch["completion_mask"][:, 1:].bool()
-    scored = logits[:, -mask.shape[1] - 1 : -1][mask]
-    scored = scored.to(torch.promote_types(scored.dtype, torch.float32))
-    return -F.cross_entropy(scored, batch["input_ids"][:, 1:][mask].long(), reduction="none")
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None
 
 
 def foreign_hooks(model: Any) -> dict[str, nn.Module]:
@@ -180,53 +267,3 @@ def _is_foreign(hook: Any) -> bool:
     hook = getattr(hook, "func", hook)  # of a partial
     home = str(getattr(hook, "__module__", "") or type(hook).__module__)
     return home.endswith(".neftune") or not f"{home}.".startswith(_KNOWN_HOOKS)
-
-
-# --- nothing stays changed
-
-
-@contextlib.contextmanager
-def undisturbed(model: Any, device: torch.device, hooked: Iterable[nn.Module]) -> Iterator[None]:
-    """Evaluate without gradient, with fixed random numbers, and leave no trace.
-
-    Args:
-        model: in training or not.
-        device: its random numbers are kept too.
-        hooked: modules whose hooks are to act as they do in training.
-    """
-    training = [(module, module.training) for module in model.modules()]
-    model.eval()
-    for module in hooked:
-        module.training = True
-    try:
-        with random_numbers_kept(device), torch.no_grad():
-            yield
-    finally:
-        for module, was in training:
-            module.training = was
-
-
-@contextlib.contextmanager
-def _adapters_visible(model: Any) -> Iterator[None]:
-    """Give weights that start at zero small values: a new adapter does nothing before it learns.
-
-    Weights that are spread over processes are left alone.
-    """
-    generator = torch.Generator().manual_seed(0)
-    kept: list[tuple[Tensor, Tensor]] = []
-    try:
-        for weight in model.parameters():
-            if not weight.requires_grad or not _is_plain(weight) or weight.any():
-                continue
-            kept.append((weight.data, weight.data.clone()))
-            noise = torch.rand(weight.shape, generator=generator) - 0.5
-            weight.data.copy_(2 * _STARTING_VALUE * noise)
-        yield
-    finally:
-        for data, before in kept:
-            data.copy_(before)
-
-
-def _is_plain(weight: Tensor) -> bool:
-    whole = not weight.is_meta and not is_in_pieces(weight)
-    return weight.is_floating_point() and weight.numel() > 0 and whole

@@ -73,6 +73,25 @@ def computes_pairs(args: APOConfig, model: Any) -> bool:
     return _loss_of_trls_alone(args, model) is None
 
 
+def check_computes_pairs(
+    args: APOConfig, model: Any, wanted: str, *, own_loss: bool = False
+) -> None:
+    """Refuse something that only losses of ours heed, where TRL has the loss.
+
+    Args:
+        args: of the run.
+        model: adapted or not.
+        wanted: what it is, for the error.
+        own_loss: whether a subclass computes the loss.
+
+    Raises:
+        ConfigError: says why the loss is not ours.
+    """
+    overridden = "_compute_loss is overridden" if own_loss else None
+    if reason := overridden or _loss_of_trls_alone(args, model):
+        raise ConfigError(f"{wanted} would be ignored: {reason}; leave one of them out")
+
+
 def _loss_of_trls_alone(args: APOConfig, model: Any) -> str | None:
     foreign = [name for name in args.loss_type if name not in OBJECTIVES]
     if foreign:

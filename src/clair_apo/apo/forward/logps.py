@@ -4,17 +4,24 @@ A padded batch of B pairs has 2B rows of T tokens: the chosen answers first, the
 `completion_mask` marks the tokens of the answers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from clair_apo.apo.forward.batching import IMAGES, ROWS, TOKENS_PER_CHOSEN, WEIGHTS
+from clair_apo.apo.forward.batching import GIVEN_WEIGHTS, IMAGES, ROWS, TOKENS_PER_CHOSEN, WEIGHTS
 from clair_apo.apo.forward.tree import IGNORED, flushed
 from clair_apo.apo.trl_compat import fused_scores
 
-_NOT_FOR_THE_MODEL = {"completion_mask", IMAGES, ROWS, TOKENS_PER_CHOSEN, WEIGHTS}
+_NOT_FOR_THE_MODEL = {
+    "completion_mask",
+    IMAGES,
+    ROWS,
+    TOKENS_PER_CHOSEN,
+    WEIGHTS,
+    GIVEN_WEIGHTS,
+}
 
 
 class PairLogps(NamedTuple):
@@ -99,6 +106,34 @@ def joined(forwards: list[PairForward]) -> PairForward:
         chosen_top1=torch.cat([forward.chosen_top1 for forward in forwards]),
         sequence_tokens=torch.cat([forward.sequence_tokens for forward in forwards]),
         positions=torch.cat([forward.positions for forward in forwards]),
+    )
+
+
+def in_batch_order(forward: PairForward, order: Sequence[int]) -> PairForward:
+    """A forward of pairs that were taken in another order, in that of their batch.
+
+    Args:
+        forward: of B pairs.
+        order: the position in the batch of each, (B,).
+    """
+    if list(order) == sorted(order):
+        return forward
+    back = torch.tensor(sorted(range(len(order)), key=lambda place: order[place]))
+
+    def moved(tokens: TokenLogps) -> TokenLogps:
+        answers = tokens.split()
+        values = torch.cat([answers[place] for place in back.tolist()])
+        return TokenLogps(values, tokens.lengths[back.to(tokens.lengths.device)])
+
+    top1 = moved(TokenLogps(forward.chosen_top1, forward.chosen.lengths)).values
+    return PairForward(
+        chosen=moved(forward.chosen),
+        rejected=moved(forward.rejected),
+        chosen_top1=top1,
+        **{
+            name: getattr(forward, name)[back.to(forward.positions.device)]
+            for name in ("first_differences", "entropy_sums", "sequence_tokens", "positions")
+        },
     )
 
 

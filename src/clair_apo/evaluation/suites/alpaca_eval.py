@@ -92,6 +92,7 @@ class AlpacaEval(SuiteConfig):
             remarks=[*self._remarks(context), *(r for one in scored.values() for r in one.remarks)],
             rows={name: one.rows() for name, one in scored.items()},
             counts={name: one.counts() for name, one in scored.items()},
+            fault=_fault(list(scored.values())),
         )
 
     def _length_files(self) -> "_LengthFiles":
@@ -148,6 +149,13 @@ class AlpacaEval(SuiteConfig):
                 "the difficulties are those of AlpacaEval's annotator, not of this judge"
             )
         return remarks
+
+
+def _fault(scored: Sequence["_Scored"]) -> str:
+    rows = [comparison for one in scored for comparison in one.comparisons]
+    if not rows or any(row.preference is not None for row in rows):
+        return ""
+    return f"none of {len(rows)} comparisons has a preference"
 
 
 @dataclass(frozen=True)

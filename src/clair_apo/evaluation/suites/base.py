@@ -129,12 +129,15 @@ class SuiteResult:
         rows: by model, the rows that the figures are of, as they are written to
             `<suite>/<model>.jsonl`.
         counts: by model, numbers that need no interval, such as unreadable replies.
+        fault: why the suite could not measure what it is for, such as a judge of which not one
+            reply could be read; the evaluation then ends as failed, once all is written.
     """
 
     figures: Mapping[str, Mapping[str, Figure]]
     remarks: Sequence[str] = ()
     rows: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    fault: str = ""
 
 
 class SuiteConfig(Section, ABC):

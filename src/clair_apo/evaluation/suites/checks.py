@@ -74,7 +74,7 @@ def _held(rules: tuple[Check, ...], found: Sequence[PromptAnswer]) -> dict[str, 
 def _figures(rules: tuple[Check, ...], rows: dict[str, dict[str, bool]]) -> dict[str, Figure]:
     by_name = {rule.name: {id: row[rule.name] for id, row in rows.items()} for rule in rules}
     by_name[ALL] = {id: all(row.values()) for id, row in rows.items()}
-    return {name: RowFigure(values, share=True) for name, values in by_name.items()}
+    return {name: RowFigure(values, unit=True) for name, values in by_name.items()}
 
 
 def _rows(found: list[PromptAnswer], held: dict[str, dict[str, bool]]) -> list[dict[str, Any]]:

@@ -12,8 +12,10 @@ from clair_apo.errors import DataError
 from clair_apo.stats import (
     Interval,
     bootstrap_interval,
+    bounded_interval,
     jackknife_interval,
     mean_interval,
+    paired_bounded_interval,
     paired_interval,
     proportion_interval,
 )
@@ -26,13 +28,14 @@ class RowFigure:
     Attributes:
         values: by the row's id; two models' rows with the same id are a pair.
         clusters: the cluster of each row, by id; None where every row stands alone.
-        share: whether every value is 0 or 1; the interval is Wilson's then.
+        unit: whether values are from 0 to 1 by nature, as shares and preferences are; the interval
+            is then within 0 and 1, and Wilson's where every value is 0 or 1.
         factor: what values are multiplied by: 100 for figures in points.
     """
 
     values: Mapping[str, float]
     clusters: Mapping[str, str] | None = None
-    share: bool = False
+    unit: bool = False
     factor: float = 1.0
 
     def interval(self, confidence: float = 0.95) -> Interval:
@@ -43,7 +46,9 @@ class RowFigure:
         """
         rows = _some(list(self.values))
         values = [self.values[row] for row in rows]
-        make = proportion_interval if self.share else mean_interval
+        make = mean_interval
+        if self.unit:
+            make = proportion_interval if set(values) <= {0.0, 1.0} else bounded_interval
         return make(values, confidence, _of(self.clusters, rows)).times(self.factor)
 
     def minus(self, other: "RowFigure", confidence: float = 0.95) -> Interval:
@@ -53,7 +58,9 @@ class RowFigure:
             DataError: no row is in both.
         """
         rows = _shared(list(self.values), other.values)
-        return paired_interval(
+        both = self.unit and other.unit
+        make = paired_bounded_interval if both else paired_interval
+        return make(
             [self.values[row] for row in rows],
             [other.values[row] for row in rows],
             confidence,

@@ -200,7 +200,7 @@ def _share(values: Mapping[str, bool]) -> Figure:
     if not values:
         return Unavailable("the model has no such rows")
     numbers = {id: float(value) for id, value in values.items()}
-    return RowFigure(numbers, share=True, factor=_POINTS)
+    return RowFigure(numbers, unit=True, factor=_POINTS)
 
 
 def _disagreements(solutions: Sequence[_Solution]) -> list[_Solution]:

@@ -117,7 +117,7 @@ def _text_figures(found: Sequence[PromptAnswer]) -> dict[str, Figure]:
     texts = [(one, one.text) for one in found if one.text is not None]
     figures: dict[str, Figure] = {"ended": _ended([one for one, _ in texts])}
     for name, holds in TEXT_SHARES.items():
-        figures[name] = RowFigure({one.id: holds(one, text) for one, text in texts}, share=True)
+        figures[name] = RowFigure({one.id: holds(one, text) for one, text in texts}, unit=True)
     for name, measure in TEXT_MEANS.items():
         figures[name] = RowFigure({one.id: measure(one, text) for one, text in texts})
     if any(text and not one.tokens for one, text in texts):
@@ -130,7 +130,7 @@ def _text_figures(found: Sequence[PromptAnswer]) -> dict[str, Figure]:
 def _ended(found: Sequence[PromptAnswer]) -> Figure:
     if any(one.finish_reason in ("given", "other") for one in found):
         return Unavailable("the recording does not say what ended the answers")
-    return RowFigure({one.id: one.finish_reason == "stop" for one in found}, share=True)
+    return RowFigure({one.id: one.finish_reason == "stop" for one in found}, unit=True)
 
 
 def _answered_by_all(answers: Answers) -> Answers:

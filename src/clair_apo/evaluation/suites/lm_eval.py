@@ -99,4 +99,4 @@ def _figure(values: Mapping[str, Any]) -> Figure:
     if not all(isinstance(value, Real) for value in values.values()):
         return Unavailable("the harness computes it over all documents at once: no mean of them")
     numbers = {doc: float(value) for doc, value in values.items()}
-    return RowFigure(numbers, share=set(numbers.values()) <= {0.0, 1.0})
+    return RowFigure(numbers, unit=all(0 <= number <= 1 for number in numbers.values()))

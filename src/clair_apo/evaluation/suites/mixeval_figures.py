@@ -139,7 +139,7 @@ def _mean(rows: Sequence[JudgedItem], scores: Mapping[str, float | None]) -> Fig
     if not known:
         return Unavailable(f"none of the judge's {len(rows)} replies could be read")
     clusters = {one.row.id: one.row.item.digest for one in rows}
-    return RowFigure(known, clusters, share=set(known.values()) <= {0.0, 1.0}, factor=_POINTS)
+    return RowFigure(known, clusters, unit=True, factor=_POINTS)
 
 
 def _mean_over_items(rows: Sequence[JudgedItem], scores: Mapping[str, float | None]) -> Figure:
@@ -148,7 +148,7 @@ def _mean_over_items(rows: Sequence[JudgedItem], scores: Mapping[str, float | No
         if (score := scores.get(one.row.id)) is not None:
             of_item.setdefault(one.row.item.digest, []).append(score)
     means = {digest: float(np.mean(found)) for digest, found in of_item.items()}
-    return RowFigure(means, factor=_POINTS)
+    return RowFigure(means, unit=True, factor=_POINTS)
 
 
 def _of_benchmarks(

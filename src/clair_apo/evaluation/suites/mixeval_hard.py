@@ -88,6 +88,7 @@ class MixEvalHard(SuiteConfig):
             remarks=[*self._remarks(rows), *_remarks_on_rows(rows)],
             rows={name: [_as_row(one) for one in judged] for name, judged in rows.items()},
             counts={name: _counts(judged) for name, judged in rows.items()},
+            fault=_fault([one for judged in rows.values() for one in judged]),
         )
 
     def _answers(self, context: SuiteContext, model: EvaluatedModel) -> list[AnsweredItem]:
@@ -214,6 +215,13 @@ def _remarks_on_rows(rows: Mapping[str, Sequence[JudgedItem]]) -> list[str]:
                     f"{name}: {number} of {len(judged)} rows are {what}; they leave the means"
                 )
     return remarks
+
+
+def _fault(rows: Sequence[JudgedItem]) -> str:
+    today = [one.today for one in rows if one.today]
+    if not today or any(one.score is not None for one in today):
+        return ""
+    return f"none of the judge's {len(today)} replies could be read"
 
 
 def _counts(rows: Sequence[JudgedItem]) -> dict[str, int]:

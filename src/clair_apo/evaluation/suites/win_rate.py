@@ -101,6 +101,7 @@ class WinRateSuite(SuiteConfig):
             remarks=(*failures(answers), *_remarks(figures, contests, controls)),
             rows={name: [_row(one) for one in own] for name, own in contests.items()},
             counts={name: side.counts() for name, side in found.items()},
+            fault=_unread([one for side in found.values() for one in side.all]),
         )
 
     def _contests(
@@ -171,6 +172,15 @@ def _compared(
     ]
 
 
+def _unread(contests: Sequence[Contest]) -> str:
+    if not contests or any(one.found.share is not None for one in contests):
+        return ""
+    return (
+        "the judge gave no verdict that can be read in any comparison; take a model that answers "
+        "in the form that it is asked for"
+    )
+
+
 class _Side:
     """The contests of one model, and its figures."""
 
@@ -239,7 +249,7 @@ class _Side:
         if not found:
             return Unavailable(self._nothing() if not self.read else "no verdict names a side")
         means = {prompt: sum(numbers) / len(numbers) for prompt, numbers in found.items()}
-        return RowFigure(means, share=set(means.values()) <= {0.0, 1.0})
+        return RowFigure(means, unit=True)
 
     def _by_prompt(self) -> dict[str, list[int]]:
         """The numbers of the contests of each prompt."""
