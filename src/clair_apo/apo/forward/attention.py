@@ -114,10 +114,7 @@ def tree_attention(
     scoring = Scoring(scaling, mask.window, softcap, s_aux)
     flexes = kernel == FLEX_ATTENTION and _flexes(query.device)
     if flexes and not dropout and _flexible(query, value):
-        blocks = _block_masks.get(attention_mask)
-        if blocks is None:
-            blocks = _block_masks[attention_mask] = tree_block_mask(mask, query.device)
-        return _flex_attention(query, key, value, blocks, scoring), None
+        return _flex_attention(query, key, value, attention_mask, scoring), None
     return _by_branch(query, key, value, mask, scoring, dropout), None
 
 
@@ -223,8 +220,15 @@ def _compiled_flex_attention() -> Any:
     return torch.compile(flex_attention)
 
 
+def _block_mask(mask: Tensor, device: torch.device) -> BlockMask:
+    found: BlockMask | None = _block_masks.get(mask)
+    if found is None:
+        found = _block_masks[mask] = tree_block_mask(read_mask(mask), device)
+    return found
+
+
 def _flex_attention(
-    query: Tensor, key: Tensor, value: Tensor, mask: BlockMask, scoring: Scoring
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scoring: Scoring
 ) -> Tensor:
     """All trees in one call, in the dtype of `value`: under autocast, rotary ones are wider."""
     query, key = query.to(value.dtype), key.to(value.dtype)
@@ -236,7 +240,7 @@ def _flex_attention(
         key,
         value,
         score_mod=None if scoring.softcap is None else _cap(scoring.softcap),
-        block_mask=mask,
+        block_mask=_block_mask(mask, query.device),
         scale=scoring.scaling,
         enable_gqa=query.shape[1] != key.shape[1],
         return_aux=None if scoring.sinks is None else AuxRequest(lse=True),
