@@ -150,4 +150,6 @@ def gradient_miss(found: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Mis
 
 
 def _norm(grad: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(grad, dtype=torch.promote_types(grad.dtype, torch.float32))
+    kind = torch.promote_types(grad.dtype, torch.float32)
+    norm: Tensor = torch.linalg.vector_norm(grad, dtype=kind)
+    return norm
