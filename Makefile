@@ -1,5 +1,5 @@
 # make demo | test | test-real | test-trl | check | docs: each sets .venv up by itself, pinned,
-# without a hub.
+# without a hub. make gpu takes the Python that is there: .venv's, or else PYTHON's, with its torch.
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := PIP_CONSTRAINT=constraints.txt $(BIN)/pip install --quiet --disable-pip-version-check
@@ -9,7 +9,7 @@ PYTHON ?= python3
 WORKERS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
-.PHONY: demo test test-real test-trl check docs clean
+.PHONY: demo test test-real test-trl check docs gpu clean
 
 # torch is named with its version: any looser request may bring gigabytes of CUDA
 $(BIN)/.installed: pyproject.toml constraints.txt
@@ -65,6 +65,12 @@ check: $(BIN)/.installed-dev
 docs: $(BIN)/.installed-dev
 	$(OFFLINE) $(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
+
+MINUTES ?= 8
+# everything that a GPU has to settle; WHEELS=folder where packages are missing and nothing is reached
+gpu:
+	$(or $(wildcard $(BIN)/python),$(PYTHON)) benchmarks/gpu.py --minutes $(MINUTES) \
+	    $(if $(WHEELS),--wheels $(WHEELS))
 
 clean:
 	rm -rf $(VENV) .venv-trl-* docs/_build

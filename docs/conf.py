@@ -12,7 +12,7 @@ author = "The clair-apo developers"
 version = release = installed_version("clair-apo")
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "config_reference"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "gpu_trial.md"]  # the second is part of benchmarks.md
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
 # the pages link files of the checkout, which are no pages

@@ -72,14 +72,17 @@ def check_command(words):
     context = group.make_context(group.name, words)
     if group.name in OF_ITS_OWN_PARSER:
         config = OF_ITS_OWN_PARSER[group.name]
-        check_keys(context.args, dotted_keys(config) if config else keys_of(TrainingSetup))
+        of_training = keys_of_build() if group.name == "build" else keys_of(TrainingSetup)
+        check_keys(context.args, dotted_keys(config) if config else of_training)
     if group.name == "evaluate" and named_files(context.args):
         EvaluateConfig.from_command_line(context.args)  # its keys depend on its models and suites
 
 
 def check_script(script, words):
-    if script in ("scripts/train.py", "scripts/build_reference.py"):
+    if script == "scripts/train.py":
         check_keys(words, keys_of(TrainingSetup))
+    elif script == "scripts/build_reference.py":
+        check_keys(words, keys_of_build())
     elif script == "scripts/train_unpaired.py":
         check_keys(words, keys_of(TrainingSetup) | {f.name for f in dataclasses.fields(KTOConfig)})
     else:
@@ -91,6 +94,10 @@ def check_script(script, words):
 def keys_of(setup):
     parts = setup.__annotations__.values()
     return {field.name for part in parts for field in dataclasses.fields(part)}
+
+
+def keys_of_build():
+    return keys_of(TrainingSetup) | {"shard"}
 
 
 def check_keys(words, keys):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clair_apo.console import print_result
-from clair_apo.errors import ConfigError, reported_errors
+from clair_apo.errors import ConfigError, StoreError, reported_errors
 from clair_apo.output_streams import steady_output
 
 if TYPE_CHECKING:
@@ -37,6 +37,10 @@ ESTIMATE = """Modes of evaluate, beside the keys below:
 PROCESSES = """Options of train that start several processes, beside the keys below:
   --num_processes N         one for each GPU, or so many on the cores of a machine without GPUs
   --accelerate_config FILE  a YAML of accelerate launch: FSDP, DeepSpeed, several machines
+"""
+
+SHARES = """Options of reference build, beside the keys below:
+  --shard I/N  compute only the I-th of N parts of the pairs, for N machines that share them
 """
 
 app = typer.Typer(
@@ -199,7 +203,7 @@ def merge(
 
 @app.command()
 def batches(
-    run: Annotated[Path, typer.Argument(help="A run folder of generate.")],
+    run: Annotated[Path, typer.Argument(help="A run folder of generate or evaluate.")],
     cancel: Annotated[str | None, typer.Option(help="End this batch, or `all`.")] = None,
     forget: Annotated[
         str | None, typer.Option(help="Wait no longer for this batch, or `all`; ask again.")
@@ -207,7 +211,7 @@ def batches(
 ) -> None:
     """List a run's batches at a server, and keep what those that have ended answered."""
     with reported_errors():
-        from clair_apo.clair.batches import list_batches
+        from clair_apo.evaluation.batches import list_batches
 
         looks = list_batches(run, cancel=cancel, forget=forget)
         for look in looks:
@@ -296,8 +300,26 @@ def build(context: typer.Context) -> None:
     with reported_errors(interrupted=AGAIN):
         from clair_apo.apo.build_reference import main as build_reference
 
+        if "--help" in context.args:
+            print_result(SHARES)
         _check_text(context.args)
         build_reference(context.args)
+
+
+@reference.command("merge")
+def merge_references(
+    caches: Annotated[list[Path], typer.Argument(help="The caches of other machines.")],
+    reference_cache: _Cache = None,
+) -> None:
+    """Take the references of other caches (reference build --shard i/n) over into one."""
+    with reported_errors(interrupted=AGAIN):
+        from clair_apo.apo.reference.storage import cache_path, merge_caches
+
+        target = cache_path(reference_cache)
+        merged = merge_caches(caches, target)
+        print_result(f"{merged.files} files were taken over\ncache: {target}")
+        if merged.faults:
+            raise StoreError("; ".join([*merged.faults, "left out; build their pairs again"]))
 
 
 @reference.command()

@@ -1,4 +1,4 @@
-"""The run folder: its files, its manifest, its lock, and which prompts it holds out.
+"""The run folder: its files, manifest and lock, its shards, and which prompts it holds out.
 
 Files appear whole or not at all. This module does not know what the stages do.
 """
@@ -6,14 +6,16 @@ Files appear whole or not at all. This module does not know what the stages do.
 import functools
 import hashlib
 import json
+import re
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
@@ -177,6 +179,50 @@ def git_revision() -> str | None:
         return None
     # in a repository without a commit git fails, and prints "HEAD" all the same
     return result.stdout.strip() if result.returncode == 0 else None
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of several parts of data that machines share; disjoint, and together all of it.
+
+    A row's id alone decides, so every machine draws the same parts, whatever the order of the data,
+    and two equal rows are in one part, where one is dropped as the other's duplicate.
+    """
+
+    number: int
+    """From 1."""
+    count: int
+    """How many parts there are."""
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `i/n`.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        match = re.fullmatch(r"(\d+)/(\d+)", text)
+        if match is None or not 1 <= int(match[1]) <= int(match[2]):
+            raise ValueError(f"expected i/n, from 1/n to n/n, such as 3/8; got {text!r}")
+        return cls(int(match[1]), int(match[2]))
+
+    @property
+    def name(self) -> str:
+        """For folders and files: `3-of-8`."""
+        return f"{self.number}-of-{self.count}"
+
+    def holds(self, row_id: str) -> bool:
+        """Whether a row belongs to this part.
+
+        Args:
+            row_id: a digest in hex.
+        """
+        return shard_number(int(row_id, 16), self.count) == self.number
+
+
+def shard_number(row_id: int, count: int) -> int:
+    """The part, from 1, that a row with this id belongs to."""
+    return row_id % count + 1
 
 
 def is_held_out(prompt_id: str, fraction: float) -> bool:

@@ -18,7 +18,7 @@ from clair_apo.apo.arguments import parse_arguments
 from clair_apo.apo.build_reference import build_reference, main
 from clair_apo.apo.train import load_split, make_trainer, train
 from clair_apo.cli import app
-from clair_apo.errors import ModelNotFoundError
+from clair_apo.errors import ConfigError, DataError, ModelNotFoundError
 from tests.helpers.tiny_apo import make_model, make_rows, make_tokenizer
 
 
@@ -69,6 +69,47 @@ def test_build_computes_what_is_lacking_once_and_training_finds_it(config_file, 
 def test_build_computes_although_the_config_would_ask_in_every_step(config_file):
     setup = parse_arguments(["--config", config_file(precompute_ref_log_probs=False)])
     assert build_reference(setup).computed == 12
+
+
+def test_shards_are_disjoint_and_together_all_pairs(config_file, tmp_path, capsys):
+    counts = []
+    for shard in ("1/3", "2/3", "3/3"):
+        main(["--config", config_file(), "--shard", shard])
+        counts.append(int(re.search(r"(\d+) computed now", capsys.readouterr().out)[1]))
+    assert sum(counts) == 12
+    assert max(counts) < 12
+    main(["--config", config_file()])
+    assert "12 pairs: 12 were in the cache, 0 computed now" in capsys.readouterr().out
+
+
+def test_caches_of_several_machines_are_merged_into_one(config_file, tmp_path, capsys):
+    caches = [str(tmp_path / name) for name in ("one", "other")]
+    for number, cache in enumerate(caches, 1):
+        main(["--config", config_file(reference_cache=cache), "--shard", f"{number}/2"])
+    whole = ["--reference_cache", str(tmp_path / "whole")]
+    for _ in range(2):  # the second time there is nothing to do
+        assert command("merge", *caches, *whole).exit_code == 0
+    capsys.readouterr()
+    main(["--config", config_file(), *whole])
+    assert "12 pairs: 12 were in the cache, 0 computed now" in capsys.readouterr().out
+    damaged = min((tmp_path / "one").glob("*/*.safetensors"))
+    damaged.write_bytes(b"nonsense")
+    result = command("merge", caches[0], "--reference_cache", str(tmp_path / "again"))
+    assert result.exit_code == 2
+    assert str(damaged) in result.stderr
+    assert command("merge", str(tmp_path / "nowhere")).exit_code == 2
+
+
+@pytest.mark.parametrize("shard", ["0/2", "3/2", "half"])
+def test_a_shard_that_is_none_is_refused(config_file, shard):
+    with pytest.raises(ConfigError, match="shard: expected i/n"):
+        main(["--config", config_file(), "--shard", shard])
+
+
+def test_a_shard_without_pairs_says_so(config_file):
+    with pytest.raises(DataError, match="holds none of the 12 pairs; take fewer shards"):
+        for number in range(1, 40):
+            main(["--config", config_file(), "--shard", f"{number}/500"])
 
 
 def test_info_lists_each_reference_with_its_size(config_file, tmp_path, tiny_folder):

@@ -17,12 +17,11 @@ from datasets import Dataset, DatasetDict
 
 from clair_apo.clair import GenerateConfig, generate
 from clair_apo.clair.stages.context import ControlsConfig
-from clair_apo.clair.stages.load import PromptShard
 from clair_apo.config import dotted_keys
 from clair_apo.errors import ClairApoError
 from clair_apo.llm import ChatRequest
 from clair_apo.records import prompt_id
-from clair_apo.run_folder import is_held_out
+from clair_apo.run_folder import Shard, is_held_out
 from tests.helpers import ROOT
 from tests.helpers.chat_server import ChatServer, Reply
 from tests.helpers.clair_runs import Replying, edit_reply, rows_of, user, write_rows
@@ -249,7 +248,7 @@ EFFECTS = [
         "1/2",
         lambda run: len(run.target),
         QUESTIONS - 1,
-        sum(PromptShard(1, 2).holds(one) for one in ids({*range(QUESTIONS)} - {GIVEN})),
+        sum(Shard(1, 2).holds(one) for one in ids({*range(QUESTIONS)} - {GIVEN})),
     ),
 ]
 

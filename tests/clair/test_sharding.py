@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 
 from clair_apo.clair import GenerateConfig, generate, load_prompts
 from clair_apo.clair.merge import merge
-from clair_apo.clair.stages.load import PromptShard
 from clair_apo.cli import app
 from clair_apo.errors import ClairApoError, DataError, RunError, StoreError
 from clair_apo.llm import ModelSpec, RequestStore, StoredAnswer
 from clair_apo.records import Dropped, Prompt
+from clair_apo.run_folder import Shard
 from tests.helpers.clair_runs import REVISER, TARGET, Replying, cut, edit_reply, write_rows
 
 IDS = st.integers(0, 2**64 - 1).map(lambda number: f"{number:016x}")
@@ -24,14 +24,14 @@ IDS = st.integers(0, 2**64 - 1).map(lambda number: f"{number:016x}")
 
 @given(IDS, st.integers(1, 50))
 def test_every_prompt_is_in_exactly_one_shard(prompt_id, count):
-    holding = [n for n in range(1, count + 1) if PromptShard(n, count).holds(prompt_id)]
+    holding = [n for n in range(1, count + 1) if Shard(n, count).holds(prompt_id)]
     assert len(holding) == 1
 
 
 @pytest.mark.parametrize("text", ["0/4", "5/4", "1", "1/0", "a/b", "-1/2", "1/2/3", ""])
 def test_a_shard_that_is_none_is_refused(text):
     with pytest.raises(ValueError, match="from 1/n to n/n"):
-        PromptShard.parse(text)
+        Shard.parse(text)
 
 
 def test_a_shard_has_a_folder_and_a_store_of_its_own(tmp_path):
@@ -119,7 +119,7 @@ def files_of(folder):
 def test_the_shards_prompts_are_disjoint_complete_and_in_the_order_of_the_data(tmp_path, data):
     config = config_of(tmp_path, data).prompts
     whole = [row.id for row in load_prompts(config)]
-    parts = [[r.id for r in load_prompts(config, PromptShard(n, 4))] for n in range(1, 5)]
+    parts = [[r.id for r in load_prompts(config, Shard(n, 4))] for n in range(1, 5)]
     assert sorted(id for part in parts for id in part) == sorted(whole)
     assert all(part == [id for id in whole if id in part] for part in parts)
 
@@ -128,7 +128,7 @@ def test_equal_prompts_are_in_one_shard_where_one_of_them_is_the_duplicate(tmp_p
     config = config_of(tmp_path, data).prompts
     dropped, kept = [], []
     for number in (1, 2, 3):
-        rows = list(load_prompts(config, PromptShard(number, 3)))
+        rows = list(load_prompts(config, Shard(number, 3)))
         dropped += [row for row in rows if isinstance(row, Dropped)]
         kept += [row for row in rows if isinstance(row, Prompt)]
     assert len(dropped) == 5
@@ -138,7 +138,7 @@ def test_equal_prompts_are_in_one_shard_where_one_of_them_is_the_duplicate(tmp_p
 def test_a_limit_draws_the_same_prompts_for_all_shards(tmp_path, data):
     config = config_of(tmp_path, data).prompts.model_copy(update={"limit": 10})
     whole = [row.id for row in load_prompts(config)]
-    parts = [row.id for n in (1, 2) for row in load_prompts(config, PromptShard(n, 2))]
+    parts = [row.id for n in (1, 2) for row in load_prompts(config, Shard(n, 2))]
     assert len(whole) == 10
     assert sorted(parts) == sorted(whole)
 
@@ -148,7 +148,7 @@ def test_a_shard_without_prompts_says_so(tmp_path):
     errors = []
     for number in (1, 2):
         try:
-            list(load_prompts(config_of(tmp_path, data).prompts, PromptShard(number, 2)))
+            list(load_prompts(config_of(tmp_path, data).prompts, Shard(number, 2)))
         except DataError as error:
             errors.append(str(error))
     assert len(errors) == 1

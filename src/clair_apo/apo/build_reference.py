@@ -4,17 +4,21 @@
 call it.
 """
 
+import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from clair_apo.apo.arguments import TrainingSetup, parse_arguments
+from clair_apo.apo.data import PairSplit
 from clair_apo.apo.process_exit import freeze_objects_for_exit
 from clair_apo.apo.train import is_quickly_done, load_split, make_trainer, quiet
 from clair_apo.apo.trainer import APOTrainer
 from clair_apo.console import print_result
-from clair_apo.errors import StoreError
+from clair_apo.errors import ConfigError, DataError, StoreError
+from clair_apo.records import digest
+from clair_apo.run_folder import Shard
 
 VERIFIED_PAIRS = 16
 """Pairs whose reference is asked again by `verify --config`; of each part of the data."""
@@ -36,8 +40,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         ClairApoError: whatever the user can mend.
     """
-    setup = parse_arguments(sys.argv[1:] if argv is None else argv)
-    built = build_reference(setup)
+    shard, rest = _taken_shard(sys.argv[1:] if argv is None else argv)
+    setup = parse_arguments(rest)
+    built = build_reference(setup, shard)
     if setup.args.process_index == 0:
         print_result(
             f"{built.pairs} pairs: {built.pairs - built.computed} were in the cache, "
@@ -45,13 +50,28 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
 
 
-def build_reference(setup: TrainingSetup) -> BuiltReference:
+def _taken_shard(argv: Sequence[str]) -> tuple[Shard | None, list[str]]:
+    """Take `--shard i/n` out of a command line whose other options are those of a training."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--shard")
+    try:
+        options, rest = parser.parse_known_args(argv)
+        return (Shard.parse(options.shard) if options.shard is not None else None), rest
+    except (argparse.ArgumentError, ValueError) as error:
+        raise ConfigError(f"shard: {error}") from None
+
+
+def build_reference(setup: TrainingSetup, shard: Shard | None = None) -> BuiltReference:
     """Fill the cache for the pairs of a training config, trained on and held out; trains nothing.
+
+    Args:
+        setup: the config.
+        shard: only this part of the pairs, where several machines share them.
 
     Raises:
         ClairApoError: whatever the user can mend.
     """
-    trainer = _built(setup)
+    trainer = _built(setup, shard)
     cache = trainer.reference_cache
     if not cache.store.keeps:
         raise StoreError(
@@ -91,10 +111,24 @@ def verify_pairs(setup: TrainingSetup) -> str:
     return f"{len(found)} answers were asked again; the largest difference is {worst:.2g} nats"
 
 
-def _built(setup: TrainingSetup) -> APOTrainer:
+def _built(setup: TrainingSetup, shard: Shard | None = None) -> APOTrainer:
     setup.args.precompute_ref_log_probs = True
     split = load_split(setup)
+    if shard is not None:
+        split = _part(split, shard)
     with quiet(few=is_quickly_done(split)):
         trainer = make_trainer(setup, split)
         trainer.complete_reference()
     return trainer
+
+
+def _part(split: PairSplit, shard: Shard) -> PairSplit:
+    """The pairs of a shard: those trained on where there are any, and the held-out ones."""
+    train, held_out = (
+        tuple(pair for pair in pairs if shard.holds(digest(pair.to_trl_row())))
+        for pairs in (split.train, split.held_out)
+    )
+    if not train and not held_out:
+        count = len(split.train) + len(split.held_out)
+        raise DataError(f"shard {shard.name} holds none of the {count} pairs; take fewer shards")
+    return split._replace(train=train or held_out, held_out=held_out if train else ())

@@ -26,13 +26,27 @@ def list_batches(
     """
     manifest = RunFolder(run).manifest()
     if "run_id" not in manifest:
-        raise RunError(f"{run}: is no run folder of generate")
+        raise RunError(f"{run}: is no run folder of generate or evaluate")
     config = config_of(run, manifest["config"])
     models = [spec for spec in (config.target, config.reviser, config.judge) if spec]
     with RequestStore(config.store_path) as store:
         admin = BatchAdmin(store, manifest["run_id"], models)
-        if forget:
-            admin.forget(forget)
-        if cancel:
-            admin.cancel(cancel)
-        return admin.look()
+        return look_after(admin, cancel=cancel, forget=forget)
+
+
+def look_after(admin: BatchAdmin, *, cancel: str | None, forget: str | None) -> list[BatchLook]:
+    """Forget and cancel what is named, and look at the rest.
+
+    Args:
+        admin: of the run.
+        cancel: as `list_batches` takes it.
+        forget: as `list_batches` takes it.
+
+    Raises:
+        RequestError: there is no such batch, or the server cannot be asked.
+    """
+    if forget:
+        admin.forget(forget)
+    if cancel:
+        admin.cancel(cancel)
+    return admin.look()

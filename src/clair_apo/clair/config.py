@@ -12,11 +12,12 @@ from pydantic import Field, field_validator, model_validator
 from clair_apo.clair.filters.gate import GateConfig
 from clair_apo.clair.recipes import RECIPES, Recipe, RecipeName
 from clair_apo.clair.stages.context import ControlsConfig, Role, ScorerConfig
-from clair_apo.clair.stages.load import PromptsConfig, PromptShard
+from clair_apo.clair.stages.load import PromptsConfig
 from clair_apo.clair.stages.table import StageDef, stages_of
 from clair_apo.config import Config, Section, UserPath
 from clair_apo.llm import ModelSpec
 from clair_apo.records import Direction, RevisionFormat
+from clair_apo.run_folder import Shard
 
 
 class RevisionConfig(Section):
@@ -100,7 +101,7 @@ class GenerateConfig(Config):
     @classmethod
     def _is_a_shard(cls, text: str | None) -> str | None:
         if text is not None:
-            PromptShard.parse(text)
+            Shard.parse(text)
         return text
 
     @model_validator(mode="after")
@@ -182,9 +183,9 @@ class GenerateConfig(Config):
         return self.target.revision if self.target.mode == "live" else None
 
     @property
-    def prompt_shard(self) -> PromptShard | None:
+    def prompt_shard(self) -> Shard | None:
         """The part of the prompts that this run takes; None for all."""
-        return PromptShard.parse(self.shard) if self.shard else None
+        return Shard.parse(self.shard) if self.shard else None
 
     @property
     def folder(self) -> Path:

@@ -20,13 +20,13 @@ from clair_apo.clair.dataset import write_parquet_splits, write_splits
 from clair_apo.clair.filters.contamination import ContaminationIndex
 from clair_apo.clair.prompt_state import DROPPED, PAIRS, PROMPTS, StageFile
 from clair_apo.clair.sharding import ShardRun, read_shards
-from clair_apo.clair.stages.load import load_prompts, shard_number, survey_prompts
+from clair_apo.clair.stages.load import load_prompts, survey_prompts
 from clair_apo.clair.stages.pair import TOKENIZER
 from clair_apo.errors import RunError
 from clair_apo.files import atomic_writer
 from clair_apo.llm import RequestStore
 from clair_apo.records import Prompt, Record, Stage
-from clair_apo.run_folder import DATASET, RunFolder, file_digest
+from clair_apo.run_folder import DATASET, RunFolder, file_digest, shard_number
 
 
 class Merged(Record):

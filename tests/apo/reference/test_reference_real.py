@@ -1,7 +1,11 @@
 """The cache with several processes: filled by two for one to read, and by a sharded policy."""
 
 import json
+import random
 import re
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -9,9 +13,11 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from tests.helpers.launching import ROOT, command, finished, launch
+from clair_apo.apo.build_reference import main
+from tests.helpers.launching import ENVIRONMENT, LONGEST_S, ROOT, command, finished, launch
 
 pytestmark = pytest.mark.real
+COUNTS = r"(\d+) pairs: (\d+) were in the cache, (\d+) computed now"
 
 
 @pytest.fixture
@@ -40,6 +46,42 @@ def test_two_processes_fill_the_cache_that_one_reads(write):
     config, build = write("run"), "scripts/build_reference.py"
     assert "20 pairs: 0 were in the cache, 20 computed now" in output_of(*command(config, 2, build))
     assert "20 pairs: 20 were in the cache, 0 computed now" in output_of(*command(config, 1, build))
+
+
+def test_two_machines_share_the_pairs_and_both_die_at_random(write, tmp_path, capsys):
+    """Both write into one cache; what was written before the kill is not computed again."""
+    config = write("shared", per_device_eval_batch_size=1)
+    chance = random.Random(0)
+    folder = tmp_path / "cache-shared"
+    lives = {number: _life(config, number) for number in (1, 2)}
+    alive = {number: chance.randint(1, 6) for number in lives}
+    while alive:
+        time.sleep(0.02)
+        written = len(list(folder.glob("*/*.safetensors")))
+        for number, files in list(alive.items()):
+            assert lives[number].poll() is None, "it came to its end before it was killed"
+            if written >= files:
+                lives[number].kill()
+                lives[number].communicate()
+                del alive[number]
+    kept = len(list(folder.glob("*/*.safetensors")))
+    assert 0 < kept < 20
+    said = [_life(config, number).communicate(timeout=LONGEST_S)[0] for number in lives]
+    pairs, found, computed = (
+        sum(int(number) for number in column)
+        for column in zip(*(re.search(COUNTS, text).groups() for text in said), strict=True)
+    )
+    assert (pairs, found, computed) == (20, kept, 20 - kept)
+    main(["--config", str(config)])
+    assert "20 pairs: 20 were in the cache, 0 computed now" in capsys.readouterr().out
+
+
+def _life(config: Path, number: int) -> subprocess.Popen[str]:
+    slowly = str(ROOT / "tests" / "helpers" / "reference_slowly.py")
+    run = [sys.executable, slowly, "--config", str(config), "--shard", f"{number}/2"]
+    return subprocess.Popen(
+        run, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
 
 
 def test_a_sharded_policy_trains_as_one_process_and_is_its_own_reference(write, tmp_path):

@@ -14,7 +14,7 @@ import hashlib
 import logging
 import os
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -242,18 +242,61 @@ def _readable_facts(folder: Path) -> ReferenceFacts | None:
         return None
 
 
+class MergedReference(NamedTuple):
+    """What `merge_caches` took over."""
+
+    files: int
+    """That the target lacked."""
+    faults: tuple[str, ...]
+    """Files that were left where they are, each with the reason."""
+
+
+def merge_caches(sources: Sequence[Path], target: Path) -> MergedReference:
+    """Take the references of several caches over into one; what is there already stays.
+
+    Two caches never contradict each other: a file is named after its content, a pair after its
+    tokens, a reference after what it computes.
+
+    Args:
+        sources: folders of caches, as other machines have filled them.
+        target: the folder of the cache that runs will read; made where there is none.
+
+    Raises:
+        StoreError: a source is no cache, or a folder of it is not what its name says; or the target
+            cannot be written.
+    """
+    taken, faults = 0, list[str]()
+    folders = [folder for source in sources for folder in _reference_folders(source)]
+    for folder in folders:
+        into = ReferenceStore(target, (facts := read_facts(folder)).identity, facts.model)
+        for path in _chunk_paths(folder):
+            try:
+                answers = dict(_read_chunk(path).answers())
+            except _UnsoundError as fault:
+                faults.append(f"{path}: {fault}")
+                continue
+            if not (into.folder / path.name).exists():
+                into.add(answers)
+                taken += 1
+    return MergedReference(taken, tuple(faults))
+
+
 def stored_references(root: Path) -> list[StoredReference]:
     """Every reference in a cache, each file of it read and checked.
 
     Raises:
         StoreError: there is no cache, or a folder in it that is not what its name says.
     """
+    return [_stored(folder) for folder in _reference_folders(root)]
+
+
+def _reference_folders(root: Path) -> list[Path]:
     folders = sorted(path.parent for path in root.glob(f"*/{IDENTITY_FILE}"))
     if not folders:
         raise StoreError(
             f"{root}: there is no reference cache; clair-apo reference build makes one"
         )
-    return [_stored(folder) for folder in folders]
+    return folders
 
 
 def _stored(folder: Path) -> StoredReference:

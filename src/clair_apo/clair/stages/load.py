@@ -1,7 +1,7 @@
 """Loads the prompts of a run: reads, checks and draws them, and drops repeated ones.
 
-This file holds the config of the prompts (`PromptsConfig`, `PromptShard`), the two readings of the
-data, and the search for duplicates (`SeenPrompts`).
+This file holds the config of the prompts (`PromptsConfig`), the two readings of the data, and the
+search for duplicates (`SeenPrompts`).
 
 The data is read twice. `survey_prompts` reads all of it before anything is written or asked: a
 faulty last row stops a run at once, and the digest tells whether a folder belongs to other prompts.
@@ -11,12 +11,10 @@ to hold all prompts in memory, or overwrite the file of another run before that 
 
 import hashlib
 import random
-import re
 import unicodedata
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from pydantic import Field
 
@@ -26,6 +24,7 @@ from clair_apo.errors import DataError
 from clair_apo.ingest.arrow_rows import Row
 from clair_apo.ingest.rows import prompt_columns, prompt_from_row, read_rows
 from clair_apo.records import Dropped, DropReason, Prompt, Stage, canonical_json
+from clair_apo.run_folder import Shard
 
 
 class PromptsConfig(Section):
@@ -51,45 +50,6 @@ class PromptsConfig(Section):
     """Words in a row that make a shared passage; of a shorter question the whole of it."""
 
 
-@dataclass(frozen=True)
-class PromptShard:
-    """One of several parts of the prompts; the parts are disjoint, and together all prompts.
-
-    A prompt's id alone decides, so every machine draws the same parts, whatever the order of the
-    data, and two equal prompts are in one part, where one is dropped as the other's duplicate.
-    """
-
-    number: int
-    """From 1."""
-    count: int
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read `i/n`.
-
-        Raises:
-            ValueError: it is something else.
-        """
-        match = re.fullmatch(r"(\d+)/(\d+)", text)
-        if match is None or not 1 <= int(match[1]) <= int(match[2]):
-            raise ValueError(f"expected i/n, from 1/n to n/n, such as 3/8; got {text!r}")
-        return cls(int(match[1]), int(match[2]))
-
-    @property
-    def name(self) -> str:
-        """For folders and files: `3-of-8`."""
-        return f"{self.number}-of-{self.count}"
-
-    def holds(self, prompt_id: str) -> bool:
-        """Whether a prompt belongs to this part."""
-        return shard_number(int(prompt_id, 16), self.count) == self.number
-
-
-def shard_number(prompt_id: int, count: int) -> int:
-    """The part, from 1, that a prompt with this id belongs to."""
-    return prompt_id % count + 1
-
-
 class PromptSurvey(NamedTuple):
     """What is known of the prompts before anything is written or asked."""
 
@@ -105,7 +65,7 @@ class PromptSurvey(NamedTuple):
     """The test sets that they were compared with."""
 
 
-def survey_prompts(config: PromptsConfig, shard: PromptShard | None = None) -> PromptSurvey:
+def survey_prompts(config: PromptsConfig, shard: Shard | None = None) -> PromptSurvey:
     """Read and check all prompts, or those of a shard, once, keeping none of them.
 
     Raises:
@@ -127,7 +87,7 @@ def survey_prompts(config: PromptsConfig, shard: PromptShard | None = None) -> P
 
 def load_prompts(
     config: PromptsConfig,
-    shard: PromptShard | None = None,
+    shard: Shard | None = None,
     tests: ContaminationIndex | None = None,
 ) -> Iterator[Prompt | Dropped]:
     """Read, check and draw the prompts, in the order of the data.
