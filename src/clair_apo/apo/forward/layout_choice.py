@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from clair_apo.apo.config import APOConfig
-from clair_apo.apo.forward.shared_prefix import bare_model
+from clair_apo.apo.forward.shared_prefix import bare_model, scores_with_trls_head
 from clair_apo.apo.objectives import OBJECTIVES
 from clair_apo.apo.trl_compat import BatchNorm, is_peft_model, is_stateful, takes_attention
 from clair_apo.errors import ConfigError
@@ -236,11 +236,22 @@ def _head_is_plain(model: Any, _: Any) -> bool:
     return head is not None and bool(head.weight.is_floating_point())
 
 
+def _head_is_gone_backward(model: Any, _: Any) -> bool:
+    head = model.get_output_embeddings()
+    in_engine = head is not None and hasattr(head.weight, "ds_id")
+    return in_engine and not scores_with_trls_head(head.weight.device)
+
+
 _OBSTACLES: tuple[tuple[Callable[[Any, Any], bool], str], ...] = (
     (lambda model, config: bool(config.is_encoder_decoder), "the model has an encoder"),
     (
         lambda model, config: is_stateful(model),
         "the model carries a state from token to token",
+    ),
+    (
+        _head_is_gone_backward,
+        "DeepSpeed ZeRO-3 takes the weight of its head away before the backward pass, where TRL's "
+        "fused head is not at hand",
     ),
     (_has("attention_chunk_size"), "the model attends in chunks"),
     (_has("keep_window_size"), "the model picks the keys that a token attends to by itself"),
