@@ -486,7 +486,7 @@ def whole_weight(weight: Any) -> Tensor:
         return weight.full_tensor()  # type: ignore[no-any-return] # of a DTensor
     if not hasattr(weight, "ds_id"):
         return weight  # type: ignore[no-any-return] # a Tensor
-    from deepspeed.zero import GatheredParameters  # type: ignore[import-not-found] # optional
+    from deepspeed.runtime.zero import GatheredParameters  # type: ignore[import-not-found] # optional
 
     with GatheredParameters([weight]):
         return weight.detach().clone()  # type: ignore[no-any-return] # a Tensor

@@ -16,7 +16,6 @@ from clair_apo.apo.forward.layout_check import (
     PADDED,
     WAYS,
     Agreement,
-    Batches,
     compare_layouts,
     foreign_hooks,
 )
@@ -26,6 +25,7 @@ from clair_apo.apo.forward.layout_choice import (
     refused,
     tree_obstacle,
 )
+from clair_apo.apo.forward.layout_measure import Batches
 from clair_apo.apo.forward.shared_prefix import bare_model
 from clair_apo.records import Record
 
