@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from clair_apo.apo.forward.cpu import BLOCK, causal_attention
+from clair_apo.apo.forward.cpu import BLOCK, Scoring, causal_attention
 
 HEADS, WIDTH = 6, 8
 
@@ -51,7 +51,7 @@ def with_gradients(attend, inputs, scaling):
 def test_values_and_gradients_are_those_of_torch(queries, keys, kv_heads):
     inputs = states(queries, keys, kv_heads)
     for scaling in (None, 0.7):
-        mine = with_gradients(causal_attention, inputs, scaling)
+        mine = with_gradients(causal_attention, inputs, Scoring(scaling))
         theirs = with_gradients(torchs_own, inputs, scaling)
         for found, wanted in zip(mine, theirs, strict=True):
             torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-12)
@@ -61,7 +61,7 @@ def test_values_and_gradients_are_those_of_torch(queries, keys, kv_heads):
 def test_values_may_be_narrower_or_wider_than_keys(of_values):
     """As in DeepSeek's attention, 128 beside 192."""
     inputs = states(BLOCK + 20, BLOCK + 27, 2, of_values=of_values)
-    mine = with_gradients(causal_attention, inputs, 0.7)
+    mine = with_gradients(causal_attention, inputs, Scoring(0.7))
     theirs = with_gradients(torchs_own, inputs, 0.7)
     assert mine[0].shape[-1] == of_values
     for found, wanted in zip(mine, theirs, strict=True):
@@ -70,18 +70,18 @@ def test_values_may_be_narrower_or_wider_than_keys(of_values):
 
 def test_a_later_key_changes_no_bit():
     query, key, value = states(150, 157, 2, torch.float32)
-    before = causal_attention(query, key, value, None)
+    before = causal_attention(query, key, value, Scoring())
     with torch.no_grad():
         key[:, :, 107:] += 1
         value[:, :, 107:] -= 1
-    after = causal_attention(query, key, value, None)
+    after = causal_attention(query, key, value, Scoring())
     assert torch.equal(after[:, :100], before[:, :100])
     assert not torch.isclose(after[:, 100:], before[:, 100:]).any(-1).all()
 
 
 def test_inputs_of_16_bits_are_attended_to_in_float32():
     inputs = states(150, 150, 2, torch.bfloat16)
-    found = causal_attention(*inputs, None)
+    found = causal_attention(*inputs, Scoring())
     assert found.dtype == torch.float32
     wanted = torchs_own(*(x.double() for x in inputs), None)
     assert (found - wanted).abs().max() < 1e-5

@@ -238,7 +238,7 @@ def test_the_loss_of_a_step_is_the_same_from_sorted_rows_as_from_unsorted_ones(
     batch = loss_and_gradient(accelerator, None)
     in_like_rows = loss_and_gradient(accelerator, 80)
     monkeypatch.setattr(
-        row_runner, "alike_rows", lambda sizes, limit: list(cut(sizes, limit, padded=True))
+        row_runner, "alike_rows", lambda sizes, limit, cost: list(cut(sizes, limit, padded=True))
     )
     in_order = loss_and_gradient(accelerator, 80)
     for other in (in_like_rows, in_order):

@@ -55,7 +55,7 @@ def test_a_gpu_has_the_power_of_two_that_half_of_its_free_memory_holds(config, g
 
 
 def test_checkpointing_16_bits_and_frozen_weights_make_longer_rows(config, gpu):
-    model = make_model(num_hidden_layers=2)
+    model = make_model()
     room = 4 * 4 * sum(weight.numel() for weight in model.parameters())
     gpu(int(10_000 * activation_bytes(model, config()) / SHARE) + room)
     assert row_tokens(model, config(), CUDA) == 8192

@@ -127,6 +127,10 @@ def test_a_sharded_policy_trains_as_one_process_and_is_its_own_reference(write, 
         for name in ("whole", "sharded")
     ]
     assert digests[0] == digests[1]
+    manifest = json.loads((tmp_path / "sharded" / "manifest.json").read_text())
+    (compared,) = manifest["stages"]["train"]["layout"]["compared"]
+    assert (compared["weights"], compared["fault"]) == (12, None), "gradients are, in pieces"
+    assert compared["gradient_difference"] < compared["gradient_allowed"]
     built = output_of(*sharded(write("built"), "scripts/build_reference.py"))
     assert "20 pairs: 0 were in the cache, 20 computed now" in built
 

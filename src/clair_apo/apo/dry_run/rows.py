@@ -4,6 +4,7 @@ The row that is timed goes forward and backward once through a model of the same
 weights; no weights are loaded.
 """
 
+import contextlib
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -134,17 +135,18 @@ class EpochRows:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         if self._padded:
             add_fused_lm_head(bare)
+        attends = contextlib.nullcontext() if self._padded else attends_to_trees(bare, kernel)
+        half = torch.bfloat16 if args.bf16 else torch.float16
+        autocast = torch.autocast(args.device.type, half, enabled=bool(args.bf16 or args.fp16))
         _wait(args.device)
         began = time.perf_counter()
-        with fast_float32_products(args.device), attends_to_trees(bare, kernel):
-            half = torch.bfloat16 if args.bf16 else torch.float16
-            with torch.autocast(args.device.type, half, enabled=bool(args.bf16 or args.fp16)):
-                found = (
-                    padded_forward(model, batch)
-                    if self._padded
-                    else shared_prefix_forward(model, batch, statistics=True, kernel=kernel)
-                )
-            (found.logps.chosen - found.logps.rejected).sum().backward()  # type: ignore[no-untyped-call] # torch leaves it so
+        with fast_float32_products(args.device), attends:
+            with autocast:
+                if self._padded:
+                    found = padded_forward(model, batch)
+                else:
+                    found = shared_prefix_forward(model, batch, statistics=True, kernel=kernel)
+            (found.logps.chosen - found.logps.rejected).sum().backward()
         _wait(args.device)
         return time.perf_counter() - began
 

@@ -204,6 +204,7 @@ def _made(location: str, setup: TrainingSetup, device: torch.device) -> PreTrain
     trained = adapter_folder(location)
     if trained is not None:
         adapter, location = PeftConfig.from_pretrained(location), trained.model
+        adapter.inference_mode = False
     config = _loaded(AutoConfig, location, setup)
     named = setup.model.dtype or "float32"
     dtype = getattr(torch, named) if named != "auto" else config.dtype

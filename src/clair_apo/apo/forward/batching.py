@@ -43,6 +43,12 @@ GIVEN_WEIGHTS = "given_weights"
 TOKENS_PER_CHOSEN = "tokens_per_chosen"
 """The key of a batch with the mean length of the chosen answers of its step, (B,): one number."""
 
+ROW_COST = 512
+"""Tokens that a row more may cost where it saves padding: an estimate of what its launches, and one
+more pass over the weights, take; not measured."""
+ROW_COST_SPREAD = 4096
+"""The same where every row gathers the weights of all processes."""
+
 Collate = Callable[[list[dict[str, Any]]], Mapping[str, Any]]
 """Makes a padded batch of rows of a data set."""
 
@@ -291,21 +297,39 @@ def cut(sizes: Sequence[int], limit: int | None, *, padded: bool = False) -> lis
     return _filled(sizes, high, padded)
 
 
-def alike_rows(sizes: Sequence[int], limit: int | None) -> list[Sequence[int]]:
-    """Divide items into as few rows as `cut` makes, each of items of like size: the least padding.
+def alike_rows(
+    sizes: Sequence[int], limit: int | None, row_cost: int = ROW_COST
+) -> list[Sequence[int]]:
+    """Divide items into rows of like size, which costs the least with padding and rows together.
 
     Args:
         sizes: tokens of each item; every item of a row takes as many as its largest.
-        limit: tokens of a row at most; None makes one row of all.
+        limit: tokens of a row at most, but for an item that is larger; None makes one row of all.
+        row_cost: tokens that a row more may cost.
 
     Returns:
         The positions of each row, smaller items first; one row alone is in the order given.
     """
-    order = sorted(range(len(sizes)), key=lambda item: (sizes[item], item))
-    rows = cut([sizes[item] for item in order], limit, padded=True)
-    if len(rows) == 1:
+    if limit is None:
         return [range(len(sizes))]
-    return [[order[place] for place in row] for row in rows]
+    order = sorted(range(len(sizes)), key=lambda item: (sizes[item], item))
+    costs, starts = [0], [0]  # of the first items of the order, and where their last row starts
+    for end in range(1, len(order) + 1):
+        largest = sizes[order[end - 1]]
+        fitting = max(limit // max(largest, 1), 1)
+        ways = (
+            (costs[start] + (end - start) * largest + row_cost, start)
+            for start in range(max(end - fitting, 0), end)
+        )
+        cost, start = min(ways)
+        costs.append(cost)
+        starts.append(start)
+    rows: list[Sequence[int]] = []
+    end = len(order)
+    while end:
+        rows.append(order[starts[end] : end])
+        end = starts[end]
+    return [range(len(sizes))] if len(rows) == 1 else rows[::-1]
 
 
 def _filled(sizes: Sequence[int], limit: int, padded: bool) -> list[range]:

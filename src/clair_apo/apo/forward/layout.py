@@ -16,7 +16,6 @@ from clair_apo.apo.forward.layout_check import (
     PADDED,
     WAYS,
     Agreement,
-    Batches,
     compare_layouts,
     foreign_hooks,
 )
@@ -26,6 +25,7 @@ from clair_apo.apo.forward.layout_choice import (
     refused,
     tree_obstacle,
 )
+from clair_apo.apo.forward.layout_measure import Batches
 from clair_apo.apo.forward.shared_prefix import bare_model
 from clair_apo.records import Record
 
@@ -156,7 +156,7 @@ class PairLayout:
             return
         before = len(self._tried)
         for name, forward in forwards.items():
-            if reason := tree_obstacle(bare_model(forward)):
+            if reason := tree_obstacle(bare_model(forward), self._args.max_length):
                 self._pad(name + reason)
                 return
         while not self.is_padded and (reason := self._disagreement(forwards, batches)):

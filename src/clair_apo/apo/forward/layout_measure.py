@@ -102,7 +102,7 @@ class Measure:
         loss = chosen.sum() / max(len(chosen), 1) - rejected.sum() / max(2 * len(rejected), 1)
         weights = list(self._weights.values())
         if any(map(is_in_pieces, weights)):  # FSDP2 gathers and spreads in a whole backward only
-            loss.backward()  # type: ignore[no-untyped-call] # torch leaves it so
+            loss.backward()
             found = [weight.grad for weight in weights]
             for weight in weights:
                 weight.grad = None
@@ -115,7 +115,8 @@ class Measure:
 
 
 def _own_part(grad: Any) -> Tensor:
-    return grad.to_local() if is_in_pieces(grad) else grad
+    own: Tensor = grad.to_local() if is_in_pieces(grad) else grad
+    return own
 
 
 def few_weights(model: Any) -> dict[str, Tensor]:
@@ -150,4 +151,6 @@ def gradient_miss(found: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Mis
 
 
 def _norm(grad: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(grad, dtype=torch.promote_types(grad.dtype, torch.float32))
+    kind = torch.promote_types(grad.dtype, torch.float32)
+    norm: Tensor = torch.linalg.vector_norm(grad, dtype=kind)
+    return norm

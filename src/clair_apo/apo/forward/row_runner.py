@@ -16,6 +16,8 @@ from torch import Tensor
 from clair_apo.apo.forward.attention import attends_to_trees
 from clair_apo.apo.forward.batching import (
     GIVEN_WEIGHTS,
+    ROW_COST,
+    ROW_COST_SPREAD,
     WEIGHTS,
     alike_rows,
     cut,
@@ -101,9 +103,13 @@ class RowRunner:
         else:
             sizes = tree_sizes(batch)
         limit = None if whole else self._max_tokens
-        own = alike_rows(sizes, limit) if padded else list(cut(sizes, limit))
+        spread = is_spread(self._accelerator)
+        cost = ROW_COST_SPREAD if spread else ROW_COST
+        own: list[Sequence[int]] = (
+            alike_rows(sizes, limit, cost) if padded else [*cut(sizes, limit)]
+        )
         most = len(own)
-        if is_spread(self._accelerator):
+        if spread:
             count = torch.tensor([most], device=self._accelerator.device)
             most = int(self._accelerator.gather(count).max())
         smallest = sizes.index(min(sizes))
