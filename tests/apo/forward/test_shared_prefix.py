@@ -152,6 +152,7 @@ def text_pairs():
 @pytest.mark.parametrize("training", [False, True])
 def test_text_goes_through_the_language_model_of_one_that_sees(make, training):
     model = make().double().train(training)
+    model.set_attn_implementation({"": "sdpa", "vision_config": "eager"})
     names = attention_names(model.config)
     assert tree_obstacle(model) is None
     pairs = text_pairs()
