@@ -121,14 +121,22 @@ def work(args: argparse.Namespace) -> None:
     args.result.write_text(json.dumps(found))
 
 
-def environment(target: Path | None) -> dict[str, str]:
-    """Of the processes of parts: our sources on the path, and no hub."""
+def environment(target: Path | None, *, one_device: bool = False) -> dict[str, str]:
+    """Of the processes of parts: our sources on the path, and no hub.
+
+    Args:
+        target: where packages were installed, if any were.
+        one_device: hide all GPUs but the first, over which transformers would spread a batch.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or "0"
+    alone = {"CUDA_VISIBLE_DEVICES": visible.split(",")[0]} if one_device else {}
     paths = [target, BENCHMARKS, BENCHMARKS.parent / "src", os.environ.get("PYTHONPATH")]
     return os.environ | {
         "PYTHONPATH": os.pathsep.join(str(path) for path in paths if path),
         "HF_HUB_OFFLINE": "1",
         "HF_DATASETS_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
+        **alone,
     }
 
 
@@ -139,7 +147,8 @@ def apart(name: str, args: argparse.Namespace, target: Path | None, seconds: flo
         result, log = Path(folder, "result.json"), Path(folder, "log")
         command = [sys.executable, __file__, "--worker", name, "--result", str(result)]
         command += ["--device", args.device, *(["--toy"] if args.toy else [])]
-        fault = _finished(command, environment(target), log, seconds)
+        alone = name != "describe" and not name.startswith("parallel")
+        fault = _finished(command, environment(target, one_device=alone), log, seconds)
         found: dict[str, Any] = json.loads(result.read_text()) if result.exists() else {}
         said = log.read_text(errors="replace")[-3000:]
     taken = round(time.perf_counter() - start, 1)
@@ -161,9 +170,11 @@ def _finished(command: list[str], env: dict[str, str], log: Path, seconds: float
         try:
             return f"ended with status {process.wait(timeout=seconds)} and no result"
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, 9)  # a launcher's children too
-            process.wait()
             return f"took longer than {seconds:.0f} s"
+        finally:
+            if process.poll() is None:  # after Ctrl+C too
+                os.killpg(process.pid, 9)  # a launcher's children as well
+                process.wait()
 
 
 def run_all(args: argparse.Namespace, target: Path | None, missing: list[str]) -> int:
@@ -171,7 +182,8 @@ def run_all(args: argparse.Namespace, target: Path | None, missing: list[str]) -
     began = time.monotonic()
     described = apart("describe", args, target, 300)
     if described["status"] != "ok":
-        raise SystemExit(f"torch does not work on {args.device}: {described['error']}")
+        said = described["error"].strip().splitlines()[-1]
+        raise SystemExit(f"torch does not work on {args.device}: {said}")
     results = Results(args.out, described["figures"])
     names = [name for name in part_names(results.machine) if name.startswith(args.only)]
     again = set(results.failed()) if args.retry else set()

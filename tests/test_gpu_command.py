@@ -3,6 +3,7 @@
 import argparse
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -68,7 +69,7 @@ def run(gpu, tmp_path, monkeypatch):
         if name == "describe":
             return {"status": "ok", "seconds": 1, "figures": H200 | answers.get("describe", {})}
         ran.append(name)
-        of_steps = {kind: {"seconds": 1.0} for kind in ("real", "edits")}
+        of_steps = {kind: {"seconds": 1.0, "MFU": 0.3} for kind in ("real", "edits")}
         figures = of_steps if name.startswith("step/") else {"x": 1.0}
         return answers.get(name, {"status": "ok", "seconds": 1, "figures": figures})
 
@@ -129,6 +130,14 @@ def test_a_part_that_hangs_is_ended_and_one_that_dies_shows_its_last_words(gpu, 
     assert finished("import time; time.sleep(60)", 0.5)[0] == "took longer than 0 s"
     fault, said = finished("import os; print('last words', flush=True); os._exit(7)", 60)
     assert fault == "ended with status 7 and no result" and said == "last words\n"
+
+
+def test_a_part_sees_one_gpu_alone_unless_it_is_about_several(gpu, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    assert gpu.environment(None)["CUDA_VISIBLE_DEVICES"] == "3,5"
+    assert gpu.environment(None, one_device=True)["CUDA_VISIBLE_DEVICES"] == "3"
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert gpu.environment(None, one_device=True)["CUDA_VISIBLE_DEVICES"] == "0"
 
 
 # --- wheels
@@ -201,7 +210,9 @@ def test_ratios_are_of_trls_fastest_on_the_same_pairs(gpu):
     def result(real, edits):
         return {
             "status": "ok",
-            "figures": {"real": {"seconds": real}, "edits": {"seconds": edits}},
+            "figures": {
+                k: {"seconds": v, "MFU": 0.3} for k, v in (("real", real), ("edits", edits))
+            },
         }
 
     parts = {
@@ -211,7 +222,7 @@ def test_ratios_are_of_trls_fastest_on_the_same_pairs(gpu):
         "step/1b/trl_sdpa": result(1.0, 1.0),
     }
     assert ratios(parts) == {("8b", "real"): 1.5, ("8b", "edits"): 3.0}
-    assert "1.50 times ours (target 1.5)" in ratios_in_words(parts)
+    assert "1.50 times ours (target 1.5); MFU of ours 0.30 (target 0.4)" in ratios_in_words(parts)
     assert ratios_in_words({}) == ""
 
 
@@ -280,6 +291,15 @@ def test_the_program_measures_this_machine_and_marks_the_table_as_a_trial(tmp_pa
     table = (tmp_path / "trial.md").read_text()
     assert "trial run of the program on a CPU" in table
     assert "none of its numbers is a figure of a GPU" in table
+
+
+def test_a_machine_without_cuda_is_told_so_in_a_line(tmp_path):
+    run = [sys.executable, str(SCRIPT), "--out", str(tmp_path / "gpu.json")]
+    hidden = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(run, capture_output=True, text=True, check=False, env=hidden)
+    assert done.returncode == 1 and not (tmp_path / "gpu.json").exists()
+    assert done.stderr.startswith("torch does not work on cuda: ")
+    assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.real

@@ -4,7 +4,9 @@ from typing import Any
 
 OURS = "clair_apo"
 TARGETS = {"real": 1.5, "edits": 2.0}
-"""What is aimed at; and an MFU of 0.4 of ours at 8B."""
+"""Ratios that are aimed at, by kind of pairs."""
+TARGET_MFU = 0.4
+"""Of ours at 8B."""
 
 
 def ratios(parts: dict[str, dict[str, Any]]) -> dict[tuple[str, str], float]:
@@ -28,10 +30,13 @@ def ratios(parts: dict[str, dict[str, Any]]) -> dict[tuple[str, str], float]:
 
 
 def ratios_in_words(parts: dict[str, dict[str, Any]]) -> str:
-    """A line for each ratio, beside its target; empty where there is none."""
-    lines = [
-        f"- {size}, pairs of {kind} lengths: TRL's fastest step takes {ratio:.2f} times ours "
-        f"(target {TARGETS[kind]:g})"
-        for (size, kind), ratio in ratios(parts).items()
-    ]
+    """A line for each ratio and for MFU at 8B, beside their targets; empty where there is none."""
+    lines = []
+    for (size, kind), ratio in ratios(parts).items():
+        aim = "a trial, at toy size" if size == "toy" else f"target {TARGETS[kind]:g}"
+        said = f"- {size}, {kind}: TRL's fastest step takes {ratio:.2f} times ours ({aim})"
+        if size == "8b":
+            mfu = parts[f"step/8b/{OURS}"]["figures"][kind]["MFU"]
+            said += f"; MFU of ours {mfu:.2f} (target {TARGET_MFU:g})"
+        lines.append(said)
     return "\n" + "\n".join(lines) + "\n" if lines else ""

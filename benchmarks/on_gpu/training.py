@@ -1,6 +1,7 @@
 """Three training steps by one path, and steps in several processes beside those of one."""
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -184,8 +185,11 @@ def _launch(device: str, kind: str, count: int, folder: str, toy: bool) -> None:
     launcher += ["--num_processes", str(count), "--main_process_port", "0"]
     script = [str(root / "benchmarks/gpu.py"), "--child", folder, str(count), "--device", device]
     command = [sys.executable] if count == 1 else launcher
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    alone = {"CUDA_VISIBLE_DEVICES": first} if count == 1 else {}
     done = subprocess.run(
         [*command, *script, *(["--toy"] if toy else [])],
+        env=os.environ | alone,
         capture_output=True,
         text=True,
         check=False,

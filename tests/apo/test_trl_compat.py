@@ -27,6 +27,7 @@ from clair_apo.apo.trainer import APOTrainer
 from clair_apo.apo.trl_compat import IncompatibleLibraryError
 from tests.helpers import ROOT as REPOSITORY
 from tests.helpers.tiny_apo import make_model, make_rows
+from tests.helpers.tiny_vlm import llava
 
 ROOT = Path(clair_apo.__file__).parent
 COMPAT = ROOT / "apo" / "trl_compat.py"
@@ -187,6 +188,33 @@ def test_fused_scores_are_those_of_the_whole_logits(model):
     torch.testing.assert_close(again.log_probs[:, 1:5], logps[:, 1:])
 
 
+def test_log_probs_without_logits_are_those_of_the_whole_logits(model):
+    head, labels = model.lm_head, torch.arange(4)
+    states = torch.randn(4, head.in_features)
+    outputs = trl_compat.ChunkedLogProbFunction.apply(
+        states,
+        head.weight,
+        None,
+        labels,
+        1.0,
+        trl_compat.CHUNK,
+        3.0,
+        0.5,
+        trl_compat.OPTIONAL_OUTPUTS,
+    )
+    logps = (3 * torch.tanh(0.5 * head(states) / 3)).log_softmax(-1)
+    torch.testing.assert_close(outputs[0], logps.gather(1, labels[:, None])[:, 0])
+    torch.testing.assert_close(outputs[1], -(logps.exp() * logps).sum(1))
+    assert torch.equal(outputs[4], logps.argmax(1) == labels)
+
+
+def test_a_head_that_lies_here_is_whole(model):
+    with trl_compat.gathered_head(model.lm_head.weight, None):
+        weight, bias = trl_compat.whole_head(model.lm_head)
+    assert weight is model.lm_head.weight
+    assert bias is None
+
+
 def test_use_adapter_switches_adapters_and_all_of_them_off(model):
     adapted = get_peft_model(model, LoraConfig(r=2, init_lora_weights=False))
     ids = torch.arange(6, 12)[None]
@@ -300,9 +328,7 @@ def test_what_transformers_says_of_devices_is_yes_or_no():
     assert isinstance(trl_compat.is_triton_available(), bool)
 
 
-def test_flex_attention_and_repeated_heads_take_what_we_give():
-    names = list(inspect.signature(trl_compat.flex_attention_forward).parameters)
-    assert names[:6] == ["module", "query", "key", "value", "attention_mask", "scaling"]
+def test_repeated_heads_take_what_we_give():
     assert trl_compat.repeat_kv(torch.ones(1, 2, 3, 4), 3).shape == (1, 6, 3, 4)
 
 
@@ -311,6 +337,20 @@ def test_attentions_are_known_by_name(model):
     assert callable(trl_compat.attention_function("sdpa"))
     assert trl_compat.attention_function("eager") is None
     assert trl_compat.takes_attention(model) and not trl_compat.is_stateful(model)
+    assert trl_compat.attention_names(model.config) == "sdpa"
+    model.set_attn_implementation(trl_compat.attention_names(model.config))
+    assert trl_compat.attention_name(model.config) == "sdpa"
+
+
+def test_the_parts_of_a_model_keep_attentions_of_their_own():
+    model = llava()
+    model.set_attn_implementation({"": "sdpa", "text_config": "sdpa", "vision_config": "eager"})
+    names = trl_compat.attention_names(model.config)
+    model.set_attn_implementation("eager")
+    assert trl_compat.attention_names(model.config) != names
+    model.set_attn_implementation(names)
+    assert trl_compat.attention_names(model.config) == names
+    assert names == {"": "sdpa", "text_config": "sdpa", "vision_config": "eager"}
 
 
 def test_accelerates_state_tells_what_we_ask():

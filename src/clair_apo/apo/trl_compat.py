@@ -27,6 +27,7 @@ import torch
 from accelerate.utils import DistributedType, extract_model_from_parallel
 from datasets import Dataset
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 from trl.trainer.dpo_trainer import DPOTrainer
 
@@ -163,6 +164,21 @@ def fused_scores(model: Any, inputs: Mapping[str, Any], **labels: Tensor) -> Fus
     return FusedScores(*(member("trl", outputs, name) for name in FusedScores._fields))
 
 
+ChunkedLogProbFunction: Any = internal("trl.kernels.chunked_logprob", "ChunkedLogProbFunction")
+"""Log-probs of labels without their logits. `trl/kernels/chunked_logprob.py`."""
+
+OPTIONAL_OUTPUTS = ("entropy", "is_top1")
+"""What we ask of it beside them. `trl/kernels/chunked_logprob.py:OPTIONAL_OUTPUTS`."""
+
+CHUNK: int = internal("trl.trainer.utils", "_CHUNKED_LOGPROB_CHUNK_SIZE")
+"""Columns of the vocabulary that it takes at a time. `trl/trainer/utils.py`."""
+
+gathered_head: Callable[..., contextlib.AbstractContextManager[Any]] = internal(
+    "trl.trainer.utils", "maybe_gather_lm_head_ctx"
+)
+"""Weights of a head whole, under ZeRO-3. `trl/trainer/utils.py:maybe_gather_lm_head_ctx`."""
+
+
 # --- TRL: the trainer
 
 POLICY_ADAPTER = "default"
@@ -281,11 +297,6 @@ is_triton_available: Callable[[], bool] = internal(
 )
 """Whether kernels in Triton can be had. `transformers/utils/import_utils.py`."""
 
-flex_attention_forward: Callable[..., tuple[Tensor, Any]] = internal(
-    "transformers.integrations.flex_attention", "flex_attention_forward"
-)
-"""FlexAttention, compiled once. `transformers/integrations/flex_attention.py`."""
-
 repeat_kv: Callable[[Tensor, int], Tensor] = internal(
     "transformers.integrations.sdpa_attention", "repeat_kv"
 )
@@ -302,6 +313,15 @@ def attention_function(name: str | None) -> Any:
 def attention_name(config: Any) -> Any:
     """The attention that a model is set to. `PreTrainedConfig._attn_implementation`."""
     return member("transformers", config, "_attn_implementation")
+
+
+def attention_names(config: Any) -> Any:
+    """The attention of a model and of its parts, as `set_attn_implementation` takes them."""
+    parts = {
+        key: getattr(config, key, None) for key in member("transformers", config, "sub_configs")
+    }
+    names = {key: attention_names(part) for key, part in parts.items() if part is not None}
+    return {"": attention_name(config), **names} if names else attention_name(config)
 
 
 def is_stateful(model: PreTrainedModel) -> bool:
@@ -456,6 +476,17 @@ def softmax_backward_(grad: Tensor, shares: Tensor) -> None:
     operator.out(grad, shares, -1, shares.dtype, grad_input=grad)
 
 
+def without_reducer(model: Any) -> Any:
+    """The model inside of what adds up gradients of whole weights; any other one as it is.
+
+    That is DDP, and the engine of ZeRO-1 and 2. DeepSpeed's `DeepSpeedEngine.module`.
+    """
+    engine = type(model).__name__ == "DeepSpeedEngine"
+    if engine and any(map(is_in_pieces, model.parameters())):
+        return model
+    return model.module if engine or isinstance(model, DistributedDataParallel) else model
+
+
 def is_in_pieces(weight: Any) -> bool:
     """Whether FSDP or ZeRO-3 spread a weight. `DTensor.full_tensor`; DeepSpeed's `ds_id`."""
     return hasattr(weight, "full_tensor") or hasattr(weight, "ds_id")
@@ -467,10 +498,17 @@ def whole_weight(weight: Any) -> Tensor:
         return weight.full_tensor()  # type: ignore[no-any-return] # of a DTensor
     if not hasattr(weight, "ds_id"):
         return weight  # type: ignore[no-any-return] # a Tensor
-    from deepspeed.zero import GatheredParameters  # type: ignore[import-not-found] # optional
+    from deepspeed.runtime.zero import GatheredParameters  # type: ignore[import-not-found] # optional
 
     with GatheredParameters([weight]):
         return weight.detach().clone()  # type: ignore[no-any-return] # a Tensor
+
+
+def whole_head(head: Any) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias of a head, with gradient, gathered where FSDP left them in pieces."""
+    found = (head.weight, head.bias)
+    weight, bias = (x.full_tensor() if hasattr(x, "full_tensor") else x for x in found)
+    return weight, bias
 
 
 # --- Python

@@ -8,7 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.attention.flex_attention import create_block_mask
 
-from clair_apo.apo.forward.attention import BLOCK, tree_block_mask
+from clair_apo.apo.forward.block_mask import BLOCK, tree_block_mask
+from clair_apo.apo.forward.tree_mask import TreeMask
+
+CPU = torch.device("cpu")
 
 FIELDS = (
     "kv_num_blocks",
@@ -21,11 +24,15 @@ FIELDS = (
     "full_q_indices",
 )
 SIZES = st.one_of(st.integers(0, 5), st.integers(0, 3 * BLOCK), st.just(BLOCK), st.just(2 * BLOCK))
-TREES = st.lists(st.tuples(SIZES, SIZES, SIZES), min_size=1, max_size=6)
+TREES = st.lists(st.tuples(SIZES, SIZES, SIZES), min_size=1, max_size=5)
+WINDOWS = st.one_of(st.none(), st.integers(1, 6), st.integers(1, 4 * BLOCK))
 
 
-def sees(trees):
-    """The dense mask (N, N), pair by pair: a token sees its trunk and its branch up to itself."""
+def sees(trees, window=None):
+    """The dense mask (N, N), pair by pair: a token sees its trunk and its branch up to itself.
+
+    Of these, the last so many that a window has.
+    """
     total = sum(map(sum, trees))
     mask = torch.zeros(total, total, dtype=torch.bool)
     start = 0
@@ -36,6 +43,9 @@ def sees(trees):
             mask[query, start : min(first, query + 1)] = True
             mask[query, (second if query >= second else first) : query + 1] = True
         start = end
+    if window is not None:
+        seen_after = mask.flip(1).cumsum(1, dtype=torch.int16).flip(1)
+        mask &= seen_after <= window
     return mask
 
 
@@ -54,11 +64,11 @@ def as_grid(counts, indices):
     return grid
 
 
-@given(TREES.filter(lambda trees: sum(map(sum, trees)) > 0))
-@settings(max_examples=60, deadline=None)
-def test_blocks_are_those_of_the_dense_mask_and_in_torchs_own_order(trees):
-    mask = tree_block_mask(torch.tensor([[trees]]))
-    dense = sees(trees)
+@given(TREES.filter(lambda trees: sum(map(sum, trees)) > 0), WINDOWS)
+@settings(max_examples=30, deadline=None)
+def test_blocks_are_those_of_the_dense_mask_and_in_torchs_own_order(trees, window):
+    mask = tree_block_mask(TreeMask(tuple(trees), window), CPU)
+    dense = sees(trees, window)
     some, every = by_blocks(dense)
     partial = as_grid(mask.kv_num_blocks, mask.kv_indices)
     full = as_grid(mask.full_kv_num_blocks, mask.full_kv_indices)
@@ -81,10 +91,10 @@ def test_a_row_of_131072_tokens_takes_less_than_50_mb(total):
 
     Kept are four lists of blocks, 1,024 x 1,024 each, and for each token the part it is in.
     """
-    lengths = torch.tensor([[[[total // 2, total // 4, total - total // 2 - total // 4]]]])
+    parts = total // 2, total // 4, total - total // 2 - total // 4
     tracemalloc.start()
     try:
-        mask = tree_block_mask(lengths)
+        mask = tree_block_mask(TreeMask((parts,), None), CPU)
         numpys = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -8,7 +8,6 @@ import re
 import numpy as np
 import pytest
 import torch
-import transformers as hf
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaForCausalLM
@@ -21,7 +20,7 @@ from clair_apo.apo.forward.layout_check import compare_layouts, foreign_hooks
 from clair_apo.apo.forward.layout_measure import few_pairs
 from clair_apo.errors import ConfigError
 from tests.helpers.tiny_apo import make_model, make_rows
-from tests.helpers.tiny_pairs import GROUPED, SIZES, edge_pairs, padded_batch, sharp_model
+from tests.helpers.tiny_pairs import edge_pairs, padded_batch, sharp_model
 
 CPU = torch.device("cpu")
 PAIRS = padded_batch(edge_pairs())
@@ -59,8 +58,6 @@ def states():
 @pytest.mark.parametrize(
     "keyword",
     [
-        {"s_aux": torch.zeros(2)},
-        {"softcap": 30.0},
         {"sliding_window": 4},
         {"position_bias": torch.zeros(1, 2, 5, 5)},
         {"is_causal": False},
@@ -69,45 +66,27 @@ def states():
     ids=lambda keyword: next(iter(keyword)),
 )
 def test_a_keyword_that_may_change_the_function_is_refused_by_name(keyword):
-    lengths = torch.tensor([[[[2, 2, 1]]]])
+    lengths = torch.tensor([[[[2, 2, 1, 0]]]])
     neutral = {"sliding_window": None, "softcap": None, "is_causal": True, "use_cache": False}
     tree_attention(torch.nn.Module(), *states(), lengths, **neutral)
-    name = "causal" if "is_causal" in keyword else next(iter(keyword))
+    names = {"is_causal": "causal", "sliding_window": "a window of 4, and its mask has none"}
+    name = names.get(next(iter(keyword)), next(iter(keyword)))
     with pytest.raises(UnknownKeywordError, match=name):
         tree_attention(torch.nn.Module(), *states(), lengths, **keyword)
-
-
-def with_sinks(seed=0):
-    """gpt-oss with no sliding layer: its scores have a sink beside the keys."""
-    torch.manual_seed(seed)
-    sizes = SIZES | {"num_local_experts": 4, "num_experts_per_tok": 2}
-    full = {"layer_types": ["full_attention"] * 2, "head_dim": 8}
-    return hf.GptOssForCausalLM(hf.GptOssConfig(**sizes, **GROUPED, **full))
-
-
-def test_sinks_fall_back_with_their_name_and_shared_prefix_refuses(make, caplog):
-    options = {"router_aux_loss_coef": 0.0}
-    wanted = losses(make(with_sinks(), with_sinks(1), pair_layout="padded", **options))
-    with caplog.at_level(logging.WARNING, "clair_apo"):
-        auto = make(with_sinks(), with_sinks(1), **options)
-    assert auto.pair_layout == "padded"
-    assert "hands s_aux to its attention" in why_padded(caplog)
-    assert losses(auto) == wanted
-    with pytest.raises(ConfigError, match=r"pair_layout shared_prefix: .* s_aux .*auto"):
-        make(with_sinks(), with_sinks(1), pair_layout="shared_prefix", **options)
 
 
 # --- what no list knows
 
 
 class Scaled(LlamaForCausalLM):
-    """Multiplies its logits, under a name that nobody has heard of."""
+    """Multiplies its logits, which are none of its head's, and tells nobody."""
 
     factor = 0.7
 
     def forward(self, *args, **kwargs):
         outputs = super().forward(*args, **kwargs)
-        outputs.logits = outputs.logits * self.factor
+        if outputs.logits.dtype != torch.float64:  # not those that a head is asked by
+            outputs.logits = outputs.logits * self.factor
         return outputs
 
 
@@ -119,8 +98,8 @@ class Broken(LlamaForCausalLM):
         self.model.register_forward_pre_hook(self.look, with_kwargs=True)
 
     def look(self, module, args, kwargs):
-        if kwargs["attention_mask"].dim() == 4:
-            raise LookupError("no such mask")
+        if len(kwargs["input_ids"]) == 1:
+            raise LookupError("no such row")
 
 
 def of_kind(kind):
@@ -130,7 +109,7 @@ def of_kind(kind):
 
 @pytest.mark.parametrize(
     ("kind", "reason"),
-    [(Scaled, "own forward by"), (Broken, r"\(LookupError: no such mask\)")],
+    [(Scaled, "own forward by"), (Broken, r"\(LookupError: no such row\)")],
 )
 def test_a_difference_or_an_error_pads_and_one_line_says_what_was_off(kind, reason, make, caplog):
     with caplog.at_level(logging.WARNING, "clair_apo"):

@@ -1,5 +1,7 @@
 """Which models' attention can be laid over trees: a tiny one for each reason against it."""
 
+import re
+
 import pytest
 import torch
 import transformers as hf
@@ -24,38 +26,22 @@ from tests.helpers.tiny_pairs import (
 
 DYNAMIC = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
 AGAINST = {
-    "mistral, sliding": (
-        "sliding window",
-        lambda: hf.MistralForCausalLM(hf.MistralConfig(**SIZES, **GROUPED, sliding_window=8)),
-    ),
-    "qwen2, some layers sliding": (
-        "sliding window",
-        lambda: hf.Qwen2ForCausalLM(
-            hf.Qwen2Config(
-                **SIZES, **GROUPED, use_sliding_window=True, sliding_window=8, max_window_layers=1
+    "llama4, chunks": (
+        "attends in chunks|of the kind chunked_attention",
+        lambda: hf.Llama4ForCausalLM(
+            hf.Llama4TextConfig(
+                **SIZES, **GROUPED, head_dim=8, intermediate_size_mlp=48, num_local_experts=2
             )
         ),
     ),
-    "gemma3": (
-        "sliding window",
-        lambda: hf.Gemma3ForCausalLM(hf.Gemma3TextConfig(**SIZES, **GROUPED, head_dim=8)),
-    ),
-    "gemma2, all layers full": (
-        "caps its attention scores",
-        lambda: hf.Gemma2ForCausalLM(
-            hf.Gemma2Config(**SIZES, **GROUPED, head_dim=8, layer_types=["full_attention"] * 2)
+    "lfm2, convolutions": (
+        "1 of its 2 layers are of the kind conv, not attention|carries a state",
+        lambda: hf.Lfm2ForCausalLM(
+            hf.Lfm2Config(**SIZES, **GROUPED, layer_types=["conv", "full_attention"])
         ),
     ),
-    "cohere": (
-        "scales its logits",
-        lambda: hf.CohereForCausalLM(hf.CohereConfig(**SIZES, **GROUPED, logit_scale=0.1)),
-    ),
-    "granite": (
-        "scales its logits",
-        lambda: hf.GraniteForCausalLM(hf.GraniteConfig(**SIZES, **GROUPED, logits_scaling=2.0)),
-    ),
     "llama, dynamic rope": (
-        "rotary positions change",
+        "change with the longest sequence of a batch beyond 256 tokens; set max_length to 256",
         lambda: hf.LlamaForCausalLM(hf.LlamaConfig(**SIZES, **GROUPED, rope_parameters=DYNAMIC)),
     ),
     "mamba": (
@@ -82,7 +68,19 @@ AGAINST = {
 @pytest.mark.parametrize("name", AGAINST)
 def test_a_model_that_would_not_be_exact_is_known_by_a_reason(name):
     reason, make = AGAINST[name]
-    assert reason in tree_obstacle(make())
+    assert re.search(reason, tree_obstacle(make()))
+
+
+@pytest.mark.parametrize("longest", [256, 257, None])
+def test_positions_that_follow_the_length_are_no_obstacle_where_none_is_so_long(longest):
+    model = hf.LlamaForCausalLM(hf.LlamaConfig(**SIZES, **GROUPED, rope_parameters=DYNAMIC))
+    assert (tree_obstacle(model, longest) is None) is (longest == 256)
+
+
+def test_max_length_is_what_no_answer_exceeds(config):
+    model = hf.LlamaForCausalLM(hf.LlamaConfig(**SIZES, **GROUPED, rope_parameters=DYNAMIC))
+    assert choose_layout(config(max_length=256), model).layout == "shared_prefix"
+    assert choose_layout(config(max_length=257), model).layout == "padded"
 
 
 def mixtral():

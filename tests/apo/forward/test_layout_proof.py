@@ -6,6 +6,7 @@ import pytest
 import torch
 import transformers as hf
 from accelerate import Accelerator
+from torch import nn
 from transformers import LlamaForCausalLM
 
 from clair_apo.apo.forward import attention, layout_check, layout_choice, shared_prefix
@@ -68,16 +69,16 @@ def fused(monkeypatch):
     return put
 
 
-def right(module, query, key, value, lengths, scaling):
-    states = query, key, value, lengths
-    return tree_attention(module, *states, scaling=scaling, kernel=PER_BRANCH)[0]
+def right(query, key, value, mask, scoring):
+    states = query, key, value, mask
+    return tree_attention(nn.Module(), *states, scaling=scoring.scaling, kernel=PER_BRANCH)[0]
 
 
-def mask_off_by_one(module, query, key, value, lengths, scaling):
+def mask_off_by_one(query, key, value, mask, scoring):
     """Rejected branches do not see the last token of their trunk."""
-    moved = (lengths[..., 0] > 0).long()
-    shift = torch.stack([-moved, moved, torch.zeros_like(moved)], -1)
-    return right(module, query, key, value, lengths + shift, scaling)
+    moved = (mask[..., 0] > 0).long()
+    shift = torch.stack([-moved, moved, 0 * moved, 0 * moved], -1)
+    return right(query, key, value, mask + shift, scoring)
 
 
 def nan_in_one_place(*states):
@@ -96,13 +97,13 @@ def raises(*states):
     raise RuntimeError("no kernel image\nis available")
 
 
-def value_detached(module, query, key, value, lengths, scaling):
-    return right(module, query, key, value.detach(), lengths, scaling)
+def value_detached(query, key, value, mask, scoring):
+    return right(query, key, value.detach(), mask, scoring)
 
 
-def key_of_one_head_scaled_backward(module, query, key, value, lengths, scaling):
+def key_of_one_head_scaled_backward(query, key, value, mask, scoring):
     key = key + (key[:, :1] - key[:, :1].detach()) * 0.05
-    return right(module, query, key, value, lengths, scaling)
+    return right(query, key, value, mask, scoring)
 
 
 @pytest.mark.parametrize(
@@ -161,10 +162,12 @@ def test_flex_attention_that_has_no_backward_here_is_given_up(monkeypatch, settl
 
 def test_a_reference_that_fails_takes_the_policy_along_which_is_compared_anew(fused, settle):
     reference = llama()
+    layer = reference.model.layers[0].self_attn
+    layer.scaling *= 1.5  # by which it is known
 
-    def wrong_for_it(module, *states):
-        found = right(module, *states)
-        return found * 2 if module is reference.model.layers[0].self_attn else found
+    def wrong_for_it(*states):
+        found = right(*states)
+        return found * 2 if states[-1].scaling == layer.scaling else found
 
     fused(wrong_for_it)
     layout, (line,) = settle(llama(), **{"the reference: ": reference})
@@ -241,15 +244,22 @@ class BiasedHead(LlamaForCausalLM):
         return outputs
 
 
-@pytest.mark.parametrize("kind", [ScaledLogits, BiasedHead])
-def test_a_head_that_does_more_is_padded_and_it_is_said_that_trls_head_does_not(kind, settle):
-    layout, (why, warning) = settle(llama(kind))
+def test_a_scale_that_no_list_has_is_found_by_asking_the_model(settle):
+    model = llama(ScaledLogits)
+    layout, said = settle(model, "shared_prefix")
+    assert layout.way == PER_BRANCH
+    assert not said
+    assert layout.proof.compared[0].difference < 1e-4
+
+
+def test_a_head_that_does_more_is_padded_and_it_is_said_that_trls_head_does_not(settle):
+    layout, (why, warning) = settle(llama(BiasedHead))
     assert layout.is_padded
-    assert why.startswith("pair_layout auto: padded, because log-probs of 52 answer tokens")
+    assert why.endswith("the model does more to its logits than to scale and to cap them")
     assert warning.startswith("pair_layout: log-probs of 52 answer tokens through padded rows")
     assert "That is the head of TRL" in warning
-    with pytest.raises(ConfigError, match="attention per branch differ from the model's own"):
-        settle(llama(kind), "shared_prefix")
+    with pytest.raises(ConfigError, match="than to scale and to cap them"):
+        settle(llama(BiasedHead), "shared_prefix")
 
 
 KINDS = {
@@ -274,6 +284,7 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_any_list_of_kinds_a_model_is_padded_or_exact(kind, monkeypatch, settle):
     monkeypatch.setattr(layout_choice, "_OBSTACLES", ())
+    monkeypatch.setattr(layout_choice, "_other_layers", lambda config: None)
     torch.manual_seed(0)
     model = KINDS[kind]()
     layout, said = settle(model)

@@ -1,29 +1,48 @@
 """Shared-prefix log-probs and gradients against two separate forwards of the untouched model."""
 
 import functools
+import sys
+from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
+import transformers as hf
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GPT2Config, GPT2LMHeadModel
+from transformers import (
+    AutoModelForCausalLM,
+    BitsAndBytesConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from clair_apo.apo.config import APOConfig
 from clair_apo.apo.forward import attention, shared_prefix
 from clair_apo.apo.forward.attention import TREE_ATTENTION, attends_to_trees, tree_attention
-from clair_apo.apo.forward.layout_choice import choose_layout
+from clair_apo.apo.forward.layout_choice import choose_layout, tree_obstacle
 from clair_apo.apo.forward.logps import padded_forward
 from clair_apo.apo.forward.shared_prefix import shared_prefix_forward
 from clair_apo.apo.forward.tree import packed_row
+from clair_apo.apo.trl_compat import attention_names
 from tests.helpers.tiny_pairs import (
     FAMILIES,
+    GROUPED,
+    MIXED,
+    MORE_FAMILIES,
+    SIZES,
+    Pair,
     edge_pairs,
     padded_batch,
     separate_logps,
     sharp_model,
     tokens,
 )
+from tests.helpers.tiny_vlm import llava, qwen2_vl
 
 PAIRS = edge_pairs()
+OURS = {str(path) for path in Path(attention.__file__).parent.glob("*.py")}
 SIDES = ("chosen", "rejected")
 
 
@@ -78,6 +97,69 @@ def test_log_probs_and_gradients_are_those_of_two_separate_forwards(family):
     assert worst_gradient(*both_gradients(model)) < (1e-9 if family == "gpt_neox" else 1e-6)
 
 
+@pytest.fixture
+def wide_softmax(monkeypatch):
+    """Models whose own attention takes its softmax in float32 take it in float64."""
+    softmax = F.softmax
+    monkeypatch.setattr(F, "softmax", lambda x, dim=-1, dtype=None: softmax(x, dim=dim))
+
+
+@pytest.mark.parametrize("family", MORE_FAMILIES)
+def test_windows_caps_sinks_scales_and_experts_are_those_of_separate_forwards(family, wide_softmax):
+    model = sharp_model(family)
+    assert tree_obstacle(model, longest=64) is None
+    # the router of DeepSeek V3 chooses experts in float32, whatever the dtype of the model
+    assert worst_miss(forward(model), expected(model)) < (
+        1e-6 if family == "deepseek_v3" else 1e-10
+    )
+    assert worst_gradient(*both_gradients(model)) < 1e-6
+
+
+@pytest.mark.parametrize("family", ["mistral, windows", "gemma2", "gpt_oss", "deepseek_v2"])
+def test_torchs_own_attention_knows_windows_caps_and_sinks(family, wide_softmax, monkeypatch):
+    model = sharp_model(family)
+    by_torch = functools.partial(attention._torch_attention, dropout=0.0)
+    monkeypatch.setattr(attention, "causal_attention", by_torch)
+    assert worst_miss(forward(model), expected(model)) < 1e-10
+    assert worst_gradient(*both_gradients(model)) < 1e-6
+
+
+def gemma3_that_sees(seed=0):
+    torch.manual_seed(seed)
+    text = hf.Gemma3TextConfig(**SIZES, **GROUPED, **MIXED, head_dim=8)
+    vision = hf.SiglipVisionConfig(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        image_size=16,
+        patch_size=8,
+    )
+    config = hf.Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
+    return hf.Gemma3ForConditionalGeneration(config)
+
+
+def text_pairs():
+    """Of tokens that stand for no image."""
+    g = torch.Generator().manual_seed(2)
+    prompt, start, one, other = (
+        torch.randint(20, 80, (n,), generator=g).tolist() for n in (9, 4, 7, 5)
+    )
+    return [Pair(prompt, start + one, start + other), Pair(one, other, prompt)]
+
+
+@pytest.mark.parametrize("make", [llava, qwen2_vl, gemma3_that_sees])
+@pytest.mark.parametrize("training", [False, True])
+def test_text_goes_through_the_language_model_of_one_that_sees(make, training):
+    model = make().double().train(training)
+    names = attention_names(model.config)
+    assert tree_obstacle(model) is None
+    pairs = text_pairs()
+    assert worst_miss(forward(model, pairs), expected(model, pairs)) < 1e-10
+    assert worst_gradient(*both_gradients(model, pairs)) < 1e-6
+    assert attention_names(model.config) == names
+
+
 def test_torchs_own_attention_which_serves_beside_cpus_is_as_exact(monkeypatch):
     model = sharp_model("llama")
     by_torch = functools.partial(attention._torch_attention, dropout=0.0)
@@ -130,10 +212,11 @@ def changed(pair, side, position):
     return pair._replace(**{side: answer})
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_oss"])
 @pytest.mark.parametrize("side", SIDES)
-def test_no_token_of_one_branch_is_seen_by_the_other_or_by_a_neighbour(side):
+def test_no_token_of_one_branch_is_seen_by_the_other_or_by_a_neighbour(side, family):
     """Bit for bit, for each token after the first difference of the middle pair of three."""
-    model = sharp_model("llama", torch.float32)
+    model = sharp_model(family, torch.float32)
     pairs = [PAIRS[0], PAIRS[8], PAIRS[7]]
     before = forward(model, pairs)
     other = SIDES[1 - SIDES.index(side)]
@@ -150,24 +233,25 @@ def test_no_token_of_one_branch_is_seen_by_the_other_or_by_a_neighbour(side):
 def without_branches(*inputs, **options):
     """Attention in which the loser's branch goes on from the end of the winner's."""
     *states, mask = inputs
-    trunk, chosen, rejected = mask.unbind(-1)
-    return tree_attention(
-        *states, torch.stack([trunk + chosen, rejected, 0 * rejected], -1), **options
-    )
+    trunk, chosen, rejected, window = mask.unbind(-1)
+    parts = torch.stack([trunk + chosen, rejected, 0 * rejected, window], -1)
+    return tree_attention(*states, parts, **options)
 
 
 def without_pairs(*inputs, **options):
     """Attention in which all pairs are one sequence."""
     *states, mask = inputs
-    return tree_attention(*states, mask.sum((2, 3)) * torch.tensor([[[[1, 0, 0]]]]), **options)
+    total = mask[..., :3].sum((2, 3))
+    return tree_attention(*states, total * torch.tensor([[[[1, 0, 0, 0]]]]), **options)
 
 
 def without_trunk(*inputs, **options):
     """Attention in which the loser's branch does not see its prompt."""
     *states, mask = inputs
-    trunk, chosen, rejected = mask.unbind(-1)
-    parts = torch.stack([trunk, chosen, 0 * trunk, rejected, 0 * trunk, 0 * trunk], -1)
-    return tree_attention(*states, parts.reshape(1, 1, -1, 3), **options)
+    trunk, chosen, rejected, window = mask.unbind(-1)
+    none = 0 * trunk
+    parts = torch.stack([trunk, chosen, none, window, rejected, none, none, window], -1)
+    return tree_attention(*states, parts.reshape(1, 1, -1, 4), **options)
 
 
 @pytest.mark.parametrize("broken", [without_branches, without_pairs, without_trunk])
@@ -201,7 +285,7 @@ def on_flex(monkeypatch):
     """FlexAttention as on CUDA, its forward alone: it has no backward on a CPU, and no GPU has run
     it here. The list grows by one with every call."""
     calls = []
-    real = attention.flex_attention_forward
+    real = attention._flex_attention
 
     def counted(*inputs):
         calls.append(inputs)
@@ -209,7 +293,7 @@ def on_flex(monkeypatch):
 
     monkeypatch.setattr(attention, "_flexes", lambda device: True)
     monkeypatch.setattr(attention, "NARROWEST_FLEX_HEAD", 8)
-    monkeypatch.setattr(attention, "flex_attention_forward", counted)
+    monkeypatch.setattr(attention, "_flex_attention", counted)
     with torch.no_grad(), torch.compiler.set_stance("force_eager"):  # compiling takes a minute
         yield calls
 
@@ -221,20 +305,68 @@ def of_gpt2(**options):
     return GPT2LMHeadModel(GPT2Config(**sizes, **options)).eval()
 
 
-@pytest.mark.parametrize("make", [lambda: sharp_model("llama", torch.float32), of_gpt2])
-def test_flex_attention_says_the_same_with_its_block_mask(make, on_flex):
-    model = make()
+@pytest.mark.parametrize("family", ["llama", "gpt2", "mistral, windows", "gemma2", "gpt_oss"])
+def test_flex_attention_says_the_same_with_its_block_mask(family, on_flex):
+    model = of_gpt2() if family == "gpt2" else sharp_model(family, torch.float32)
     assert worst_miss(forward(model), expected(model)) < 2e-4
-    masks = {id(call[4]) for call in on_flex}
+    masks = {id(call[3]) for call in on_flex}
     assert len(on_flex) == 2, "in each layer"
-    assert len(masks) == 1, "one mask for all layers"
+    mixed = family in ("gemma2", "gpt_oss")
+    assert len(masks) == 1 + mixed, "one mask for all layers with the same window"
+
+
+def test_no_layer_waits_for_the_device(on_flex, monkeypatch):
+    """What reads a value of a tensor into Python waits until a GPU has computed it."""
+    reads = []
+    for name in ("item", "tolist", "nonzero", "__bool__", "__int__", "cpu", "numpy"):
+        real = getattr(torch.Tensor, name)
+        monkeypatch.setattr(
+            torch.Tensor,
+            name,
+            lambda tensor, *more, real=real, name=name: (
+                reads.append(name) if sys._getframe(1).f_code.co_filename in OURS else None,
+                real(tensor, *more),
+            )[1],
+        )
+    counts = []
+    for layers in (1, 5):
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(LlamaConfig(**SIZES | {"num_hidden_layers": layers}, **GROUPED))
+        del reads[:]
+        forward(model)
+        counts.append(sorted(reads))
+    assert len(on_flex) == 6
+    assert counts[0], "a row has some"
+    assert counts[0] == counts[1]
+
+
+def test_rows_of_twenty_lengths_are_compiled_for_a_few_times(monkeypatch):
+    """Once for the first length, once for any; more of it where a dimension is 1."""
+    compiled = []
+
+    def counted(graph, inputs):
+        compiled.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(attention, "_flexes", lambda device: True)
+    monkeypatch.setattr(attention, "NARROWEST_FLEX_HEAD", 8)
+    kernel = torch.compile(attention.flex_attention, backend=counted)
+    monkeypatch.setattr(attention, "_compiled_flex_attention", lambda: kernel)
+    model = sharp_model("llama", torch.float32)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for size in range(20):
+            pair = Pair(*(tokens(generator, 40 + 31 * size + k) for k in range(3)))
+            found = forward(model, [pair] * (1 + size % 3))
+    assert worst_miss(found, expected(model, [pair] * 2)) < 2e-4
+    assert 1 <= len(compiled) <= 4
 
 
 def test_under_autocast_flex_attention_gets_states_of_one_dtype(on_flex):
     model = sharp_model("llama", torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
         forward(model)
-    assert {state.dtype for call in on_flex for state in call[1:4]} == {torch.bfloat16}
+    assert {call[2].dtype for call in on_flex} == {torch.bfloat16}
 
 
 def test_where_flex_attention_has_no_dropout_or_no_kernel_torchs_attention_serves(

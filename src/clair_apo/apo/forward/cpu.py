@@ -9,7 +9,7 @@
 - `memory_held`: glibc returns large blocks to the system and zeroes them again at every step.
 
 Shapes: K key-value heads, each asked by G heads; n queries, m keys, D width of a head, V width of
-its values.
+its values; b queries of a block.
 """
 
 import contextlib
@@ -40,32 +40,53 @@ _RETURNED = {_MMAP_MAX: 2**16, _MMAP_THRESHOLD: 2**25, _TRIM_THRESHOLD: 2**26}
 """
 
 
-def causal_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
+class Scoring(NamedTuple):
+    """How a layer turns the products of queries and keys into shares of values."""
+
+    scaling: float | None = None
+    """Times each product; by default 1 / sqrt(D)."""
+    window: int | None = None
+    """Keys that a query sees, its own the last of them; None is all before it."""
+    softcap: float | None = None
+    """Bound c of the scaled scores s, which become c tanh(s / c)."""
+    sinks: Tensor | None = None
+    """(KG,): a score of each head that takes its share and gives no value."""
+
+
+def causal_attention(query: Tensor, key: Tensor, value: Tensor, scoring: Scoring) -> Tensor:
     """Attention in which the last query sees every key, the one before all but the last, and so on.
 
     Args:
         query: (1, KG, n, D).
         key: (1, K, m, D), of no fewer keys than queries.
         value: (1, K, m, V).
-        scaling: of the scores; by default 1 / sqrt(D).
+        scoring: of the layer.
 
     Returns:
         (1, n, KG, V), in float32, or float64 where the query is.
     """
     dtype = torch.promote_types(query.dtype, torch.float32)
     queries, keys, values = (x[0].to(dtype).contiguous() for x in (query, key, value))
-    scaled = queries * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    scaled = queries * (query.shape[-1] ** -0.5 if scoring.scaling is None else scoring.scaling)
     grouped = scaled.unflatten(0, (len(keys), -1))
-    attended: Tensor = _CausalAttention.apply(grouped, keys, values)  # type: ignore[no-untyped-call] # torch leaves it so
+    sinks = scoring.sinks
+    if sinks is not None:
+        sinks = sinks.to(dtype).view(len(keys), -1)
+    attended: Tensor = _CausalAttention.apply(  # type: ignore[no-untyped-call] # torch leaves it so
+        grouped, keys, values, sinks, scoring.window, scoring.softcap
+    )
     return attended.flatten(1, 2)[None]
 
 
 class _Block(NamedTuple):
-    """Queries first to last, which see the keys before `seen`."""
+    """Queries of one block, first to last, which see keys from `start` to before `seen`."""
 
     first: int
     last: int
+    start: int
     seen: int
+    missing: int
+    """Keys by which the window of the first query reaches beyond the first key."""
 
 
 class _Scores:
@@ -84,58 +105,95 @@ class _Scores:
         scores = self._buffer[: shape[0] * shape[1] * shape[2]].view(shape)
         return torch.bmm(left, right.transpose(1, 2), out=scores)
 
-    def probabilities(self, queries: Tensor, keys: Tensor) -> Tensor:
-        """How much each query, (K, Gb, D), attends to each key, (K, seen, D)."""
+    def capped(self, queries: Tensor, keys: Tensor, softcap: float | None) -> Tensor:
+        """The scores of each query, (K, Gb, D), for each key, (K, seen, D), before any mask."""
         scores = self.product(queries, keys)
+        return scores if softcap is None else scores.div_(softcap).tanh_().mul_(softcap)
+
+    def shares(self, scores: Tensor, block: _Block, sinks: Tensor | None) -> Tensor:
+        """How much each query attends to each key, in place of its scores."""
         own = scores.unflatten(1, (self._rows[1], -1))
-        count = own.shape[2]
+        count, shift = own.shape[2], block.missing
         own[..., -count:].add_(self._unseen[:count, :count])
-        return torch.softmax(scores, -1, out=scores)
+        if shift < count - 1:  # windows of later queries begin behind the first key
+            left = count - shift
+            own[..., shift:, :left].add_(self._unseen[:left, :left].t())
+        if sinks is None:
+            return torch.softmax(scores, -1, out=scores)
+        largest = scores.amax(-1, keepdim=True)
+        torch.softmax(scores, -1, out=scores)
+        log_total = largest - scores.amax(-1, keepdim=True).log()
+        sink = sinks[..., None].expand(-1, -1, count).reshape(log_total.shape)
+        return scores.mul_(torch.sigmoid(log_total - sink))
 
 
 class _CausalAttention(torch.autograd.Function):
-    """Queries (K, G, n, D), keys (K, m, D) and values (K, m, V), to (n, K, G, V)."""
+    """Queries (K, G, n, D), keys (K, m, D), values (K, m, V), sinks (K, G), to (n, K, G, V)."""
 
     @staticmethod
-    def forward(ctx: Any, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        ctx.save_for_backward(queries, keys, values)
+    def forward(
+        ctx: Any,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        sinks: Tensor | None,
+        window: int | None,
+        softcap: float | None,
+    ) -> Tensor:
+        ctx.save_for_backward(queries, keys, values, sinks)
+        ctx.window, ctx.softcap = window, softcap
         kv_heads, group, count, _ = queries.shape
         attended = queries.new_empty(count, kv_heads, group, values.shape[-1])
-        scores = _Scores(queries, keys)
-        for block in _blocks(queries, keys):
-            shares = scores.probabilities(_of_block(queries, block), keys[:, : block.seen])
-            found = torch.bmm(shares, values[:, : block.seen])
+        buffer = _Scores(queries, keys)
+        for block in _blocks(queries, keys, window):
+            seen = slice(block.start, block.seen)
+            scores = buffer.capped(_of_block(queries, block), keys[:, seen], softcap)
+            shares = buffer.shares(scores, block, sinks)
+            found = torch.bmm(shares, values[:, seen])
             attended[block.first : block.last] = found.unflatten(1, (group, -1)).permute(2, 0, 1, 3)
         return attended
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        queries, keys, values = ctx.saved_tensors
+    def backward(ctx: Any, grads: Tensor) -> tuple[Tensor | None, ...]:
+        queries, keys, values, sinks = ctx.saved_tensors
         group = queries.shape[1]
         grad_queries = torch.empty_like(queries)
         grad_keys, grad_values = (torch.zeros_like(x) for x in (keys, values))
-        scores, changes = _Scores(queries, keys), _Scores(queries, keys)
-        for block in _blocks(queries, keys):
+        grad_sinks = None if sinks is None else torch.zeros_like(sinks)
+        buffer, changes = _Scores(queries, keys), _Scores(queries, keys)
+        for block in _blocks(queries, keys, ctx.window):
             asked = _of_block(queries, block)
             grad = _of_block(grads.permute(1, 2, 0, 3), block)
-            seen = slice(block.seen)
-            shares = scores.probabilities(asked, keys[:, seen])
+            seen = slice(block.start, block.seen)
+            scores = buffer.capped(asked, keys[:, seen], ctx.softcap)
+            slopes = _slopes(scores, ctx.softcap)
+            shares = buffer.shares(scores, block, sinks)
             grad_values[:, seen].baddbmm_(shares.transpose(1, 2), grad)
             change = changes.product(grad, values[:, seen])
             softmax_backward_(change, shares)
+            if grad_sinks is not None:  # what keys and sink together gain is nothing
+                grad_sinks -= change.sum(-1).unflatten(1, (group, -1)).sum(-1)
+            if slopes is not None:
+                change.mul_(slopes)
             grad_keys[:, seen].baddbmm_(change.transpose(1, 2), asked)
             found = torch.bmm(change, keys[:, seen])
             grad_queries[:, :, block.first : block.last] = found.unflatten(1, (group, -1))
-        return grad_queries, grad_keys, grad_values
+        return grad_queries, grad_keys, grad_values, grad_sinks, None, None
 
 
-def _blocks(queries: Tensor, keys: Tensor) -> Iterator[_Block]:
+def _slopes(scores: Tensor, softcap: float | None) -> Tensor | None:
+    """By how much capped scores change with uncapped ones; None where they are the same."""
+    return None if softcap is None else 1 - (scores / softcap).square_()
+
+
+def _blocks(queries: Tensor, keys: Tensor, window: int | None) -> Iterator[_Block]:
     count = queries.shape[2]
     before = keys.shape[1] - count
     for first in range(0, count, BLOCK):
         last = min(first + BLOCK, count)
-        yield _Block(first, last, before + last)
+        start = -last if window is None else before + first + 1 - window
+        yield _Block(first, last, max(start, 0), before + last, max(-start, 0))
 
 
 def _of_block(states: Tensor, block: _Block) -> Tensor:

@@ -156,7 +156,7 @@ class PairLayout:
             return
         before = len(self._tried)
         for name, forward in forwards.items():
-            if reason := tree_obstacle(bare_model(forward)):
+            if reason := tree_obstacle(bare_model(forward), self._args.max_length):
                 self._pad(name + reason)
                 return
         while not self.is_padded and (reason := self._disagreement(forwards, batches)):

@@ -5,14 +5,14 @@ by name refuses.
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from transformers import PreTrainedModel
 
 from clair_apo.apo.config import APOConfig
-from clair_apo.apo.forward.shared_prefix import bare_model
+from clair_apo.apo.forward.shared_prefix import bare_model, scores_with_trls_head
 from clair_apo.apo.objectives import OBJECTIVES
 from clair_apo.apo.trl_compat import BatchNorm, is_peft_model, is_stateful, takes_attention
 from clair_apo.errors import ConfigError
@@ -49,7 +49,7 @@ def choose_layout(
         or ("the model sees images" if sees_images else None)
         or _settings(args, parallel)
         or _adapter(model)
-        or tree_obstacle(bare_model(model))
+        or tree_obstacle(bare_model(model), args.max_length)
         or _counting_adapter(model)
         or reads_whole_batches(args, model)
     )
@@ -179,31 +179,52 @@ def half_precision_warning(model: torch.nn.Module) -> str | None:
     )
 
 
-def tree_obstacle(model: PreTrainedModel) -> str | None:
-    """Why a model cannot attend over trees exactly; None if it can.
+def tree_obstacle(model: PreTrainedModel, longest: int | None = None) -> str | None:
+    """Why a model cannot attend over trees exactly, as far as settings tell; None if it can.
 
     Args:
         model: neither wrapped nor adapted.
+        longest: tokens that no answer with its prompt exceeds (`max_length`), where that is known.
     """
     config: Any = model.config.get_text_config()
-    return next((reason for wrong, reason in _OBSTACLES if wrong(model, config)), None)
+    known = next((reason for wrong, reason in _OBSTACLES if wrong(model, config)), None)
+    return known or _other_layers(config) or _changing_positions(config, longest)
+
+
+_LAYERS_OF_TREES = ("attention", "full_attention", "sliding_attention")
+
+
+def _other_layers(config: Any) -> str | None:
+    kinds = getattr(config, "layer_types", None) or ()
+    others = [str(kind) for kind in kinds if kind not in _LAYERS_OF_TREES]
+    if not others:
+        return None
+    return f"{len(others)} of its {len(kinds)} layers are of the kind {others[0]}, not attention"
+
+
+def _changing_positions(config: Any, longest: int | None) -> str | None:
+    """Rotary positions that change with the longest sequence of a batch."""
+    for kind, limit in _length_limits(config):
+        if longest is None or limit is None or longest > limit:
+            below = "" if limit is None else f" beyond {limit} tokens; set max_length to {limit}"
+            return f"rotary positions ({kind}) change with the longest sequence of a batch{below}"
+    return None
+
+
+def _length_limits(config: Any) -> Iterator[tuple[str, int | None]]:
+    """Kinds of rotary positions that follow the length, and up to where they do not."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    for part in [rope, *(part for part in rope.values() if isinstance(part, Mapping))]:
+        kind = part.get("rope_type")
+        if kind in ("dynamic", "longrope"):
+            trained = part.get("original_max_position_embeddings")
+            if kind == "dynamic":  # grows from the length that the configuration names
+                trained = config.max_position_embeddings
+            yield kind, trained
 
 
 def _has(name: str, *neutral: Any) -> Callable[[Any, Any], bool]:
     return lambda _, config: getattr(config, name, None) not in (None, False, *neutral)
-
-
-def _rope_follows_length(_: Any, config: Any) -> bool:
-    rope = getattr(config, "rope_parameters", None) or {}
-    kinds = [rope, *(part for part in rope.values() if isinstance(part, Mapping))]
-    return any(kind.get("rope_type") in ("dynamic", "longrope") for kind in kinds)
-
-
-def _slides(_: Any, config: Any) -> bool:
-    kinds = getattr(config, "layer_types", None)
-    if kinds is None:
-        return getattr(config, "sliding_window", None) is not None
-    return any(kind != "full_attention" for kind in kinds)
 
 
 def _takes_positions(model: Any, _: Any) -> bool:
@@ -215,29 +236,31 @@ def _head_is_plain(model: Any, _: Any) -> bool:
     return head is not None and bool(head.weight.is_floating_point())
 
 
+def _head_is_gone_backward(model: Any, _: Any) -> bool:
+    head = model.get_output_embeddings()
+    in_engine = head is not None and hasattr(head.weight, "ds_id")
+    return in_engine and not scores_with_trls_head(head.weight.device)
+
+
 _OBSTACLES: tuple[tuple[Callable[[Any, Any], bool], str], ...] = (
     (lambda model, config: bool(config.is_encoder_decoder), "the model has an encoder"),
     (
         lambda model, config: is_stateful(model),
         "the model carries a state from token to token",
     ),
-    (_slides, "not all layers attend to the whole sequence (a sliding window, or another kind)"),
+    (
+        _head_is_gone_backward,
+        "DeepSpeed ZeRO-3 takes the weight of its head away before the backward pass, where TRL's "
+        "fused head is not at hand",
+    ),
     (_has("attention_chunk_size"), "the model attends in chunks"),
     (_has("keep_window_size"), "the model picks the keys that a token attends to by itself"),
-    (_has("attn_logit_softcapping"), "the model caps its attention scores"),
-    (_has("final_logit_softcapping"), "the model caps its logits"),
-    (_has("logit_scale", 1), "the model scales its logits"),
-    (_has("logits_scaling", 1), "the model scales its logits"),
-    (_has("lm_head_multiplier", 1), "the model scales its logits"),
-    (_has("output_multiplier", 1), "the model scales its logits"),
     (_has("alibi"), "positions enter the model as distances in the row (ALiBi)"),
-    (_rope_follows_length, "rotary positions change with the longest sequence of a batch"),
     (lambda model, config: not getattr(config, "is_causal", True), "attention is not causal"),
     (
         lambda model, config: not takes_attention(model),
         "its attention is not replaceable through transformers",
     ),
-    (lambda model, config: config is not model.config, "the model has parts beside its text part"),
     (lambda model, config: not _head_is_plain(model, config), "its head is quantized or missing"),
     (
         lambda model, config: not _takes_positions(model, config),

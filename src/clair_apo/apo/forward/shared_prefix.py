@@ -1,8 +1,8 @@
 """One forward over pairs that share their beginning: trees in, log-probs of every token out.
 
-It goes through the wrapped model's own forward, where DDP, FSDP and PEFT have their hooks. Where
-TRL's fused head scores labelled positions only, it is used; elsewhere
-`label_logprobs.score_labels` is.
+It goes through the wrapped model's own forward, where DDP, FSDP and PEFT have their hooks, up to
+the head (`head`); labelled positions alone are scored, by the function of TRL's fused head where
+that has a kernel, elsewhere by `label_logprobs.score_labels`.
 """
 
 import contextlib
@@ -16,10 +16,21 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from clair_apo.apo.forward.attention import FLEX_ATTENTION, attends_to_trees
-from clair_apo.apo.forward.label_logprobs import LabelScores, score_labels
+from clair_apo.apo.forward.head import UnknownHeadError, head_input
+from clair_apo.apo.forward.label_logprobs import (
+    LabelScores,
+    score_labels,
+    score_labels_by_trl,
+)
 from clair_apo.apo.forward.logps import PairForward, TokenLogps, model_inputs, sequence_tokens
 from clair_apo.apo.forward.tree import IGNORED, PackedRow, packed_row, pair_trees
-from clair_apo.apo.trl_compat import fused_scores, is_peft_model, is_triton_available
+from clair_apo.apo.forward.tree_mask import row_of_trees
+from clair_apo.apo.trl_compat import (
+    gathered_head,
+    is_peft_model,
+    is_triton_available,
+    whole_head,
+)
 from clair_apo.errors import TrainingError
 
 
@@ -43,19 +54,18 @@ def shared_prefix_forward(
             "beginning; set pair_layout to padded"
         )
     bare = bare_model(model)
-    row = packed_row(pair_trees(batch)).to(bare.device)
+    on_cpu = packed_row(pair_trees(batch))
+    places = (on_cpu.labels[0] != IGNORED).nonzero()[:, 0].to(bare.device)
+    row = on_cpu.to(bare.device)
     inputs = {
         "input_ids": row.ids,
         "position_ids": row.positions,
-        "attention_mask": row.lengths,
+        "attention_mask": torch.ones_like(row.ids),
         "use_cache": False,
     }
-    with attends_to_trees(bare, kernel):
-        if bare.device.type in ("cuda", "xpu") and is_triton_available():
-            scores = _with_trls_head(model, inputs, row)
-        else:
-            with _scores_labels(bare, statistics):
-                scores = model(**inputs, labels=row.labels)
+    labelled = _scores_labels(bare, places, row.labels[0, places], statistics)
+    with attends_to_trees(bare, kernel), row_of_trees(on_cpu.lengths), labelled:
+        scores = model(**inputs)
     return _of_pairs(scores, row, sequence_tokens(batch))
 
 
@@ -84,31 +94,29 @@ def short_name(name: str) -> str:
     return name.split("/")[-1] if name.startswith(("/", ".", "~")) else name
 
 
-def _with_trls_head(model: Any, inputs: Mapping[str, Any], row: PackedRow) -> LabelScores:
-    outputs = fused_scores(model, inputs, shift_labels=row.labels)
-    labelled = row.labels != IGNORED
-    logps = outputs.log_probs[labelled]
-    nothing = torch.full_like(logps, torch.nan)
-    known = (outputs.entropy, outputs.is_top1)
-    return LabelScores(
-        logps.to(torch.promote_types(logps.dtype, torch.float32)),
-        *(nothing if x is None else x.detach()[labelled].to(nothing.dtype) for x in known),
-    )
-
-
 @contextlib.contextmanager
-def _scores_labels(model: PreTrainedModel, statistics: bool) -> Iterator[None]:
-    """Let a model return `LabelScores` of its labels; its head runs inside its own forward."""
+def _scores_labels(
+    model: PreTrainedModel, places: Tensor, labels: Tensor, statistics: bool
+) -> Iterator[None]:
+    """Let a model return `LabelScores` of the labels at these places of its row.
 
-    def forward(*args: Any, labels: Tensor, **kwargs: Any) -> LabelScores:
-        hidden = model.base_model(*args, **kwargs).last_hidden_state
-        head = model.get_output_embeddings()
-        labelled = labels != IGNORED
-        return score_labels(
-            hidden[labelled], head.weight, head.bias, labels[labelled], statistics=statistics
-        )
-
+    Its head is scored inside its own forward: there, FSDP has gathered it.
+    """
     own = model.__dict__.get("forward")
+    own_forward = model.forward
+
+    def forward(**inputs: Any) -> LabelScores:
+        head: Any = model.get_output_embeddings()
+        states, logit_map = head_input(own_forward, head, inputs)
+        if states.shape[:-1] != inputs["input_ids"].shape:
+            raise UnknownHeadError(f"the model's head is given {tuple(states.shape[:-1])} states")
+        weight, bias = whole_head(head)
+        score = score_labels_by_trl if scores_with_trls_head(states.device) else score_labels
+        with gathered_head(weight, bias):
+            return score(
+                states[0, places], weight, bias, labels, statistics=statistics, logit_map=logit_map
+            )
+
     model.forward = forward
     try:
         yield
@@ -116,6 +124,11 @@ def _scores_labels(model: PreTrainedModel, statistics: bool) -> Iterator[None]:
         del model.forward
         if own is not None:
             model.forward = own
+
+
+def scores_with_trls_head(device: torch.device) -> bool:
+    """Whether labels are scored by TRL's fused head, which has a kernel there."""
+    return device.type in ("cuda", "xpu") and is_triton_available()
 
 
 def _of_pairs(scores: LabelScores, row: PackedRow, tokens: Tensor) -> PairForward:
