@@ -312,6 +312,12 @@ def test_its_rows_are_those_of_training(run, layout):
     assert plan.largest <= 60
 
 
+def test_batches_that_are_read_as_a_whole_are_not_cut(run):
+    plan = preview(parse_arguments(run(neftune_noise_alpha=5.0, max_tokens_per_batch=20))).rows
+    assert plan.limit is None
+    assert plan.rows == plan.batches
+
+
 def test_sorted_rows_have_less_padding_and_it_says_so(run, capsys):
     options = {"pair_layout": "padded", "per_device_train_batch_size": 12}
     arguments = run(**options, max_tokens_per_batch=120)

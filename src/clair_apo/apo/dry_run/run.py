@@ -19,7 +19,7 @@ from clair_apo.apo.checks import check_tokens, left_out
 from clair_apo.apo.data import PairSplit
 from clair_apo.apo.dry_run.estimate import TrainingEstimate, estimate
 from clair_apo.apo.dry_run.rows import EpochRows, MeasuredRow, RowPlan
-from clair_apo.apo.forward.layout_choice import choose_layout
+from clair_apo.apo.forward.layout_choice import choose_layout, reads_whole_batches
 from clair_apo.apo.forward.operations import matrix_rate
 from clair_apo.apo.forward.row_size import row_tokens
 from clair_apo.apo.lengths import PairLengths, cut_pair, pair_lengths
@@ -85,7 +85,8 @@ def preview(setup: TrainingSetup) -> DryRun:
     wanted = setup.args.watch_prompts
     dtype = torch.bfloat16 if setup.args.bf16 else torch.float32
     rate = matrix_rate(setup.args.device, dtype)
-    limit = row_tokens(model, setup.args, setup.args.device)
+    whole = padded and reads_whole_batches(setup.args, model)
+    limit = None if whole else row_tokens(model, setup.args, setup.args.device)
     expected = lengths and estimate(
         model, lengths, setup.args, padded=padded, rate=rate, limit=limit
     )
