@@ -160,8 +160,8 @@ def compare_layouts(
         batches: of the data that the run is for.
         device: where the model computes.
         way: a key of `WAYS`.
-        trained: whether gradients are compared too. They are not where FSDP1 or DeepSpeed hold
-            them: the one keeps them in pieces of many weights, the other in its engine.
+        trained: whether gradients are compared too. They are not where FSDP1 or ZeRO-3 hold them:
+            the one keeps them in pieces of many weights, the other in its engine.
         autocast: as the run computes; entered anew for each forward, since casts without gradient
             would be used again in one with it.
     """
