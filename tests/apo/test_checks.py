@@ -107,5 +107,5 @@ def test_ways_of_splitting_that_were_never_tried_are_refused_by_name(sizes, name
 
 
 def test_plain_sharding_is_not_refused():
-    check_parallelism(None)
-    check_parallelism(ParallelismConfig(dp_shard_size=4))
+    for parallel in (None, ParallelismConfig(dp_shard_size=4)):
+        assert check_parallelism(parallel) is None
