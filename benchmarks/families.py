@@ -6,7 +6,7 @@
 A kind is its configuration with sizes cut down by the names of its fields. Its log-probs of both
 answers of a few pairs, through shared beginnings and from one forward for each sequence, and their
 gradients, are compared in float64. Nothing is fetched. What is found is written to
-`benchmarks/families.json` and `docs/families.md`.
+`benchmarks/families.json` and `docs/families.md`, and in short to `docs/training.md`.
 """
 
 import argparse
@@ -35,6 +35,7 @@ from clair_apo.errors import ClairApoError
 ROOT = Path(__file__).resolve().parent.parent
 JSON = ROOT / "benchmarks" / "families.json"
 TABLE = ROOT / "docs" / "families.md"
+SUMMARY = ROOT / "docs" / "training.md"
 SECONDS_PER_KIND = 60
 EXACT = 1e-5
 """Nats: some models compute in float32 whatever their dtype."""
@@ -115,10 +116,19 @@ SIZES: dict[str, Any] = {
     "vocab_size_per_layer_input": VOCABULARY,
 }
 """What a field of a configuration becomes, wherever it has a value."""
+HEADS = {"head_dim": 8}
+CONVOLUTIONS = {"layer_types": ["conv", "full_attention"]}
 OF_KIND: dict[str, dict[str, Any]] = {
+    "deepseek_v2": {"num_experts_per_tok": 2, "n_group": 1, "topk_group": 1},
     "falcon_h1": {"mamba_d_ssm": 64},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": WINDOW},
+    "hunyuan_v1_dense": HEADS,
+    "hunyuan_v1_moe": HEADS,
+    "lfm2": CONVOLUTIONS,
+    "lfm2_moe": CONVOLUTIONS,
     "mamba2": {"head_dim": 16},
+    "ministral": HEADS,
+    "nemotron": {"num_key_value_heads": 2} | HEADS,
     "zaya": {"num_experts_per_tok": 1},
 }
 """What a kind needs beside that, so that its sizes agree."""
@@ -342,6 +352,36 @@ def keep(kinds: list[Kind]) -> None:
     record = {"versions": made_by, "kinds": [asdict(kind) for kind in kinds]}
     JSON.write_text(json.dumps(record, indent=1) + "\n")
     TABLE.write_text(page(kinds, made_by))
+    before, _, rest = SUMMARY.read_text().partition(BEGINS)
+    _, _, after = rest.partition(ENDS)
+    SUMMARY.write_text(f"{before}{BEGINS}\n{summary(kinds)}{ENDS}{after}")
+
+
+def summary(kinds: list[Kind]) -> str:
+    """The table of the families that most people train."""
+    by_name = {kind.name: kind for kind in kinds}
+    lines = [
+        "| family | layout | what is shared | largest difference | why not |",
+        "|---|---|---|---:|---|",
+    ]
+    for family, names in KNOWN.items():
+        for group in grouped([by_name[name] for name in names]):
+            first = group[0]
+            worst = max((kind.largest_difference or 0 for kind in group), default=0)
+            some = ", ".join(f"`{kind.name}`" for kind in group)
+            called = family if len(group) == len(names) else f"{family}: {some}"
+            difference = f"{worst:.0e}" if worst else ""
+            cells = (called, f"`{first.layout}`", first.shared, difference, first.reason)
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def grouped(kinds: list[Kind]) -> list[list[Kind]]:
+    """Kinds of which the same is to be said, together."""
+    groups: dict[tuple[str, str, str], list[Kind]] = {}
+    for kind in kinds:
+        groups.setdefault((kind.layout, kind.shared, kind.reason), []).append(kind)
+    return list(groups.values())
 
 
 def page(kinds: list[Kind], made_by: dict[str, str]) -> str:
@@ -365,6 +405,30 @@ def page(kinds: list[Kind], made_by: dict[str, str]) -> str:
     return "\n".join(lines) + "\n"
 
 
+BEGINS, ENDS = "<!-- families begin -->", "<!-- families end -->"
+KNOWN = {
+    "Llama, Qwen 2 and 3, OLMo 2, SmolLM 3": ["llama", "qwen2", "qwen3", "olmo2", "smollm3"],
+    "Mistral, Ministral": ["mistral", "ministral"],
+    "OLMo 3": ["olmo3"],
+    "Gemma 2 (capped scores and logits)": ["gemma2"],
+    "Gemma 3 and 4, text": ["gemma3", "gemma3_text", "gemma4_text"],
+    "gpt-oss (sinks)": ["gpt_oss"],
+    "Cohere, Cohere 2 (scaled logits)": ["cohere", "cohere2"],
+    "Granite (scaled logits)": ["granite", "granitemoe"],
+    "MiniCPM 3 (scaled states)": ["minicpm3"],
+    "DeepSeek V2 and V3, Youtu (narrow values)": ["deepseek_v2", "deepseek_v3", "youtu"],
+    "Mixtral, Qwen 3 MoE, OLMoE": ["mixtral", "qwen3_moe", "olmoe"],
+    "GPT-2, BigCode, GPT-NeoX": ["gpt2", "gpt_bigcode", "gpt_neox"],
+    "Phi 3": ["phi3"],
+    "Llama 4": ["llama4_text"],
+    "LFM2": ["lfm2", "lfm2_moe"],
+    "Qwen3-Next, Qwen 3.5": ["qwen3_next", "qwen3_5_text"],
+    "Granite 4, Bamba, Nemotron-H": ["granitemoehybrid", "bamba", "nemotron_h"],
+    "Mamba, Mamba 2": ["mamba", "mamba2"],
+    "Doge": ["doge"],
+    "Falcon, BLOOM, MPT, GPT-J": ["falcon", "bloom", "mpt", "gptj"],
+}
+"""Families by their kinds; those of which the same is to be said share a line."""
 LAYOUTS = {
     "shared_prefix": "`shared_prefix`, pairs share their beginning.",
     "padded": "`padded`, for the reason given.",

@@ -85,3 +85,41 @@ def test_inputs_of_16_bits_are_attended_to_in_float32():
     assert found.dtype == torch.float32
     wanted = torchs_own(*(x.double() for x in inputs), None)
     assert (found - wanted).abs().max() < 1e-5
+
+
+def dense(query, key, value, scoring):
+    """The same over whole matrices, with a column for the sink."""
+    sharing, count, seen = query.shape[1] // key.shape[1], query.shape[2], key.shape[2]
+    keys, values = (x.repeat_interleave(sharing, 1) for x in (key, value))
+    scores = query @ keys.transpose(2, 3) * scoring.scaling
+    if scoring.softcap is not None:
+        scores = scoring.softcap * torch.tanh(scores / scoring.softcap)
+    distance = torch.arange(seen - count, seen)[:, None] - torch.arange(seen)
+    hidden = (distance < 0) | (distance >= (scoring.window or seen))
+    scores = scores.masked_fill(hidden, -torch.inf)
+    if scoring.sinks is not None:
+        sinks = scoring.sinks[None, :, None, None].expand(1, -1, count, 1)
+        scores = torch.cat([scores, sinks], -1)
+    return (scores.softmax(-1)[..., :seen] @ values).transpose(1, 2)
+
+
+@pytest.mark.parametrize("window", [None, 1, 2, BLOCK - 1, BLOCK, BLOCK + 60, 1000])
+@pytest.mark.parametrize(("softcap", "with_sinks"), [(None, False), (1.5, False), (2.0, True)])
+@pytest.mark.parametrize(
+    ("queries", "keys"), [(2 * BLOCK + 20, 2 * BLOCK + 20), (150, 190), (3, 9)]
+)
+def test_windows_caps_and_sinks_are_those_of_whole_matrices(
+    window, softcap, with_sinks, queries, keys
+):
+    inputs = states(queries, keys, 2)
+    sinks = torch.linspace(-2, 3, HEADS, dtype=torch.float64, requires_grad=True)
+    scoring = Scoring(0.7, window, softcap, sinks if with_sinks else None)
+    wanted_of = [*inputs, sinks] if with_sinks else inputs
+    weights = torch.randn(1, queries, HEADS, WIDTH, generator=torch.Generator().manual_seed(1))
+    found = []
+    for attend in (causal_attention, dense):
+        attended = attend(*inputs, scoring)
+        grads = torch.autograd.grad(attended, wanted_of, weights.double())
+        found.append([attended, *grads])
+    for mine, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-12)

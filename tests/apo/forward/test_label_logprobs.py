@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from clair_apo.apo.forward import label_logprobs
-from clair_apo.apo.forward.label_logprobs import score_labels
+from clair_apo.apo.forward.label_logprobs import LogitMap, score_labels, score_labels_by_trl
 
 LABELS, WIDTH, VOCABULARY = 37, 16, 1013
 
@@ -115,3 +115,46 @@ def test_autocast_takes_products_in_bfloat16_and_sums_in_float32(inputs):
     wanted = logits.log_softmax(1).gather(1, labels[:, None])[:, 0]
     assert mine.dtype == torch.float32
     torch.testing.assert_close(mine, wanted)
+
+
+MAPS = [LogitMap(), LogitMap(scale=0.3), LogitMap(softcap=25.0), LogitMap(-0.7, softcap=25.0)]
+
+
+def mapped(logits, logit_map):
+    scaled = logits * logit_map.scale
+    cap = logit_map.softcap
+    return scaled if cap is None else cap * torch.tanh(scaled / cap)
+
+
+def with_gradients(score, hidden, weight, bias, labels, logit_map):
+    scores = score(hidden, weight, bias, labels, statistics=True, logit_map=logit_map)
+    upstream = torch.linspace(-2, 1, LABELS, dtype=scores.logps.dtype)
+    return scores, torch.autograd.grad(scores.logps, (hidden, weight, bias), upstream)
+
+
+@pytest.mark.parametrize("logit_map", MAPS)
+def test_scaled_and_capped_logits_are_those_of_whole_ones(inputs, logit_map):
+    hidden, weight, bias, labels = inputs
+    scores, grads = with_gradients(score_labels, *inputs, logit_map)
+    logps = mapped(F.linear(hidden, weight, bias), logit_map).log_softmax(1)
+    wanted = logps.gather(1, labels[:, None])[:, 0]
+    torch.testing.assert_close(scores.logps, wanted)
+    torch.testing.assert_close(scores.entropies, -(logps.exp() * logps).sum(1))
+    upstream = torch.linspace(-2, 1, LABELS, dtype=torch.float64)
+    theirs = torch.autograd.grad(wanted, (hidden, weight, bias), upstream)
+    for mine, other in zip(grads, theirs, strict=True):
+        torch.testing.assert_close(mine, other)
+
+
+@pytest.mark.parametrize("logit_map", MAPS)
+def test_the_function_of_trls_head_which_serves_on_gpus_says_the_same(inputs, logit_map):
+    """By its path in torch: float32, and no kernel of Triton."""
+    *states, labels = inputs
+    given = [x.detach().float().requires_grad_() for x in states]
+    mine, my_grads = with_gradients(score_labels, *given, labels, logit_map)
+    theirs, their_grads = with_gradients(score_labels_by_trl, *given, labels, logit_map)
+    for one, other in zip((*mine, *my_grads), (*theirs, *their_grads), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+    plain = score_labels_by_trl(*given, labels, statistics=False, logit_map=logit_map)
+    assert plain.entropies.isnan().all()
+    assert plain.is_top1.isnan().all()

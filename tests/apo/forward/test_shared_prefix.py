@@ -1,12 +1,22 @@
 """Shared-prefix log-probs and gradients against two separate forwards of the untouched model."""
 
 import functools
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+import transformers as hf
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GPT2Config, GPT2LMHeadModel
+from transformers import (
+    AutoModelForCausalLM,
+    BitsAndBytesConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from clair_apo.apo.config import APOConfig
 from clair_apo.apo.forward import attention, shared_prefix
@@ -15,17 +25,24 @@ from clair_apo.apo.forward.layout_choice import choose_layout, tree_obstacle
 from clair_apo.apo.forward.logps import padded_forward
 from clair_apo.apo.forward.shared_prefix import shared_prefix_forward
 from clair_apo.apo.forward.tree import packed_row
+from clair_apo.apo.trl_compat import attention_names
 from tests.helpers.tiny_pairs import (
     FAMILIES,
+    GROUPED,
+    MIXED,
     MORE_FAMILIES,
+    SIZES,
+    Pair,
     edge_pairs,
     padded_batch,
     separate_logps,
     sharp_model,
     tokens,
 )
+from tests.helpers.tiny_vlm import llava, qwen2_vl
 
 PAIRS = edge_pairs()
+OURS = {str(path) for path in Path(attention.__file__).parent.glob("*.py")}
 SIDES = ("chosen", "rejected")
 
 
@@ -105,6 +122,43 @@ def test_torchs_own_attention_knows_windows_caps_and_sinks(family, wide_softmax,
     monkeypatch.setattr(attention, "causal_attention", by_torch)
     assert worst_miss(forward(model), expected(model)) < 1e-10
     assert worst_gradient(*both_gradients(model)) < 1e-6
+
+
+def gemma3_that_sees(seed=0):
+    torch.manual_seed(seed)
+    text = hf.Gemma3TextConfig(**SIZES, **GROUPED, **MIXED, head_dim=8)
+    vision = hf.SiglipVisionConfig(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        image_size=16,
+        patch_size=8,
+    )
+    config = hf.Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
+    return hf.Gemma3ForConditionalGeneration(config)
+
+
+def text_pairs():
+    """Of tokens that stand for no image."""
+    g = torch.Generator().manual_seed(2)
+    prompt, start, one, other = (
+        torch.randint(20, 80, (n,), generator=g).tolist() for n in (9, 4, 7, 5)
+    )
+    return [Pair(prompt, start + one, start + other), Pair(one, other, prompt)]
+
+
+@pytest.mark.parametrize("make", [llava, qwen2_vl, gemma3_that_sees])
+@pytest.mark.parametrize("training", [False, True])
+def test_text_goes_through_the_language_model_of_one_that_sees(make, training):
+    model = make().double().train(training)
+    model.set_attn_implementation({"": "sdpa", "vision_config": "eager"})
+    names = attention_names(model.config)
+    assert tree_obstacle(model) is None
+    pairs = text_pairs()
+    assert worst_miss(forward(model, pairs), expected(model, pairs)) < 1e-10
+    assert worst_gradient(*both_gradients(model, pairs)) < 1e-6
+    assert attention_names(model.config) == names
 
 
 def test_torchs_own_attention_which_serves_beside_cpus_is_as_exact(monkeypatch):
@@ -239,27 +293,96 @@ def on_flex(monkeypatch):
         return real(*inputs)
 
     monkeypatch.setattr(attention, "_flexes", lambda device: True)
-    monkeypatch.setattr(attention, "NARROWEST_FLEX_HEAD", 8)
+    monkeypatch.setattr(attention, "NARROWEST_FLEX_HEAD", 4)
     monkeypatch.setattr(attention, "_flex_attention", counted)
     with torch.no_grad(), torch.compiler.set_stance("force_eager"):  # compiling takes a minute
         yield calls
 
 
 def of_gpt2(**options):
-    """A model that transformers does not let attend by FlexAttention under its own name."""
     torch.manual_seed(0)
     sizes = {"vocab_size": 97, "n_positions": 256, "n_embd": 32, "n_layer": 2, "n_head": 4}
     return GPT2LMHeadModel(GPT2Config(**sizes, **options)).eval()
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "mistral, windows", "gemma2", "gpt_oss"])
-def test_flex_attention_says_the_same_with_its_block_mask(family, on_flex):
-    model = of_gpt2() if family == "gpt2" else sharp_model(family, torch.float32)
+def of_bigcode():
+    """One head of keys for all heads of queries."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 97, "n_positions": 256, "n_embd": 32, "n_layer": 2, "n_head": 4}
+    return hf.GPTBigCodeForCausalLM(hf.GPTBigCodeConfig(**sizes)).eval()
+
+
+def of_olmoe():
+    torch.manual_seed(0)
+    sizes = SIZES | {"num_experts": 4, "num_experts_per_tok": 2}
+    return hf.OlmoeForCausalLM(hf.OlmoeConfig(**sizes, **GROUPED)).eval()
+
+
+UNDER_NO_NAME = {"gpt2": of_gpt2, "gpt_bigcode": of_bigcode, "olmoe": of_olmoe}
+"""Models that transformers does not let attend by FlexAttention under its own name."""
+
+
+@pytest.mark.parametrize(
+    "family", [*UNDER_NO_NAME, "llama", "mistral, windows", "gemma2", "gpt_oss", "deepseek_v2"]
+)
+def test_flex_attention_says_the_same_with_its_block_mask(family, on_flex, monkeypatch):
+    made, real = [], attention.tree_block_mask
+    monkeypatch.setattr(
+        attention, "tree_block_mask", lambda *given: made.append(given) or real(*given)
+    )
+    make = UNDER_NO_NAME.get(family, lambda: sharp_model(family, torch.float32))
+    model = make()
     assert worst_miss(forward(model), expected(model)) < 2e-4
-    masks = {id(call[3]) for call in on_flex}
     assert len(on_flex) == 2, "in each layer"
     mixed = family in ("gemma2", "gpt_oss")
-    assert len(masks) == 1 + mixed, "one mask for all layers with the same window"
+    assert len(made) == 1 + mixed, "one mask for all layers with the same window"
+
+
+def test_no_layer_waits_for_the_device(on_flex, monkeypatch):
+    """What reads a value of a tensor into Python waits until a GPU has computed it."""
+    reads = []
+    for name in ("item", "tolist", "nonzero", "__bool__", "__int__", "cpu", "numpy"):
+        real = getattr(torch.Tensor, name)
+        monkeypatch.setattr(
+            torch.Tensor,
+            name,
+            lambda tensor, *more, real=real, name=name: (
+                reads.append(name) if sys._getframe(1).f_code.co_filename in OURS else None,
+                real(tensor, *more),
+            )[1],
+        )
+    counts = []
+    for layers in (1, 5):
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(LlamaConfig(**SIZES | {"num_hidden_layers": layers}, **GROUPED))
+        del reads[:]
+        forward(model)
+        counts.append(sorted(reads))
+    assert len(on_flex) == 6
+    assert counts[0], "a row has some"
+    assert counts[0] == counts[1]
+
+
+def test_rows_of_twenty_lengths_are_compiled_for_a_few_times(monkeypatch):
+    """Once for the first length, once for any; more of it where a dimension is 1."""
+    compiled = []
+
+    def counted(graph, inputs):
+        compiled.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(attention, "_flexes", lambda device: True)
+    monkeypatch.setattr(attention, "NARROWEST_FLEX_HEAD", 8)
+    kernel = torch.compile(attention.flex_attention, backend=counted)
+    monkeypatch.setattr(attention, "_compiled_flex_attention", lambda: kernel)
+    model = sharp_model("llama", torch.float32)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for size in range(20):
+            pair = Pair(*(tokens(generator, 40 + 31 * size + k) for k in range(3)))
+            found = forward(model, [pair] * (1 + size % 3))
+    assert worst_miss(found, expected(model, [pair] * 2)) < 2e-4
+    assert 1 <= len(compiled) <= 4
 
 
 def test_under_autocast_flex_attention_gets_states_of_one_dtype(on_flex):
