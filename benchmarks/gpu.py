@@ -6,7 +6,7 @@
     python benchmarks/gpu.py --device cpu          (a trial of the program, at toy size)
     python benchmarks/gpu.py --only exact --retry
 
-Parts: `machine` (rate of matrix products), `exact/PATH` (log-probs and gradients of three families
+Parts: `machine` (rate of matrix products), `exact/PATH` (log-probs and gradients of four families
 in fp32 and bf16), `three_steps/PATH` (training, FlexAttention's backward included, compilations),
 `step/SIZE/CONTENDER` (a step beside TRL's on Llamas of 1B and 8B), `parallel/KIND` (DDP and FSDP2,
 where there are several GPUs) and `generation`. PATH is flex_attention, attention_per_branch or
