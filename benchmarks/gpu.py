@@ -6,7 +6,7 @@
     python benchmarks/gpu.py --device cpu          (a trial of the program, at toy size)
     python benchmarks/gpu.py --only exact --retry
 
-Parts: `machine` (rate of matrix products), `exact/PATH` (log-probs and gradients of three families
+Parts: `machine` (rate of matrix products), `exact/PATH` (log-probs and gradients of four families
 in fp32 and bf16), `three_steps/PATH` (training, FlexAttention's backward included, compilations),
 `step/SIZE/CONTENDER` (a step beside TRL's on Llamas of 1B and 8B), `parallel/KIND` (DDP and FSDP2,
 where there are several GPUs) and `generation`. PATH is flex_attention, attention_per_branch or
@@ -78,8 +78,9 @@ def why_not(name: str, machine: dict[str, Any], missing: list[str]) -> str | Non
     return None
 
 
-def run_part(name: str, device: str, toy: bool) -> dict[str, Any]:
-    """Run one part in this process."""
+def run_part(name: str, device: str) -> dict[str, Any]:
+    """Run one part in this process, on a CPU at toy size."""
+    toy = device == "cpu"
     kind, *rest = name.split("/")
     if kind == "machine":
         from on_gpu import machine
@@ -104,7 +105,7 @@ def run_part(name: str, device: str, toy: bool) -> dict[str, Any]:
     import torch
 
     processes = 2 if device == "cpu" else min(torch.cuda.device_count(), 8)
-    return training.run_parallel(device, rest[0], processes, toy=toy)
+    return training.run_parallel(device, rest[0], processes)
 
 
 def work(args: argparse.Namespace) -> None:
@@ -115,7 +116,7 @@ def work(args: argparse.Namespace) -> None:
 
             found = machine.describe(args.device)
         else:
-            found = run_part(args.worker, args.device, args.toy)
+            found = run_part(args.worker, args.device)
     except BaseException:  # also what ends a process by itself: it must not look like a result
         found = {"error": traceback.format_exc()}
     args.result.write_text(json.dumps(found))
@@ -146,7 +147,7 @@ def apart(name: str, args: argparse.Namespace, target: Path | None, seconds: flo
     with tempfile.TemporaryDirectory() as folder:
         result, log = Path(folder, "result.json"), Path(folder, "log")
         command = [sys.executable, __file__, "--worker", name, "--result", str(result)]
-        command += ["--device", args.device, *(["--toy"] if args.toy else [])]
+        command += ["--device", args.device]
         alone = name != "describe" and not name.startswith("parallel")
         fault = _finished(command, environment(target, one_device=alone), log, seconds)
         found: dict[str, Any] = json.loads(result.read_text()) if result.exists() else {}
@@ -231,17 +232,15 @@ def main() -> int:
     parser.add_argument("--wheels", type=Path, help="a folder of wheels to install beside torch")
     parser.add_argument("--only", default="", help="parts whose name begins so")
     parser.add_argument("--retry", action="store_true", help="run again what failed")
-    parser.add_argument("--toy", action="store_true", help="tiny sizes; always on a CPU")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--result", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    args.toy = args.toy or args.device == "cpu"
     args.out = args.out or Path("runs", "gpu_trial.json" if args.device == "cpu" else "gpu.json")
     if args.child:
         from on_gpu.training import child
 
-        child(args.device, args.child[0], int(args.child[1]), args.toy)
+        child(args.device, args.child[0], int(args.child[1]), args.device == "cpu")
         return 0
     if args.worker:
         work(args)

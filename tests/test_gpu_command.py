@@ -312,7 +312,7 @@ def test_training_and_generating_parts_run_on_a_cpu(tmp_path):
     assert steps["losses"][0] == pytest.approx(1, abs=1e-3) and len(steps["step seconds"]) == 3
     assert parts["step/toy/clair_apo"]["figures"]["edits"]["pairs/s"] > 0
     assert parts["generation"]["figures"]["4 at once, tokens/s"] > 0
-    assert "TRL's fastest step takes" in (tmp_path / "trial.md").read_text()
+    assert "TRL's fastest" not in (tmp_path / "trial.md").read_text(), "no ratio of toys"
 
 
 def test_the_table_in_the_documentation_is_marked_as_a_trial():

@@ -133,7 +133,7 @@ _WHAT = ("log-probs", "gradients")
 
 
 def run(device: str, path: str, *, toy: bool) -> dict[str, Any]:
-    """Three families in fp32 and bf16 by one path; on a CPU FlexAttention runs forward, eagerly."""
+    """Four families in fp32 and bf16 by one path; on a CPU FlexAttention runs forward, eagerly."""
     if device == "cpu":
         torch.compiler.set_stance("force_eager")
     figures, faults = {}, []

@@ -11,6 +11,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import (
     AutoModelForCausalLM,
+    Gemma2Config,
     GPTNeoXConfig,
     LlamaConfig,
     PreTrainedTokenizerFast,
@@ -66,7 +67,7 @@ def llama(size: str, *, tied: bool = False) -> LlamaConfig:
 
 
 def families() -> dict[str, Any]:
-    """Tiny configs of three families: grouped heads, norms of queries, biases and half rotary."""
+    """Tiny configs of four families: shared heads, norms of queries, half rotary, capped scores."""
     common = {
         "vocab_size": 512,
         "hidden_size": 128,
@@ -82,6 +83,7 @@ def families() -> dict[str, Any]:
         "llama": LlamaConfig(**common, num_key_value_heads=2),
         "qwen3": Qwen3Config(**common, num_key_value_heads=2, head_dim=32),
         "gpt_neox": GPTNeoXConfig(**common),
+        "gemma2": Gemma2Config(**common, num_key_value_heads=2, head_dim=32, sliding_window=64),
     }
 
 

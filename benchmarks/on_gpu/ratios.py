@@ -16,7 +16,7 @@ def ratios(parts: dict[str, dict[str, Any]]) -> dict[tuple[str, str], float]:
         parts: results by name; those of steps are called `step/SIZE/CONTENDER`.
     """
     found = {}
-    for size in ("toy", "1b", "8b"):
+    for size in ("1b", "8b"):
         of_size = {
             name.rsplit("/", 1)[1]: result["figures"]
             for name, result in parts.items()
@@ -33,8 +33,8 @@ def ratios_in_words(parts: dict[str, dict[str, Any]]) -> str:
     """A line for each ratio and for MFU at 8B, beside their targets; empty where there is none."""
     lines = []
     for (size, kind), ratio in ratios(parts).items():
-        aim = "a trial, at toy size" if size == "toy" else f"target {TARGETS[kind]:g}"
-        said = f"- {size}, {kind}: TRL's fastest step takes {ratio:.2f} times ours ({aim})"
+        aim = TARGETS[kind]
+        said = f"- {size}, {kind}: TRL's fastest step takes {ratio:.2f} times ours (target {aim:g})"
         if size == "8b":
             mfu = parts[f"step/8b/{OURS}"]["figures"][kind]["MFU"]
             said += f"; MFU of ours {mfu:.2f} (target {TARGET_MFU:g})"

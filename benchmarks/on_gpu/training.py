@@ -150,19 +150,18 @@ def child(device: str, folder: str, processes: int, toy: bool) -> None:
     trainer.end()
 
 
-def run_parallel(device: str, kind: str, processes: int, *, toy: bool) -> dict[str, Any]:
+def run_parallel(device: str, kind: str, processes: int) -> dict[str, Any]:
     """The losses of several processes beside those of one, with the same pairs in each step.
 
     Args:
         device: `cuda`, or `cpu` for a trial.
         kind: `ddp` or `fsdp2`.
         processes: as many as there are devices, up to 8.
-        toy: whether the model is a toy.
     """
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         for count in (1, processes):
-            _launch(device, kind, count, folder, toy)
+            _launch(device, kind, count, folder)
             found[count] = json.loads(Path(folder, f"found-{count}.json").read_text())
     one, many = found[1]["losses"], found[processes]["losses"]
     apart = max(abs(a - b) for a, b in zip(one, many, strict=True))
@@ -177,7 +176,7 @@ def run_parallel(device: str, kind: str, processes: int, *, toy: bool) -> dict[s
     }
 
 
-def _launch(device: str, kind: str, count: int, folder: str, toy: bool) -> None:
+def _launch(device: str, kind: str, count: int, folder: str) -> None:
     root = Path(__file__).parents[2]
     name = "cpu" if device == "cpu" else {"ddp": "multi_gpu", "fsdp2": "fsdp2"}[kind]
     launcher = [sys.executable, "-m", "accelerate.commands.launch"]
@@ -188,7 +187,7 @@ def _launch(device: str, kind: str, count: int, folder: str, toy: bool) -> None:
     first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     alone = {"CUDA_VISIBLE_DEVICES": first} if count == 1 else {}
     done = subprocess.run(
-        [*command, *script, *(["--toy"] if toy else [])],
+        [*command, *script],
         env=os.environ | alone,
         capture_output=True,
         text=True,
