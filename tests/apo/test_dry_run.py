@@ -156,15 +156,11 @@ def test_a_tokenizer_without_template_is_said(run, tiny_folder):
 
 def test_a_model_that_cannot_share_prefixes_is_padded_with_the_reason(run, tiny_folder):
     config = json.loads((tiny_folder / "config.json").read_text())
-    config |= {
-        "model_type": "mistral",
-        "architectures": ["MistralForCausalLM"],
-        "sliding_window": 8,
-    }
+    config["alibi"] = True
     (tiny_folder / "config.json").write_text(json.dumps(config))
-    assert preview(parse_arguments(run())).layout.startswith("padded (not all layers attend")
+    assert preview(parse_arguments(run())).layout.startswith("padded (positions enter the model as")
     assert preview(parse_arguments(run(pair_layout="padded"))).layout == "padded (asked for)"
-    with pytest.raises(ConfigError, match="pair_layout shared_prefix: not all layers attend"):
+    with pytest.raises(ConfigError, match="pair_layout shared_prefix: positions enter"):
         preview(parse_arguments(run(pair_layout="shared_prefix")))
 
 
@@ -310,6 +306,12 @@ def test_its_rows_are_those_of_training(run, layout):
         0 if layout == "shared_prefix" else 1 - tokens / plan.positions
     )
     assert plan.largest <= 60
+
+
+def test_batches_that_are_read_as_a_whole_are_not_cut(run):
+    plan = preview(parse_arguments(run(neftune_noise_alpha=5.0, max_tokens_per_batch=20))).rows
+    assert plan.limit is None
+    assert plan.rows == plan.batches
 
 
 def test_sorted_rows_have_less_padding_and_it_says_so(run, capsys):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from datasets import Dataset
 from trl.scripts.utils import DatasetConfig
 
 from clair_apo.apo.arguments import parse_arguments, resolved_yaml
@@ -115,7 +116,7 @@ def test_a_mixture_that_cannot_be_is_refused_before_anything_is_read(said):
 
 
 @pytest.fixture
-def config(write, tiny_folder, tmp_path):
+def run_config(write, tiny_folder, tmp_path):
     """The path of a YAML that trains the tiny model on two data sets."""
     values = {
         "model_name_or_path": str(tiny_folder),
@@ -142,8 +143,8 @@ def config(write, tiny_folder, tmp_path):
     return write_config
 
 
-def test_a_run_shows_each_data_set_in_metrics_card_and_manifest(config):
-    result = train(parse_arguments(config()))
+def test_a_run_shows_each_data_set_in_metrics_card_and_manifest(run_config):
+    result = train(parse_arguments(run_config()))
     folder = Path(result.output_dir)
     manifest = json.loads((folder / "manifest.json").read_text())["stages"]["train"]
     named = {source["name"]: source for source in manifest["sources"]}
@@ -163,12 +164,12 @@ def test_a_run_shows_each_data_set_in_metrics_card_and_manifest(config):
     assert "one.jsonl + two.jsonl: " in (folder / "README.md").read_text()
 
 
-def test_the_settings_of_a_mixture_are_written_so_that_they_can_be_run_again(config, tmp_path):
-    setup = parse_arguments(config())
+def test_the_settings_of_a_mixture_are_written_so_that_they_can_be_run_again(run_config, tmp_path):
+    setup = parse_arguments(run_config())
     again = tmp_path / "again.yaml"
     again.write_text(resolved_yaml(setup))
     assert parse_arguments(["--config", str(again)]).script == setup.script
-    listed = parse_arguments([*config(), "--datasets", "a.jsonl", "b.jsonl"]).script.datasets
+    listed = parse_arguments([*run_config(), "--datasets", "a.jsonl", "b.jsonl"]).script.datasets
     assert listed == [DatasetConfig("a.jsonl"), DatasetConfig("b.jsonl")]
 
 
@@ -181,9 +182,9 @@ def test_the_settings_of_a_mixture_are_written_so_that_they_can_be_run_again(con
         ({"datasets": [{"fraction": 1}]}, "expected a path"),
     ],
 )
-def test_settings_of_a_mixture_that_cannot_be_are_named(options, said, config):
+def test_settings_of_a_mixture_that_cannot_be_are_named(options, said, run_config):
     with pytest.raises(ConfigError, match=said):
-        parse_arguments(config(**options))
+        parse_arguments(run_config(**options))
 
 
 def test_metrics_of_a_data_set_are_means_over_its_own_pairs():
@@ -205,3 +206,15 @@ def test_metrics_of_a_data_set_are_means_over_its_own_pairs():
         "rewards/accuracies/b": 1,
     }
     assert all(math.isfinite(value) for value in found.values())
+
+
+def test_a_log_names_the_data_sets_of_the_pairs_that_it_speaks_of(apo_trainer):
+    sources = ["a", "a", "b", "c", "b", "a"]
+    rows = [r | {"dataset_source": s} for r, s in zip(make_rows(6), sources, strict=True)]
+    trainer = apo_trainer(data=Dataset.from_list(rows))
+    trainer.model.train()
+    batch = trainer.data_collator([trainer.train_dataset[i] for i in (4, 1, 2)])
+    trainer.compute_loss(trainer.model, batch)
+    logs = {}
+    trainer.log(logs)
+    assert {k: v for k, v in logs.items() if k.startswith("pairs/")} == {"pairs/a": 1, "pairs/b": 2}

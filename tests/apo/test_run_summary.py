@@ -1,5 +1,7 @@
 """What a run says of itself: its pairs by digest, its reference by name."""
 
+from types import SimpleNamespace
+
 import pytest
 import yaml
 from datasets import Dataset, IterableDataset
@@ -24,6 +26,15 @@ def test_the_card_of_a_bare_trainer_has_the_digest_of_its_pairs(make):
     assert f"| Data | 8 pairs, digest {found[:12]} |" in model_card(trainer, "name", [])
     stream = make(data=IterableDataset.from_generator(lambda: iter(make_rows(8))))
     assert "| Data | a stream of pairs |" in model_card(stream, "name", [])
+
+
+def test_a_card_says_why_a_layout_was_given_up_in_one_cell_and_names_no_folder(make):
+    trainer = make(loss_type="ipo")
+    reason = "it fails (OSError: /home/me/.cache/kernel-1.so is a|b)"
+    proof = trainer.layout.proof.model_copy(update={"reason": reason})
+    trainer.layout = SimpleNamespace(proof=proof, name="padded")
+    card = model_card(trainer, "name", [])
+    assert "| Pair layout | padded; it fails (OSError: kernel-1.so is a/b) |" in card
 
 
 def front_matter(card):

@@ -1,6 +1,7 @@
 """Summarises a training run for its model card, its manifest and its report."""
 
 import hashlib
+import re
 from typing import Any, Protocol
 
 import pyarrow.compute as pc
@@ -38,6 +39,8 @@ _TOKENS = ["prompt_ids", "chosen_ids", "rejected_ids"]
 _OF_THE_MACHINE = "speed/"
 """How the names of metrics begin that say nothing about the model."""
 _SINGLE = {"loss", "saturation", "entropy", "mean_token_accuracy", "first_difference"}
+_LOCAL_FOLDER = re.compile(r"(?<![\w.])(/[\w.+@-]+)+/")
+"""A folder in the words of an error: where it lay matters to no reader of a card."""
 _PAPER = "https://arxiv.org/abs/2408.06266"
 
 
@@ -246,7 +249,7 @@ def model_card(trainer: Run, name: str, tags: list[str], dataset: str | None = N
         "Chat template": _with_digest("", found.template_digest) or "none",
         "Data": describe_data(trainer),
         "Truncated": _truncated(found),
-        "Pair layout": str(found.layout).replace("|", "/"),
+        "Pair layout": _LOCAL_FOLDER.sub("", str(found.layout)).replace("|", "/"),
         "Steps": f"{trainer.state.global_step}",
         "Learning rate": str(found.learning_rates or f"{trainer.args.learning_rate:g}, not used"),
         "Changed on the way": "; ".join(found.changes) or "nothing",

@@ -27,6 +27,7 @@ import torch
 from accelerate.utils import DistributedType, extract_model_from_parallel
 from datasets import Dataset
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 from trl.trainer.dpo_trainer import DPOTrainer
 
@@ -473,6 +474,17 @@ def softmax_backward_(grad: Tensor, shares: Tensor) -> None:
     """
     operator = member("torch", torch.ops.aten, "_softmax_backward_data")
     operator.out(grad, shares, -1, shares.dtype, grad_input=grad)
+
+
+def without_reducer(model: Any) -> Any:
+    """The model inside of what adds up gradients of whole weights; any other one as it is.
+
+    That is DDP, and the engine of ZeRO-1 and 2. DeepSpeed's `DeepSpeedEngine.module`.
+    """
+    engine = type(model).__name__ == "DeepSpeedEngine"
+    if engine and any(map(is_in_pieces, model.parameters())):
+        return model
+    return model.module if engine or isinstance(model, DistributedDataParallel) else model
 
 
 def is_in_pieces(weight: Any) -> bool:

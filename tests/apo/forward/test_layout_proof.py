@@ -335,7 +335,6 @@ def test_few_weights_are_trained_ones_from_the_first_to_the_last():
 
 
 def test_gradients_are_compared_under_autocast_as_well():
-    """A cast made without gradient and used again would leave weights without any."""
     found = compare_layouts(
         llama(),
         lambda count: PAIRS,
@@ -345,7 +344,8 @@ def test_gradients_are_compared_under_autocast_as_well():
         autocast=lambda: torch.autocast("cpu", torch.bfloat16),
     )
     assert found.reason is None
-    assert 0 < found.gradient_difference < found.gradient_allowed == layout_check.HALF.gradients
+    assert found.difference > 1e-4, "rounded to 16 bits"
+    assert 1e-3 < found.gradient_difference < found.gradient_allowed == layout_check.HALF.gradients
 
 
 @pytest.mark.parametrize("half", [False, True], ids=["float32", "bfloat16"])

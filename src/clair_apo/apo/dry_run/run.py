@@ -15,11 +15,11 @@ from trl.trainer.utils import get_peft_config
 
 from clair_apo.apo.adapters import adapter_folder
 from clair_apo.apo.arguments import TrainingSetup
-from clair_apo.apo.checks import check_tokens, left_out
+from clair_apo.apo.checks import check_parallelism, check_tokens, left_out
 from clair_apo.apo.data import PairSplit
 from clair_apo.apo.dry_run.estimate import TrainingEstimate, estimate
 from clair_apo.apo.dry_run.rows import EpochRows, MeasuredRow, RowPlan
-from clair_apo.apo.forward.layout_choice import choose_layout
+from clair_apo.apo.forward.layout_choice import choose_layout, reads_whole_batches
 from clair_apo.apo.forward.operations import matrix_rate
 from clair_apo.apo.forward.row_size import row_tokens
 from clair_apo.apo.lengths import PairLengths, cut_pair, pair_lengths
@@ -79,13 +79,15 @@ def preview(setup: TrainingSetup) -> DryRun:
     tokenizer = _loaded(AutoTokenizer, adapter.tokenizer if adapter else location, setup)
     found = tokenized(split, tokenizer, setup.args)
     model = _made(location, setup, torch.device("meta"))
-    choice = choose_layout(setup.args, model, parallel=setup.args.parallelism_config)
+    check_parallelism(setup.args.parallelism_config)
+    choice = choose_layout(setup.args, model)
     padded = choice.layout == "padded"
     lengths = _lengths(found.rows, setup) if found.rows else None
     wanted = setup.args.watch_prompts
     dtype = torch.bfloat16 if setup.args.bf16 else torch.float32
     rate = matrix_rate(setup.args.device, dtype)
-    limit = row_tokens(model, setup.args, setup.args.device)
+    whole = padded and reads_whole_batches(setup.args, model)
+    limit = None if whole else row_tokens(model, setup.args, setup.args.device)
     expected = lengths and estimate(
         model, lengths, setup.args, padded=padded, rate=rate, limit=limit
     )

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from clair_apo.apo.forward.attention import FLEX_ATTENTION, PER_BRANCH, attends_to_trees
 from clair_apo.apo.forward.cpu import fast_float32_products
@@ -34,7 +33,7 @@ from clair_apo.apo.forward.shared_prefix import (
     shared_prefix_forward,
 )
 from clair_apo.apo.forward.undisturbed import undisturbed
-from clair_apo.apo.trl_compat import forward_hooks
+from clair_apo.apo.trl_compat import forward_hooks, without_reducer
 from clair_apo.errors import ClairApoError
 from clair_apo.records import Record
 
@@ -161,8 +160,8 @@ def compare_layouts(
         batches: of the data that the run is for.
         device: where the model computes.
         way: a key of `WAYS`.
-        trained: whether gradients are compared too. They are not where FSDP1 or DeepSpeed hold
-            them: the one keeps them in pieces of many weights, the other in its engine.
+        trained: whether gradients are compared too. They are not where FSDP1 or ZeRO-3 hold them:
+            the one keeps them in pieces of many weights, the other in its engine.
         autocast: as the run computes; entered anew for each forward, since casts without gradient
             would be used again in one with it.
     """
@@ -183,8 +182,8 @@ def _compared(
     autocast: Autocast,
     hooked: Mapping[str, nn.Module],
 ) -> Agreement:
-    if isinstance(model, DistributedDataParallel):
-        model = model.module  # a forward through it would wait for a backward of all weights
+    # a forward through DDP or an engine would wait for a backward of all weights
+    model = without_reducer(model)
     stage = "a batch of the first pairs"
     try:
         pairs = few_pairs(batches)

@@ -111,7 +111,7 @@ def _scores_labels(
         if states.shape[:-1] != inputs["input_ids"].shape:
             raise UnknownHeadError(f"the model's head is given {tuple(states.shape[:-1])} states")
         weight, bias = whole_head(head)
-        score = score_labels_by_trl if _has_kernel(states.device) else score_labels
+        score = score_labels_by_trl if scores_with_trls_head(states.device) else score_labels
         with gathered_head(weight, bias):
             return score(
                 states[0, places], weight, bias, labels, statistics=statistics, logit_map=logit_map
@@ -126,7 +126,8 @@ def _scores_labels(
             model.forward = own
 
 
-def _has_kernel(device: torch.device) -> bool:
+def scores_with_trls_head(device: torch.device) -> bool:
+    """Whether labels are scored by TRL's fused head, which has a kernel there."""
     return device.type in ("cuda", "xpu") and is_triton_available()
 
 
