@@ -216,16 +216,17 @@ def test_auto_says_in_one_line_why_it_pads_and_the_name_refuses(trainer, caplog)
         trainer(loss_type="ipo", pair_layout="shared_prefix")
 
 
-def test_a_model_whose_attention_slides_is_padded(trainer, caplog):
-    from transformers import MistralConfig, MistralForCausalLM
+def test_a_model_whose_attention_slides_shares_and_one_with_convolutions_is_padded(trainer):
+    from transformers import Lfm2Config, Lfm2ForCausalLM, MistralConfig, MistralForCausalLM
 
-    sizes = make_model().config.to_dict() | {"sliding_window": 4}
+    sizes = make_model().config.to_dict()
     keys = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
-    sizes = {k: sizes[k] for k in (*keys, "num_attention_heads", "sliding_window")}
-    sliding = MistralForCausalLM(MistralConfig(**sizes, num_key_value_heads=2))
-    assert trainer(model=sliding).pair_layout == "padded"
-    with pytest.raises(ConfigError, match="sliding window"):
-        trainer(model=sliding, pair_layout="shared_prefix")
+    sizes = {k: sizes[k] for k in (*keys, "num_attention_heads", "num_key_value_heads")}
+    sliding = MistralForCausalLM(MistralConfig(**sizes, sliding_window=4))
+    assert trainer(model=sliding, pair_layout="shared_prefix").pair_layout == "shared_prefix"
+    convolved = Lfm2ForCausalLM(Lfm2Config(**sizes, layer_types=["conv", "full_attention"]))
+    with pytest.raises(ConfigError, match="1 of its 2 layers are of the kind conv"):
+        trainer(model=convolved, pair_layout="shared_prefix")
 
 
 @pytest.mark.parametrize("key, value", [("pair_layout", "packed"), ("max_tokens_per_batch", 0)])
