@@ -1,4 +1,4 @@
-# make demo | test | test-real | test-trl | check | docs: each sets .venv up by itself, pinned,
+# make demo | test | test-real | test-trl | test-deepspeed | check | docs: each sets .venv up by itself, pinned,
 # without a hub. make gpu takes the Python that is there: .venv's, or else PYTHON's, with its torch.
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,7 +9,7 @@ PYTHON ?= python3
 WORKERS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
-.PHONY: demo test test-real test-trl check docs gpu clean
+.PHONY: demo test test-real test-trl test-deepspeed check docs gpu clean
 
 # torch is named with its version: any looser request may bring gigabytes of CUDA
 $(BIN)/.installed: pyproject.toml constraints.txt
@@ -43,6 +43,24 @@ test-trl: .venv-trl-$(VERSION)/.installed
 	$(<D)/bin/python -c "import trl; print('TRL', trl.__version__, 'of', trl.__path__[0])"
 	$(OFFLINE) OMP_NUM_THREADS=1 $(<D)/bin/python -m pytest -n 2 tests/apo
 
+# DeepSpeed's CPU part compiles an operation on first use, which takes minutes, so CI does not
+test-deepspeed: .venv-deepspeed/.installed
+	PATH=$(CURDIR)/$(<D)/bin:$$PATH DS_ACCELERATOR=cpu $(<D)/bin/python -c "$(BUILD_SHM)"
+	PATH=$(CURDIR)/$(<D)/bin:$$PATH DS_ACCELERATOR=cpu $(OFFLINE) OMP_NUM_THREADS=1 \
+	    $(<D)/bin/python -m pytest -m deepspeed tests/apo/test_deepspeed.py
+
+BUILD_SHM := from deepspeed.accelerator import get_accelerator as a; \
+    a().create_op_builder('ShareMemCommBuilder').load()
+
+.venv-deepspeed/.installed: $(BIN)/.installed-dev
+	rm -rf $(@D)
+	$(BIN)/python -m venv --without-pip $(@D)
+	DS_BUILD_OPS=0 DS_ACCELERATOR=cpu $(BIN)/python -m pip --python $(@D)/bin/python --quiet \
+	    --disable-pip-version-check install --no-deps "deepspeed==0.19.*" hjson py-cpuinfo ninja \
+	    msgpack einops nvidia-ml-py
+	echo "import site; site.addsitedir('$$($(BIN)/$(PURELIB))')" > "$$($(@D)/bin/$(PURELIB))/rest.pth"
+	touch $@
+
 PURELIB := python -c "import sysconfig; print(sysconfig.get_path('purelib'))"
 # It borrows all but TRL from .venv, so it is there in seconds. PYTHONPATH would be shorter, but
 # some tests start processes with a PYTHONPATH of their own, which would find the other TRL.
@@ -73,4 +91,4 @@ gpu:
 	    $(if $(WHEELS),--wheels $(WHEELS))
 
 clean:
-	rm -rf $(VENV) .venv-trl-* docs/_build
+	rm -rf $(VENV) .venv-trl-* .venv-deepspeed docs/_build

@@ -116,19 +116,19 @@ SIZES: dict[str, Any] = {
     "vocab_size_per_layer_input": VOCABULARY,
 }
 """What a field of a configuration becomes, wherever it has a value."""
-ROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}
+HEADS = {"head_dim": 8}
 CONVOLUTIONS = {"layer_types": ["conv", "full_attention"]}
 OF_KIND: dict[str, dict[str, Any]] = {
     "deepseek_v2": {"num_experts_per_tok": 2, "n_group": 1, "topk_group": 1},
     "falcon_h1": {"mamba_d_ssm": 64},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": WINDOW},
-    "hunyuan_v1_dense": ROPE,
-    "hunyuan_v1_moe": ROPE,
+    "hunyuan_v1_dense": HEADS,
+    "hunyuan_v1_moe": HEADS,
     "lfm2": CONVOLUTIONS,
     "lfm2_moe": CONVOLUTIONS,
     "mamba2": {"head_dim": 16},
-    "ministral": ROPE,
-    "nemotron": {"num_key_value_heads": 2, "head_dim": 8},
+    "ministral": HEADS,
+    "nemotron": {"num_key_value_heads": 2} | HEADS,
     "zaya": {"num_experts_per_tok": 1},
 }
 """What a kind needs beside that, so that its sizes agree."""
@@ -368,7 +368,8 @@ def summary(kinds: list[Kind]) -> str:
         for group in grouped([by_name[name] for name in names]):
             first = group[0]
             worst = max((kind.largest_difference or 0 for kind in group), default=0)
-            called = family if len(group) == len(names) else ", ".join(k.name for k in group)
+            some = ", ".join(f"`{kind.name}`" for kind in group)
+            called = family if len(group) == len(names) else f"{family}: {some}"
             difference = f"{worst:.0e}" if worst else ""
             cells = (called, f"`{first.layout}`", first.shared, difference, first.reason)
             lines.append("| " + " | ".join(cells) + " |")

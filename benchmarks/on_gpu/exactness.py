@@ -110,9 +110,10 @@ def misses(found: Found, truth: Found) -> tuple[float, float]:
 
 def compare(config: Any, dtype: torch.dtype, path: str, device: str) -> dict[str, Any]:
     """One family in one dtype by one path: how far it misses, and what is wrong."""
-    model = random_model(config, "cpu", torch.float64)
-    truth = separate(model, "cpu")
-    model.to(device, dtype)
+    exact = random_model(config, "cpu", torch.float64)
+    truth = separate(exact, "cpu")
+    model = random_model(config, device, dtype)
+    model.load_state_dict(exact.state_dict())  # not .to, which rounds rotary frequencies too
     own = misses(separate(model, device), truth)
     add_fused_lm_head(model, outputs=("log_probs", "entropy", "is_top1"))
     backward = not (path == FLEX and device == "cpu")

@@ -26,18 +26,18 @@ def only(path: str) -> Iterator[Calls]:
         path: one of `PATHS`; `padded` makes no trees, so it changes nothing.
     """
     calls = Calls()
-    flexes, forward = attention._flexes, attention.flex_attention_forward
+    flexes, forward = attention._flexes, attention._flex_attention
 
     def counted(*args: Any, **kwargs: Any) -> Any:
         calls.flex += 1
         return forward(*args, **kwargs)
 
     attention._flexes = lambda device: path == FLEX  # type: ignore[assignment]
-    attention.flex_attention_forward = counted
+    attention._flex_attention = counted
     try:
         yield calls
     finally:
-        attention._flexes, attention.flex_attention_forward = flexes, forward
+        attention._flexes, attention._flex_attention = flexes, forward
 
 
 def faults_of(path: str, calls: Calls) -> list[str]:

@@ -1,7 +1,13 @@
 import pytest
 import torch
+from accelerate.utils import ParallelismConfig
 
-from clair_apo.apo.checks import check_first_step, check_resumed_reference, check_tokens
+from clair_apo.apo.checks import (
+    check_first_step,
+    check_parallelism,
+    check_resumed_reference,
+    check_tokens,
+)
 from clair_apo.apo.metrics import PairOutcomes
 from clair_apo.apo.objectives import Objective
 from clair_apo.errors import TrainingError
@@ -84,3 +90,22 @@ def test_a_resumed_reference_may_differ_by_rounding_only():
     check_resumed_reference([-40.0, -50.0], [-40.001, -50.0], [16, 16], tolerance=1e-3)
     with pytest.raises(TrainingError, match="began with a reference"):
         check_resumed_reference([-40.0, -50.0], [-40.0, -50.01], [16, 16], tolerance=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "named"),
+    [
+        ({"tp_size": 2, "dp_shard_size": 2}, r"tensor parallelism \(tp_size 2\)"),
+        ({"cp_size": 2, "dp_shard_size": 2}, r"context parallelism \(cp_size 2\)"),
+        ({"sp_size": 4}, r"sequence parallelism \(sp_size 4\)"),
+        ({"dp_replicate_size": 2, "dp_shard_size": 2}, r"hybrid sharding \(dp_replicate_size 2\)"),
+    ],
+)
+def test_ways_of_splitting_that_were_never_tried_are_refused_by_name(sizes, named):
+    with pytest.raises(TrainingError, match=named):
+        check_parallelism(ParallelismConfig(**sizes))
+
+
+def test_plain_sharding_is_not_refused():
+    for parallel in (None, ParallelismConfig(dp_shard_size=4)):
+        assert check_parallelism(parallel) is None

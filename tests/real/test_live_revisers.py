@@ -16,7 +16,7 @@ import pytest
 from clair_apo.demo.recording import data_file
 from clair_apo.models import find_model
 
-PROMPTS = 3
+PROMPTS = 2
 
 
 @pytest.fixture
@@ -69,8 +69,8 @@ def generate(folder: Path, prompts: Path, *options: str) -> subprocess.Completed
         [
             *(sys.executable, "-c", "from clair_apo.cli import main; main()", "generate"),
             *("--run_dir", str(folder / "run"), "--prompts.path", str(prompts)),
-            *("--target.model", "smollm2-135m", "--target.max_tokens", "96"),
-            *("--target.temperature", "0.2", "--reviser.max_tokens", "96"),
+            *("--target.model", "smollm2-135m", "--target.max_tokens", "48"),
+            *("--target.temperature", "0.2", "--reviser.max_tokens", "48"),
             *("--revision.format", "full", "--revision.rubric", str(data_file("rubric.md"))),
             *options,
         ],
@@ -90,7 +90,7 @@ def ends_whole(result: subprocess.CompletedProcess[str], run: Path) -> bool:
 
 @pytest.mark.real
 def test_the_embedded_model_revises_its_own_answers_live(tmp_path: Path, prompts: Path) -> None:
-    """32 seconds."""
+    """About 15 seconds alone on two cores."""
     result = generate(tmp_path, prompts, "--reviser.model", "smollm2-135m")
     assert ends_whole(result, tmp_path / "run")
 
@@ -99,7 +99,7 @@ def test_the_embedded_model_revises_its_own_answers_live(tmp_path: Path, prompts
 def test_a_server_revises_and_a_second_run_asks_it_nothing(
     tmp_path: Path, prompts: Path, server: str
 ) -> None:
-    """36 seconds, the start of the server included."""
+    """About 25 seconds alone on two cores, the start of the server included."""
     reviser = ("--reviser.model", find_model("smollm2-135m").location, "--reviser.base_url")
     result = generate(tmp_path, prompts, *reviser, server)
     assert ends_whole(result, tmp_path / "run")

@@ -126,6 +126,40 @@ def check_adapter(model: Any, has_reference: bool) -> None:
         )
 
 
+_REFUSED_PARALLELISM = {
+    "tp_size": "tensor parallelism",
+    "cp_size": "context parallelism",
+    "sp_size": "sequence parallelism",
+}
+
+
+def check_parallelism(parallel: Any) -> None:
+    """Refuse ways of splitting a model or its sequences that nobody has compared with one device.
+
+    Args:
+        parallel: accelerate's `ParallelismConfig`; None where there is none.
+
+    Raises:
+        TrainingError: says what to take instead.
+    """
+    if parallel is None:
+        return
+    asked = [
+        f"{name} ({key} {size})"
+        for key, name in _REFUSED_PARALLELISM.items()
+        if (size := getattr(parallel, key, 1) or 1) > 1
+    ]
+    copies = getattr(parallel, "dp_replicate_size", 1) or 1
+    if copies > 1 and (getattr(parallel, "dp_shard_size", 1) or 1) > 1:
+        asked.append(f"hybrid sharding (dp_replicate_size {copies})")
+    if asked:
+        raise TrainingError(
+            f"{' and '.join(asked)}: whether pairs then train as on one device was never tried, so "
+            "it is refused; spread the weights by configs/accelerate/fsdp2.yaml or zero3.yaml, and "
+            "set max_length to what one device holds"
+        )
+
+
 def check_head(model: Any) -> None:
     """Refuse a head that an adapter wraps so that it has no weights of its own to score with.
 

@@ -43,6 +43,7 @@ from clair_apo.apo.checks import (
     StartGuard,
     check_adapter,
     check_head,
+    check_parallelism,
     check_there_are_pairs,
     checked_pairs,
     logp_tolerance,
@@ -211,6 +212,7 @@ class APOTrainer(DPOTrainer):
                 quantization_config=quantization_config,
                 peft_config=peft_config,
             )
+        check_parallelism(self.accelerator.parallelism_config)
         check_head(self.model)
         if settings.disable_dropout:
             switch_off_dropout(self.model)

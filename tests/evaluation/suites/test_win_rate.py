@@ -139,6 +139,7 @@ def test_first_place_is_told_where_a_judge_favours_it():
     own = found.figures["trained"]
     # 18 prompts are decided; the other 6 go to the first place in both orders
     assert own["first_place"].interval().mean == pytest.approx((18 * 0.5 + 6) / 24)
+    assert own["ties"].interval().mean == 0, "two orders that disagree are no tie"
     assert own["consistent"].interval().mean == pytest.approx(18 / 24)
     assert own["win_rate"].interval().mean == pytest.approx((18 + 3) / 24)
     assert own["kappa"].interval().mean < 1

@@ -15,7 +15,7 @@ from trl.trainer.utils import get_peft_config
 
 from clair_apo.apo.adapters import adapter_folder
 from clair_apo.apo.arguments import TrainingSetup
-from clair_apo.apo.checks import check_tokens, left_out
+from clair_apo.apo.checks import check_parallelism, check_tokens, left_out
 from clair_apo.apo.data import PairSplit
 from clair_apo.apo.dry_run.estimate import TrainingEstimate, estimate
 from clair_apo.apo.dry_run.rows import EpochRows, MeasuredRow, RowPlan
@@ -79,7 +79,8 @@ def preview(setup: TrainingSetup) -> DryRun:
     tokenizer = _loaded(AutoTokenizer, adapter.tokenizer if adapter else location, setup)
     found = tokenized(split, tokenizer, setup.args)
     model = _made(location, setup, torch.device("meta"))
-    choice = choose_layout(setup.args, model, parallel=setup.args.parallelism_config)
+    check_parallelism(setup.args.parallelism_config)
+    choice = choose_layout(setup.args, model)
     padded = choice.layout == "padded"
     lengths = _lengths(found.rows, setup) if found.rows else None
     wanted = setup.args.watch_prompts

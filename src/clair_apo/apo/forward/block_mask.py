@@ -76,10 +76,13 @@ def _sees(sizes: _Ints, window: int | None, device: torch.device) -> Any:
         )
 
     def in_window(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        near = position[query] - position[key] < window
+        near = position[query] - position[key] < widest
         return in_branch(batch, head, query, key) & near
 
-    return in_branch if window is None else in_window
+    if window is None:
+        return in_branch
+    widest = window
+    return in_window
 
 
 def _ordered(grid: _Grid, device: torch.device) -> tuple[Tensor, Tensor]:

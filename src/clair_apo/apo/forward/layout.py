@@ -106,9 +106,7 @@ class PairLayout:
         if own_loss:
             self._pad(OVERRIDDEN)
             return
-        choice = choose_layout(
-            args, policy, sees_images=sees_images, parallel=accelerator.parallelism_config
-        )
+        choice = choose_layout(args, policy, sees_images=sees_images)
         if choice.reason:
             self._pad(choice.reason)
         elif choice.layout != PADDED:

@@ -27,16 +27,13 @@ class LayoutChoice(NamedTuple):
     """Why it is padded, where that was not asked for."""
 
 
-def choose_layout(
-    args: APOConfig, model: Any, *, sees_images: bool = False, parallel: Any = None
-) -> LayoutChoice:
+def choose_layout(args: APOConfig, model: Any, *, sees_images: bool = False) -> LayoutChoice:
     """Choose the layout from settings and model alone.
 
     Args:
         args: `pair_layout`, and all that rules shared beginnings out.
         model: adapted or not, with weights or on the meta device.
         sees_images: whether it is given images.
-        parallel: accelerate's `ParallelismConfig`, where there is one.
 
     Raises:
         ConfigError: `shared_prefix` was asked for by name, and cannot be used.
@@ -47,7 +44,7 @@ def choose_layout(
     reason = (
         _loss_of_trls_alone(args, model)
         or ("the model sees images" if sees_images else None)
-        or _settings(args, parallel)
+        or _settings(args)
         or _adapter(model)
         or tree_obstacle(bare_model(model), args.max_length)
         or _counting_adapter(model)
@@ -120,13 +117,11 @@ def _has_auxiliary_loss(args: APOConfig, model: Any) -> bool:
     return hasattr(config, "output_router_logits") and weight != 0
 
 
-def _settings(args: APOConfig, parallel: Any) -> str | None:
+def _settings(args: APOConfig) -> str | None:
     if args.pad_to_multiple_of is not None:
         return f"pad_to_multiple_of {args.pad_to_multiple_of} asks for padding"
     if args.torch_compile:
         return "torch_compile would compile every row anew"
-    if parallel is not None and parallel.non_data_parallel_size > 1:
-        return "sequences or weights are split over processes, which is untested with it"
     return None
 
 

@@ -41,15 +41,12 @@ def cannot_generate(host: Host, *, sees_images: bool) -> str | None:
         sees_images: whether it is given images.
     """
     accelerator = host.accelerator
-    parallel = accelerator.parallelism_config
     if sees_images:
         return "the model sees images"
     if not bare_model(host.model).can_generate():
         return "the model cannot generate"
     if uses_fsdp(accelerator) and not accelerator.is_fsdp2:
         return "FSDP version 1 keeps a part of the model in pieces; set fsdp_version: 2"
-    if parallel is not None and parallel.non_data_parallel_size > 1:
-        return "sequences or weights are split over processes"
     return None
 
 
