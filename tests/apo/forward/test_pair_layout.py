@@ -216,18 +216,6 @@ def test_auto_says_in_one_line_why_it_pads_and_the_name_refuses(trainer, caplog)
         trainer(loss_type="ipo", pair_layout="shared_prefix")
 
 
-def test_a_model_whose_attention_slides_is_padded(trainer, caplog):
-    from transformers import MistralConfig, MistralForCausalLM
-
-    sizes = make_model().config.to_dict() | {"sliding_window": 4}
-    keys = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
-    sizes = {k: sizes[k] for k in (*keys, "num_attention_heads", "sliding_window")}
-    sliding = MistralForCausalLM(MistralConfig(**sizes, num_key_value_heads=2))
-    assert trainer(model=sliding).pair_layout == "padded"
-    with pytest.raises(ConfigError, match="sliding window"):
-        trainer(model=sliding, pair_layout="shared_prefix")
-
-
 @pytest.mark.parametrize("key, value", [("pair_layout", "packed"), ("max_tokens_per_batch", 0)])
 def test_a_value_that_cannot_be_is_named(config, key, value):
     with pytest.raises(ConfigError, match=f"{key} must be .*, got '?{value}"):
