@@ -91,7 +91,7 @@ def test_the_manifest_holds_objective_digests_truncation_anchors_and_alarms(run,
     (compared,) = stage["layout"]["compared"]
     assert (compared["way"], compared["fault"]) == ("attention_per_branch", None)
     assert 0 < compared["difference"] < compared["allowed"] == 1e-3
-    assert 0 < compared["gradient_difference"] < compared["gradient_allowed"] == 1e-3
+    assert 0 < compared["gradient_difference"] < compared["gradient_allowed"] == 5e-3
     assert re.fullmatch("[0-9a-f]{32}", stage["reference_digest"])
     template = AutoTokenizer.from_pretrained(tiny_folder).chat_template
     assert stage["template_digest"] == digest(template)

@@ -37,6 +37,7 @@ LIBRARIES = ("accelerate", "datasets", "peft", "torch", "transformers", "trl")
 DOCUMENTED = {
     "accelerate.utils",
     "torch.autograd.function",
+    "torch.distributed.fsdp",
     "torch.nn",
     "torch.nn.attention.flex_attention",
     "torch.nn.functional",
@@ -580,3 +581,9 @@ def test_the_launcher_says_how_the_first_process_that_failed_ended(tmp_path, sta
     failed = trl_compat.run_in_processes([*options, *plain, str(script)])
     assert signal.getsignal(signal.SIGINT) is handler
     assert failed is None if found is None else failed is not None and failed[1] == found
+
+
+def test_the_collator_of_pairs_pads_chosen_before_rejected():
+    collate = trl_compat.pair_collator(pad_token_id=0, max_length=3, truncation_mode="keep_start")
+    pair = {"prompt_ids": [5, 6], "chosen_ids": [7, 8], "rejected_ids": []}
+    assert collate([pair])["input_ids"].tolist() == [[5, 6, 7], [5, 6, 0]]

@@ -128,6 +128,9 @@ common_prefix_length: Callable[[Sequence[int], Sequence[int]], int] = internal(
 add_fused_lm_head: Callable[..., None] = internal("trl.trainer.utils", "add_fused_lm_head")
 """Gives a model the head that `fused_scores` asks. `trl/trainer/utils.py:add_fused_lm_head`."""
 
+pair_collator: Callable[..., Any] = internal("trl.trainer.dpo_trainer", "DataCollatorForPreference")
+"""Makes padded batches of tokenized pairs. `trl/trainer/dpo_trainer.py`."""
+
 use_adapter: Callable[[Any, str | None], contextlib.AbstractContextManager[Any]] = internal(
     "trl.trainer.utils", "use_adapter"
 )

@@ -111,7 +111,7 @@ def key_of_one_head_scaled_backward(query, key, value, mask, scoring):
     [
         (mask_off_by_one, "log-probs of 52 answer tokens through FlexAttention differ"),
         (nan_in_one_place, "own forward by NaN or infinity nats (allowed: 0.001)"),
-        (nan_backward, "own forward by NaN or infinity of their size (allowed: 0.001)"),
+        (nan_backward, "own forward by NaN or infinity of their size (allowed: 0.005)"),
         (raises, "through FlexAttention fails (RuntimeError: no kernel image is available)"),
         (value_detached, "gradients of 12 weights through FlexAttention differ"),
         (key_of_one_head_scaled_backward, "gradients of 12 weights through FlexAttention differ"),

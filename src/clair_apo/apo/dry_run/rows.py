@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from clair_apo.apo.forward.attention import attends_to_trees, tree_kernels
 from clair_apo.apo.forward.batching import alike_rows, cut
@@ -20,7 +19,7 @@ from clair_apo.apo.forward.logps import padded_forward
 from clair_apo.apo.forward.row_size import activation_bytes, free_memory
 from clair_apo.apo.forward.shared_prefix import bare_model, shared_prefix_forward
 from clair_apo.apo.lengths import CutPair, cut_pair
-from clair_apo.apo.trl_compat import add_fused_lm_head
+from clair_apo.apo.trl_compat import add_fused_lm_head, pair_collator
 from clair_apo.records import Record
 
 MOST_SECONDS = 20.0
@@ -125,7 +124,7 @@ class EpochRows:
     def _seconds(self, model: Any, pairs: Sequence[int]) -> float:
         """Forward and backward; on an accelerator the first time compiles."""
         args, bare = self._args, bare_model(model)
-        collate = DataCollatorForPreference(
+        collate = pair_collator(
             pad_token_id=0, max_length=args.max_length, truncation_mode=args.truncation_mode
         )
         batch = collate([dict(self._rows[pair]) for pair in pairs])

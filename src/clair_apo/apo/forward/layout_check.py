@@ -59,8 +59,9 @@ class Tolerance(NamedTuple):
 
 # On a CPU eight families of tiny models (`tests/helpers/tiny_pairs.py`) differ by at most 2e-6 nats
 # and 6e-6 in float32, and by 0.012 and 0.10 in bfloat16, of weights or by autocast: with weights
-# five times as large as drawn, harder than a model in use. As drawn it is 0.0008 and 0.012.
-FP32 = Tolerance(logps=1e-3, gradients=1e-3)
+# five times as large as drawn. As drawn it is 0.0008 and 0.012 in bfloat16. Rounding grows with
+# depth: the 30 layers of SmolLM2-135M differ by 3e-5 and 2e-4 in float32.
+FP32 = Tolerance(logps=1e-3, gradients=5e-3)
 HALF = Tolerance(logps=0.1, gradients=0.2)
 """In bfloat16 and float16, of weights or by autocast."""
 
