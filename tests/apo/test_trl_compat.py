@@ -43,6 +43,7 @@ DOCUMENTED = {
     "torch.nn.functional",
     "torch.utils.data",
     "transformers.trainer_utils.EvalLoopOutput",
+    "trl.scripts.utils.DatasetConfig",
     "transformers.utils.logging",
 }
 """Modules and names that a library documents, though not at its top level."""

@@ -394,8 +394,31 @@ class _Reader:
         module = module_of(function)
         if module is not None and not is_library(module):
             self._patched(f"attn_implementation {name}", function)
-        plain = module is None or module.startswith("transformers.")
-        return None if plain and tree_obstacle(bare) is None else str(name)
+        known = module is None or module.startswith("transformers.")
+        return None if known and _attention_is_plain(bare) else str(name)
+
+
+_NOT_OF_EVERY_KERNEL = (
+    "attn_logit_softcapping",
+    "attention_chunk_size",
+    "keep_window_size",
+    "alibi",
+)
+"""Settings that some kernels leave out."""
+
+
+def _attention_is_plain(model: Any) -> bool:
+    """Whether all kernels compute a model's attention alike, but for rounding."""
+    config = model.config.get_text_config()
+    kinds = getattr(config, "layer_types", None)
+    slides = (
+        getattr(config, "sliding_window", None) is not None
+        if kinds is None
+        else any(kind != "full_attention" for kind in kinds)
+    )
+    odd = any(getattr(config, name, None) not in (None, False) for name in _NOT_OF_EVERY_KERNEL)
+    sinks = any(name.endswith("sinks") for name, _ in model.named_parameters())
+    return not (slides or odd or sinks) and tree_obstacle(model) is None
 
 
 def function_config(model: Any) -> dict[str, Any]:
