@@ -140,7 +140,7 @@ def evaluation_config(
         "models": {TRAINED: target | {"model": str(checkpoint), "base_url": None}, BASE: target},
         "prompts": {"path": str(path)},
         "suites": [
-            {"suite": "health"},
+            {"suite": "health", "drift": False},  # it would take most of a minute
             {"suite": "checks", "checks": str(data_file("house_rules.yaml"))},
         ],
         "store": str(config.store_path),
