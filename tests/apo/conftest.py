@@ -1,5 +1,6 @@
 """Fixtures for training on tiny random models, offline."""
 
+import copy
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -30,8 +31,14 @@ def no_users_cache(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def tokenizer():
+def shared_tokenizer():
     return make_tokenizer()
+
+
+@pytest.fixture
+def tokenizer(shared_tokenizer):
+    """One for each test: `pad_token` of a training config changes it."""
+    return copy.deepcopy(shared_tokenizer)
 
 
 @pytest.fixture

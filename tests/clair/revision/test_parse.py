@@ -419,6 +419,7 @@ def test_whatever_stands_between_the_tags_of_a_segment_is_its_text(text, why):
     assume(not text.startswith(("[2]", "2", "#2", "(")))
     assume("segment" not in text.lower())
     assume(r"\n" not in text)
+    assume(not text.endswith("\\"))  # the escape of the tag behind it, as models write it
     assume("&" not in text)
     parsed = parse_segments(segment_reply((2, text), reasoning=why), ANSWER)
     assert parsed.changes == (SegmentChange(2, 2, text),)

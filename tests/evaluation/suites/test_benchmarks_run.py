@@ -72,7 +72,8 @@ def test_judges_and_models_are_asked_once_over_all_suites_and_an_estimate_counts
             },
         ],
     )
-    answer = Says(lambda text: "[[B]]" if text.endswith("Reading:") else "[[0.5]]")
+    replies = "<verdict>tie</verdict> [[0.5]]"
+    answer = Says(lambda text: "[[B]]" if text.endswith("Reading:") else replies)
     chats = {"trained": Says(lambda text: "B"), "base": Says(lambda text: "C"), "judge": answer}
     counted = estimate(config, chats=chats)
     assert not any(chat.asked for chat in chats.values())
