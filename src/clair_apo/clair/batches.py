@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from clair_apo.clair.config import GenerateConfig
 from clair_apo.clair.manifest import config_of
 from clair_apo.errors import RunError
 from clair_apo.llm import RequestStore
@@ -27,7 +28,7 @@ def list_batches(
     manifest = RunFolder(run).manifest()
     if "run_id" not in manifest:
         raise RunError(f"{run}: is no run folder of generate or evaluate")
-    config = config_of(run, manifest["config"])
+    config = config_of(run, manifest["config"], GenerateConfig)
     models = [spec for spec in (config.target, config.reviser, config.judge) if spec]
     with RequestStore(config.store_path) as store:
         admin = BatchAdmin(store, manifest["run_id"], models)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -16,12 +16,15 @@ from clair_apo.clair.revision.parse import PARSER_VERSION
 from clair_apo.clair.stages.context import StageContext
 from clair_apo.clair.stages.pair import TOKENIZER
 from clair_apo.clair.stages.table import STAGES, StageDef
+from clair_apo.config import Config
 from clair_apo.console import say
 from clair_apo.errors import RunError
 from clair_apo.files import atomic_writer, first_fault
 from clair_apo.llm import CachedChat, RequestStore
 from clair_apo.run_folder import RunFolder, file_digest, now
 from clair_apo.text.checks import checks_digest
+
+T = TypeVar("T", bound=Config)
 
 Settings = dict[str, Any]
 """What decides the rows of the stages: `settings` of the manifest."""
@@ -174,14 +177,19 @@ def _void_stages(
     return [stage.name for stage in found[first:]]
 
 
-def config_of(run: Path, values: object) -> GenerateConfig:
+def config_of(run: Path, values: object, kind: type[T]) -> T:
     """The config in a run's manifest.
+
+    Args:
+        run: its folder, for the message.
+        values: as the manifest holds them.
+        kind: the config of the command that wrote it.
 
     Raises:
         RunError: it is of another version of this program.
     """
     try:
-        return GenerateConfig.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
         raise RunError(
             f"{run}: its config is of another version of this program ({first_fault(error)})"

@@ -85,7 +85,7 @@ def _read_shard(path: Path) -> ShardRun:
     manifest = folder.manifest()
     if "config" not in manifest:
         raise RunError(f"{path}: is no run folder of generate")
-    config = config_of(path, manifest["config"])
+    config = config_of(path, manifest["config"], GenerateConfig)
     if config.prompt_shard is None:
         raise RunError(f"{path}: is no shard; only runs with --shard i/n can be merged")
     stages = [Stage.LOAD.value, *(stage.name for stage in config.stages)]

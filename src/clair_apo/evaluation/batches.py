@@ -2,15 +2,12 @@
 
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from clair_apo.clair.batches import list_batches as list_batches_of_generate
 from clair_apo.clair.batches import look_after
-from clair_apo.errors import RunError
+from clair_apo.clair.manifest import config_of
 from clair_apo.evaluation.config import EvaluateConfig
 from clair_apo.evaluation.plan import COMMAND, all_specs
 from clair_apo.evaluation.suites.base import EvaluatedModel
-from clair_apo.files import first_fault
 from clair_apo.llm import ModelSpec, RequestStore
 from clair_apo.llm.backends.batch_admin import BatchAdmin, BatchLook
 from clair_apo.run_folder import RunFolder
@@ -34,12 +31,7 @@ def list_batches(
     manifest = RunFolder(run).manifest()
     if manifest.get("command") != COMMAND:
         return list_batches_of_generate(run, cancel=cancel, forget=forget)
-    try:
-        config = EvaluateConfig.model_validate(manifest["config"])
-    except ValidationError as error:
-        raise RunError(
-            f"{run}: its config is of another version of this program ({first_fault(error)})"
-        ) from None
+    config = config_of(run, manifest["config"], EvaluateConfig)
     asked = [
         EvaluatedModel(name, entry)
         for name, entry in config.models.items()

@@ -71,7 +71,7 @@ class EpochRows:
 
     def plan(self) -> RowPlan:
         """Count rows and padding."""
-        alike = list(self._cut(alike_rows if self._padded else _in_order))
+        alike = self._as_trained()
         plain = list(self._cut(lambda sizes, limit: cut(sizes, limit, padded=self._padded)))
         real = sum(pair.separate_tokens for pair in self._pairs)
         positions = [self._positions(row) for row in alike]
@@ -87,7 +87,7 @@ class EpochRows:
 
     def typical(self) -> list[int]:
         """Which pairs are in the row of median size."""
-        rows = list(self._cut(alike_rows if self._padded else _in_order))
+        rows = self._as_trained()
         middle = statistics.median_low([self._positions(row) for row in rows])
         return next(list(row) for row in rows if self._positions(row) == middle)
 
@@ -153,6 +153,10 @@ class EpochRows:
         size, count = self._args.per_device_train_batch_size, len(self._pairs)
         return [range(first, min(first + size, count)) for first in range(0, count, size)]
 
+    def _as_trained(self) -> list[list[int]]:
+        """The rows of training, each by its pairs' places in the data."""
+        return list(self._cut(alike_rows if self._padded else cut))
+
     def _cut(self, cutter: Callable[..., Sequence[Sequence[int]]]) -> Iterator[list[int]]:
         """Pairs of each row, by their places in the data."""
         for batch in self._batches():
@@ -163,10 +167,6 @@ class EpochRows:
     def _positions(self, row: Sequence[int]) -> int:
         sizes = [_size(self._pairs[place], self._padded) for place in row]
         return len(sizes) * max(sizes) if self._padded else sum(sizes)
-
-
-def _in_order(sizes: Sequence[int], limit: int | None) -> Sequence[Sequence[int]]:
-    return cut(sizes, limit)
 
 
 def _size(pair: CutPair, padded: bool) -> int:
