@@ -91,7 +91,7 @@ LIST = "\n- one thing\n- another"
     [
         (100, 20, Severity.WARNING),
         (20, 100, Severity.WARNING),
-        (50, 26, Severity.NOTE),
+        (30, 12, Severity.NOTE),
         (40, 39, None),
         (0, 0, None),
     ],

@@ -4,6 +4,7 @@ import pytest
 
 from clair_apo.errors import ConfigError, DataError, ModelNotFoundError
 from clair_apo.lint import RULES, Severity
+from tests.helpers import ROOT
 from tests.helpers.lint_pairs import as_messages, finding, linted, sound_pairs
 from tests.helpers.tiny_chat import save_tiny_chat
 
@@ -196,3 +197,13 @@ def test_data_without_one_pair_is_refused_with_its_first_fault(tmp_path):
         linted(tmp_path, [{"text": "a"}, {"text": "b"}])
     with pytest.raises(DataError, match="not one pair"):
         linted(tmp_path, [])
+
+
+def test_the_page_about_lint_names_every_rule_with_its_severity():
+    page = (ROOT / "docs" / "lint.md").read_text("utf-8")
+    rows = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `")}
+    assert rows.keys() == RULES.keys()
+    for name, rule in RULES.items():
+        if "below |" not in rows[name]:  # decided by figures
+            share = " from 1 %" if rule.from_share else ""
+            assert rows[name].endswith(f"| {rule.severity.value}{share} |")

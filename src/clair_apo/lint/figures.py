@@ -165,7 +165,7 @@ def _length_severity(effect: Interval | None, relative: Interval | None) -> Seve
 
 
 def _beyond(interval: Interval, threshold: float) -> bool:
-    """Whether the whole interval lies further from 0 than the threshold, on one side."""
+    """Whether a gap is as large as the threshold, and chance does not explain it."""
     if interval.low is None or interval.high is None:
         return False
-    return interval.low > threshold or interval.high < -threshold
+    return abs(interval.mean) >= threshold and (interval.low > 0 or interval.high < 0)

@@ -1,6 +1,7 @@
 """Reads rows for a lint: pairs with their texts, and rows that training would stop at."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -65,6 +66,20 @@ def data_path(name: str) -> str:
     """The name of the data: of a run folder that of its pairs."""
     path = Path(name).expanduser()
     return str(path / RUN_PAIRS) if (path / RUN_PAIRS).is_file() else name
+
+
+def row_count(name: str) -> int:
+    """How many rows a JSONL or Parquet file has; 0 where only reading tells."""
+    path = Path(name).expanduser()
+    if path.suffix == ".parquet" and path.is_file():
+        from pyarrow import parquet
+
+        with suppress(Exception):  # reading the rows says what is wrong
+            return int(parquet.read_metadata(path).num_rows)
+    if path.suffix in (".jsonl", ".ndjson") and path.is_file():
+        with path.open("rb") as file:
+            return sum(bool(line.strip()) for line in file)
+    return 0
 
 
 def read_pairs(name: str, split: str) -> Iterator[PairRow | Unreadable]:

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from clair_apo.console import show_progress
 from clair_apo.errors import ConfigError
 from clair_apo.ingest.rows import split_names
 from clair_apo.lint.figures import SideFigures
 from clair_apo.lint.prompts import EarlierRows, OtherPrompts
 from clair_apo.lint.report import Example, Finding, LintReport, by_severity
-from clair_apo.lint.rows import PairRow, Unreadable, data_path, read_pairs
+from clair_apo.lint.rows import PairRow, Unreadable, data_path, read_pairs, row_count
 from clair_apo.lint.rules import RULES, THRESHOLDS, Severity
 from clair_apo.lint.sides import Hit, look_at_sides
 from clair_apo.lint.tokens import MAX_LENGTH, InTraining
@@ -36,7 +37,7 @@ def lint(
     tokenizer: str | None = None,
     max_length: int | None = None,
 ) -> LintReport:
-    """Look preference pairs over; nothing is written.
+    """Look preference pairs over; nothing is written. Progress is shown on standard error.
 
     The rows are read once, and no more than digests of them are kept. Where the data has several
     splits, the prompts are compared with those of the others.
@@ -61,8 +62,10 @@ def lint(
     splits = [name for name in split_names(data) if name != split]
     other = OtherPrompts(against, splits, data) if against or splits else None
     inspection = _Inspection(training, other)
-    for row in read_pairs(data, split):
-        inspection.look(row)
+    with show_progress("lint", row_count(data)) as tell:
+        for row in read_pairs(data, split):
+            inspection.look(row)
+            tell("pair" if isinstance(row, PairRow) else row.rule)
     return LintReport(
         data=pairs,
         split=split,

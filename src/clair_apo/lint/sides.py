@@ -13,7 +13,7 @@ from clair_apo.lint.rules import LANGUAGE_CONFIDENCE, NEAR_IDENTICAL
 from clair_apo.text.detectors import is_refusal, language_of
 from clair_apo.text.words import words_of
 
-_LANGUAGE_CHARACTERS = 1000
+_LANGUAGE_CHARACTERS = 400
 """Of a side that its language is told by: more would take time and change nothing."""
 _MARK = re.compile(
     r"<\|[A-Za-z][\w ]{0,40}\|>|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>"

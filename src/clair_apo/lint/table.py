@@ -14,16 +14,16 @@ _COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: ""
 
 
 def lint_table(report: LintReport) -> RenderableType:
-    """The findings as a table of 80 columns, and below it what was found clean or left out."""
+    """The findings as a table, and below it what was found clean or left out."""
     table = Table(
         title=Text(headline(report)), title_justify="left", box=None, padding=(0, 2, 0, 0)
     )
     table.add_column("severity", no_wrap=True)
     table.add_column("finding", no_wrap=True)
     table.add_column("count", justify="right", no_wrap=True)
-    table.add_column("share [95 %], and what the pairs are like", overflow="fold")
+    table.add_column("share and figures, with 95 % intervals", overflow="fold")
     for finding in report.findings:
-        said = "\n".join([share_text(finding.share), finding.what, *figure_lines(finding)])
+        said = "\n".join([share_text(finding.share), *figure_lines(finding)])
         severity = Text(finding.severity.value, style=_COLOURS[finding.severity])
         table.add_row(severity, finding.name, f"{finding.count:,}", Text(said))
     return Group(table, *(Text(line) for line in _below(report)))

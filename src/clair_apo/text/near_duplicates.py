@@ -23,6 +23,8 @@ _RECENT = 2**18
 _CHANCE = 1 / 256
 """Low bytes of two hash values are equal so often where the values are not."""
 
+_POWERS = np.cumprod(np.full(_HASHES + _BANDS, 0x9E3779B97F4A7C15, np.uint64), dtype=np.uint64)
+
 Sketch = npt.NDArray[np.uint32]
 
 
@@ -104,9 +106,8 @@ class NearDuplicates:
 def _digests(sketch: Sketch) -> npt.NDArray[np.uint64]:
     """One digest for each band: a sum of its hash values times odd powers, modulo 2**64."""
     rows = sketch.astype(np.uint64).reshape(_BANDS, -1)
-    powers = np.cumprod(np.full(rows.size + _BANDS, 0x9E3779B97F4A7C15, np.uint64), dtype=np.uint64)
-    # the last powers tell the bands apart
-    return (rows * powers[: rows.size].reshape(rows.shape)).sum(axis=1) + powers[rows.size :]
+    sums = (rows * _POWERS[:_HASHES].reshape(rows.shape)).sum(axis=1, dtype=np.uint64)
+    return np.asarray(sums + _POWERS[_HASHES:], np.uint64)  # the last tell the bands apart
 
 
 class _Bands:
