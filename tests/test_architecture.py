@@ -52,7 +52,8 @@ MAY_IMPORT = {
     "clair": GROUND | {"advice", "llm", "models", "run_folder"},
     "apo": GROUND | {"advice", "models", "run_folder"},
     "evaluation": GROUND | {"advice", "apo", "clair", "llm", "models", "run_folder"},
-    "report": GROUND | {"evaluation", "run_folder"},
+    "rounds": GROUND | {"advice", "clair", "evaluation", "llm", "models", "run_folder"},
+    "report": GROUND | {"evaluation", "rounds", "run_folder"},
 }
 # The same among the packages inside of one.
 MAY_IMPORT_INSIDE = {

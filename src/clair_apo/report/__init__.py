@@ -11,6 +11,8 @@
 
     evaluation_page  an evaluation's folder -> evaluation.html
 
+    rounds_page     the folder of rounds -> rounds.html
+
     html            what all pages have in common
     templates/      the pages, the card, the style sheet, the script
 
@@ -19,6 +21,7 @@ It knows run folders and nothing of what made them: no models, no revisions, no 
 
 from clair_apo.report.contrast import ContrastSummary, summarise
 from clair_apo.report.evaluation_page import write_evaluation_page
+from clair_apo.report.rounds_page import write_rounds_page
 from clair_apo.report.terminal import contrast_table, counts_line, verification_lines
 from clair_apo.report.training_page import TrainingReport, write_training_report
 from clair_apo.report.training_run import find_training
@@ -35,5 +38,6 @@ __all__ = [
     "verification_lines",
     "write_evaluation_page",
     "write_report",
+    "write_rounds_page",
     "write_training_report",
 ]
