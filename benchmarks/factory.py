@@ -4,11 +4,12 @@
     python benchmarks/factory.py memory     whole runs up to 32,000 rows: their peak
     python benchmarks/factory.py store      the request store alone: one look and one answer a row
     python benchmarks/factory.py restart    a whole run of 10,000 rows, and the same 5 times again
+    python benchmarks/factory.py large      1,000,000 rows, killed half-way and resumed
     python benchmarks/factory.py overtake --base_url URL --model NAME
                                             a real server: tokens/s beside a bare asynchronous loop
 
 Each prints its figure with n, the command and the hardware; sizes are options. The server of
-`rate`, `memory` and `restart` runs in a process of its own.
+`rate`, `memory`, `restart` and `large` runs in a process of its own.
 """
 
 import argparse
@@ -17,13 +18,15 @@ import json
 import os
 import platform
 import resource
+import sqlite3
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +190,66 @@ def measure_restart(args: argparse.Namespace) -> None:
         )
 
 
+def measure_large(args: argparse.Namespace) -> None:
+    """A run that is killed when half of its revisions are there, and run again to its end."""
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder, serving(0.0) as url:
+        config = _config(Path(folder), args.rows, url)
+        store = Path(folder) / "requests.sqlite"
+        half = args.rows + args.rows // 2
+        killed = _run_until(config, store, half)
+        stored = _answers(store)
+        resumed = _run_until(config, store, None, stored)
+        size = store.stat().st_size / 2**20
+        rows = sum(file.stat().st_size for file in (Path(folder) / "run").rglob("*")) / 2**20
+    print(
+        f"large: {args.rows:,} rows in {(killed['seconds'] + resumed['seconds']) / 60:.1f} min "
+        f"({killed['seconds'] / 60:.1f} until it was killed with {stored:,} answers, "
+        f"{resumed['seconds'] / 60:.1f} after); the first new answer {resumed['first_s']:.0f} s "
+        f"after it was started again; peak {max(killed['peak_mb'], resumed['peak_mb']):.0f} MB; "
+        f"store {size:,.0f} MB, run folder {rows:,.0f} MB; {resumed['reused']:,} answers reused, "
+        f"{resumed['asked']:,} asked\n"
+        f"  stages of the resumed run, seconds: {json.dumps(resumed['stages'])}"
+    )
+
+
+def _run_until(
+    config: dict[str, Any], store: Path, most: int | None, before: int = 0
+) -> dict[str, Any]:
+    """Generate in a process of its own, and kill it where its store has so many answers."""
+    began, first_s, peak_mb = time.perf_counter(), 0.0, 0.0
+    command = [sys.executable, __file__, "generate", json.dumps(config)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        while process.poll() is None:
+            time.sleep(1)
+            peak_mb = max(peak_mb, _peak_mb(process.pid))
+            found = _answers(store)
+            if found > before and not first_s:
+                first_s = time.perf_counter() - began
+            if most is not None and found >= most:
+                process.kill()
+        output = process.stdout.read() if process.stdout else ""
+    result = {"seconds": time.perf_counter() - began, "first_s": first_s, "peak_mb": peak_mb}
+    return result if most is not None else json.loads(output.splitlines()[-1]) | result
+
+
+def _answers(store: Path) -> int:
+    if not store.exists():
+        return 0
+    with closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True)) as reader:
+        try:
+            return int(reader.execute("SELECT max(rowid) FROM answers").fetchone()[0] or 0)
+        except sqlite3.OperationalError:  # not made yet, or busy for a moment
+            return 0
+
+
+def _peak_mb(pid: int) -> float:
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), 0.0)
+
+
 def _config(folder: Path, rows: int, url: str) -> dict[str, Any]:
     folder.mkdir(exist_ok=True)
     data = folder / "prompts.jsonl"
@@ -219,9 +282,17 @@ def generate_here(args: argparse.Namespace) -> None:
     """The process of `_run`."""
     from clair_apo.clair import GenerateConfig, generate
 
-    result = generate(GenerateConfig(**json.loads(args.config)))
+    config = GenerateConfig(**json.loads(args.config))
+    result = generate(config)
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps(result.model_dump() | {"peak_mb": peak_mb}))
+    manifest = json.loads((Path(config.run_dir) / "manifest.json").read_text(encoding="utf-8"))
+    stages = {
+        name: (
+            datetime.fromisoformat(entry["ended"]) - datetime.fromisoformat(entry["started"])
+        ).seconds
+        for name, entry in manifest["stages"].items()
+    }
+    print(json.dumps(result.model_dump() | {"peak_mb": peak_mb, "stages": stages}))
 
 
 def measure_overtake(args: argparse.Namespace) -> None:
@@ -308,6 +379,10 @@ def main() -> None:
     restart.add_argument("--rows", type=int, default=10_000)
     restart.add_argument("--runs", type=int, default=5)
     restart.set_defaults(measure=measure_restart)
+    large = commands.add_parser("large")
+    large.add_argument("--rows", type=int, default=1_000_000)
+    large.add_argument("--folder", help="where the run is made; by default that of temporary files")
+    large.set_defaults(measure=measure_large)
     overtake = commands.add_parser("overtake")
     overtake.add_argument("--base_url", required=True)
     overtake.add_argument("--model", required=True)

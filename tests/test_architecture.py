@@ -53,7 +53,8 @@ MAY_IMPORT = {
     "apo": GROUND | {"advice", "models", "run_folder"},
     "evaluation": GROUND | {"advice", "apo", "clair", "llm", "models", "run_folder"},
     "lint": GROUND | {"clair"},
-    "report": GROUND | {"evaluation", "lint", "run_folder"},
+    "rounds": GROUND | {"advice", "clair", "evaluation", "llm", "models", "run_folder"},
+    "report": GROUND | {"evaluation", "lint", "rounds", "run_folder"},
 }
 # The same among the packages inside of one.
 MAY_IMPORT_INSIDE = {

@@ -15,6 +15,7 @@ from clair_apo.apo.arguments import PairArguments, parse_arguments, parse_into
 from clair_apo.clair import GateConfig, GenerateConfig
 from clair_apo.clair.planning import estimate as estimating
 from clair_apo.evaluation import EvaluateConfig
+from clair_apo.rounds import RoundsConfig
 from tests.helpers import ROOT
 from tests.helpers.clair_runs import write_rows
 from tests.helpers.scripted_roles import WordCounter
@@ -49,7 +50,15 @@ def _evaluation(path):
     return [EvaluateConfig.from_command_line(["--config", str(path)])]
 
 
+def _rounds(path):
+    if path.stem == "rounds":
+        return [RoundsConfig.from_command_line(["--config", str(path)])]
+    readers = {"generate": _generation, "train": _training, "evaluate": _evaluation}
+    return readers[path.stem](path)
+
+
 READERS = {
+    "rounds": _rounds,
     "clair": _generation,
     "apo": _training,
     "unpaired": _unpaired,

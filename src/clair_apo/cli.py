@@ -314,6 +314,19 @@ def train_and_report(args: Sequence[str]) -> None:
         _print_training_report(result.output_dir)
 
 
+@app.command(context_settings=_HANDED_ON)
+def rounds(context: typer.Context) -> None:
+    """Generate, advise, train, evaluate, and again: --config FILE.yaml, any key as an option."""
+    with reported_errors(interrupted=AGAIN):
+        from clair_apo.report import write_rounds_page
+        from clair_apo.rounds import RoundsConfig, run_rounds
+        from clair_apo.rounds.table import rounds_table
+
+        config = RoundsConfig.from_command_line(context.args)
+        print_result(rounds_table(run_rounds(config)))
+        print_result(f"page: {write_rounds_page(config.run_dir)}")
+
+
 @app.command()
 def average(
     models: Annotated[list[str], typer.Argument(help="Folders or names, two or more.")],

@@ -152,6 +152,15 @@ class Located(Record):
     """Edits whose passage was found with white space, quotes and the like set aside."""
 
 
+class PlacedEdit(Record):
+    """What is to stand in a text from position `start` to, and without, position `end`."""
+
+    start: int
+    """In characters, from 0."""
+    end: int
+    replace: str
+
+
 class Revision(Record):
     """A reviser's minimal revision of a response."""
 
@@ -176,6 +185,9 @@ class Revision(Record):
     """Settings of the last of these requests, whose reply it is."""
     located: Located | None = None
     """None in other formats than `edits`, and in rows of before this was written down."""
+    edits: tuple[PlacedEdit, ...] | None = None
+    """What was put where in the response's text, in its order; trimmed, the result is `text`. None
+    in the format `full`, and in rows of before this was written down."""
 
 
 class Contrast(Record):
@@ -213,6 +225,21 @@ class Origin(Record):
     before these were written down."""
 
 
+class ChainStep(Record):
+    """Which of a revision's edits lie between the sides of a pair, where each makes a pair."""
+
+    first: int
+    """The first of these edits, from 1, in the order of the text."""
+    last: int
+    """The last one; another one than the first where the texts in between made no pair."""
+    edits: int
+    """Edits of the whole revision."""
+    chosen_span: tuple[int, int]
+    """Beginning and end, in characters, of what chosen has where rejected has something else."""
+    rejected_span: tuple[int, int]
+    """The same of rejected."""
+
+
 class Provenance(Record):
     """Where a pair comes from, so that it can be made again."""
 
@@ -237,11 +264,13 @@ class Provenance(Record):
     cost: float | None = Field(None, allow_inf_nan=False)
     """US dollars of all that was asked for this pair: its sides, the answers that were not chosen,
     judging and verification; None where a price is missing. Answers of a run that could not be
-    used, because they were cut or empty, are not in it."""
+    used, because they were cut or empty, are not in it. Of a chain each pair has an equal share."""
     format: RevisionFormat | None = None
     """None, with the next two, where no side is a revision."""
     direction: Direction | None = None
     template_digest: str | None = None
+    step: ChainStep | None = None
+    """None where the whole revision makes one pair."""
 
 
 class PreferencePair(Record):
@@ -267,6 +296,9 @@ class Verification(Record):
     """A judge's answer to the claim that a pair's chosen answer is better."""
 
     pair_id: str
+    """The prompt's id, which all pairs of a chain have."""
+    last_edit: int | None = None
+    """Of the pair's step in its chain; None where the whole revision makes one pair."""
     confirmed: bool | None
     """None where the reply held no verdict."""
     control: bool
@@ -362,6 +394,25 @@ class Dropped(Record):
     """One sentence for a person."""
     raw: str
     """The text that was rejected, unchanged."""
+
+
+class DroppedStep(Record):
+    """A text in a chain that became no side of a pair, and why; the row of `dropped_steps.jsonl`.
+
+    The chain goes on without it.
+    """
+
+    id: str
+    """The prompt's id."""
+    edit: int
+    """The last edit, from 1, that the text has."""
+    edits: int
+    """Edits of the whole revision."""
+    reason: DropReason
+    detail: str
+    """One sentence for a person."""
+    raw: str
+    """The text."""
 
 
 _CANONICAL = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))

@@ -395,6 +395,7 @@ SERVED = {"base_url", "api_key_env", "max_in_flight"}
 ELSEWHERE = {
     "gate.checks": "tests/clair/test_checks.py",
     "scorer.checks": "tests/clair/test_checks.py",
+    "pairs": "tests/clair/test_chains.py",
     "revision.fold": "tests/clair/stages/test_located.py",
     "gate.max_length": "tests/clair/filters/test_truncation.py",
     "gate.tokenizer": "tests/clair/filters/test_truncation.py",

@@ -89,7 +89,7 @@ def test_every_stage_leaves_a_file_of_its_records_and_an_entry_in_the_manifest(t
     manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
     assert list(manifest["stages"]) == ["load", "respond", "revise", "pair"]
     assert [stage["kept"] for stage in manifest["stages"].values()] == [3, 3, 3, 3]
-    assert manifest["counts"] == {"prompts": 3, "pairs": 3, "dropped": {}}
+    assert manifest["counts"] == {"prompts": 3, "paired": 3, "pairs": 3, "dropped": {}}
     assert list(manifest["stages"]["revise"]["inputs"]) == ["prompts.jsonl", "responses.jsonl"]
 
 

@@ -60,7 +60,7 @@ def test_an_old_run_is_resumed_without_a_request_and_gives_the_same_rows(folder)
     assert _rows(folder) == rows
     after = RunFolder(folder).manifest()
     assert after["run_id"] == before["run_id"]
-    assert after["counts"] == before["counts"]
+    assert before["counts"].items() <= after["counts"].items()
     assert after["cost"] == pytest.approx(before["cost"])
     assert list(after["stages"]) == list(before["stages"])
 

@@ -103,7 +103,7 @@ def test_a_lost_row_is_an_error_that_names_the_numbers(tmp_path, file):
         "pairs.jsonl": (5, 2, 2),
         "dropped.jsonl": (5, 3, 1),
     }[file]
-    sentence = f"{prompts} prompts in, but {pairs} pairs \\+ {dropped} dropped"
+    sentence = f"{prompts} prompts in, but {pairs} paired \\+ {dropped} dropped"
     with pytest.raises(RunError, match=sentence):
         summarise(run)
 

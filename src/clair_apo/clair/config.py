@@ -5,7 +5,7 @@ The sections that only one part of the program reads stand there: `GateConfig` b
 """
 
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -79,6 +79,9 @@ class GenerateConfig(Config):
     `<think> ... </think>`, and from answers the end marks that a server let through; false leaves
     them in both sides of a pair. The request store keeps answers as they came."""
     revision: RevisionConfig = RevisionConfig()
+    pairs: Literal["whole", "chain"] = "whole"
+    """`whole`: a revision makes one pair. `chain`: its edits are applied one after another, and
+    each makes a pair of the texts before and after it; with the formats `edits` and `segments`."""
     gate: GateConfig = GateConfig()
     verify: bool = False
     """Have `judge` confirm that chosen is better; a pair that is not confirmed is dropped."""
@@ -126,6 +129,23 @@ class GenerateConfig(Config):
         return self
 
     @model_validator(mode="after")
+    def _makes_its_chains_of_edits(self) -> Self:
+        if self.pairs != "chain":
+            return self
+        if not self.recipe_def.has_both_sides_of_a_revision:
+            able = [n for n, recipe in RECIPES.items() if recipe.has_both_sides_of_a_revision]
+            raise ValueError(
+                f"pairs 'chain' needs an answer and its revision as the two sides, as in the "
+                f"recipes {' and '.join(able)}; with {self.recipe!r} use pairs 'whole'"
+            )
+        if self.revision.format == "full":
+            raise ValueError(
+                "pairs 'chain' needs edits, and in the format 'full' there are none: set "
+                "revision.format to edits or segments"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _tells_its_models_apart(self) -> Self:
         known: dict[str, tuple[str, str]] = {}
         for role, spec in self.asked_models.items():
@@ -150,7 +170,7 @@ class GenerateConfig(Config):
     @property
     def stages(self) -> tuple[StageDef, ...]:
         """The stages of the run in their order, after the prompts are loaded."""
-        return stages_of(self.recipe_def, verified=self.verify)
+        return stages_of(self.recipe_def, verified=self.verify, chained=self.pairs == "chain")
 
     @property
     def _roles(self) -> set[Role]:

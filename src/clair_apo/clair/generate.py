@@ -36,9 +36,11 @@ from clair_apo.run_folder import DATASET, RunFolder
 
 
 class Generated(Record):
-    """The counts of a run: prompts in = pairs + dropped."""
+    """The counts of a run: prompts in = paired + dropped."""
 
     prompts: int
+    paired: int
+    """Prompts that a pair came of; of a chain several pairs do."""
     pairs: int
     dropped: dict[str, int]
     """How many rows each reason took."""
@@ -119,7 +121,7 @@ class _Walk:
             for stage in self.config.stages:
                 waiting = self._run(stage, ended, waiting)
                 ended += (stage.output,)
-        return self._close(survey.prompts, pairs=waiting)
+        return self._close(survey.prompts, paired=waiting)
 
     def _load(self, survey: PromptSurvey) -> int:
         if survey.given:
@@ -185,27 +187,28 @@ class _Walk:
         entry["dropped"][row.reason.value] = entry["dropped"].get(row.reason.value, 0) + 1
         self.outcomes[row.reason.value] += 1
 
-    def _close(self, prompts: int, pairs: int) -> Generated:
+    def _close(self, prompts: int, paired: int) -> Generated:
         """Write the data set and the totals; the counts must close."""
+        dataset = self.folder.file(DATASET)
+        splits = write_splits(self.folder.file(PAIRS.name), dataset, self.config.output.test_size)
+        write_parquet_splits(dataset, self.config.output.parquet)
         self.manifest.costs.ledger.settle()  # brings the total up to date
         clients = self.context.clients.all()
         result = Generated(
             prompts=prompts,
-            pairs=pairs,
+            paired=paired,
+            pairs=splits.train + splits.test,
             dropped=dict(sorted(self.outcomes.items())),
             asked=sum(client.meter.asked for client in clients),
             reused=sum(client.meter.reused for client in clients),
             cost=self.manifest.costs.ledger.total,
         )
-        assert prompts == pairs + sum(result.dropped.values()), "dropped without a record"
-        dataset = self.folder.file(DATASET)
-        splits = write_splits(self.folder.file(PAIRS.name), dataset, self.config.output.test_size)
-        write_parquet_splits(dataset, self.config.output.parquet)
+        assert prompts == paired + sum(result.dropped.values()), "dropped without a record"
         self.manifest.costs.write(
-            counts=result.model_dump(include={"prompts", "pairs", "dropped"}),
+            counts=result.model_dump(include={"prompts", "paired", "pairs", "dropped"}),
             splits=splits.model_dump(),
         )
-        if not pairs:
+        if not paired:
             reasons = ", ".join(f"{reason} {n}" for reason, n in result.dropped.items())
             raise DataError(
                 f"not one of {prompts} prompts became a pair ({reasons}); "

@@ -136,6 +136,8 @@ def run_settings(
         "test_sets": [one.model_dump() for one in test_sets],
         "verify": [config.verify, config.controls.model_dump()],
     }
+    if config.pairs != "whole":
+        settings["pairs"] = config.pairs
     if config.scorer:
         settings["scorer"] = checks_digest(config.scorer.checks)
     if clients.reviser:

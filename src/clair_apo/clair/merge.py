@@ -30,9 +30,11 @@ from clair_apo.run_folder import DATASET, RunFolder, file_digest, shard_number
 
 
 class Merged(Record):
-    """The counts of a merged run: prompts = pairs + dropped."""
+    """The counts of a merged run: prompts = paired + dropped."""
 
     prompts: int
+    paired: int
+    """Prompts that a pair came of; of a chain several pairs do."""
     pairs: int
     dropped: dict[str, int]
     shards: int
@@ -84,9 +86,10 @@ def merge(out: Path, runs: Sequence[Path]) -> Merged:
         run_id = str(before.get("run_id") or uuid.uuid4().hex)
         answers, conflicts = _join_stores(config.store_path, shards, run_id)
         counts = _summed([shard.manifest["counts"] for shard in shards])
+        counts.setdefault("paired", counts["pairs"])  # shards of before there were chains
         result = Merged(**counts, shards=len(shards), answers=answers, conflicts=conflicts)
         assert result.prompts == len(order.ids), "dropped without a record"
-        assert result.prompts == result.pairs + sum(result.dropped.values()), (
+        assert result.prompts == result.paired + sum(result.dropped.values()), (
             "dropped without a record"
         )
         _write_down(folder, config, shards, result, run_id, survey.digest)
@@ -216,7 +219,7 @@ def _write_down(
         settings=shards[0].manifest["settings"] | {"prompts": prompts},
         stages=_stages(folder, shards),
         contrast_tokenizer=TOKENIZER,
-        counts=result.model_dump(include={"prompts", "pairs", "dropped"}),
+        counts=result.model_dump(include={"prompts", "paired", "pairs", "dropped"}),
         cost=None if None in costs else sum(costs),
         costs=write_costs(joined(read_costs(shard.manifest) for shard in shards)),
         splits=splits.model_dump(),

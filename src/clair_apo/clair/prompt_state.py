@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from clair_apo.files import read_jsonl
 from clair_apo.records import (
     Dropped,
+    DroppedStep,
     DropReason,
     Judgement,
     PreferencePair,
@@ -36,7 +37,8 @@ class PromptState:
     """A stronger model's own answer."""
     judgement: Judgement | None = None
     revision: Revision | None = None
-    pair: PreferencePair | None = None
+    pairs: tuple[PreferencePair, ...] = ()
+    """One, or those of a chain in the order of its steps."""
 
     def response(self, sample: int | None) -> Response:
         """The response with this sample number."""
@@ -51,8 +53,12 @@ class PromptState:
         """The state with the rows that a stage wrote into its file, in the field that they fill."""
         assert file.fills is not None
         own = tuple(row for row in rows if isinstance(row, file.record))
-        changes: dict[str, Any] = {file.fills: own if file.fills == "responses" else own[0]}
+        changes: dict[str, Any] = {file.fills: own if file.fills in _SEVERAL else own[0]}
         return replace(self, **changes)
+
+
+_SEVERAL = ("responses", "pairs")
+"""The fields of a `PromptState` that hold all rows of a prompt."""
 
 
 class StageOutput(NamedTuple):
@@ -77,9 +83,11 @@ class StageFile(NamedTuple):
 
 
 PROMPTS = StageFile("prompts.jsonl", Prompt, "prompt", key="id")
-PAIRS = StageFile("pairs.jsonl", PreferencePair, "pair", key="id")
-CANDIDATES = StageFile("candidates.jsonl", PreferencePair, "pair", key="id")
+PAIRS = StageFile("pairs.jsonl", PreferencePair, "pairs", key="id")
+CANDIDATES = StageFile("candidates.jsonl", PreferencePair, "pairs", key="id")
 """The pairs that are still to be verified."""
+DROPPED_STEPS = StageFile("dropped_steps.jsonl", DroppedStep, key="id")
+"""Texts that were left out of chains."""
 DROPPED = StageFile("dropped.jsonl", Dropped, key="id")
 
 

@@ -84,6 +84,11 @@ class Recipe:
         return "judge" in self.stages
 
     @property
+    def has_both_sides_of_a_revision(self) -> bool:
+        """Whether the two sides are one answer, before and after its revision."""
+        return {self.chosen.take, self.rejected.take} == {revision, self.revises}
+
+    @property
     def words(self) -> dict[str, str]:
         """What the two sides are, for people: `chosen` and `rejected`."""
         return {"chosen": self.chosen.words, "rejected": self.rejected.words}

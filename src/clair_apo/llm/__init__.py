@@ -17,7 +17,7 @@ Dialogue -> CachedChat -> RequestStore, else a model of `backends` -> Answer
     backends/         servers, batches, a model in this process, a script
 """
 
-from clair_apo.llm.backends.scripted import ScriptedChat
+from clair_apo.llm.backends.scripted import FunctionChat, ScriptedChat
 from clair_apo.llm.client import CachedChat, check_model
 from clair_apo.llm.pricing import Meter
 from clair_apo.llm.scheduler import propagate_errors_to
@@ -42,6 +42,7 @@ __all__ = [
     "ChatRequest",
     "Completion",
     "Dialogue",
+    "FunctionChat",
     "Meter",
     "ModelReply",
     "ModelSpec",

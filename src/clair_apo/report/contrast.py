@@ -40,9 +40,11 @@ class DropCount(Record):
 
 
 class Counts(Record):
-    """What became of the prompts; `prompts` is always `pairs` + `dropped`."""
+    """What became of the prompts; `prompts` is always `paired` + `dropped`."""
 
     prompts: int
+    paired: int
+    """Prompts that a pair came of; of a chain several pairs do."""
     pairs: int
     dropped: int
     drops: tuple[DropCount, ...]
@@ -172,10 +174,15 @@ def summarise(run: RunFolder, read: Callable[[], None] = lambda: None) -> Contra
     manifest = run.manifest()
     # numbers, not records: of a million pairs these are 48 MB
     columns = {measure.key: array("d") for measure in MEASURES}
+    prompts = array("q")  # of each pair, by number
+    last = ""
     recipes, rejected, chosen = set[str](), set[str](), set[str]()
     for pair in read_jsonl(run.file(PAIRS), PreferencePair):
         for measure in MEASURES:
             columns[measure.key].append(measure.of(pair.contrast))
+        # all pairs of a prompt stand together
+        prompts.append((prompts[-1] if prompts else -1) + (pair.id != last))
+        last = pair.id
         read()
         recipes.add(pair.recipe)
         rejected.add(pair.provenance.rejected.model)
@@ -186,8 +193,10 @@ def summarise(run: RunFolder, read: Callable[[], None] = lambda: None) -> Contra
         rejected_from=_names(rejected, manifest, "target", "model"),
         chosen_from=_names(chosen, manifest, "reviser", "model"),
         tokenizer=str(manifest.get("contrast_tokenizer") or DEFAULT_TOKENIZER),
-        counts=_closed_counts(run, len(columns["jaccard"]), read),
-        statistics=tuple(_statistic(m, columns[m.key]) for m in MEASURES if columns[m.key]),
+        counts=_closed_counts(run, prompts, read),
+        statistics=tuple(
+            _statistic(m, columns[m.key], prompts) for m in MEASURES if columns[m.key]
+        ),
         lengths=length_histogram(
             rejected=array("q", map(int, columns["rejected_characters"])),
             chosen=array("q", map(int, columns["chosen_characters"])),
@@ -229,7 +238,8 @@ def _names(found: set[str], manifest: Mapping[str, Any], *keys: str) -> tuple[st
     return (value,) if isinstance(value, str) and value else ()
 
 
-def _closed_counts(run: RunFolder, pairs: int, read: Callable[[], None]) -> Counts:
+def _closed_counts(run: RunFolder, pairs: Sequence[int], read: Callable[[], None]) -> Counts:
+    paired = pairs[-1] + 1 if pairs else 0
     drops = Counter[tuple[Stage, DropReason]]()
     for drop in read_jsonl(run.file(DROPPED), Dropped):
         drops[drop.stage, drop.reason] += 1
@@ -241,15 +251,16 @@ def _closed_counts(run: RunFolder, pairs: int, read: Callable[[], None]) -> Coun
         loaded += 1
         read()
     at_load = sum(count for (stage, _), count in drops.items() if stage is Stage.LOAD)
-    if loaded + at_load != pairs + dropped:
+    if loaded + at_load != paired + dropped:
         raise RunError(
-            f"{run.path}: the counts do not close: {loaded + at_load} prompts in, but {pairs} "
-            f"pairs + {dropped} dropped = {pairs + dropped}; run `clair-apo generate` again"
+            f"{run.path}: the counts do not close: {loaded + at_load} prompts in, but {paired} "
+            f"paired + {dropped} dropped = {paired + dropped}; run `clair-apo generate` again"
         )
     order = {stage: place for place, stage in enumerate(Stage)}
     return Counts(
         prompts=loaded + at_load,
-        pairs=pairs,
+        paired=paired,
+        pairs=len(pairs),
         dropped=dropped,
         drops=tuple(
             DropCount(stage=stage, reason=reason, count=drops[stage, reason])
@@ -258,7 +269,8 @@ def _closed_counts(run: RunFolder, pairs: int, read: Callable[[], None]) -> Coun
     )
 
 
-def _statistic(measure: _Measure, values: Sequence[float]) -> Statistic:
+def _statistic(measure: _Measure, values: Sequence[float], prompts: Sequence[int]) -> Statistic:
+    """Sum up a number of every pair; `prompts` are the clusters of its interval."""
     several = len(values) > 1
     q1, median, q3 = (
         statistics.quantiles(values, n=4, method="inclusive") if several else [values[0]] * 3
@@ -268,7 +280,7 @@ def _statistic(measure: _Measure, values: Sequence[float]) -> Statistic:
         label=measure.label,
         meaning=measure.meaning,
         unit=measure.unit,
-        mean=mean_interval(values),
+        mean=mean_interval(values, clusters=prompts),
         sd=statistics.stdev(values) if several else None,
         minimum=min(values),
         q1=q1,

@@ -156,10 +156,16 @@ def _sums(run: RunFolder, read: Callable[[], None]) -> _Sums:
     """Tokens and cost of the kept pairs, by side and by the model that wrote it."""
     found: dict[tuple[str, str, str], _Tally] = defaultdict(_Tally)
     whole: float | None = 0.0
+    counted: tuple[str, set[tuple[str, ...]]] = ("", set())
     for pair in read_jsonl(run.file(PAIRS), PreferencePair):
+        if pair.id != counted[0]:
+            counted = (pair.id, set())
         for side in ("chosen", "rejected"):
             origin: Origin = getattr(pair.provenance, side)
-            found[side, origin.kind, origin.model].add(origin)
+            # the pairs of a chain are made of the same replies
+            again = bool(origin.request_keys) and origin.request_keys in counted[1]
+            counted[1].add(origin.request_keys)
+            found[side, origin.kind, origin.model].add(origin, again=again)
         cost = pair.provenance.cost
         whole = None if whole is None or cost is None else whole + cost
         read()
@@ -182,8 +188,11 @@ class _Tally:
     completion_tokens: int = 0
     cost: float | None = 0.0
 
-    def add(self, origin: Origin) -> None:
+    def add(self, origin: Origin, *, again: bool) -> None:
+        """Count a side; of one whose replies were counted before, nothing but the pair."""
         self.pairs += 1
+        if again:
+            return
         self.prompt_tokens += origin.prompt_tokens
         self.completion_tokens += origin.completion_tokens
         cost = 0.0 if origin.kind == "given" else origin.cost

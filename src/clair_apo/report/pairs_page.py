@@ -19,6 +19,7 @@ from clair_apo.alignment import Block, blocks
 from clair_apo.files import read_jsonl
 from clair_apo.records import (
     STAGE_TITLES,
+    ChainStep,
     Contrast,
     Conversation,
     Dropped,
@@ -119,6 +120,8 @@ class PairCard(Record):
     """Levenshtein distance as a share of the longer text."""
     change: int
     """Length of the chosen answer minus that of the rejected one, in characters."""
+    step: ChainStep | None
+    """In the chain of a revision's edits."""
 
 
 def render_page(
@@ -202,6 +205,7 @@ def _card(pair: PreferencePair) -> PairCard:
         contrast=pair.contrast,
         share=pair.contrast.levenshtein_share,
         change=length_change(pair.contrast),
+        step=pair.provenance.step,
     )
 
 

@@ -20,7 +20,10 @@ def counts_line(summary: ContrastSummary) -> str:
     for drop in counts.drops:
         reasons[drop.reason.value] += drop.count
     why = ", ".join(f"{reason} {reasons[reason]}" for reason in sorted(reasons))
-    line = f"{counts.prompts} prompts in = {counts.pairs} pairs + {counts.dropped} dropped"
+    pairs = f"{counts.pairs} pairs"
+    if counts.pairs != counts.paired:
+        pairs = f"{counts.paired} with {pairs}"
+    line = f"{counts.prompts} prompts in = {pairs} + {counts.dropped} dropped"
     return f"{line} ({why})" if why else line
 
 

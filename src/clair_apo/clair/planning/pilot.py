@@ -5,6 +5,7 @@ what it asks is not asked again. The projection takes the pilot's prompts for a 
 """
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -172,10 +173,10 @@ def _project(
     run: Path, generated: Generated, uses: Sequence[_Use], rest: int, seconds: float | None
 ) -> Pilot:
     n = generated.prompts
-    kept = share_interval(generated.pairs, n)
-    edits = [
-        pair.contrast.levenshtein_share for pair in read_jsonl(run / PAIRS.name, PreferencePair)
-    ]
+    kept = share_interval(generated.paired, n)
+    pairs = list(read_jsonl(run / PAIRS.name, PreferencePair))
+    edits = [pair.contrast.levenshtein_share for pair in pairs]
+    prompts = [pair.id for pair in pairs]
     costs = [use.costs() for use in uses]
     known = [cost for cost in costs if cost is not None]
     # of each prompt, over all models
@@ -188,14 +189,22 @@ def _project(
         kept=kept,
         parsed=_parsed(run),
         drops={reason: share_interval(count, n) for reason, count in generated.dropped.items()},
-        edit_ratio=mean_interval(edits) if edits else None,
+        edit_ratio=mean_interval(edits, clusters=prompts) if edits else None,
         models=tuple(use.intervals() for use in uses),
         spent=sum(each) if each else None,
         rest_cost=cost.times(rest) if cost else None,
-        rest_pairs=Interval(n=n, mean=kept.value, low=kept.low, high=kept.high).times(rest),
+        rest_pairs=_pairs_a_prompt(kept, prompts, n).times(rest),
         seconds=seconds,
         rest_seconds=seconds / n * rest if seconds is not None else None,
     )
+
+
+def _pairs_a_prompt(kept: Share, prompts: Sequence[str], n: int) -> Interval:
+    """Pairs of each of n prompts, those that were dropped included; `prompts` of all pairs."""
+    each = Counter(prompts)
+    if len(each) == len(prompts):
+        return Interval(n=n, mean=kept.value, low=kept.low, high=kept.high)
+    return mean_interval([*each.values(), *[0] * (n - len(each))])
 
 
 def _parsed(run: Path) -> Share | None:

@@ -9,7 +9,8 @@ from unicodedata import combining, normalize
 
 from rapidfuzz.distance import Indel
 
-from clair_apo.clair.revision.placed import EditError, PlacedEdit, apply_placed
+from clair_apo.clair.revision.placed import EditError, apply_placed
+from clair_apo.records import PlacedEdit
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def _located(answer: str, edit: Edit, fold: bool) -> LocatedEdit:
         return LocatedEdit(edit, _placed_folded(answer, edit, fold), folded=True)
     if answer.find(edit.find, start + 1) >= 0:
         raise EditError([f"an edit names text that stands there twice: {_short(edit.find)}"])
-    place = PlacedEdit(start, start + len(edit.find), edit.replace)
+    place = PlacedEdit(start=start, end=start + len(edit.find), replace=edit.replace)
     return LocatedEdit(edit, place, folded=False)
 
 
@@ -130,7 +131,7 @@ def _placed_folded(answer: str, edit: Edit, fold: bool) -> PlacedEdit:
                 f"{_short(edit.find)}"
             ]
         )
-    return PlacedEdit(start, end, written)
+    return PlacedEdit(start=start, end=end, replace=written)
 
 
 def _in_the_case_of(stands: str, copied: str, written: str) -> str | None:

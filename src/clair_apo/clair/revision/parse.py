@@ -45,9 +45,9 @@ from clair_apo.clair.revision.reply_text import (
 )
 from clair_apo.clair.revision.sections import Section, SectionError, tagged, without_reasoning
 from clair_apo.clair.revision.segments import SegmentChange
-from clair_apo.records import DropReason, Located
+from clair_apo.records import DropReason, Located, PlacedEdit
 
-PARSER_VERSION = 5
+PARSER_VERSION = 6
 """Goes up whenever the same reply may be read differently; runs rebuild their revisions then."""
 
 
@@ -59,11 +59,13 @@ class ParsedRevision:
         text: the revised answer.
         rationale: the reasoning.
         located: how edits were found in the answer; None in other formats.
+        edits: what was put where in the answer, in its order; None in the format `full`.
     """
 
     text: str
     rationale: str
     located: Located | None = None
+    edits: tuple[PlacedEdit, ...] | None = None
 
 
 @dataclass(frozen=True)

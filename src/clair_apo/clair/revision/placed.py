@@ -1,7 +1,8 @@
 """Puts new passages into a text by their positions; what lies between them is copied unchanged."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from clair_apo.records import PlacedEdit
 
 
 class EditError(ValueError):
@@ -14,15 +15,6 @@ class EditError(ValueError):
     def __init__(self, faults: Sequence[str]) -> None:
         super().__init__("; ".join(faults))
         self.faults = tuple(faults)
-
-
-@dataclass(frozen=True)
-class PlacedEdit:
-    """What is to stand in a text from position `start` to, and without, position `end`."""
-
-    start: int
-    end: int
-    replace: str
 
 
 def apply_placed(text: str, edits: Sequence[PlacedEdit]) -> str:

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from clair_apo.clair.revision.placed import EditError, PlacedEdit, apply_placed
+from clair_apo.clair.revision.placed import EditError, apply_placed
+from clair_apo.records import PlacedEdit
 
 LONG = 240
 """Characters of a line from which on a list item, too, is cut at the ends of its sentences."""
@@ -189,7 +190,8 @@ class _Places:
         if first.begins_line and _is_wide(blanks):
             indentation = blanks
         start = self._starts[change.first - 1] + len(first.before) - len(first.indentation)
-        return PlacedEdit(start, self._end_of_text(change.last), indentation + text.strip())
+        end = self._end_of_text(change.last)
+        return PlacedEdit(start=start, end=end, replace=indentation + text.strip())
 
     def without(self, first: int, last: int) -> PlacedEdit:
         """Delete segments, and all gaps around them but one."""
@@ -201,12 +203,13 @@ class _Places:
             begun = [each.indentation for each in gone if each.begins_line]
             indentation = begun[-1] if begun else ""
         if not before:
-            return PlacedEdit(0, end, indentation)
+            return PlacedEdit(start=0, end=end, replace=indentation)
         gaps = [before[-1].after, *(each.after for each in gone)]
         gap = gaps[-1]
         if last < len(self._segments):
             gap = max(gaps, key=lambda gap: len(_BREAK.findall(gap)))
-        return PlacedEdit(self._end_of_text(first - 1), end, gap + indentation)
+        start = self._end_of_text(first - 1)
+        return PlacedEdit(start=start, end=end, replace=gap + indentation)
 
     def _end_of_text(self, number: int) -> int:
         return self._starts[number] - len(self._segments[number - 1].after)

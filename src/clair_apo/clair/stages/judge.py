@@ -14,9 +14,10 @@ from clair_apo.advice.comparisons import agreement, both_orders, read_both_order
 from clair_apo.clair.prompt_state import PromptState, StageOutput, drop
 from clair_apo.clair.stages.context import StageContext
 from clair_apo.console import say
-from clair_apo.llm import Answer, Dialogue
+from clair_apo.llm import Answer, ChatRequest, Dialogue
 from clair_apo.llm.judge import Judge, read_confirmation
 from clair_apo.records import (
+    Dropped,
     DropReason,
     Judgement,
     PreferencePair,
@@ -205,19 +206,46 @@ def sum_up_judgements(judgements: Iterable[Judgement]) -> dict[str, Any]:
 
 
 def verify(state: PromptState, context: StageContext) -> Dialogue[StageOutput]:
-    """Keep a pair if the judge confirms it and, for a control, rejects the swapped claim."""
-    pair, judge = state.pair, context.judge
-    assert pair is not None
-    chosen, rejected = pair.chosen[-1].content, pair.rejected[-1].content
-    control = context.controls.holds(pair.id)
-    claims = [(chosen, rejected), (rejected, chosen)] if control else [(chosen, rejected)]
-    answers = yield tuple(judge.confirm(pair.prompt, better, worse) for better, worse in claims)
+    """Keep each pair that the judge confirms, for a control only if it rejects the swapped claim.
+
+    A prompt is dropped where none of its pairs is kept.
+    """
+    claims = [_claims(pair, context) for pair in state.pairs]
+    answers = yield tuple(claim for of_pair in claims for claim in of_pair)
     failed = next((answer for answer in answers if answer.completion is None), None)
     if failed:
         return drop(state, Stage.VERIFY, DropReason.REQUEST_FAILED, failed.failure, "")
+    kept, verifications = list[PreferencePair](), list[Verification]()
+    refused: Dropped | None = None
+    replies = iter(answers)
+    for pair, of_pair in zip(state.pairs, claims, strict=True):
+        own = tuple(islice(replies, len(of_pair)))
+        verification = _verification(pair, context.judge, own)
+        verifications.append(verification)
+        fault = _fault(verification)
+        if fault is None:
+            kept.append(_with_provenance(pair, verification, context.judge))
+            continue
+        raw = "\n\n".join(answer.completion.text for answer in own if answer.completion)
+        refused = drop(state, Stage.VERIFY, DropReason.JUDGE_REJECTED, fault, raw).dropped
+    return StageOutput((*kept, *verifications), None if kept else refused)
+
+
+def _claims(pair: PreferencePair, context: StageContext) -> list[ChatRequest]:
+    """The questions whether chosen is better and, about a control, also whether rejected is."""
+    chosen, rejected = pair.chosen[-1].content, pair.rejected[-1].content
+    claims = [context.judge.confirm(pair.prompt, chosen, rejected)]
+    if context.controls.holds(pair.id):
+        claims.append(context.judge.confirm(pair.prompt, rejected, chosen))
+    return claims
+
+
+def _verification(pair: PreferencePair, judge: Judge, answers: Sequence[Answer]) -> Verification:
     verdicts = [read_confirmation(answer) for answer in answers]
-    verification = Verification(
+    step, control = pair.provenance.step, len(verdicts) > 1
+    return Verification(
         pair_id=pair.id,
+        last_edit=step.last if step else None,
         confirmed=verdicts[0],
         control_confirmed=verdicts[1] if control else None,
         control=control,
@@ -225,17 +253,14 @@ def verify(state: PromptState, context: StageContext) -> Dialogue[StageOutput]:
         request_keys=tuple(answer.request.key for answer in answers),
         **_tokens_of(answers),
     )
-    fault = _fault(verification)
-    if fault is None:
-        return StageOutput((_with_provenance(pair, verification, judge), verification))
-    raw = "\n\n".join(answer.completion.text for answer in answers if answer.completion)
-    refused = drop(state, Stage.VERIFY, DropReason.JUDGE_REJECTED, fault, raw)
-    return StageOutput((verification,), refused.dropped)
 
 
 def claims_of(state: PromptState, context: StageContext) -> int:
-    """How many questions `verify` puts to the judge: two about a control, else one."""
-    return 1 + context.controls.holds(state.prompt.id)
+    """How many questions `verify` puts to the judge: of each pair two if it is a control, or one.
+
+    Of a prompt that has no pair yet one is assumed.
+    """
+    return (1 + context.controls.holds(state.prompt.id)) * max(len(state.pairs), 1)
 
 
 def _fault(verification: Verification) -> str | None:

@@ -9,6 +9,7 @@ from clair_apo.clair.recipes import Sides
 from clair_apo.clair.stages.context import StageContext
 from clair_apo.llm import Dialogue
 from clair_apo.records import (
+    ChainStep,
     Contrast,
     Message,
     Origin,
@@ -60,8 +61,28 @@ def make_pair(state: PromptState, context: StageContext) -> Dialogue[StageOutput
     if cause:
         raw = (state.revision or sides.chosen).text
         return drop(state, Stage.PAIR, cause.reason, cause.detail, raw)
+    return StageOutput((pair_of(state, context, sides),))
+
+
+def pair_of(
+    state: PromptState,
+    context: StageContext,
+    sides: Sides,
+    *,
+    step: ChainStep | None = None,
+    pairs: int = 1,
+) -> PreferencePair:
+    """A pair of a prompt, with its contrast and provenance.
+
+    Args:
+        state: the prompt.
+        context: the recipe and the models.
+        sides: the better answer and the other one.
+        step: where the pair stands in a chain.
+        pairs: how many pairs share what was paid for the prompt.
+    """
     chosen, rejected = sides.chosen.text, sides.rejected.text
-    pair = PreferencePair(
+    return PreferencePair(
         id=state.prompt.id,
         recipe=context.recipe_name,
         prompt=state.prompt.messages,
@@ -69,9 +90,8 @@ def make_pair(state: PromptState, context: StageContext) -> Dialogue[StageOutput
         rejected=(Message(role="assistant", content=rejected),),
         rationale=state.revision.rationale if state.revision else "",
         contrast=measure_contrast(chosen=chosen, rejected=rejected),
-        provenance=_provenance(state, sides, context),
+        provenance=_provenance(state, context, sides, step, pairs),
     )
-    return StageOutput((pair,))
 
 
 def _cause(state: PromptState, sides: Sides, gate: Gate) -> DropCause | None:
@@ -84,8 +104,15 @@ def _cause(state: PromptState, sides: Sides, gate: Gate) -> DropCause | None:
     return gate.check_pair(messages, chosen=sides.chosen.text, rejected=sides.rejected.text)
 
 
-def _provenance(state: PromptState, sides: Sides, context: StageContext) -> Provenance:
+def _provenance(
+    state: PromptState,
+    context: StageContext,
+    sides: Sides,
+    step: ChainStep | None,
+    pairs: int,
+) -> Provenance:
     revision, judgement, template = state.revision, state.judgement, context.template
+    whole_cost = _whole_cost(state, context)
     judge = context.judge if judgement and context.clients.judge else None
     return Provenance(
         source=state.prompt.source,
@@ -96,10 +123,11 @@ def _provenance(state: PromptState, sides: Sides, context: StageContext) -> Prov
         judge_cost=context.cost(judgement) if judgement else None,
         judge_digest=judge.digest if judge else None,
         judge_sampling=judge.chat.spec.sampling if judge else None,
-        cost=_whole_cost(state, context),
+        cost=None if whole_cost is None else whole_cost / pairs,
         format=revision.format if revision else None,
         direction=revision.direction if revision else None,
         template_digest=template.digest if revision and template else None,
+        step=step,
     )
 
 

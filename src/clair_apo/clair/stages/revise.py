@@ -5,7 +5,7 @@ does not have the asked form, or whose edits do not apply, is sent back once wit
 it (`repair_message`). `read_reply` reads a reply and knows of no model.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +21,7 @@ from clair_apo.clair.revision.parse import (
 )
 from clair_apo.clair.revision.placed import EditError, apply_placed
 from clair_apo.clair.revision.reply_parts import ParseError
-from clair_apo.clair.revision.segments import apply_segments
+from clair_apo.clair.revision.segments import place_segments
 from clair_apo.clair.revision.template import RevisionTemplate
 from clair_apo.clair.stages.context import StageContext
 from clair_apo.llm import Answer, CachedChat, ChatRequest, Dialogue
@@ -30,6 +30,7 @@ from clair_apo.records import (
     DropReason,
     Located,
     Message,
+    PlacedEdit,
     Response,
     Revision,
     RevisionFormat,
@@ -111,6 +112,7 @@ def _revision(
         request_keys=tuple(spent.keys),
         sampling=reply.request.sampling,
         located=parsed.located,
+        edits=parsed.edits,
     )
 
 
@@ -174,7 +176,8 @@ def read_reply(
             return _edited(reply, answer, fold)
         if format == "segments":
             named = parse_segments(reply, answer)
-            return ParsedRevision(trimmed(apply_segments(answer, named.changes)), named.rationale)
+            placed = place_segments(answer, named.changes)
+            return ParsedRevision(_edited_text(answer, placed), named.rationale, edits=placed)
     except EditError as error:
         raise ParseError(DropReason.EDIT_NOT_FOUND, *error.faults) from None
     parsed = parse_revision(reply, answer)
@@ -192,11 +195,17 @@ def _edited(reply: str, answer: str, fold: bool) -> ParsedRevision:
     listed = parse_edits(reply, answer)
     edits = locate_edits(answer, listed.edits, fold=fold)
     folded = sum(edit.folded for edit in edits)
+    placed = tuple(edit.place for edit in edits)
     return ParsedRevision(
-        text=trimmed(apply_placed(answer, [edit.place for edit in edits])),
+        text=_edited_text(answer, placed),
         rationale=listed.rationale,
         located=Located(exact=len(edits) - folded, folded=folded),
+        edits=placed,
     )
+
+
+def _edited_text(answer: str, edits: Sequence[PlacedEdit]) -> str:
+    return trimmed(apply_placed(answer, edits))
 
 
 @dataclass

@@ -9,8 +9,16 @@ from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from clair_apo.clair.prompt_state import CANDIDATES, PAIRS, PromptState, StageFile, StageOutput
+from clair_apo.clair.prompt_state import (
+    CANDIDATES,
+    DROPPED_STEPS,
+    PAIRS,
+    PromptState,
+    StageFile,
+    StageOutput,
+)
 from clair_apo.clair.recipes import Recipe
+from clair_apo.clair.stages.chain import make_chain, sum_up_chains
 from clair_apo.clair.stages.context import Role, StageContext
 from clair_apo.clair.stages.judge import (
     choose,
@@ -129,7 +137,7 @@ STAGES: dict[str, StageDef] = {
             run=make_pair,
             files=(PAIRS,),
             role=None,
-            decided_by={"gate"},
+            decided_by={"gate", "pairs"},
             makes="pairs",
         ),
         StageDef(
@@ -152,14 +160,19 @@ STAGES: dict[str, StageDef] = {
 """Every stage by its name, in the order of the data."""
 
 
-def stages_of(recipe: Recipe, *, verified: bool) -> tuple[StageDef, ...]:
+def stages_of(recipe: Recipe, *, verified: bool, chained: bool) -> tuple[StageDef, ...]:
     """The stages of a run in their order, after the prompts are loaded.
 
     Args:
         recipe: names those that ask models.
         verified: whether a judge confirms the pairs; until it has, they are candidates.
+        chained: whether each edit of a revision makes a pair.
     """
-    asking = tuple(STAGES[name] for name in recipe.stages)
-    if not verified:
-        return (*asking, STAGES["pair"])
-    return (*asking, replace(STAGES["pair"], files=(CANDIDATES,)), STAGES["verify"])
+    asking, pairing = tuple(STAGES[name] for name in recipe.stages), STAGES["pair"]
+    output = CANDIDATES if verified else PAIRS
+    if chained:
+        files = (output, DROPPED_STEPS)
+        pairing = replace(pairing, run=make_chain, files=files, sum_up=sum_up_chains)
+    else:
+        pairing = replace(pairing, files=(output,))
+    return (*asking, pairing, STAGES["verify"]) if verified else (*asking, pairing)
