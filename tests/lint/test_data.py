@@ -44,6 +44,24 @@ def test_prompts_of_another_split_are_found_without_being_asked_for(tmp_path):
     assert lint(str(tmp_path / "saved"), split="test").pairs == 11
 
 
+def test_splits_of_one_kind_may_share_their_prompts(tmp_path):
+    rows = Dataset.from_list(sound_pairs(20))
+    names = ("train_prefs", "train_sft", "test_prefs")
+    DatasetDict(dict.fromkeys(names, rows)).save_to_disk(tmp_path / "saved")
+    report = lint(str(tmp_path / "saved"), split="train_prefs")
+    assert report.against == (f"{tmp_path / 'saved'}: test_prefs",)
+    both = lint(str(tmp_path / "saved"), split="test_prefs").against
+    assert both == tuple(f"{tmp_path / 'saved'}: {name}" for name in names[:2])
+
+
+def test_half_a_character_makes_a_row_unreadable(tmp_path):
+    rows = sound_pairs(3)
+    rows[1]["rejected"] += " \ud83d"
+    found = finding(linted(tmp_path, rows), "unreadable")
+    assert found.examples[0].row.endswith("pairs.jsonl:2")
+    assert "half a surrogate pair" in found.examples[0].detail
+
+
 def test_prompts_of_other_data_are_found_whatever_its_form(tmp_path):
     rows = sound_pairs(40)
     near = rows[8]["prompt"].replace("Tell", "Please tell") + " Thank you."

@@ -73,8 +73,8 @@ def pair_from_row(row: Mapping[str, Any], where: str) -> TrainingPair:
 
     Raises:
         EmptyTextError: a prompt or an answer without text.
-        DataError: missing column, turns in an impossible order, or a
-            `weight` that is no number from 0 up.
+        DataError: missing column, turns in an impossible order, half a character, or a `weight`
+            that is no number from 0 up.
     """
     pair = _pair(row, where)
     weight = row.get("weight")
@@ -113,12 +113,13 @@ def _pair(row: Mapping[str, Any], where: str) -> TrainingPair:
 
 
 def _text_pair(prompt: str, chosen: str, rejected: str, where: str) -> TrainingPair:
+    as_messages = []
     for column, text in zip(COLUMNS, (prompt, chosen, rejected), strict=True):
         if not text.strip():
             raise EmptyTextError(f"{where}: {column!r} is empty; remove the row or fill it in")
-    same_as_messages = conversation(prompt, where, "prompt")
+        as_messages.append(conversation(text, where, column))
     return TrainingPair(
-        id=prompt_id(same_as_messages), prompt=prompt, chosen=chosen, rejected=rejected
+        id=prompt_id(as_messages[0]), prompt=prompt, chosen=chosen, rejected=rejected
     )
 
 

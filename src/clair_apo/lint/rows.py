@@ -11,6 +11,7 @@ from clair_apo.ingest.pairs import COLUMNS, EmptyTextError, TrainingPair, pair_f
 from clair_apo.ingest.rows import read_rows
 from clair_apo.records import Conversation
 
+_HELD_OUT = ("test", "valid", "dev", "eval", "held")
 RUN_PAIRS = "pairs.jsonl"
 """The file of a run folder that holds its pairs."""
 
@@ -66,6 +67,11 @@ def data_path(name: str) -> str:
     """The name of the data: of a run folder that of its pairs."""
     path = Path(name).expanduser()
     return str(path / RUN_PAIRS) if (path / RUN_PAIRS).is_file() else name
+
+
+def is_held_out(split: str) -> bool:
+    """Whether a split is one for tests, by its name: `test`, `validation`, `test_prefs`."""
+    return any(word in split.lower() for word in _HELD_OUT)
 
 
 def row_count(name: str) -> int:

@@ -13,7 +13,7 @@ from clair_apo.ingest.rows import split_names
 from clair_apo.lint.figures import SideFigures
 from clair_apo.lint.prompts import EarlierRows, OtherPrompts
 from clair_apo.lint.report import Example, Finding, LintReport, by_severity
-from clair_apo.lint.rows import PairRow, Unreadable, data_path, read_pairs, row_count
+from clair_apo.lint.rows import PairRow, Unreadable, data_path, is_held_out, read_pairs, row_count
 from clair_apo.lint.rules import RULES, THRESHOLDS, Severity
 from clair_apo.lint.sides import Hit, look_at_sides
 from clair_apo.lint.tokens import MAX_LENGTH, InTraining
@@ -39,8 +39,8 @@ def lint(
 ) -> LintReport:
     """Look preference pairs over; nothing is written. Progress is shown on standard error.
 
-    The rows are read once, and no more than digests of them are kept. Where the data has several
-    splits, the prompts are compared with those of the others.
+    The rows are read once, and no more than digests of them are kept. Where the data has splits for
+    tests, the prompts are compared with those of the splits of the other kind.
 
     Args:
         pairs: a run folder, a JSON, JSONL or Parquet file, a folder of `datasets`, or a hub name
@@ -59,7 +59,8 @@ def lint(
         raise ConfigError("max_length cuts tokens: name the tokenizer of the model to be trained")
     data = data_path(pairs)
     training = InTraining(tokenizer, max_length or MAX_LENGTH) if tokenizer else None
-    splits = [name for name in split_names(data) if name != split]
+    # several splits of a kind, such as train_prefs and train_sft, may well share their prompts
+    splits = [name for name in split_names(data) if is_held_out(name) != is_held_out(split)]
     other = OtherPrompts(against, splits, data) if against or splits else None
     inspection = _Inspection(training, other)
     with show_progress("lint", row_count(data)) as tell:
