@@ -102,7 +102,7 @@ def test_neither_side_may_hold_a_keyword(tmp_path, chosen, rejected, side):
         assert cause.detail == f"{side} holds the keyword 'ChatGPT'"
 
 
-def test_other_keywords_make_the_pairs_anew_and_the_same_ones_do_not(tmp_path):
+def test_other_keywords_are_another_setting_and_make_the_pairs_anew_without_asking(tmp_path):
     data = write_rows(tmp_path / "data.jsonl", [{"prompt": f"Question {n}?"} for n in range(3)])
     target = Replying([("Question 1?", "the old ChatGPT"), ("", "the old answer")])
     reviser = Replying([("", edit_reply(("old", "new")))])
@@ -110,7 +110,11 @@ def test_other_keywords_make_the_pairs_anew_and_the_same_ones_do_not(tmp_path):
     config = make_config(tmp_path, data, gate={"keywords": path})
     assert run(config, target, reviser).pairs == 3
     asked = len(target.requests) + len(reviser.requests)
+    before = Gate(config.gate).settings
+    path.write_text("# names\nBard\n")
+    assert Gate(config.gate).settings == before  # what it says is the same
     path.write_text("ChatGPT\n")
+    assert Gate(config.gate).settings != before
     done = run(config, target, reviser)
     assert (done.pairs, done.dropped) == (2, {"keyword": 1})
     assert len(target.requests) + len(reviser.requests) == asked

@@ -59,18 +59,18 @@ def test_different_texts_of_the_same_tokens_are_dropped(folder):
     assert "the same 3 tokens" in unknown.detail
 
 
+@pytest.mark.parametrize("form", ["text", "messages"])
 @pytest.mark.parametrize("max_length", [7, 9, 100])
-def test_what_is_left_is_what_trls_trainer_trains_on(folder, max_length, tmp_path):
+def test_what_is_left_is_what_trls_trainer_trains_on(folder, max_length, form, tmp_path):
     from datasets import Dataset
     from transformers import AutoTokenizer
     from trl import DPOTrainer
     from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-    row = {
-        "prompt": [m.model_dump() for m in PROMPT],
-        "chosen": [{"role": "assistant", "content": CHOSEN}],
-        "rejected": [{"role": "assistant", "content": REJECTED}],
-    }
+    sides = {"prompt": PROMPT, "chosen": SIDES[0], "rejected": SIDES[1]}
+    row = {name: [m.model_dump() for m in turns] for name, turns in sides.items()}
+    if form == "text":
+        row = sides = {"prompt": "w1 w2 w3 w9 w9 ", "chosen": CHOSEN, "rejected": REJECTED}
     args = DPOConfig(output_dir=str(tmp_path), max_length=None, report_to=[], use_cpu=True)
     trainer = DPOTrainer(
         folder,
@@ -84,7 +84,7 @@ def test_what_is_left_is_what_trls_trainer_trains_on(folder, max_length, tmp_pat
         ids[mask.bool()].tolist()
         for ids, mask in zip(batch["input_ids"], batch["completion_mask"], strict=True)
     ]
-    left = TrainingTokens(folder, max_length).after_truncation(PROMPT, *SIDES)
+    left = TrainingTokens(folder, max_length).after_truncation(*sides.values())
     assert [left.chosen, left.rejected] == trained
 
 

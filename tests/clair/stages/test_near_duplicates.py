@@ -14,7 +14,7 @@ FIRST = (
 )
 NEAR = FIRST.replace("landlord", "landlady")
 OTHER = "Explain in two sentences why the sky is blue, as you would to a child of six years."
-SYSTEM = "You are a patient assistant. " * 20
+SYSTEM = " ".join(f"Rule {n}: keep to rule number {n}." for n in range(60))
 
 
 def load(folder, *prompts, threshold=0.8, shard=None):
