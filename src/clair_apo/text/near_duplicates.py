@@ -37,7 +37,7 @@ class Match(NamedTuple):
 
 
 class NearDuplicates:
-    """The texts so far, about 400 bytes for each, to look up others in.
+    """The texts so far, to look up others in: about 400 bytes for each, and 60 MB on top.
 
     Args:
         threshold: the Jaccard similarity, 0.7 to 1, from which on texts are near-duplicates.
