@@ -6,7 +6,7 @@ Results go to standard output, what happens meanwhile to standard error.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -182,6 +182,44 @@ def report(
             _print_report(run)
         if training is not None:
             _print_training_report(training)
+
+
+@app.command()
+def lint(
+    pairs: Annotated[str, typer.Argument(help="A run, a JSONL or Parquet file, or a data set.")],
+    split: Annotated[str, typer.Option("--split", help="Of data that has several.")] = "train",
+    against: Annotated[
+        list[str] | None,
+        typer.Option("--against", help="Data whose prompts must not be there; several times."),
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option("--tokenizer", help="Of the model to be trained.")
+    ] = None,
+    max_length: Annotated[
+        int | None, typer.Option("--max_length", min=1, help="Of the training (1024 tokens).")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for lint.json and lint.html.")
+    ] = None,
+    fail_on: Annotated[
+        Literal["error", "warning", "never"],
+        typer.Option("--fail_on", help="The least severity that ends with status 1."),
+    ] = "error",
+) -> None:
+    """Look preference pairs over, ours or anybody's; ends with 1 where there is an error."""
+    with reported_errors():
+        from clair_apo.lint import lint as look_over
+        from clair_apo.lint import lint_table
+        from clair_apo.report import lint_folder, write_lint
+
+        found = look_over(
+            pairs, split=split, against=against or (), tokenizer=tokenizer, max_length=max_length
+        )
+        print_result(lint_table(found))
+        page = write_lint(found, out or lint_folder(pairs))
+        print_result(f"as numbers: {page.with_suffix('.json')}\npage: {page}")
+        if found.fails(fail_on):
+            raise SystemExit(1)
 
 
 @app.command()

@@ -219,6 +219,7 @@ EFFECTS = [
     Effect("gate.preset", "paper", dropped("mentions_revision"), 1, 0),
     Effect("gate.max_edit_ratio", 0.01, dropped("over_edited"), 0, len(KEPT), error=NO_PAIR),
     Effect("gate.length_ratio", (0.5, 0.9), dropped("length_ratio"), 0, len(KEPT), error=NO_PAIR),
+    Effect("gate.max_characters", 13, dropped("too_long"), 0, len(KEPT), error=NO_PAIR),
     Effect("gate.drop_refusals", False, dropped("refused"), 1, 0),
     Effect("gate.drop_mentions", False, dropped("mentions_revision"), 1, 0),
     Effect("verify", True, lambda run: len(run.judge), 0, 3, given={"controls.share": 0.0}),
@@ -402,6 +403,9 @@ ELSEWHERE = {
     "gate.max_length": "tests/clair/filters/test_truncation.py",
     "gate.tokenizer": "tests/clair/filters/test_truncation.py",
     "gate.language_confidence": "tests/clair/filters/test_gate.py",
+    "gate.length_difference": "tests/clair/filters/test_lengths.py",
+    "gate.keywords": "tests/clair/filters/test_keywords.py",
+    "prompts.near_duplicates": "tests/clair/stages/test_near_duplicates.py",
 }
 OF_A_MODEL_ELSEWHERE = {
     "mode": "tests/clair/test_later_answers.py",

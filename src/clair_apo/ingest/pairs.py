@@ -13,6 +13,10 @@ from clair_apo.records import Conversation, Record, prompt_id
 COLUMNS = ("prompt", "chosen", "rejected")
 
 
+class EmptyTextError(DataError):
+    """A prompt or an answer without text."""
+
+
 class TrainingPair(Record):
     """Two answers to one prompt: all three as plain text, or all three as messages."""
 
@@ -68,8 +72,9 @@ def pair_from_row(row: Mapping[str, Any], where: str) -> TrainingPair:
         where: file and line, for errors.
 
     Raises:
-        DataError: missing column, empty prompt or answer, turns in an impossible order, or a
-            `weight` that is no number from 0 up.
+        EmptyTextError: a prompt or an answer without text.
+        DataError: missing column, turns in an impossible order, half a character, or a `weight`
+            that is no number from 0 up.
     """
     pair = _pair(row, where)
     weight = row.get("weight")
@@ -108,12 +113,13 @@ def _pair(row: Mapping[str, Any], where: str) -> TrainingPair:
 
 
 def _text_pair(prompt: str, chosen: str, rejected: str, where: str) -> TrainingPair:
+    as_messages = []
     for column, text in zip(COLUMNS, (prompt, chosen, rejected), strict=True):
         if not text.strip():
-            raise DataError(f"{where}: {column!r} is empty; remove the row or fill it in")
-    same_as_messages = conversation(prompt, where, "prompt")
+            raise EmptyTextError(f"{where}: {column!r} is empty; remove the row or fill it in")
+        as_messages.append(conversation(text, where, column))
     return TrainingPair(
-        id=prompt_id(same_as_messages), prompt=prompt, chosen=chosen, rejected=rejected
+        id=prompt_id(as_messages[0]), prompt=prompt, chosen=chosen, rejected=rejected
     )
 
 
@@ -124,7 +130,7 @@ def _check_turns(
         raise DataError(f"{where}: 'prompt' must end with the user's turn")
     for column, turns in zip(COLUMNS, (prompt, chosen, rejected), strict=True):
         if turns and not turns[-1].content.strip():
-            raise DataError(f"{where}: {column!r} is empty; remove the row or fill it in")
+            raise EmptyTextError(f"{where}: {column!r} is empty; remove the row or fill it in")
         if column != "prompt" and (not turns or turns[0].role != "assistant"):
             raise DataError(f"{where}: {column!r} must answer the prompt with the assistant's turn")
 

@@ -10,6 +10,7 @@
     training_run    a training's folder -> its metrics over the steps, and figures of them
 
     evaluation_page  an evaluation's folder -> evaluation.html
+    lint_page        what a lint found -> lint.json, lint.html
 
     rounds_page     the folder of rounds -> rounds.html
 
@@ -21,6 +22,7 @@ It knows run folders and nothing of what made them: no models, no revisions, no 
 
 from clair_apo.report.contrast import ContrastSummary, summarise
 from clair_apo.report.evaluation_page import write_evaluation_page
+from clair_apo.report.lint_page import lint_folder, write_lint
 from clair_apo.report.rounds_page import write_rounds_page
 from clair_apo.report.terminal import contrast_table, counts_line, verification_lines
 from clair_apo.report.training_page import TrainingReport, write_training_report
@@ -34,9 +36,11 @@ __all__ = [
     "contrast_table",
     "counts_line",
     "find_training",
+    "lint_folder",
     "summarise",
     "verification_lines",
     "write_evaluation_page",
+    "write_lint",
     "write_report",
     "write_rounds_page",
     "write_training_report",

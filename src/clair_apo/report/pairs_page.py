@@ -48,6 +48,7 @@ SAMPLE_SEED = 0
 
 REASON_SENTENCES = {
     DropReason.DUPLICATE: "the same prompt stood in the data before",
+    DropReason.NEAR_DUPLICATE: "nearly the same prompt stood in the data before",
     DropReason.EMPTY: "the answer or the revision has no text",
     DropReason.CUT: "ran into the token limit",
     DropReason.REFUSED: "the reviser declined",
@@ -61,6 +62,9 @@ REASON_SENTENCES = {
     DropReason.OVER_EDITED: "the revision changes more than the gate allows",
     DropReason.IDENTICAL_AFTER_TRUNCATION: "the same tokens in training, or none",
     DropReason.LENGTH_RATIO: "the chosen side is too short or too long beside the rejected one",
+    DropReason.LENGTH_DIFFERENCE: "one side is too many characters longer than the other",
+    DropReason.TOO_LONG: "one side has too many characters",
+    DropReason.KEYWORD: "a side holds one of the keywords that no side may hold",
     DropReason.LANGUAGE_CHANGED: "the sides are in different languages",
     DropReason.MENTIONS_REVISION: "the revision speaks of being one",
     DropReason.CHECKS_FAILED: "the chosen side does not pass every check",

@@ -25,13 +25,13 @@ from clair_apo.errors import ConfigError, DataError
 from clair_apo.files import first_fault
 from clair_apo.records import digest
 from clair_apo.text.detectors import language_of
+from clair_apo.text.markup import LIST_ITEM
 from clair_apo.text.repetition import sentences
 
 SECONDS = 2.0
 """How long a regular expression may look at one answer."""
 LANGUAGE_CONFIDENCE = 0.95
 """How sure the language of an answer must be for `language`, as in the gate's strict preset."""
-_LIST_ITEM = re.compile(r"(?m)^\s*(?:[-*+\u2022]|\(?\d{1,3}[.):]|\(?[a-zA-Z][.)])\s+\S")
 
 _Count = Annotated[int, Field(ge=0)]
 
@@ -184,7 +184,7 @@ _TESTS: dict[str, Callable[[str, Any], bool]] = {
     "lacks": lambda answer, pattern: not _found(answer, pattern),
     "max_sentences": lambda answer, most: len(sentences(answer)) <= most,
     "max_words": lambda answer, most: len(answer.split()) <= most,
-    "no_list": lambda answer, _: _LIST_ITEM.search(answer) is None,
+    "no_list": lambda answer, _: LIST_ITEM.search(answer) is None,
     "language": lambda answer, code: language_of(answer, LANGUAGE_CONFIDENCE) in (code, None),
     "json_": _is_json,
     "contains_any": lambda answer, texts: any(

@@ -13,10 +13,10 @@ from clair_apo.clair.filters.contamination import (
     NGRAM,
     SHORTEST_PASSAGE,
     ContaminationIndex,
-    words_of,
 )
 from clair_apo.errors import DataError
 from clair_apo.records import Dropped, DropReason, Prompt, Stage
+from clair_apo.text.words import words_of
 from tests.helpers.clair_runs import Replying, edit_reply, make_config, run, write_rows
 
 WORDS = [f"word{n}" for n in range(40)]

@@ -6,7 +6,7 @@ from trl import DPOConfig
 from clair_apo.clair import Gate, GateConfig
 from clair_apo.clair.filters.truncation import TrainingTokens
 from clair_apo.errors import ConfigError, ModelNotFoundError
-from clair_apo.records import DropReason
+from clair_apo.records import DropReason, Message
 from tests.helpers.clair_runs import (
     Replying,
     edit_reply,
@@ -20,6 +20,7 @@ from tests.helpers.tiny_chat import save_tiny_chat
 
 PROMPT = user("w1 w2 w3")
 CHOSEN, REJECTED = "w4 w5 w6 w7", "w4 w5 w8 w7"
+SIDES = tuple((Message(role="assistant", content=text),) for text in (CHOSEN, REJECTED))
 # <user> w1 w2 w3 <eos> <assistant> are 6 tokens; the sides part at their third
 PROMPT_TOKENS, ALIKE = 6, 2
 
@@ -30,11 +31,11 @@ def folder(tmp_path_factory):
 
 
 def test_a_pair_is_cut_where_the_training_length_ends(folder):
-    left = TrainingTokens(folder, PROMPT_TOKENS + 3).after_truncation(PROMPT, CHOSEN, REJECTED)
+    left = TrainingTokens(folder, PROMPT_TOKENS + 3).after_truncation(PROMPT, *SIDES)
     assert len(left.chosen) == len(left.rejected) == 3
     assert left.chosen[:ALIKE] == left.rejected[:ALIKE]
     assert left.chosen[ALIKE] != left.rejected[ALIKE]
-    whole = TrainingTokens(folder, 1000).after_truncation(PROMPT, CHOSEN, REJECTED)
+    whole = TrainingTokens(folder, 1000).after_truncation(PROMPT, *SIDES)
     assert len(whole.chosen) == 5  # four words and <eos>
     assert whole.chosen[:3] == left.chosen
 
@@ -58,18 +59,18 @@ def test_different_texts_of_the_same_tokens_are_dropped(folder):
     assert "the same 3 tokens" in unknown.detail
 
 
+@pytest.mark.parametrize("form", ["text", "messages"])
 @pytest.mark.parametrize("max_length", [7, 9, 100])
-def test_what_is_left_is_what_trls_trainer_trains_on(folder, max_length, tmp_path):
+def test_what_is_left_is_what_trls_trainer_trains_on(folder, max_length, form, tmp_path):
     from datasets import Dataset
     from transformers import AutoTokenizer
     from trl import DPOTrainer
     from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-    row = {
-        "prompt": [m.model_dump() for m in PROMPT],
-        "chosen": [{"role": "assistant", "content": CHOSEN}],
-        "rejected": [{"role": "assistant", "content": REJECTED}],
-    }
+    sides = {"prompt": PROMPT, "chosen": SIDES[0], "rejected": SIDES[1]}
+    row = {name: [m.model_dump() for m in turns] for name, turns in sides.items()}
+    if form == "text":
+        row = sides = {"prompt": "w1 w2 w3 w9 w9 ", "chosen": CHOSEN, "rejected": REJECTED}
     args = DPOConfig(output_dir=str(tmp_path), max_length=None, report_to=[], use_cpu=True)
     trainer = DPOTrainer(
         folder,
@@ -83,7 +84,7 @@ def test_what_is_left_is_what_trls_trainer_trains_on(folder, max_length, tmp_pat
         ids[mask.bool()].tolist()
         for ids, mask in zip(batch["input_ids"], batch["completion_mask"], strict=True)
     ]
-    left = TrainingTokens(folder, max_length).after_truncation(PROMPT, CHOSEN, REJECTED)
+    left = TrainingTokens(folder, max_length).after_truncation(*sides.values())
     assert [left.chosen, left.rejected] == trained
 
 
@@ -149,7 +150,7 @@ def test_the_targets_tokenizer_is_that_of_the_targets_revision(
 
 def test_a_tokenizer_that_cannot_be_used_is_named(tmp_path):
     with pytest.raises(ModelNotFoundError, match="no such folder"):
-        TrainingTokens(str(tmp_path / "gone"), 9).after_truncation(PROMPT, CHOSEN, REJECTED)
+        TrainingTokens(str(tmp_path / "gone"), 9).after_truncation(PROMPT, *SIDES)
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ConfigError, match="cannot be loaded"):
-        TrainingTokens(str(tmp_path), 9).after_truncation(PROMPT, CHOSEN, REJECTED)
+        TrainingTokens(str(tmp_path), 9).after_truncation(PROMPT, *SIDES)

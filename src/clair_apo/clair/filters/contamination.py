@@ -10,8 +10,6 @@ Only the test sets are held in memory, as 64-bit digests of their n-grams: 12 by
 
 import functools
 import hashlib
-import re
-import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +19,7 @@ import numpy.typing as npt
 from clair_apo.errors import DataError
 from clair_apo.ingest.rows import QUESTION_COLUMNS, questions_from_row, read_rows
 from clair_apo.records import Dropped, DropReason, Prompt, Record, Stage, canonical_json
+from clair_apo.text.words import words_of
 
 NGRAM = 13
 """Words in a row that make an overlap, by default."""
@@ -28,10 +27,6 @@ SHORTEST_PASSAGE = 8
 """A test text of fewer words must be the whole message, not a part of it."""
 TEST_SPLITS = ("test", "validation", "train")
 """Of a data set with several splits the first of these is the test set."""
-
-# Chinese and Japanese do not part words: there a character is a word
-_UNPARTED = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_WORD = re.compile(rf"[{_UNPARTED}]|[^\W{_UNPARTED}]+")
 
 Digests = npt.NDArray[np.uint64]
 
@@ -138,11 +133,6 @@ class ContaminationIndex:
             grams.setdefault(n, []).append((_ngrams(_digests(words), n), number))
         elif words:
             self._whole.setdefault(" ".join(words), number)
-
-
-def words_of(text: str) -> list[str]:
-    """The words of a text as they are compared: no case, no punctuation, no ligatures."""
-    return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
 
 
 def _questions(name: str) -> Iterator[tuple[str, str]]:

@@ -11,6 +11,7 @@ from unicodedata import normalize
 from pydantic import AfterValidator, Field, model_validator
 
 from clair_apo.alignment import edit_distance
+from clair_apo.clair.filters.keywords import Keywords
 from clair_apo.clair.filters.truncation import RowRefusedError, TrainingTokens
 from clair_apo.config import Section, UserPath
 from clair_apo.errors import ConfigError
@@ -22,6 +23,9 @@ from clair_apo.text.detectors import is_refusal, language_of, mention_of_revisio
 GATE_VERSION = 4
 """Goes up whenever the same rows may get another result; runs rebuild their pairs then."""
 
+_LATER = ("length_difference", "max_characters")
+"""Thresholds that came after run folders were written: unset they are no setting of a run."""
+
 _NOT_WHOLE = "nothing says that the model came to the end of its answer"
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -29,6 +33,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper": {
         "max_edit_ratio": None,
         "length_ratio": None,
+        "length_difference": None,
+        "max_characters": None,
         "max_length": None,
         "language_confidence": None,
         "drop_refusals": False,
@@ -39,6 +45,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "strict": {
         "max_edit_ratio": 0.6,
         "length_ratio": (0.5, 2.0),
+        "length_difference": None,
+        "max_characters": None,
         "max_length": 1024,
         "language_confidence": 0.95,
         "drop_refusals": True,
@@ -67,6 +75,10 @@ class GateConfig(Section):
     at most (0 to 1; over_edited)."""
     length_ratio: Annotated[tuple[float, float], AfterValidator(_ascending)] | None = None
     """Characters of chosen over those of rejected: lowest and highest (length_ratio)."""
+    length_difference: int | None = Field(None, ge=0)
+    """Characters that one side may have more than the other, at most (length_difference)."""
+    max_characters: int | None = Field(None, gt=0)
+    """Characters that either side may have, at most (too_long)."""
     max_length: int | None = Field(None, gt=0)
     """Tokens of prompt and answer that the trainer keeps, as its `max_length`: sides that are equal
     within it, or empty, are dropped (identical_after_truncation), and so is a conversation that
@@ -80,6 +92,9 @@ class GateConfig(Section):
     checks: UserPath | None = None
     """A file of checks (`clair_apo.text.checks`): the chosen side must pass all of them
     (checks_failed)."""
+    keywords: UserPath | None = None
+    """A text file with a word, or `regex:` and an expression, on each line: a pair of which a side
+    holds one of them is dropped (keyword). For words of the chosen side alone, take `checks`."""
     drop_refusals: bool = True
     """Drop a revision that declines where the answer does not (refused)."""
     drop_mentions: bool = True
@@ -182,11 +197,12 @@ class Gate:
         revision: of that tokenizer, where it is a hub name.
 
     Raises:
-        ConfigError: `max_length` without any tokenizer, or `checks` that cannot be read.
+        ConfigError: `max_length` without any tokenizer, or a file of `checks` or `keywords` that
+            cannot be read.
 
     Attributes:
-        settings: what decides about pairs, for the manifest: the thresholds, and of a file of
-            checks a digest of what it says.
+        settings: what decides about pairs, for the manifest: the thresholds, and of the files of
+            checks and keywords a digest of what they say.
     """
 
     def __init__(
@@ -200,11 +216,20 @@ class Gate:
                 "gate.max_length to null"
             )
         self._checks = load_checks(config.checks) if config.checks else ()
-        self.settings = config.model_dump(mode="json", exclude={"checks"})
+        self._keywords = Keywords(config.keywords) if config.keywords else None
+        unset = {name for name in _LATER if getattr(config, name) is None}
+        self.settings = config.model_dump(mode="json", exclude={"checks", "keywords", *unset})
         if config.checks:
             self.settings["checks"] = checks_digest(config.checks)
+        if self._keywords:
+            self.settings["keywords"] = self._keywords.digest
         self._tokens = (
-            TrainingTokens(name, config.max_length, None if config.tokenizer else revision)
+            TrainingTokens(
+                name,
+                config.max_length,
+                None if config.tokenizer else revision,
+                asked_by="gate.tokenizer",
+            )
             if name and config.max_length
             else None
         )
@@ -221,7 +246,7 @@ class Gate:
             return
         try:
             self._tokens.after_truncation(
-                (Message(role="user", content="prompt"),), "chosen", "rejected"
+                (Message(role="user", content="prompt"),), _turn("chosen"), _turn("rejected")
             )
         except RowRefusedError as error:  # a question and its answer: then it takes no row at all
             raise ConfigError(f"gate.tokenizer: {error}") from None
@@ -262,7 +287,7 @@ class Gate:
         """Why two answers make no pair, wherever they are from; None where they do.
 
         Checked is what concerns any pair: whether the sides are equal, in text and in the tokens
-        that training leaves of them, their languages and their lengths, and the checks of the
+        that training leaves of them, their languages, lengths and keywords, and the checks of the
         chosen side.
 
         Args:
@@ -273,7 +298,7 @@ class Gate:
         Raises:
             ConfigError: the tokenizer cannot be loaded, or has no chat template.
             ModelNotFoundError: its name leads nowhere.
-            DataError: a regular expression of a check does not come to an end.
+            DataError: a regular expression of a check or keyword does not come to an end.
         """
         if not chosen.strip() or not rejected.strip():
             return DropCause(DropReason.EMPTY, "one side has no text")
@@ -288,6 +313,8 @@ class Gate:
         return (
             self._language_changed(chosen, rejected)
             or self._length_ratio(chosen, rejected)
+            or self._length(chosen, rejected)
+            or self._keyword(chosen, rejected)
             or self._checks_failed(prompt, chosen)
             or self._identical_after_truncation(prompt, chosen, rejected)
         )
@@ -316,6 +343,29 @@ class Gate:
             f"chosen is {ratio:.2f} times as long as rejected (allowed: {low:g} to {high:g})",
         )
 
+    def _length(self, chosen: str, rejected: str) -> DropCause | None:
+        difference, most = self.config.length_difference, self.config.max_characters
+        apart = abs(len(chosen) - len(rejected))
+        if difference is not None and apart > difference:
+            return DropCause(
+                DropReason.LENGTH_DIFFERENCE,
+                f"the sides differ by {apart:,} characters (allowed: {difference:,})",
+            )
+        for side, text in (("chosen", chosen), ("rejected", rejected)):
+            if most is not None and len(text) > most:
+                return DropCause(
+                    DropReason.TOO_LONG, f"{side} has {len(text):,} characters (allowed: {most:,})"
+                )
+        return None
+
+    def _keyword(self, chosen: str, rejected: str) -> DropCause | None:
+        if self._keywords is None:
+            return None
+        for side, text in (("chosen", chosen), ("rejected", rejected)):
+            if word := self._keywords.find(text):
+                return DropCause(DropReason.KEYWORD, f"{side} holds the keyword {word!r}")
+        return None
+
     def _checks_failed(self, prompt: Conversation, chosen: str) -> DropCause | None:
         asked = prompt[-1].content if prompt else ""
         found = passed(self._checks, asked, chosen)
@@ -333,7 +383,7 @@ class Gate:
         if self._tokens is None:
             return None
         try:
-            left = self._tokens.after_truncation(prompt, chosen, rejected)
+            left = self._tokens.after_truncation(prompt, _turn(chosen), _turn(rejected))
         except RowRefusedError as error:  # no system turns, or roles that must alternate
             return DropCause(
                 DropReason.IDENTICAL_AFTER_TRUNCATION, f"training has no tokens of it: {error}"
@@ -349,6 +399,10 @@ class Gate:
             DropReason.IDENTICAL_AFTER_TRUNCATION,
             f"{same} within the training length of {self._tokens.max_length}",
         )
+
+
+def _turn(text: str) -> Conversation:
+    return (Message(role="assistant", content=text),)
 
 
 def _canonical(text: str) -> str:

@@ -6,7 +6,10 @@ from typing import Any, NamedTuple
 
 from clair_apo.errors import ConfigError
 from clair_apo.models import find_model
-from clair_apo.records import Conversation, Message
+from clair_apo.records import Conversation
+
+Side = str | Conversation
+"""Plain text, or messages."""
 
 
 class RowRefusedError(ValueError):
@@ -24,20 +27,35 @@ class TrainingTokens:
     """Tokenizes pairs as the trainer does, and cuts them as it does.
 
     That is TRL's DPOTrainer with `truncation_mode: keep_start`: prompt and answer are rendered
-    together by the chat template, an answer begins where the two sides part from the prompt, and
-    what lies beyond `max_length` tokens of prompt and answer is cut off.
+    together by the chat template, or joined where they are plain text; an answer begins where the
+    two sides part from the prompt, and what lies beyond `max_length` tokens of prompt and answer is
+    cut off.
 
     Args:
         tokenizer: a folder, a hub name or the embedded model; loaded when first used.
         max_length: tokens of prompt and answer together.
         revision: a commit or tag, where the tokenizer is a hub name.
+        asked_by: the setting that names the tokenizer, for errors.
     """
 
-    def __init__(self, tokenizer: str, max_length: int, revision: str | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: str,
+        max_length: int,
+        revision: str | None = None,
+        *,
+        asked_by: str = "tokenizer",
+    ) -> None:
         self.name, self.max_length, self.revision = tokenizer, max_length, revision
+        self.asked_by = asked_by
 
-    def after_truncation(self, prompt: Conversation, chosen: str, rejected: str) -> TruncatedPair:
+    def after_truncation(self, prompt: Side, chosen: Side, rejected: Side) -> TruncatedPair:
         """The token ids that each of two answers to a prompt trains on.
+
+        Args:
+            prompt: messages, or plain text where the answers are, which no template renders.
+            chosen: the better answer.
+            rejected: the other.
 
         Raises:
             ModelNotFoundError: the tokenizer's name leads nowhere.
@@ -45,15 +63,26 @@ class TrainingTokens:
             RowRefusedError: its chat template does not take this conversation.
         """
         beginning = self._ids(prompt, add_generation_prompt=True)
-        sides = [
-            self._ids((*prompt, Message(role="assistant", content=text)))
-            for text in (chosen, rejected)
-        ]
+        sides = [self._ids(self._joined(prompt, side)) for side in (chosen, rejected)]
         start = min(_shared(beginning, side) for side in sides)
         return TruncatedPair(*(side[start : self.max_length] for side in sides))
 
-    def _ids(self, turns: Conversation, *, add_generation_prompt: bool = False) -> list[int]:
+    def _joined(self, prompt: Side, answer: Side) -> Side:
+        if isinstance(prompt, str) and isinstance(answer, str):
+            end = self._tokenizer.eos_token or ""
+            return prompt + answer.removesuffix(end) + end
+        assert not isinstance(prompt, str) and not isinstance(answer, str)
+        return (*prompt, *answer)
+
+    def _ids(self, turns: Side, *, add_generation_prompt: bool = False) -> list[int]:
         tokenizer = self._tokenizer
+        if isinstance(turns, str):
+            return list(tokenizer(turns)["input_ids"])
+        if tokenizer.chat_template is None:
+            raise ConfigError(
+                f"{self.asked_by} {self.name!r}: has no chat template; name the tokenizer of the "
+                "model to be trained"
+            )
         try:
             encoded = tokenizer.apply_chat_template(
                 [turn.model_dump() for turn in turns],
@@ -78,13 +107,8 @@ class TrainingTokens:
         except Exception as error:  # transformers raises errors of many kinds
             reason = str(error).strip().split("\n")[0]
             raise ConfigError(
-                f"gate.tokenizer {self.name!r}: cannot be loaded ({reason})"
+                f"{self.asked_by} {self.name!r}: cannot be loaded ({reason})"
             ) from None
-        if tokenizer.chat_template is None:
-            raise ConfigError(
-                f"gate.tokenizer {self.name!r}: has no chat template; name the tokenizer of the "
-                "model to be trained, or set gate.max_length to null"
-            )
         return tokenizer
 
 

@@ -1,7 +1,7 @@
 """Loads the prompts of a run: reads, checks and draws them, and drops repeated ones.
 
 This file holds the config of the prompts (`PromptsConfig`), the two readings of the data, and the
-search for duplicates (`SeenPrompts`).
+search for duplicates (`SeenPrompts`) and for near-duplicates (`SimilarPrompts`).
 
 The data is read twice. `survey_prompts` reads all of it before anything is written or asked: a
 faulty last row stops a run at once, and the digest tells whether a folder belongs to other prompts.
@@ -25,6 +25,7 @@ from clair_apo.ingest.arrow_rows import Row
 from clair_apo.ingest.rows import prompt_columns, prompt_from_row, read_rows
 from clair_apo.records import Dropped, DropReason, Prompt, Stage, canonical_json
 from clair_apo.run_folder import Shard
+from clair_apo.text.near_duplicates import NearDuplicates
 
 
 class PromptsConfig(Section):
@@ -48,6 +49,10 @@ class PromptsConfig(Section):
     """Test sets, as `path` names prompts: what shares a passage with one of them is dropped."""
     ngram: int = Field(13, ge=5)
     """Words in a row that make a shared passage; of a shorter question the whole of it."""
+    near_duplicates: float | None = Field(None, ge=0.7, le=1)
+    """Drop a prompt that is as similar to an earlier one: the Jaccard similarity of their runs of
+    three words, estimated by MinHash (0.7 to 1; near_duplicate). System turns do not count. By
+    default only prompts that differ in how they are typed are dropped."""
 
 
 class PromptSurvey(NamedTuple):
@@ -92,9 +97,10 @@ def load_prompts(
 ) -> Iterator[Prompt | Dropped]:
     """Read, check and draw the prompts, in the order of the data.
 
-    A prompt that stood there before, or shares a passage with a test set, becomes a `Dropped` row.
-    Of all prompts, digests of 16 bytes each are held in memory; where `limit` draws some of them,
-    the data is read twice.
+    A prompt that stood there before, or nearly so, or shares a passage with a test set, becomes a
+    `Dropped` row. Of all prompts, digests of 16 bytes each are held in memory, and with
+    `near_duplicates` sketches of about 400 bytes; where `limit` draws some of them, the data is
+    read twice.
 
     Args:
         config: where the prompts are from.
@@ -112,6 +118,7 @@ def load_prompts(
     path = Path(config.path).expanduser()
     folder = f"{path.parent}/" if path.exists() else ""
     seen = SeenPrompts()
+    similar = SimilarPrompts(config.near_duplicates) if config.near_duplicates else None
     found = False
     for number, (where, row) in enumerate(_rows(config)):
         if drawn is not None and number not in drawn:
@@ -119,7 +126,7 @@ def load_prompts(
         prompt = _checked(row, where, config)
         prompt = prompt.model_copy(update={"source": where.removeprefix(folder)})
         # duplicates among all prompts, whatever part of them is asked for
-        duplicate = seen.check(prompt)
+        duplicate = seen.check(prompt) or (similar and similar.check(prompt))
         if shard and not shard.holds(prompt.id):
             continue
         found = True
@@ -189,6 +196,38 @@ class SeenPrompts:
             stage=Stage.LOAD,
             reason=DropReason.DUPLICATE,
             detail=f"{prompt.source}: {how}",
+            raw=prompt.messages[-1].content,
+        )
+
+
+class SimilarPrompts:
+    """The prompts so far, as sketches of what users and assistants say in them.
+
+    Args:
+        threshold: the Jaccard similarity from which on a prompt is a near-duplicate.
+    """
+
+    def __init__(self, threshold: float) -> None:
+        self._texts = NearDuplicates(threshold)
+
+    def check(self, prompt: Prompt) -> Dropped | None:
+        """Remember a new prompt; for a near-duplicate, the dropped row that names the earlier one.
+
+        A near-duplicate is not remembered: prompts are compared with those that stay.
+        """
+        # a system turn that all prompts share would make them alike
+        said = [turn.content for turn in prompt.messages if turn.role != "system"]
+        match = self._texts.check("\n".join(said), prompt.id)
+        if match is None:
+            return None
+        return Dropped(
+            id=prompt.id,
+            stage=Stage.LOAD,
+            reason=DropReason.NEAR_DUPLICATE,
+            detail=(
+                f"{prompt.source}: prompt {match.name} stood there before, and is alike by "
+                f"{match.similarity:.2f} (near-duplicates: {self._texts.threshold:g})"
+            ),
             raw=prompt.messages[-1].content,
         )
 
