@@ -126,6 +126,14 @@ class Vote(Record):
     """None where the reply held no verdict."""
 
 
+class SampleScore(Record):
+    """The score of one of several answers."""
+
+    sample: int
+    score: float = Field(allow_inf_nan=False)
+    """Higher is better."""
+
+
 class Judgement(Record):
     """Which of two answers to a prompt is better by a judge that is asked in both orders."""
 
@@ -136,8 +144,11 @@ class Judgement(Record):
     """The sample that is worse; None where `better` is."""
     votes: tuple[Vote, ...]
     """Every two answers in both orders, with the verdict; empty where scores or checks decided."""
+    scores: tuple[SampleScore, ...] = ()
+    """Of every answer that has one, where scores or checks decided."""
     model: str
-    """The judge's identity; `scores` where the data's scores decided, `checks` where checks did."""
+    """The judge's or scorer's identity; `scores` where the data's scores decided, `checks` where
+    checks did."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     request_keys: tuple[str, ...] = ()
@@ -223,6 +234,8 @@ class Origin(Record):
     sampling: Sampling | None = None
     """Settings of the request that it answers; None where the data brought it, and in rows of
     before these were written down."""
+    score: float | None = Field(None, allow_inf_nan=False)
+    """Of the text, by `scored_by`; higher is better."""
 
 
 class ChainStep(Record):
@@ -251,6 +264,11 @@ class Provenance(Record):
     `checks` where checks did."""
     judge_keys: tuple[str, ...] = ()
     judge_cost: float | None = Field(None, allow_inf_nan=False)
+    """US dollars of these requests; None where there are none, or no price."""
+    scored_by: str | None = None
+    """Identity of what scored both sides; `checks` where checks did."""
+    score_keys: tuple[str, ...] = ()
+    score_cost: float | None = Field(None, allow_inf_nan=False)
     """US dollars of these requests; None where there are none, or no price."""
     verified_by: str | None = None
     """Identity of the judge that confirmed the pair."""
@@ -320,6 +338,7 @@ class Stage(StrEnum):
     JUDGE = "judge"
     REVISE = "revise"
     PAIR = "pair"
+    SCORE = "score"
     VERIFY = "verify"
 
 
@@ -330,6 +349,7 @@ STAGE_TITLES = {
     Stage.JUDGE: "Judging",
     Stage.REVISE: "Revision",
     Stage.PAIR: "Pairing",
+    Stage.SCORE: "Scoring",
     Stage.VERIFY: "Verification",
 }
 """The stages for people."""
@@ -378,6 +398,8 @@ class DropReason(StrEnum):
     """The revision speaks of being one."""
     CHECKS_FAILED = "checks_failed"
     """The chosen side does not pass every check of the gate."""
+    NOT_SCORED = "not_scored"
+    """The scorer gives a side, or all answers but one, no score."""
     JUDGE_REJECTED = "judge_rejected"
     """The judge, scores or checks prefer no answer, or the judge finds the chosen one worse."""
     REQUEST_FAILED = "request_failed"

@@ -116,7 +116,7 @@ def test_answers_that_pass_as_many_checks_make_no_pair(tmp_path):
     with pytest.raises(DataError, match="judge_rejected 6"):
         generate(config, target_model=Target())
     detail = rows_of(tmp_path, "dropped.jsonl")[0]["detail"]
-    assert detail == "all 3 answers pass 100% of the checks"
+    assert detail == "all 3 answers have the score 1"
 
 
 def test_a_changed_scorer_chooses_anew(tmp_path):
@@ -141,7 +141,6 @@ def test_a_judge_verifies_what_a_scorer_chose_and_is_asked_nothing_else(tmp_path
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"recipe": "clair"}, "chooses among no answers"),
         ({"recipe": "on_policy_judge"}, "would both choose"),
     ],
 )
@@ -154,5 +153,5 @@ def test_a_scorer_stands_where_a_judge_would(tmp_path, changes, expected):
 
 def test_without_judge_and_scorer_both_are_named(tmp_path):
     data = write_rows(tmp_path / "d.jsonl", [{"prompt": "Q?"}])
-    with pytest.raises(ValidationError, match=r"set judge\.model, or scorer\.checks"):
+    with pytest.raises(ValidationError, match=r"set judge\.model, or a scorer"):
         make_config(tmp_path, data, recipe="on_policy_judge")

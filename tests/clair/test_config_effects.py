@@ -395,6 +395,9 @@ SERVED = {"base_url", "api_key_env", "max_in_flight"}
 ELSEWHERE = {
     "gate.checks": "tests/clair/test_checks.py",
     "scorer.checks": "tests/clair/test_checks.py",
+    "scorer.scale": "tests/clair/test_scorer.py",
+    "scorer.gap": "tests/clair/test_scorer.py",
+    "pool": "tests/clair/test_pool.py",
     "pairs": "tests/clair/test_chains.py",
     "revision.fold": "tests/clair/stages/test_located.py",
     "gate.max_length": "tests/clair/filters/test_truncation.py",
@@ -420,8 +423,11 @@ def test_every_field_has_a_row_here_or_a_test_elsewhere():
     keys = dotted_keys(GenerateConfig)
     leaves = {key for key in keys if not any(other.startswith(f"{key}.") for other in keys)}
     known = {effect.key for effect in EFFECTS} | set(ELSEWHERE)
+    # the sections of a scorer's model are those of any model, and read by the same code
+    known |= {key for key in leaves if key.startswith(("scorer.reward.", "scorer.judge."))}
     for role in ("target", "reviser", "judge"):
         known |= {f"{role}.{name}" for name in SERVED | set(OF_A_MODEL_ELSEWHERE)}
-    assert {re.sub(r"\.price\..*", ".price", key) for key in leaves} == known
+    found = {re.sub(r"\.price\..*", ".price", key) for key in leaves}
+    assert found == {re.sub(r"\.price\..*", ".price", key) for key in known}
     for path in (*ELSEWHERE.values(), *OF_A_MODEL_ELSEWHERE.values()):
         assert (ROOT / path).exists(), path

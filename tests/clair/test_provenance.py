@@ -24,6 +24,10 @@ PRICED = {
     role: server_model(role, price=Price(input=price, output=7 * price), temperature=0.1 * n)
     for n, (role, price) in enumerate((("target", 1), ("reviser", 100), ("judge", 10_000)), 1)
 }
+PRICED["pool"] = tuple(
+    server_model(name, price=Price(input=price, output=7 * price))
+    for name, price in (("first", 1), ("second", 100))
+)
 
 
 def provenances(folder):

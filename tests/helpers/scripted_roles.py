@@ -3,8 +3,9 @@
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from clair_apo.clair import GenerateConfig
+from clair_apo.clair import RECIPES, GenerateConfig
 from clair_apo.llm import ChatModel, ChatRequest, Completion, ModelReply, ModelSpec
 from clair_apo.llm.token_count import AROUND_MESSAGE
 from clair_apo.records import Message
@@ -80,13 +81,32 @@ class WordCounter:
         return sum(self.text(message.content) + AROUND_MESSAGE for message in messages)
 
 
-def models() -> dict[str, Role]:
-    return {"target_model": Target(), "reviser_model": Reviser(), "judge_model": Judge()}
+class OfPool(Role):
+    """A model of a pool, which answers longer the later it stands in it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+    def text(self, request: ChatRequest) -> str:
+        return "The answer is plain." + " Really so." * self.number
 
 
-def asked_of(roles: dict[str, Role]) -> dict[str, int]:
+def models() -> dict[str, Any]:
+    return {
+        "target_model": Target(),
+        "reviser_model": Reviser(),
+        "judge_model": Judge(),
+        "pool_models": (OfPool(1), OfPool(0)),
+    }
+
+
+def asked_of(roles: dict[str, Any]) -> dict[str, int]:
     """Requests by role, of those that were asked anything."""
-    counts = {name.removesuffix("_model"): len(role.requests) for name, role in roles.items()}
+    pool = roles.get("pool_models", ())
+    named = {name.removesuffix("_model"): role for name, role in roles.items() if name[-1] != "s"}
+    named |= {f"pool.{number}": role for number, role in enumerate(pool)}
+    counts = {name: len(role.requests) for name, role in named.items()}
     return {name: count for name, count in counts.items() if count}
 
 
@@ -100,8 +120,10 @@ def config_for(folder: Path, recipe: str, prompts: int = 6, **changes: object) -
     given = {"answers": ["short", "rather longer", "the longest of them"]}
     columns = given if recipe == "off_policy_judge" else {}
     rows = [{"prompt": f"Question number {n}?"} | columns for n in range(prompts)]
+    pool = changes.pop("pool", (server_model("first"), server_model("second")))
     settings = {
         "recipe": recipe,
+        "pool": pool if "pool" in RECIPES[recipe].stages else (),
         "samples": 3,
         "revision": {"format": "full"},
         # behind a server, so that a model in its place has the same identity

@@ -11,7 +11,8 @@ from pydantic import Field, field_validator, model_validator
 
 from clair_apo.clair.filters.gate import GateConfig
 from clair_apo.clair.recipes import RECIPES, Recipe, RecipeName
-from clair_apo.clair.stages.context import ControlsConfig, Role, ScorerConfig
+from clair_apo.clair.scorer import ScorerConfig
+from clair_apo.clair.stages.context import ControlsConfig, Role
 from clair_apo.clair.stages.load import PromptsConfig
 from clair_apo.clair.stages.table import StageDef, stages_of
 from clair_apo.config import Config, Section, UserPath
@@ -73,7 +74,11 @@ class GenerateConfig(Config):
     judge: ModelSpec | None = None
     """The model that chooses and verifies; another one than the reviser if you like."""
     scorer: ScorerConfig | None = None
-    """Checks that choose among answers, in place of a judge, for the recipes in which one does."""
+    """Gives both sides of every pair a score and, for the recipes in which a judge chooses among
+    answers, chooses in its place."""
+    pool: tuple[ModelSpec, ...] = ()
+    """Models that answer side by side, for the recipes `pool` (two or more) and `delta` (two: the
+    first one's answer is chosen, the second one's rejected)."""
     strip_thinking: bool = True
     """Take from every answer and every revision the thinking that it begins with, such as
     `<think> ... </think>`, and from answers the end marks that a server let through; false leaves
@@ -113,15 +118,17 @@ class GenerateConfig(Config):
         if "reviser" in self._roles and self.reviser is None:
             raise ValueError(f"recipe {self.recipe!r} needs a reviser: set reviser.model")
         choosing = recipe.chooses and not recipe.given_only
-        if self.scorer and not recipe.chooses:
-            raise ValueError(f"recipe {self.recipe!r} chooses among no answers: take scorer out")
-        if self.scorer and self.judge and not self.verify:
+        if self.scorer and self.scorer.gap is not None and not recipe.chooses:
+            raise ValueError(f"recipe {self.recipe!r} chooses among no answers: take gap out")
+        if self.scorer and recipe.chooses and self.judge and not self.verify:
             raise ValueError("judge and scorer would both choose: take one of them out")
         choosing = choosing and not self.scorer
         if (choosing or self.verify) and self.judge is None:
             why = f"recipe {self.recipe!r}" if choosing else "verify"
-            other = ", or scorer.checks" if choosing else ""
+            other = ", or a scorer" if choosing else ""
             raise ValueError(f"{why} needs a judge: set judge.model{other}")
+        if fault := recipe.pool_fault(len(self.pool)):
+            raise ValueError(f"recipe {self.recipe!r} {fault}")
         asked = self.revision.direction
         if asked and self.recipe in ("clair", "worsen") and asked != recipe.direction:
             other = "worsen" if self.recipe == "clair" else "clair"
@@ -170,7 +177,14 @@ class GenerateConfig(Config):
     @property
     def stages(self) -> tuple[StageDef, ...]:
         """The stages of the run in their order, after the prompts are loaded."""
-        return stages_of(self.recipe_def, verified=self.verify, chained=self.pairs == "chain")
+        return stages_of(
+            self.recipe_def,
+            verified=self.verify,
+            chained=self.pairs == "chain",
+            scored=self.scorer is not None,
+            scoring_role=self.scorer.role if self.scorer else None,
+            pool=len(self.pool),
+        )
 
     @property
     def _roles(self) -> set[Role]:
@@ -183,7 +197,10 @@ class GenerateConfig(Config):
             "target": None if self.recipe_def.given_only else self.target,
             "reviser": self.reviser,
             "judge": self.judge,
+            **{f"pool.{number}": spec for number, spec in enumerate(self.pool)},
         }
+        if self.scorer and self.scorer.role:
+            named[self.scorer.role] = self.scorer.spec
         return {role: spec for role, spec in named.items() if spec and role in self._roles}
 
     @property

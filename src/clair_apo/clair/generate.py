@@ -58,6 +58,8 @@ def generate(
     target_model: ChatModel | None = None,
     reviser_model: ChatModel | None = None,
     judge_model: ChatModel | None = None,
+    scorer_model: ChatModel | None = None,
+    pool_models: Sequence[ChatModel | None] = (),
 ) -> Generated:
     """Make preference pairs; run again to resume, or to apply a changed template.
 
@@ -66,6 +68,8 @@ def generate(
         target_model: asked in place of what `config.target` names.
         reviser_model: asked in place of what `config.reviser` names.
         judge_model: asked in place of what `config.judge` names.
+        scorer_model: asked in place of the model that `config.scorer` names.
+        pool_models: asked in place of what `config.pool` names, in its order.
 
     Raises:
         DataError: unusable prompts, or not one pair came of them.
@@ -75,7 +79,13 @@ def generate(
         BudgetError: `max_cost` would be crossed, or a model has no price to keep it by.
         StoreError: the request store cannot be used.
     """
-    models: Models = {"target": target_model, "reviser": reviser_model, "judge": judge_model}
+    models: Models = {
+        "target": target_model,
+        "reviser": reviser_model,
+        "judge": judge_model,
+        **{f"pool.{number}": model for number, model in enumerate(pool_models)},
+        **dict.fromkeys(("scorer.reward", "scorer.judge"), scorer_model),
+    }
     # whatever is unusable is found before anything is written or asked
     context = stage_context(config)
     context.gate.check()

@@ -22,7 +22,6 @@ from clair_apo.errors import RunError
 from clair_apo.files import atomic_writer, first_fault
 from clair_apo.llm import CachedChat, RequestStore
 from clair_apo.run_folder import RunFolder, file_digest, now
-from clair_apo.text.checks import checks_digest
 
 T = TypeVar("T", bound=Config)
 
@@ -138,8 +137,10 @@ def run_settings(
     }
     if config.pairs != "whole":
         settings["pairs"] = config.pairs
-    if config.scorer:
-        settings["scorer"] = checks_digest(config.scorer.checks)
+    if context.scorer:
+        settings["scorer"] = context.scorer.settings
+    if clients.pool:
+        settings["pool"] = [_asked(client) for client in clients.pool]
     if clients.reviser:
         settings["reviser"] = _asked(clients.reviser)
     if context.template:

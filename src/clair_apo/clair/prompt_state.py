@@ -52,13 +52,11 @@ class PromptState:
     def with_rows(self, file: "StageFile", rows: Sequence[Record]) -> "PromptState":
         """The state with the rows that a stage wrote into its file, in the field that they fill."""
         assert file.fills is not None
-        own = tuple(row for row in rows if isinstance(row, file.record))
-        changes: dict[str, Any] = {file.fills: own if file.fills in _SEVERAL else own[0]}
+        own: tuple[Any, ...] = tuple(row for row in rows if isinstance(row, file.record))
+        if file.fills == "responses":  # each model of a pool adds its own
+            return replace(self, responses=(*self.responses, *own))
+        changes: dict[str, Any] = {file.fills: own if file.fills == "pairs" else own[0]}
         return replace(self, **changes)
-
-
-_SEVERAL = ("responses", "pairs")
-"""The fields of a `PromptState` that hold all rows of a prompt."""
 
 
 class StageOutput(NamedTuple):
@@ -80,12 +78,16 @@ class StageFile(NamedTuple):
     """The field of a `PromptState` that the rows fill; None where no later stage reads them."""
     key: str = "prompt_id"
     """The field of a row that holds the prompt's id."""
+    optional: bool = False
+    """Whether a prompt without rows goes on."""
 
 
 PROMPTS = StageFile("prompts.jsonl", Prompt, "prompt", key="id")
 PAIRS = StageFile("pairs.jsonl", PreferencePair, "pairs", key="id")
 CANDIDATES = StageFile("candidates.jsonl", PreferencePair, "pairs", key="id")
-"""The pairs that are still to be verified."""
+"""The pairs that are still to be scored or verified."""
+SCORED = StageFile("scored.jsonl", PreferencePair, "pairs", key="id")
+"""The pairs with scores that are still to be verified."""
 DROPPED_STEPS = StageFile("dropped_steps.jsonl", DroppedStep, key="id")
 """Texts that were left out of chains."""
 DROPPED = StageFile("dropped.jsonl", Dropped, key="id")
@@ -119,7 +121,7 @@ def _state(
     """What the rows make of a prompt; None where it was dropped on the way."""
     state = PromptState(prompt)
     for file, rows in found:
-        if not rows:
+        if not rows and not file.optional:
             return None
         state = state.with_rows(file, rows)
     undecided = state.judgement is not None and state.judgement.better is None

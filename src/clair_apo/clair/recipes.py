@@ -46,6 +46,16 @@ def worst_answer(state: PromptState) -> Response:
     return state.response(state.judgement.worse)
 
 
+def answer_of_first(state: PromptState) -> Response:
+    """The answer of the first model of the pool."""
+    return state.response(0)
+
+
+def answer_of_second(state: PromptState) -> Response:
+    """The answer of the second model of the pool."""
+    return state.response(1)
+
+
 def stronger_answer(state: PromptState) -> Response:
     """The stronger model's own answer."""
     assert state.stronger is not None
@@ -77,6 +87,19 @@ class Recipe:
     revises: Callable[[PromptState], Response] = only_answer
     direction: Direction = "improve"
     given_only: bool = False
+
+    def pool_fault(self, models: int) -> str:
+        """Why the recipe cannot have so many models in its pool; empty where it can."""
+        if "pool" not in self.stages:
+            return "asks no pool of models: take pool out" if models else ""
+        if self.chooses:
+            return "" if models > 1 else "needs two or more models: list them in pool"
+        return "" if models == 2 else f"needs two models in pool, and there are {models}"
+
+    @property
+    def revises_after_choosing(self) -> bool:
+        """Whether a side is made of an answer after answers were chosen."""
+        return self.chooses and "revise" in self.stages
 
     @property
     def chooses(self) -> bool:
@@ -125,6 +148,16 @@ RECIPES: dict[str, Recipe] = {
         chosen=Side("the best one", best_answer),
         rejected=Side("the worst of the given answers, by a judge or their scores", worst_answer),
         given_only=True,
+    ),
+    "pool": Recipe(
+        stages=("pool", "judge"),
+        chosen=Side("the best one", best_answer),
+        rejected=Side("the worst of several models' answers, by a judge or scores", worst_answer),
+    ),
+    "delta": Recipe(
+        stages=("pool",),
+        chosen=Side("the answer of the first model of the pool", answer_of_first),
+        rejected=Side("the answer of the second, a weaker one", answer_of_second),
     ),
     "judge_then_revise": Recipe(
         stages=("respond", "judge", "revise"),

@@ -10,13 +10,13 @@ from clair_apo.clair.config import GenerateConfig
 from clair_apo.clair.costs import CostLedger
 from clair_apo.clair.filters.gate import Gate
 from clair_apo.clair.revision.template import RevisionTemplate, load_template
+from clair_apo.clair.scorer import Scorer
 from clair_apo.clair.stages.context import ModelClients, Role, StageContext
 from clair_apo.errors import RunError
 from clair_apo.llm import CachedChat, ChatModel, ModelSpec, RequestStore, check_model
 from clair_apo.llm.backends.select import model_of_mode, stranded_batches
 from clair_apo.llm.judge import load_rubric
 from clair_apo.llm.pricing import require_price
-from clair_apo.text.checks import load_checks
 
 Models = Mapping[Role, ChatModel | None]
 """Models of the caller's own by role, in place of those that a config names."""
@@ -39,7 +39,7 @@ def stage_context(config: GenerateConfig) -> StageContext:
         controls=config.controls,
         template=_template(config),
         rubric=load_rubric(config.revision.rubric),
-        scorer=load_checks(config.scorer.checks) if config.scorer else (),
+        scorer=Scorer.of(config.scorer, load_rubric(config.revision.rubric)),
         gate=Gate(config.gate, config.training_tokenizer, config.training_revision),
     )
 
@@ -129,6 +129,14 @@ def open_clients(
         target=client("target", config.target),
         reviser=client("reviser", asked.get("reviser")),
         judge=client("judge", asked.get("judge")),
+        scorer=next(
+            (client(role, spec) for role, spec in asked.items() if role.startswith("scorer.")), None
+        ),
+        pool=tuple(
+            opened
+            for role, spec in asked.items()
+            if role.startswith("pool.") and (opened := client(role, spec))
+        ),
         asks_target=waiting > 0 and "target" in asked,
     )
     if not config.offline:

@@ -21,7 +21,7 @@ from clair_apo.llm.backends.scripted import FunctionChat, ScriptedChat
 from clair_apo.llm.client import CachedChat, check_model
 from clair_apo.llm.pricing import Meter
 from clair_apo.llm.scheduler import propagate_errors_to
-from clair_apo.llm.spec import ModelSpec
+from clair_apo.llm.spec import ModelSpec, RewardSpec
 from clair_apo.llm.store import RequestStore
 from clair_apo.llm.store_schema import Spent, StoredAnswer
 from clair_apo.llm.types import (
@@ -48,6 +48,7 @@ __all__ = [
     "ModelSpec",
     "RawResponse",
     "RequestStore",
+    "RewardSpec",
     "Sampling",
     "ScriptedChat",
     "Spent",

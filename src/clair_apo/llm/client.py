@@ -87,7 +87,8 @@ class CachedChat:
         )
         if remote:
             return self.spec.served_identity
-        return f"{self._source.identity}/{self.spec.dtype}"
+        kind = "/score" if self.spec.gives_scores else ""
+        return f"{self._source.identity}/{self.spec.dtype}{kind}"
 
     @cached_property
     def _sampling(self) -> Sampling:
@@ -156,6 +157,10 @@ class CachedChat:
 
     @cached_property
     def _model(self) -> ChatModel:
+        if self.spec.gives_scores:
+            from clair_apo.llm.backends.reward import RewardChat
+
+            return RewardChat(self._source, dtype=self.spec.dtype, batch_size=self.spec.batch_size)
         from clair_apo.llm.backends.local import LocalChat
 
         return LocalChat(self._source, dtype=self.spec.dtype, batch_size=self.spec.batch_size)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from jinja2 import StrictUndefined, Template
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -28,6 +28,10 @@ SANDBOX = ImmutableSandboxedEnvironment(
 
 _VERDICT = re.compile(r"(?is)<verdict>\W*(?:answer[\s_]*)?(1|2|tie|yes|no)\W*</verdict>")
 
+_SCORE = re.compile(r"(?is)<score>\s*(-?\d+(?:\.\d+)?)\s*(?:/\s*\d+\s*)?</score>")
+
+Scale = tuple[int, int]
+"""The lowest and the highest number that a judge may give."""
 Verdict = Literal["first", "second", "tie"]
 _OF_COMPARISON: dict[str, Verdict] = {"1": "first", "2": "second", "tie": "tie"}
 
@@ -52,21 +56,41 @@ class Judge:
         """The question whether `better` is better than `worse`; `read_confirmation` reads it."""
         return self._request(_template("confirm"), conversation, better, worse)
 
+    def score(self, conversation: Conversation, answer: str, scale: Scale) -> ChatRequest:
+        """The question for a number from the lower to the upper end of a scale; `read_score`."""
+        return self._ask(
+            _template("score"),
+            conversation=[message.model_dump() for message in conversation],
+            answer=answer,
+            rubric=self.rubric,
+            lowest=scale[0],
+            highest=scale[1],
+        )
+
     @cached_property
     def digest(self) -> str:
         """Changes with every change of what the judge is asked; 16 hex digits."""
         sources = [_source(name) for name in ("compare", "confirm")]
         return digest([*sources, self.rubric])[:16]
 
+    @cached_property
+    def score_digest(self) -> str:
+        """The same of what `score` asks."""
+        return digest([_source("score"), self.rubric])[:16]
+
     def _request(
         self, template: Template, conversation: Conversation, first: str, second: str
     ) -> ChatRequest:
-        text = template.render(
+        return self._ask(
+            template,
             conversation=[message.model_dump() for message in conversation],
             first=first,
             second=second,
             rubric=self.rubric,
         )
+
+    def _ask(self, template: Template, **values: Any) -> ChatRequest:
+        text = template.render(**values)
         return self.chat.request((Message(role="user", content=text.strip()),))
 
 
@@ -92,6 +116,18 @@ def read_comparison(answer: Answer) -> Verdict | None:
 def read_confirmation(answer: Answer) -> bool | None:
     """Whether the claim holds; None where the reply does not say, or is not whole."""
     return {"yes": True, "no": False}.get(_last_verdict(answer))
+
+
+def read_score(answer: Answer, scale: Scale) -> float | None:
+    """The number that a judge gave; None where the reply holds none on the scale, or two."""
+    done = answer.completion
+    if done is None or done.finish_reason != "stop" or done.refused:
+        return None
+    found = {float(number) for number in _SCORE.findall(after_thinking(done.text))}
+    if len(found) != 1:
+        return None
+    score = found.pop()
+    return score if scale[0] <= score <= scale[1] else None
 
 
 def _last_verdict(answer: Answer) -> str:

@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Iterator
 from ipaddress import ip_address
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, JsonValue, field_validator, model_validator
@@ -174,10 +174,14 @@ class ModelSpec(Section):
             raise ValueError("mode 'batch' needs a server: set base_url")
         return self
 
+    gives_scores: ClassVar[bool] = False
+    """Whether the model is a reward model: its answer to a conversation is a number."""
+
     @property
     def served_identity(self) -> str:
         """The name in request keys of a model that is not loaded here."""
-        return self.model if self.revision is None else f"{self.model}@{self.revision}"
+        name = self.model if self.revision is None else f"{self.model}@{self.revision}"
+        return f"{name}/score" if self.gives_scores else name
 
     @property
     def sampling(self) -> Sampling:
@@ -189,6 +193,32 @@ class ModelSpec(Section):
             token_limit_field=self.token_limit_field,
             extra_body=canonical_json(self.extra_body) if self.extra_body else "",
         )
+
+
+class RewardSpec(ModelSpec):
+    """A reward model: it gives a conversation a score, higher is better.
+
+    In this process it is a sequence classifier with one label and a chat template; at a server it
+    is asked at vLLM's `/classify`.
+    """
+
+    gives_scores: ClassVar[bool] = True
+
+    @model_validator(mode="after")
+    def _samples_nothing(self) -> Self:
+        fields = type(self).model_fields
+        for name in _OF_ANSWERS:
+            if getattr(self, name) != fields[name].get_default(call_default_factory=True):
+                raise ValueError(f"{name} is for a model that writes: leave it out")
+        return self
+
+    @property
+    def sampling(self) -> Sampling:
+        """The same for every reward model: nothing is drawn."""
+        return Sampling(max_tokens=1, temperature=0.0, top_p=1.0)
+
+
+_OF_ANSWERS = (*("mode", "max_tokens", "token_limit_field", "temperature", "top_p", "extra_body"),)
 
 
 def _address_fault(url: str) -> str:

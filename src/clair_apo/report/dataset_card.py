@@ -7,7 +7,7 @@ guess, it stops where the first megabytes of a column are empty lists and a late
 import functools
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
@@ -99,7 +99,7 @@ def render_card(
             statistics=[statistic_text(statistic) for statistic in summary.statistics],
             config=config,
             settings=settings,
-            roles=[role for role in ROLES if config.get(role) and _took_part(role, sources)],
+            asked=list(_asked_models(config, settings, sources)),
             version=packages.get("clair-apo", ""),
             versions=[f"{name} {version}" for name, version in packages.items()],
             git_revision=manifest.get("git_revision"),
@@ -176,9 +176,32 @@ def _sums(run: RunFolder, read: Callable[[], None]) -> _Sums:
     return _Sums(sources, whole)
 
 
-def _took_part(role: str, sources: Sequence[SideSource]) -> bool:
-    # a config always names a target, also where the data brings every answer
-    return role != "target" or any(source.kind == "response" for source in sources)
+class AskedModel(NamedTuple):
+    """A model that took part in a run."""
+
+    role: str
+    """In words."""
+    name: str
+    """As its answers name it."""
+    spec: Mapping[str, Any]
+    """Its section of the config."""
+
+
+def _asked_models(
+    config: Mapping[str, Any], settings: Mapping[str, Any], sources: Sequence[SideSource]
+) -> Iterator[AskedModel]:
+    # a config always names a target, also where the data or a pool brings every answer
+    pool = config.get("pool") or ()
+    answered = not pool and any(source.kind == "response" for source in sources)
+    for role in ROLES:
+        spec = config.get(role)
+        if spec and (role != "target" or answered):
+            yield AskedModel(role.capitalize(), settings.get(role, spec)["model"], spec)
+    for number, spec in enumerate(pool):
+        yield AskedModel(f"Pool {number + 1}", settings["pool"][number]["model"], spec)
+    for kind, spec in (config.get("scorer") or {}).items():
+        if kind in ("reward", "judge") and spec:
+            yield AskedModel(f"Scorer ({kind})", settings["scorer"]["model"], spec)
 
 
 @dataclass

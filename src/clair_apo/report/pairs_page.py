@@ -55,6 +55,7 @@ REASON_SENTENCES = {
     DropReason.UNPARSED: "the reviser's reply does not have the asked form",
     DropReason.EDIT_NOT_FOUND: "an edit names text that is not there, or more than once",
     DropReason.NO_OP: "both sides are equal",
+    DropReason.NOT_SCORED: "the scorer gives no score",
     DropReason.REQUEST_FAILED: "the server rejected the request, or failed at it",
     DropReason.CONTAMINATED: "the prompt shares a passage with a test set",
     DropReason.THINKING_DIFFERS: "one side begins with thinking, the other does not",

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from clair_apo.errors import RunError
 from clair_apo.files import first_fault
@@ -56,6 +56,8 @@ class RoundsRecord(Record):
     """The model before the first round."""
     settings: dict[str, Any]
     """What decides what a round does; compared when the folder is used again."""
+    initial_figures: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Of that model, as in a round; known from the first round on."""
     rounds: tuple[Round, ...] = ()
     stopped: str = ""
     """Why there is no further round; empty while there may be one."""

@@ -11,8 +11,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from clair_apo.advice.advise import advise
-from clair_apo.advice.decide import LOSS_TYPE
-from clair_apo.clair import generate
+from clair_apo.advice.decide import LOSS_TYPE, Advice
+from clair_apo.clair import Generated, generate
 from clair_apo.console import say
 from clair_apo.errors import RunError
 from clair_apo.evaluation import Evaluation, evaluate
@@ -83,10 +83,27 @@ class _Walk:
         while not stopped:
             number = len(self.record.rounds) + 1
             say(f"round {number} of at most {self.plan.config.rounds}")
-            self._keep(rounds=(*self.record.rounds, self._round(number)))
+            self._make(number)
             stopped = self._why_stopped()
         self._keep(stopped=stopped)
         return self.record
+
+    def _make(self, number: int) -> None:
+        """Go through a round, and write down what it came to."""
+        models = RoundModels(self.record.initial, self.record.current)
+        pairs = generate(
+            self.plan.generating(number, models),
+            reviser_model=self.reviser,
+            judge_model=self.judge,
+        )
+        advising = self.plan.advising(number, models)
+        advice = advise(advising, judge_model=self.judge) if advising else None
+        train_round(self.plan, number, models)
+        evaluation = evaluate(self.plan.evaluating(number, models))
+        ended = self._ended(number, models, pairs, advice, evaluation)
+        self._keep(
+            rounds=(*self.record.rounds, ended), initial_figures=_figures(evaluation, name_of(0))
+        )
 
     def _keep(self, **changes: Any) -> None:
         self.record = self.record.model_copy(update=changes)
@@ -100,18 +117,15 @@ class _Walk:
             return f"round {len(rounds)} shows no gain in {gain.figure}: {gain.difference}"
         return f"{most} rounds were asked for" if len(rounds) >= most else ""
 
-    def _round(self, number: int) -> Round:
-        models = RoundModels(self.record.initial, self.record.current)
+    def _ended(
+        self,
+        number: int,
+        models: RoundModels,
+        made: Generated,
+        advice: Advice | None,
+        evaluation: Evaluation,
+    ) -> Round:
         folders = self.plan.folders(number)
-        made = generate(
-            self.plan.generating(number, models),
-            reviser_model=self.reviser,
-            judge_model=self.judge,
-        )
-        advising = self.plan.advising(number, models)
-        advice = advise(advising, judge_model=self.judge) if advising else None
-        train_round(self.plan, number, models)
-        evaluation = evaluate(self.plan.evaluating(number, models))
         training = RunFolder(folders.model).manifest()["stages"]["train"]
         asked = self.plan.training(number, models, resume=False).get("loss_type", "apo_zero")
         return Round(
@@ -124,7 +138,7 @@ class _Walk:
             loss_type=LOSS_TYPE[advice.advice] if advice else _words(asked),
             advice=advice.advice if advice else None,
             steps=training["steps"],
-            figures=_figures(evaluation, number),
+            figures=_figures(evaluation, name_of(number)),
             gain=_gain(evaluation, number, self.plan.config.stop),
             ended=now(),
         )
@@ -141,9 +155,9 @@ def _lasting_name(model: str) -> str:
     return str(folder.resolve()) if folder.is_dir() else model
 
 
-def _figures(evaluation: Evaluation, number: int) -> dict[str, dict[str, Any]]:
+def _figures(evaluation: Evaluation, model: str) -> dict[str, dict[str, Any]]:
     suites: Mapping[str, Any] = evaluation.content["suites"]
-    return {suite: numbers.get(name_of(number), {}) for suite, numbers in suites.items()}
+    return {suite: numbers.get(model, {}) for suite, numbers in suites.items()}
 
 
 def _gain(evaluation: Evaluation, number: int, stop: StopConfig | None) -> Gain | None:

@@ -40,17 +40,15 @@ def round_words(one: Round) -> RoundWords:
 
 
 def figures_of(record: RoundsRecord) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """Every figure that a round has, as `<suite>.<figure>`, with a cell for each round."""
+    """Every figure, as `<suite>.<figure>`, with a cell for the first model and for each round."""
+    columns = [record.initial_figures, *(one.figures for one in record.rounds)]
     names = dict.fromkeys(
-        (suite, figure)
-        for one in record.rounds
-        for suite, figures in one.figures.items()
-        for figure in figures
+        (suite, figure) for each in columns for suite, figures in each.items() for figure in figures
     )
     return tuple(
         (
             f"{suite}.{figure}",
-            tuple(interval_text(one.figures.get(suite, {}).get(figure)) for one in record.rounds),
+            tuple(interval_text(each.get(suite, {}).get(figure)) for each in columns),
         )
         for suite, figure in names
     )

@@ -247,6 +247,9 @@ class _Counting:
         if stage.forecast.reply == "revision":
             each = REPLY[self.config.revision.format]
             return answer.times(each.low, each.high)
+        client = self.context.client(stage.role)
+        if client and client.spec.gives_scores:
+            return NOTHING
         return ANSWER if stage.forecast.reply == "answer" else VERDICT
 
     def _answer(self, found: Replay) -> CostRange:

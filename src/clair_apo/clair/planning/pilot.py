@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from clair_apo.clair.config import GenerateConfig
 from clair_apo.clair.generate import Generated, generate
@@ -19,7 +19,7 @@ from clair_apo.clair.stages.context import Role, StageContext
 from clair_apo.clair.stages.load import PromptsConfig, survey_prompts
 from clair_apo.errors import ConfigError
 from clair_apo.files import read_jsonl
-from clair_apo.llm import CachedChat, ChatModel, Completion, RequestStore
+from clair_apo.llm import CachedChat, Completion, RequestStore
 from clair_apo.records import PreferencePair, Prompt, Record
 from clair_apo.run_folder import RunFolder, write_json
 from clair_apo.stats import Interval, Share, mean_interval, share_interval
@@ -87,7 +87,7 @@ def pilot_config(config: GenerateConfig, prompts: int) -> GenerateConfig:
     return config.model_copy(update=changes)
 
 
-def pilot(config: GenerateConfig, prompts: int, **models: ChatModel | None) -> Pilot:
+def pilot(config: GenerateConfig, prompts: int, **models: Any) -> Pilot:
     """Make pairs of some of a run's prompts, and project the rest.
 
     Args:

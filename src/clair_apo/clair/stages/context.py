@@ -2,21 +2,21 @@
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from pydantic import Field
 
 from clair_apo.clair.filters.gate import Gate
 from clair_apo.clair.recipes import Recipe
 from clair_apo.clair.revision.template import RevisionTemplate
-from clair_apo.config import Section, UserPath
+from clair_apo.clair.scorer import Scorer
+from clair_apo.config import Section
 from clair_apo.llm import CachedChat, Meter
 from clair_apo.llm.judge import Judge
 from clair_apo.records import Judgement, Response, Revision, digest
-from clair_apo.text.checks import Check
 
-Role = Literal["target", "reviser", "judge"]
-"""A model of a run, by its section in the config."""
+Role = str
+"""A model of a run by its place in the config, such as `target`, `pool.0` or `scorer.reward`."""
 
 
 class ControlsConfig(Section):
@@ -33,14 +33,6 @@ class ControlsConfig(Section):
         return int(digest([self.seed, pair_id])[:8], 16) / 2**32 < self.share
 
 
-class ScorerConfig(Section):
-    """What chooses among answers without asking anybody."""
-
-    checks: UserPath
-    """A file of checks (`clair_apo.text.checks`): the answer that passes most of them is best, the
-    one that passes fewest is worst; a prompt whose answers all pass as many makes no pair."""
-
-
 class ModelClients(NamedTuple):
     """The models of a run; None where nobody has that role."""
 
@@ -48,12 +40,16 @@ class ModelClients(NamedTuple):
     reviser: CachedChat | None = None
     """The reviser, or the stronger model."""
     judge: CachedChat | None = None
+    scorer: CachedChat | None = None
+    pool: tuple[CachedChat, ...] = ()
+    """The models that answer side by side."""
     asks_target: bool = False
     """Whether a prompt waits for an answer of the target."""
 
     def all(self) -> tuple[CachedChat, ...]:
         """All models of the run."""
-        return tuple(client for client in (self.target, self.reviser, self.judge) if client)
+        named = (self.target, *self.pool, self.reviser, self.judge, self.scorer)
+        return tuple(client for client in named if client)
 
     def asked(self) -> tuple[CachedChat, ...]:
         """The models that may be asked in this invocation."""
@@ -78,7 +74,7 @@ class StageContext:
         controls: draws the pairs by which a judge that verifies is itself tested.
         template: how the reviser is asked; None where the recipe has no revision.
         rubric: the preference in plain words, for the judge.
-        scorer: the checks that choose among answers; empty where a judge or scores do.
+        scorer: what gives answers scores; None where a judge or the data does.
         gate: says which answers and revisions make no pair.
         clients: the models.
     """
@@ -92,18 +88,24 @@ class StageContext:
     controls: ControlsConfig
     template: RevisionTemplate | None
     rubric: str
-    scorer: tuple[Check, ...]
+    scorer: Scorer | None
     gate: Gate
     clients: ModelClients = NO_CLIENTS
 
     def with_clients(self, clients: ModelClients) -> "StageContext":
         """A copy with the models, once they are open."""
-        return replace(self, clients=clients)
+        scorer = self.scorer and replace(self.scorer, chat=clients.scorer)
+        return replace(self, clients=clients, scorer=scorer)
 
     def client(self, role: Role | None) -> CachedChat | None:
         """The model with a role; None where nobody has it, as where scores decide for a judge."""
-        models = {"target": self.clients.target, "reviser": self.clients.reviser}
-        return (models | {"judge": self.clients.judge})[role] if role else None
+        if role is None:
+            return None
+        name, _, inner = role.partition(".")
+        if name == "pool":
+            return self.clients.pool[int(inner)]
+        found: CachedChat | None = getattr(self.clients, name)
+        return found
 
     @cached_property
     def judge(self) -> Judge:

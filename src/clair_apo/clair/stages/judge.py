@@ -12,6 +12,7 @@ from typing import Any
 
 from clair_apo.advice.comparisons import agreement, both_orders, read_both_orders
 from clair_apo.clair.prompt_state import PromptState, StageOutput, drop
+from clair_apo.clair.scorer import Scorer
 from clair_apo.clair.stages.context import StageContext
 from clair_apo.console import say
 from clair_apo.llm import Answer, ChatRequest, Dialogue
@@ -22,34 +23,40 @@ from clair_apo.records import (
     Judgement,
     PreferencePair,
     Response,
+    SampleScore,
     Stage,
     Verification,
     Vote,
 )
-from clair_apo.text.checks import Check, passed
 from clair_apo.verification import VerificationSummary
 
 SCORES = "scores"
 """Stands for the judge where the data's scores decide."""
-CHECKS = "checks"
-"""The same where checks decide."""
 
 
 def choose(state: PromptState, context: StageContext) -> Dialogue[StageOutput]:
-    """Choose the best and the worst answer: by checks, by the judge, or by the data's scores."""
+    """Choose the best and the worst answer: by a scorer, by the judge, or by the data's scores."""
+    if len(state.responses) < 2:  # models of a pool
+        return _too_few(state, len(context.clients.pool))
     if context.scorer:
-        return _choose_by_checks(state, context.scorer)
+        return _choose_by_scorer(state, context.scorer)
     if context.clients.judge is None:
         return _choose_by_score(state)
     return _choose_by_judge(state, context.judge)
 
 
+def _too_few(state: PromptState, models: int) -> Dialogue[StageOutput]:
+    yield from ()
+    detail = f"{len(state.responses)} of {models} models gave a usable answer"
+    return drop(state, Stage.JUDGE, DropReason.EMPTY, detail, "")
+
+
 def comparisons_of(state: PromptState, context: StageContext) -> int:
-    """How many questions `choose` puts to a judge: every two answers in both orders."""
-    if context.scorer:
-        return 0
-    answers = len(state.responses) or context.samples
-    return answers * (answers - 1)
+    """How many questions `choose` asks: every two answers in both orders, or each for its score."""
+    answers = len(state.responses) or len(context.clients.pool) or context.samples
+    if context.scorer is None:
+        return answers * (answers - 1)
+    return 0 if context.scorer.checks else answers
 
 
 def _choose_by_judge(state: PromptState, judge: Judge) -> Dialogue[StageOutput]:
@@ -95,31 +102,47 @@ def _choose_by_score(state: PromptState) -> Dialogue[StageOutput]:
     return StageOutput((_extremes(state, scores, SCORES),))
 
 
-def _choose_by_checks(state: PromptState, checks: Sequence[Check]) -> Dialogue[StageOutput]:
-    """Take the answers that pass most and fewest checks; where all pass as many, drop the prompt.
+def _choose_by_scorer(state: PromptState, scorer: Scorer) -> Dialogue[StageOutput]:
+    """Take the answers with the highest and the lowest score, or the one at the asked gap.
 
-    Of several answers that pass as many, the first counts.
+    Of several answers with the same score the first counts; where all have the same, the prompt is
+    dropped. Answers without a score are left out.
     """
-    yield from ()
-    asked = state.prompt.messages[-1].content
-    scores = {
-        response.sample: sum(passed(checks, asked, response.text).values()) / len(checks)
-        for response in state.responses
+    texts = [response.text for response in state.responses]
+    found = yield from scorer.scores(state.prompt.messages, texts)
+    values = {
+        response.sample: one.value
+        for response, one in zip(state.responses, found, strict=True)
+        if one.value is not None
     }
-    if len(set(scores.values())) == 1:
-        share = next(iter(scores.values()))
-        detail = f"all {len(scores)} answers pass {share:.0%} of the checks"
-        return drop(state, Stage.JUDGE, DropReason.JUDGE_REJECTED, detail, state.responses[0].text)
-    return StageOutput((_extremes(state, scores, CHECKS),))
+    if len(values) < 2:
+        fault = next((one.fault for one in found if one.fault), "two are needed")
+        detail = f"{len(values)} of {len(found)} answers have a score ({fault})"
+        return drop(state, Stage.JUDGE, DropReason.NOT_SCORED, detail, "")
+    if len(set(values.values())) == 1:
+        detail = f"all {len(values)} answers have the score {next(iter(values.values())):g}"
+        return drop(state, Stage.JUDGE, DropReason.JUDGE_REJECTED, detail, texts[0])
+    paid = {one.answer.request.key: one.answer for one in found if one.answer}
+    judgement = _extremes(state, values, scorer.identity, scorer.config.gap)
+    spent = {"request_keys": tuple(paid), **tokens_of(paid.values())}
+    return StageOutput((judgement.model_copy(update=spent),))
 
 
-def _extremes(state: PromptState, scores: Mapping[int, float], model: str) -> Judgement:
-    """The judgement in which the highest and the lowest score decide."""
+def _extremes(
+    state: PromptState, scores: Mapping[int, float], model: str, gap: float | None = None
+) -> Judgement:
+    """The judgement in which the highest score wins, and the lowest or the one at a gap loses."""
+    best = max(scores, key=scores.__getitem__)
+    worst = min(scores, key=scores.__getitem__)
+    if gap is not None:
+        below = [sample for sample in scores if scores[sample] < scores[best]]
+        worst = min(below, key=lambda sample: abs(scores[best] - gap - scores[sample]))
     return Judgement(
         prompt_id=state.prompt.id,
-        better=max(scores, key=scores.__getitem__),
-        worse=min(scores, key=scores.__getitem__),
+        better=best,
+        worse=worst,
         votes=(),
+        scores=tuple(SampleScore(sample=n, score=value) for n, value in scores.items()),
         model=model,
     )
 
@@ -152,7 +175,7 @@ def _judgement(
         votes=votes,
         model=judge.chat.identity,
         request_keys=tuple(paid),
-        **_tokens_of(paid.values()),
+        **tokens_of(paid.values()),
     )
 
 
@@ -175,7 +198,7 @@ def _spelled(votes: Sequence[Vote]) -> Iterator[str]:
         yield f"{vote.first} before {vote.second}: {vote.verdict or 'no verdict'}"
 
 
-def _tokens_of(answers: Iterable[Answer]) -> dict[str, int]:
+def tokens_of(answers: Iterable[Answer]) -> dict[str, int]:
     """The tokens of a judge's answers, by the names that its records have for them."""
     done = [answer.completion for answer in answers if answer.completion]
     return {
@@ -251,7 +274,7 @@ def _verification(pair: PreferencePair, judge: Judge, answers: Sequence[Answer])
         control=control,
         model=judge.chat.identity,
         request_keys=tuple(answer.request.key for answer in answers),
-        **_tokens_of(answers),
+        **tokens_of(answers),
     )
 
 

@@ -29,6 +29,24 @@ def respond_stronger(state: PromptState, context: StageContext) -> Dialogue[Stag
     return _asked(state, context, context.clients.reviser, Stage.STRENGTHEN, 1, 1)
 
 
+def respond_in_pool(
+    state: PromptState, context: StageContext, number: int
+) -> Dialogue[StageOutput]:
+    """Have a model of the pool answer a prompt; its place in the pool is the sample's number.
+
+    Where a judge or a scorer chooses among the models, one whose answer is not usable is left out;
+    else that drops the prompt.
+    """
+    client = context.clients.pool[number]
+    (answer,) = yield (client.request(state.prompt.messages),)
+    found = _from_answer(
+        state.prompt, answer, number, client, Stage.RESPOND, context.strip_thinking
+    )
+    if isinstance(found, Response):
+        return StageOutput((found,))
+    return StageOutput(()) if context.recipe.chooses else StageOutput((), found)
+
+
 def _given(
     state: PromptState, context: StageContext, samples: int | None, needed: int
 ) -> Dialogue[StageOutput]:

@@ -7,12 +7,14 @@ names `pair` and `verify`: `stages_of` adds them.
 
 from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 from clair_apo.clair.prompt_state import (
     CANDIDATES,
     DROPPED_STEPS,
     PAIRS,
+    SCORED,
     PromptState,
     StageFile,
     StageOutput,
@@ -29,8 +31,9 @@ from clair_apo.clair.stages.judge import (
     verify,
 )
 from clair_apo.clair.stages.pair import make_pair
-from clair_apo.clair.stages.respond import respond, respond_stronger
+from clair_apo.clair.stages.respond import respond, respond_in_pool, respond_stronger
 from clair_apo.clair.stages.revise import revise, sum_up_revisions
+from clair_apo.clair.stages.score import score_pairs
 from clair_apo.llm import Dialogue
 from clair_apo.records import Conversation, Judgement, Response, Revision, Verification
 
@@ -46,7 +49,7 @@ class Forecast:
         frame: the request without prompt and answers; by default nothing.
     """
 
-    reply: Literal["answer", "revision", "verdict"]
+    reply: Literal["answer", "revision", "verdict", "score"]
     answers: int = 0
     requests: Callable[[PromptState, StageContext], int] = lambda state, context: 1
     frame: Callable[[StageContext], Conversation] = lambda context: ()
@@ -80,6 +83,17 @@ class StageDef:
     def output(self) -> StageFile:
         """The file that later stages read."""
         return self.files[0]
+
+
+def scores_of_pairs(state: PromptState, context: StageContext) -> int:
+    """How many scores of sides are asked for, beside those that decided which side is which."""
+    if context.recipe.chooses and not context.recipe.revises_after_choosing:
+        return 0
+    return 2 * max(len(state.pairs), 1)
+
+
+def _frame_of_scoring(context: StageContext) -> Conversation:
+    return context.scorer.question((), "").messages if context.scorer else ()
 
 
 STAGES: dict[str, StageDef] = {
@@ -141,6 +155,17 @@ STAGES: dict[str, StageDef] = {
             makes="pairs",
         ),
         StageDef(
+            name="score",
+            run=score_pairs,
+            files=(PAIRS,),
+            role=None,
+            decided_by={"scorer"},
+            makes="scores",
+            forecast=Forecast(
+                "score", answers=1, requests=scores_of_pairs, frame=_frame_of_scoring
+            ),
+        ),
+        StageDef(
             name="verify",
             run=verify,
             files=(PAIRS, StageFile("verifications.jsonl", Verification, key="pair_id")),
@@ -160,19 +185,63 @@ STAGES: dict[str, StageDef] = {
 """Every stage by its name, in the order of the data."""
 
 
-def stages_of(recipe: Recipe, *, verified: bool, chained: bool) -> tuple[StageDef, ...]:
+def stages_of(
+    recipe: Recipe,
+    *,
+    verified: bool,
+    chained: bool,
+    scored: bool,
+    scoring_role: Role | None,
+    pool: int,
+) -> tuple[StageDef, ...]:
     """The stages of a run in their order, after the prompts are loaded.
 
     Args:
         recipe: names those that ask models.
         verified: whether a judge confirms the pairs; until it has, they are candidates.
         chained: whether each edit of a revision makes a pair.
+        scored: whether both sides of the pairs get scores.
+        scoring_role: the model that gives them; None where checks do.
+        pool: how many models answer side by side.
     """
-    asking, pairing = tuple(STAGES[name] for name in recipe.stages), STAGES["pair"]
-    output = CANDIDATES if verified else PAIRS
+    named: list[StageDef] = []
+    for name in recipe.stages:
+        named += (
+            [_of_pool(number, recipe) for number in range(pool)]
+            if name == "pool"
+            else [STAGES[name]]
+        )
+    after = []
+    if scored:
+        choosing = Forecast("score", answers=1, requests=comparisons_of, frame=_frame_of_scoring)
+        named = [
+            replace(stage, role=scoring_role, forecast=choosing) if stage.name == "judge" else stage
+            for stage in named
+        ]
+        scores = SCORED if verified else PAIRS
+        after.append(replace(STAGES["score"], role=scoring_role, files=(scores,)))
+    if verified:
+        after.append(STAGES["verify"])
+    return (*named, _pairing(CANDIDATES if after else PAIRS, chained=chained), *after)
+
+
+def _of_pool(number: int, recipe: Recipe) -> StageDef:
+    """The stage in which one model of the pool answers."""
+    rows = StageFile(f"pool_{number}.jsonl", Response, "responses", optional=recipe.chooses)
+    return StageDef(
+        name=f"pool_{number}",
+        run=partial(respond_in_pool, number=number),
+        files=(rows,),
+        role=f"pool.{number}",
+        decided_by={"pool", "answers", "strip_thinking"},
+        makes="answers of the pool",
+        forecast=Forecast("answer"),
+    )
+
+
+def _pairing(output: StageFile, *, chained: bool) -> StageDef:
+    pairing = STAGES["pair"]
     if chained:
         files = (output, DROPPED_STEPS)
-        pairing = replace(pairing, run=make_chain, files=files, sum_up=sum_up_chains)
-    else:
-        pairing = replace(pairing, files=(output,))
-    return (*asking, pairing, STAGES["verify"]) if verified else (*asking, pairing)
+        return replace(pairing, run=make_chain, files=files, sum_up=sum_up_chains)
+    return replace(pairing, files=(output,))

@@ -21,11 +21,12 @@ import stamina
 
 from clair_apo.errors import RequestError
 from clair_apo.llm.backends.connection import Connection
+from clair_apo.llm.backends.endpoints import Endpoint
 from clair_apo.llm.backends.http_errors import FailureReader, RequestFailure
 from clair_apo.llm.backends.rate_limits import RateLimiter
 from clair_apo.llm.backends.server_health import Attempts, ServerHealth, jittered_wait_s
 from clair_apo.llm.pricing import Meter
-from clair_apo.llm.responses import count_of, is_completion
+from clair_apo.llm.responses import count_of
 from clair_apo.llm.spec import ModelSpec
 from clair_apo.llm.types import ChatRequest, ModelReply, RawResponse
 from clair_apo.records import Message
@@ -129,6 +130,7 @@ class _Server:
         spec = connection.spec
         self._spec, self._meter, self._results = spec, meter, results
         self._failures = FailureReader(connection)
+        self._endpoint = Endpoint.of(spec)
         self._mask = connection.mask
         self._limiter = RateLimiter(
             spec.max_in_flight, spec.requests_per_minute, spec.tokens_per_minute
@@ -254,9 +256,9 @@ class _Server:
         try:
             async with asyncio.timeout(self._spec.timeout_s):  # also ends a reply that trickles
                 reply = await self._client.post(
-                    "/chat/completions",
+                    self._endpoint.path,
                     cast_to=httpx2.Response,
-                    body=request.body(self._spec.model),
+                    body=self._endpoint.body(request, self._spec.model),
                 )
             response: RawResponse | None = self._mask.value(_json_object(reply.content))
         except Exception as error:  # the client lets through what many libraries below it raise
@@ -265,10 +267,11 @@ class _Server:
             self._sending.discard(task)
         if response is not None and (failure := self._failures.of_body(response)):
             raise failure
-        if response is None or not is_completion(response):
+        answer = self._endpoint.read(response) if response is not None else None
+        if answer is None:
             text = reply.content.decode("utf-8", "replace")
             raise self._failures.of_other_reply(text, self._health.ever_answered)
-        return response
+        return answer
 
     async def _probe(self) -> RequestFailure | None:
         """Ask a short question, with the settings of all others; what went wrong if anything."""

@@ -48,7 +48,10 @@ class LocalChat(ChatModel):
                 source.location, padding_side="left", **source.pinned
             )
             self.model = AutoModelForCausalLM.from_pretrained(
-                source.location, dtype=DTYPES[dtype], device_map=_device(), **source.pinned
+                source.location,
+                dtype=DTYPES[dtype],
+                device_map=accelerator_or_cpu(),
+                **source.pinned,
             ).eval()
         except Exception as error:  # a damaged file raises errors of many libraries
             reason = " ".join(str(error).split())[:200] or type(error).__name__
@@ -181,6 +184,7 @@ def _stops(model: Any, tokenizer: Any) -> set[int]:
     return {token for token in (*listed, tokenizer.eos_token_id) if token is not None}
 
 
-def _device() -> str:
+def accelerator_or_cpu() -> str:
+    """Where a model in this process runs."""
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     return accelerator.type if accelerator else "cpu"
