@@ -133,7 +133,7 @@ class _Inspection:
         }
 
     def _left_out(self) -> dict[str, str]:
-        found = {}
+        found: dict[str, str] = {}
         if self._other is None:
             found |= dict.fromkeys(_OF_OTHER_DATA, "the data has one split; name others: --against")
         if self._training is None:
