@@ -46,6 +46,9 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def do_GET(self) -> None:
+        if "VLLM_API_KEY" in os.environ:  # vLLM then wants it from everybody
+            self.send_error(401)
+            return
         name = "another" if BEHAVIOUR == "stranger" else option("--served-model-name")
         self._send({"data": [{"id": name}]})
 

@@ -11,13 +11,18 @@ from pathlib import Path
 import pytest
 import yaml
 
+from clair_apo.advice.advise import advise
+from clair_apo.advice.config import AdviseConfig
 from clair_apo.clair import GenerateConfig, generate
 from clair_apo.errors import ModelNotFoundError, RequestError
+from clair_apo.evaluation import EvaluateConfig, evaluate
 from clair_apo.llm import CachedChat, ModelSpec, RequestStore, check_model
 from clair_apo.llm.backends import server_watch
 from clair_apo.llm.backends.vllm_server import ModelServers
 from clair_apo.records import Message
 from tests.helpers import ROOT
+from tests.helpers.clair_runs import write_rows
+from tests.helpers.evaluations import prompt_file
 from tests.helpers.llm_requests import answers_of
 
 STAND_IN = Path(__file__).parents[2] / "helpers" / "vllm_stand_in.py"
@@ -256,6 +261,7 @@ def test_neither_a_proxy_nor_a_key_of_the_environment_reaches_the_server(
 ):
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-not-for-this-server")
+    monkeypatch.setenv("VLLM_API_KEY", "of-another-server")
     (answer,) = ask(spec_of(folder), store, servers)
     assert answer.completion
     assert "sk-not-for-this-server" not in json.dumps(stand_in.asked)
@@ -317,6 +323,34 @@ def test_target_and_reviser_of_a_run_are_one_server(stand_in, config):
         generate(GenerateConfig.from_command_line(["--config", str(config)]))
     assert len(stand_in.starts) == 1
     assert len(stand_in.asked) >= 6  # three answers, three revisions and what is asked again
+    assert stand_in.is_gone(within_s=0)
+
+
+def test_two_models_of_an_evaluation_with_the_same_weights_are_one_server(
+    stand_in, folder, tmp_path
+):
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    served = {"model": str(folder), "serve": "vllm", "patience_s": 30}
+    config = EvaluateConfig(
+        run_dir=tmp_path / "run",
+        models={"greedy": served, "sampled": served | {"temperature": 0.7}},
+        prompts={"path": str(prompt_file(tmp_path))},
+        suites=[{"suite": "health"}],
+    )
+    assert evaluate(config).asked == 12
+    assert len(stand_in.starts) == 1
+    assert stand_in.is_gone(within_s=0)
+
+
+def test_model_and_judge_of_an_advice_are_served(stand_in, folder, tmp_path):
+    served = {"model": str(folder), "serve": "vllm", "patience_s": 30}
+    chat = {"role": "user", "content": "question"}
+    sides = {name: [{"role": "assistant", "content": name}] for name in ("chosen", "rejected")}
+    pairs = write_rows(tmp_path / "pairs.jsonl", [{"prompt": [chat], **sides}])
+    config = AdviseConfig(run_dir=tmp_path / "run", pairs=str(pairs), model=served, judge=served)
+    advise(config)
+    assert len(stand_in.starts) == 1
+    assert len(stand_in.asked) == 7  # a sample, and the judge in both orders, controls included
     assert stand_in.is_gone(within_s=0)
 
 
