@@ -115,6 +115,8 @@ def test_a_judge_with_a_scale_is_asked_with_the_rubric_and_read_strictly(tmp_pat
         ("Good. <score>7</score>", 7),
         ("<think><score>1</score></think>Good. <score> 7/10 </score>", 7),
         ("<score>7.5</score>", 7.5),
+        ("<score>7/100</score>", None),
+        ("<score>7/10</score> <score>7</score>", 7),
         ("<score>7</score> or <score>8</score>", None),
         ("<score>11</score>", None),
         ("<score>-1</score>", None),
@@ -159,6 +161,18 @@ def test_a_side_without_a_score_drops_the_pair_with_the_reason_of_the_scorer(tmp
     (dropped,) = rows_of(tmp_path, "dropped.jsonl")
     assert dropped["detail"] == "the chosen answer has no score: the server rejects it"
     assert dropped["stage"] == "score"
+
+
+@pytest.mark.parametrize("text", ["nan", "-inf", "about two"])
+def test_a_function_that_gives_no_finite_number_gives_no_score(tmp_path, text):
+    def score(request):
+        return text if "number 1?" in request.messages[0].content else by_length(request)
+
+    config = config_for(tmp_path, "on_policy_judge", judge=None, scorer=REWARD)
+    done = generate(config, **models(), scorer_model=FunctionChat(score))
+    assert (done.pairs, done.dropped) == (5, {"not_scored": 1})
+    (dropped,) = rows_of(tmp_path, "dropped.jsonl")
+    assert dropped["detail"] == "0 of 3 answers have a score (rm/score gives no finite number)"
 
 
 def test_checks_score_the_sides_of_every_recipe_and_ask_nobody(tmp_path):

@@ -1,5 +1,6 @@
 """Gives answers scores: by a reward model, by a judge with a scale, or by checks."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -142,9 +143,19 @@ class Scorer:
             value = read_score(answer, self.config.scale)
             fault = "" if value is not None else f"the reply holds no number from {low} to {high}"
             return Score(value, fault, answer)
-        return Score(float(answer.completion.text), "", answer)
+        value = _number(answer.completion.text)
+        fault = "" if value is not None else f"{self.identity} gives no finite number"
+        return Score(value, fault, answer)
 
     @cached_property
     def _judge(self) -> Judge:
         assert self.chat is not None
         return Judge(self.chat, self.rubric)
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None

@@ -28,7 +28,7 @@ SANDBOX = ImmutableSandboxedEnvironment(
 
 _VERDICT = re.compile(r"(?is)<verdict>\W*(?:answer[\s_]*)?(1|2|tie|yes|no)\W*</verdict>")
 
-_SCORE = re.compile(r"(?is)<score>\s*(-?\d+(?:\.\d+)?)\s*(?:/\s*\d+\s*)?</score>")
+_SCORE = re.compile(r"(?is)<score>\s*(-?\d+(?:\.\d+)?)\s*(?:/\s*(\d+)\s*)?</score>")
 
 Scale = tuple[int, int]
 """The lowest and the highest number that a judge may give."""
@@ -119,15 +119,21 @@ def read_confirmation(answer: Answer) -> bool | None:
 
 
 def read_score(answer: Answer, scale: Scale) -> float | None:
-    """The number that a judge gave; None where the reply holds none on the scale, or two."""
+    """The number that a judge gave; None where the reply holds none on the scale, or two.
+
+    A number out of another one than the upper end, such as 7/10 on a scale to 100, is none.
+    """
     done = answer.completion
     if done is None or done.finish_reason != "stop" or done.refused:
         return None
-    found = {float(number) for number in _SCORE.findall(after_thinking(done.text))}
+    found = {
+        (float(number), int(of or scale[1]))
+        for number, of in _SCORE.findall(after_thinking(done.text))
+    }
     if len(found) != 1:
         return None
-    score = found.pop()
-    return score if scale[0] <= score <= scale[1] else None
+    score, highest = found.pop()
+    return score if highest == scale[1] and scale[0] <= score <= highest else None
 
 
 def _last_verdict(answer: Answer) -> str:

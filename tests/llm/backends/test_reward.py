@@ -1,5 +1,7 @@
 """Reward models: a sequence classifier in this process, and vLLM's address for scores."""
 
+import json
+
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -10,9 +12,14 @@ from clair_apo.llm import CachedChat, ModelSpec, RequestStore, RewardSpec
 from clair_apo.llm.backends.reward import RewardChat
 from clair_apo.models import find_model
 from clair_apo.records import Message
+from tests.helpers.tiny_chat import save_tiny_chat
 from tests.helpers.tiny_reward import save_tiny_reward
 
 TEXTS = ["w1", "w2 w3 w4", "w5 w6 w7 w8 w9 w10", "w11 w12"]
+
+
+def change_json(path, **values):
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
 def conversation(answer):
@@ -80,6 +87,25 @@ def test_a_score_that_is_no_number_is_none(tmp_path):
     assert answer.failure.endswith("gives nan in place of a score")
 
 
+@pytest.mark.parametrize(("of_model", "of_tokenizer"), [(0, "<eos>"), (0, None), (None, None)])
+def test_a_score_is_taken_at_the_last_token_whatever_pads_the_batch(
+    tmp_path, of_tokenizer, of_model
+):
+    folder = save_tiny_reward(tmp_path / "reward")  # its conversations end with <eos>
+    change_json(folder / "config.json", pad_token_id=of_model)
+    change_json(folder / "tokenizer_config.json", pad_token=of_tokenizer)
+    chat = CachedChat(RewardSpec(model=str(folder)), RequestStore(tmp_path / "s.sqlite"))
+    found = [float(answer.completion.text) for answer in asking(chat, TEXTS)]
+    assert found == pytest.approx([by_itself(folder, text) for text in TEXTS], abs=1e-5)
+
+
+def test_a_model_without_a_trained_head_is_refused(tmp_path):
+    folder = save_tiny_chat(tmp_path / "chat")
+    change_json(folder / "config.json", id2label={"0": "LABEL_0"}, label2id={"LABEL_0": 0})
+    with pytest.raises(ModelNotFoundError, match=r"no weights for score\.weight"):
+        RewardChat(find_model(str(folder)))
+
+
 def test_a_classifier_of_several_labels_is_no_reward_model(tmp_path):
     folder = save_tiny_reward(tmp_path / "reward", labels=3)
     with pytest.raises(ModelNotFoundError, match="has 3 labels, and a reward model has one"):
@@ -106,8 +132,6 @@ def served(httpserver, tmp_path, reply, status=200, **settings):
 
 
 def test_a_server_is_asked_for_the_raw_number_of_the_whole_conversation(httpserver, tmp_path):
-    import json
-
     def reply(body):
         length = len(body["messages"][-1]["content"])
         return json.dumps(

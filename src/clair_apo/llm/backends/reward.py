@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from jinja2 import TemplateError
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from clair_apo.errors import ModelNotFoundError
@@ -24,23 +25,23 @@ class RewardChat(ChatModel):
         batch_size: conversations that are scored together.
 
     Raises:
-        ModelNotFoundError: the files cannot be loaded, there is no chat template, or the model has
-            more than one label.
+        ModelNotFoundError: the files cannot be loaded, there is no chat template, the model has
+            more than one label, or the files lack weights.
     """
 
     def __init__(self, source: ModelSource, *, dtype: str = "fp32", batch_size: int = 32) -> None:
         self.tokenizer: Any
         self.model: Any
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(
-                source.location, padding_side="right", **source.pinned
-            )
-            self.model = AutoModelForSequenceClassification.from_pretrained(
+            self.tokenizer = AutoTokenizer.from_pretrained(source.location, **source.pinned)
+            self.model, loaded = AutoModelForSequenceClassification.from_pretrained(
                 source.location,
                 dtype=DTYPES[dtype],
                 device_map=accelerator_or_cpu(),
+                output_loading_info=True,
                 **source.pinned,
-            ).eval()
+            )
+            self.model.eval()
         except Exception as error:  # a damaged file raises errors of many libraries
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise ModelNotFoundError(
@@ -53,11 +54,18 @@ class RewardChat(ChatModel):
                 f"{source.name!r} has {self.model.config.num_labels} labels, and a reward model "
                 "has one: name a model that was trained to give a score"
             )
-        if self.tokenizer.pad_token is None:
-            self.tokenizer.pad_token = self.tokenizer.eos_token
-        # by this token the model finds where each row ends
-        self.model.config.pad_token_id = self.tokenizer.pad_token_id
-        self.name, self.batch_size = source.name, batch_size
+        if missing := sorted(loaded["missing_keys"]):
+            raise ModelNotFoundError(
+                f"{source.name!r} has no weights for {', '.join(missing[:3])}, and would give "
+                "random scores: name a model that was trained to give a score"
+            )
+        self._config = self.model.config.get_text_config()
+        # the model takes the score at the last token that is not this one
+        if self._config.pad_token_id is None:
+            self._config.pad_token_id = self.tokenizer.pad_token_id
+        self.name = source.name
+        # without such a token the score is at the last place, which a row of a batch may not reach
+        self.batch_size = 1 if self._config.pad_token_id is None else batch_size
 
     def plan(self, requests: Sequence[ChatRequest]) -> list[Sequence[ChatRequest]]:
         """Batches of similar lengths, longest first."""
@@ -73,15 +81,23 @@ class RewardChat(ChatModel):
         fitting = [n for n, fault in enumerate(faults) if not fault]
         if not fitting:
             return
-        inputs = self.tokenizer.pad(
-            {"input_ids": [tokens[n] for n in fitting]}, return_tensors="pt"
-        ).to(self.model.device)
-        with torch.inference_mode():
-            scores = self.model(**inputs).logits[:, 0].float().tolist()
+        scores = self._scores([tokens[n] for n in fitting])
         yield [
             _reply(requests[n], score, len(tokens[n]), self.name)
             for n, score in zip(fitting, scores, strict=True)
         ]
+
+    def _scores(self, rows: Sequence[list[int]]) -> list[float]:
+        """The scores of conversations in tokens, padded on the right."""
+        ids = [torch.tensor(row) for row in rows]
+        padding = self._config.pad_token_id or 0
+        inputs = pad_sequence(ids, batch_first=True, padding_value=padding)
+        mask = pad_sequence([torch.ones_like(row) for row in ids], batch_first=True)
+        device = self.model.device
+        with torch.inference_mode():
+            logits = self.model(input_ids=inputs.to(device), attention_mask=mask.to(device)).logits
+        scores: list[float] = logits[:, 0].float().tolist()
+        return scores
 
     def _tokens(self, request: ChatRequest) -> list[int]:
         """The conversation in tokens; none where the chat template does not take it."""
@@ -96,7 +112,7 @@ class RewardChat(ChatModel):
         """Why a conversation cannot be scored; empty where it can."""
         if not tokens:
             return f"the chat template of {self.name!r} takes no conversation with such turns"
-        window = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        window = getattr(self._config, "max_position_embeddings", None)
         if window is not None and len(tokens) > window:
             return f"the conversation has {len(tokens)} tokens, and {self.name!r} reads {window}"
         return ""
