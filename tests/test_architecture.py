@@ -53,6 +53,7 @@ MAY_IMPORT = {
     "apo": GROUND | {"advice", "models", "run_folder"},
     "evaluation": GROUND | {"advice", "apo", "clair", "llm", "models", "run_folder"},
     "lint": GROUND | {"clair"},
+    "select": GROUND | {"clair", "run_folder"},
     "rounds": GROUND | {"advice", "clair", "evaluation", "llm", "models", "run_folder"},
     "report": GROUND | {"evaluation", "lint", "rounds", "run_folder"},
 }

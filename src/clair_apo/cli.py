@@ -223,6 +223,59 @@ def lint(
 
 
 @app.command()
+def select(
+    pairs: Annotated[str, typer.Argument(help="A run, a JSONL or Parquet file, or a data set.")],
+    by: Annotated[
+        Literal["score_margin", "logratio_margin", "jaccard", "edit_ratio"],
+        typer.Option("--by", help="The number of a pair that decides."),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The folder to write to.")],
+    keep: Annotated[
+        Literal["top", "bottom"], typer.Option("--keep", help="The end that is kept.")
+    ] = "top",
+    share: Annotated[float | None, typer.Option("--share", help="So large a share.")] = None,
+    count: Annotated[int | None, typer.Option("--count", help="So many pairs.")] = None,
+    quota: Annotated[int | None, typer.Option("--quota", help="So many of each source.")] = None,
+    least: Annotated[float | None, typer.Option("--min", help="No smaller number.")] = None,
+    most: Annotated[float | None, typer.Option("--max", help="No larger number.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", help="A training config, whose reference gives logratio_margin."),
+    ] = None,
+    split: Annotated[str, typer.Option("--split", help="Of data that has several.")] = "train",
+) -> None:
+    """Keep some pairs: by score, log-ratio or contrast, from one end or between thresholds."""
+    with reported_errors(interrupted=AGAIN):
+        from clair_apo.select import select as keep_some
+        from clair_apo.select import selection_table
+        from clair_apo.select.rule import rule_of
+
+        rule = rule_of(by=by, keep=keep, share=share, count=count, quota=quota, min=least, max=most)
+        margins = _margins(pairs, split, by, config)
+        reference = str(config) if config else None
+        found = keep_some(pairs, rule, out, split=split, margins=margins, reference=reference)
+        print_result(selection_table(found))
+        print_result(f"pairs: {out / 'selected.jsonl'}\nleft out: {out / 'left_out.jsonl'}")
+
+
+def _margins(pairs: str, split: str, by: str, config: Path | None) -> dict[str, float] | None:
+    if (by == "logratio_margin") != (config is not None):
+        raise ConfigError(
+            "--by logratio_margin and --config belong together: the reference that gives the "
+            "numbers is that of a training config (model, max_length); give both or none"
+        )
+    if config is None:
+        return None
+    from clair_apo.apo.arguments import parse_arguments
+    from clair_apo.apo.build_reference import reference_margins
+
+    inner = Path(pairs) / "pairs.jsonl"
+    name = str(inner) if inner.is_file() else pairs
+    options = ["--dataset_name", name, "--dataset_train_split", split, "--held_out", "0"]
+    return reference_margins(parse_arguments(["--config", str(config), *options]))
+
+
+@app.command()
 def merge(
     out: Annotated[Path, typer.Argument(help="The folder of the whole run.")],
     runs: Annotated[list[Path], typer.Argument(help="The folders of all its shards.")],

@@ -15,10 +15,11 @@ from peft import LoraConfig, get_peft_model
 from typer.testing import CliRunner
 
 from clair_apo.apo.arguments import parse_arguments
-from clair_apo.apo.build_reference import build_reference, main
+from clair_apo.apo.build_reference import build_reference, main, reference_margins
 from clair_apo.apo.train import load_split, make_trainer, train
 from clair_apo.cli import app
 from clair_apo.errors import ConfigError, DataError, ModelNotFoundError
+from clair_apo.records import digest
 from tests.helpers.tiny_apo import make_model, make_rows, make_tokenizer
 
 
@@ -199,3 +200,28 @@ def test_an_adapter_from_a_folder_is_trained_on_and_starts_at_itself(
 def test_looking_at_a_cache_loads_no_torch():
     code = "import sys, clair_apo.apo.reference.listing; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], timeout=120, check=False).returncode == 0
+
+
+def test_the_log_ratio_margin_of_a_pair_is_what_its_model_says_of_both_answers(config_file):
+    setup = parse_arguments(["--config", config_file(), "--held_out", "0"])
+    margins = reference_margins(setup)
+    assert len(margins) == 12
+    split = load_split(setup)
+    trainer = make_trainer(setup, split)
+    assert not trainer.reference_cache.computed
+    rows = {
+        digest(p.to_trl_row()): r for p, r in zip(split.train, trainer.train_dataset, strict=True)
+    }
+    for key, row in rows.items():
+        chosen, rejected = (
+            answer_log_prob(trainer.model, row["prompt_ids"], row[f"{side}_ids"])
+            for side in ("chosen", "rejected")
+        )
+        assert margins[key] == pytest.approx(chosen - rejected, abs=1e-4)
+
+
+def answer_log_prob(model, prompt, answer):
+    ids = torch.tensor([[*prompt, *answer]])
+    with torch.no_grad():
+        log_probs = model(ids).logits[0, :-1].log_softmax(-1)
+    return float(log_probs.gather(1, ids[0, 1:, None])[len(prompt) - 1 :].sum())

@@ -409,6 +409,8 @@ ELSEWHERE = {
 }
 OF_A_MODEL_ELSEWHERE = {
     "mode": "tests/clair/test_later_answers.py",
+    "serve": "tests/llm/backends/test_vllm_server.py",
+    "serve_args": "tests/llm/backends/test_vllm_server.py",
     "price": "tests/clair/test_max_cost.py",
     "timeout_s": "tests/llm/backends/test_http.py",
     "patience_s": "tests/llm/backends/test_http_busy.py",

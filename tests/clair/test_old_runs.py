@@ -16,7 +16,7 @@ from clair_apo.files import read_jsonl
 from clair_apo.records import Dropped, PreferencePair
 from clair_apo.report import counts_line, write_report
 from clair_apo.run_folder import RunFolder
-from tests.helpers.scripted_roles import models
+from tests.helpers.scripted_roles import asked_of, models
 
 OLD_RUNS = Path(__file__).with_name("old_runs")
 FOLDERS = ["judged/1-of-2", "judged/2-of-2", "stronger"]
@@ -47,7 +47,7 @@ def _generate(folder):
     result = generate(
         GenerateConfig.from_command_line(["--config", f"{folder}/config.yaml"]), **roles
     )
-    assert [role.requests for role in roles.values()] == [[], [], []]
+    assert asked_of(roles) == {}
     return result
 
 

@@ -123,7 +123,7 @@ def config_for(folder: Path, recipe: str, prompts: int = 6, **changes: object) -
     pool = changes.pop("pool", (server_model("first"), server_model("second")))
     settings = {
         "recipe": recipe,
-        "pool": pool if "pool" in RECIPES[recipe].stages else (),
+        "pool": pool if recipe in RECIPES and "pool" in RECIPES[recipe].stages else (),
         "samples": 3,
         "revision": {"format": "full"},
         # behind a server, so that a model in its place has the same identity

@@ -84,7 +84,8 @@ OF_ACCOUNT_AT_A_SERVER = {
     "token_limit_field": "max_completion_tokens",
     "extra_body": {"reasoning_effort": "low"},
 }
-LOCAL_ONLY = {"dtype": "bf16"}  # part of a local model's identity: tested with the local model
+# part of a local model's identity: tested with the local model, and with the one that is served
+LOCAL_ONLY = {"dtype": "bf16", "serve": "vllm", "serve_args": ("--quantization=fp8",)}
 
 
 def _key(**changes):

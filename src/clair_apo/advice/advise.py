@@ -21,6 +21,7 @@ from clair_apo.console import say
 from clair_apo.errors import ConfigError, DataError
 from clair_apo.files import first_fault, write_jsonl
 from clair_apo.llm import CachedChat, ChatModel, RequestStore, check_model
+from clair_apo.llm.backends.vllm_server import ModelServers
 from clair_apo.llm.judge import Judge, load_rubric
 from clair_apo.run_folder import RunFolder, write_json
 
@@ -63,8 +64,8 @@ def advise(
         _require_own_samples(pairs, str(config.pairs))
     folder.prepare()
     path = config.store or config.run_dir.parent / "requests.sqlite"
-    with RequestStore(path) as store, folder.locked():
-        inquiry = _Inquiry(config, pairs, rubric, store, model, judge_model)
+    with RequestStore(path) as store, folder.locked(), ModelServers(folder.path) as servers:
+        inquiry = _Inquiry(config, pairs, rubric, store, servers, model, judge_model)
         return _write(folder, inquiry.advice(folder))
 
 
@@ -94,15 +95,20 @@ class _Inquiry:
         pairs: Sequence[JudgedPair],
         rubric: str,
         store: RequestStore,
+        servers: ModelServers,
         model: ChatModel | None,
         judge_model: ChatModel | None,
     ) -> None:
         assert config.judge is not None
         self.config, self.pairs, self.store = config, pairs, store
         self.model = (
-            CachedChat(config.model, store, model, offline=config.offline) if config.model else None
+            CachedChat(config.model, store, model, offline=config.offline, servers=servers)
+            if config.model
+            else None
         )
-        judge = CachedChat(config.judge, store, judge_model, offline=config.offline)
+        judge = CachedChat(
+            config.judge, store, judge_model, offline=config.offline, servers=servers
+        )
         self.judge = Judge(judge, rubric)
 
     def advice(self, folder: RunFolder) -> Advice:

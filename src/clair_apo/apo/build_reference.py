@@ -84,6 +84,35 @@ def build_reference(setup: TrainingSetup, shard: Shard | None = None) -> BuiltRe
     return built
 
 
+def reference_margins(setup: TrainingSetup) -> dict[str, float]:
+    """The log-ratio margin of every pair of a training config under its reference.
+
+    Taken from the cache; what it lacks is computed and kept.
+
+    Args:
+        setup: the config; all its pairs count, trained on or held out.
+
+    Returns:
+        By the digest of a pair's row: log-probability of chosen minus that of rejected, in nats,
+        summed over the answers.
+
+    Raises:
+        ClairApoError: whatever the user can mend.
+    """
+    trainer = _built(setup)
+    split = load_split(setup)
+    parts = ((split.train, trainer.train_dataset), (split.held_out, trainer.eval_dataset))
+    found = {
+        digest(pair.to_trl_row()): margin
+        for pairs, dataset in parts
+        if dataset is not None
+        for pair, margin in zip(pairs, trainer.reference_cache.margins(dataset), strict=True)
+    }
+    freeze_objects_for_exit(setup.args.world_size)
+    trainer.end()  # type: ignore[no-untyped-call]
+    return found
+
+
 def verify_pairs(setup: TrainingSetup) -> str:
     """Ask the reference again about some pairs of a training config, and compare.
 

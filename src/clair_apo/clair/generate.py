@@ -31,6 +31,7 @@ from clair_apo.console import Usage, say, show_progress
 from clair_apo.errors import DataError
 from clair_apo.files import atomic_writer, read_jsonl
 from clair_apo.llm import ChatModel, Dialogue, RequestStore, propagate_errors_to
+from clair_apo.llm.backends.vllm_server import ModelServers
 from clair_apo.records import Dropped, Record, Stage
 from clair_apo.run_folder import DATASET, RunFolder
 
@@ -100,7 +101,9 @@ def generate(
         if lost := losses.sentence(config.store_path):
             say(lost)
         manifest = RunManifest(config, folder, store)
-        clients = open_clients(config, store, manifest.costs.ledger, survey.waiting, models)
+        servers = stack.enter_context(ModelServers(folder.path))
+        ledger = manifest.costs.ledger
+        clients = open_clients(config, store, ledger, survey.waiting, models, servers)
         context = context.with_clients(clients)
         with manifest.costs.recorded_on_failure():
             settings = run_settings(config, context, survey.digest, survey.tests.sets)

@@ -15,6 +15,7 @@ from clair_apo.clair.stages.context import ModelClients, Role, StageContext
 from clair_apo.errors import RunError
 from clair_apo.llm import CachedChat, ChatModel, ModelSpec, RequestStore, check_model
 from clair_apo.llm.backends.select import model_of_mode, stranded_batches
+from clair_apo.llm.backends.vllm_server import ModelServers
 from clair_apo.llm.judge import load_rubric
 from clair_apo.llm.pricing import require_price
 
@@ -101,6 +102,7 @@ def open_clients(
     ledger: CostLedger,
     waiting: int,
     given: Models | None = None,
+    servers: ModelServers | None = None,
 ) -> ModelClients:
     """Open the models that a run asks, each behind the request store.
 
@@ -112,6 +114,7 @@ def open_clients(
         ledger: counts what they cost.
         waiting: prompts that bring no answer.
         given: models in place of those that the config names.
+        servers: start the models that are served for the run.
 
     Raises:
         RunError: a model that is not asked in batches any more has open ones.
@@ -122,7 +125,9 @@ def open_clients(
         if spec is None:
             return None
         given = models.get(role)
-        return open_client(spec, store, ledger, config.folder, given, offline=config.offline)
+        return open_client(
+            spec, store, ledger, config.folder, given, offline=config.offline, servers=servers
+        )
 
     asked = config.asked_models
     clients = ModelClients(
@@ -154,6 +159,7 @@ def open_client(
     given: ChatModel | None = None,
     *,
     offline: bool = False,
+    servers: ModelServers | None = None,
 ) -> CachedChat:
     """Open one model of a run behind the request store, in the mode of its spec.
 
@@ -164,10 +170,17 @@ def open_client(
         folder: of the run; files for a model that answers later lie below it.
         given: asked in place of what the spec names.
         offline: ask nothing.
+        servers: start the model where it is served for the run.
     """
     later = model_of_mode(spec, store, ledger.run_id, folder / "batch")
     return CachedChat(
-        spec, store, given or later, offline=offline, run_id=ledger.run_id, budget=ledger.budget
+        spec,
+        store,
+        given or later,
+        offline=offline,
+        run_id=ledger.run_id,
+        budget=ledger.budget,
+        servers=servers,
     )
 
 

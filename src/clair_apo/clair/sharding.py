@@ -14,7 +14,7 @@ from clair_apo.run_folder import RunFolder
 # these may differ from machine to machine: they decide no row
 _OF_THE_MACHINE = {
     *("run_dir", "store", "shard", "offline", "max_cost"),
-    *("base_url", "mode", "api_key_env", "timeout_s", "max_in_flight", "batch_size"),
+    *("base_url", "mode", "serve", "api_key_env", "timeout_s", "max_in_flight", "batch_size"),
     *("requests_per_minute", "tokens_per_minute"),
 }
 

@@ -28,6 +28,7 @@ from clair_apo.evaluation.suites.prompt_answers import answer_prompts
 from clair_apo.evaluation.tables import evaluation_markdown
 from clair_apo.files import atomic_writer
 from clair_apo.llm import RequestStore
+from clair_apo.llm.backends.vllm_server import ModelServers
 from clair_apo.records import Record
 from clair_apo.run_folder import RunFolder, now, write_json
 
@@ -79,7 +80,8 @@ def evaluate(config: EvaluateConfig, *, chats: Chats | None = None) -> Evaluatio
         costs.write(command=COMMAND, config=config.model_dump(mode="json"), started=now())
         with atomic_writer(folder.file("config.yaml")) as file:
             file.write(config.to_yaml())
-        session = plan.session(folder, store, costs, given, offline=config.offline)
+        servers = stack.enter_context(ModelServers(folder.path))
+        session = plan.session(folder, store, costs, given, servers, offline=config.offline)
         if config.drop_checkpoints:
             _evaluate_and_drop(config, session, folder, plan)
         found = _close(session, folder, _run_suites(config, session, folder, plan))

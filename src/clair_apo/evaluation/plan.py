@@ -18,6 +18,7 @@ from clair_apo.evaluation.held_out import HeldOut, load_held_out
 from clair_apo.evaluation.session import Chats, Session
 from clair_apo.evaluation.suites.base import EvaluatedModel
 from clair_apo.llm import ModelSpec, RequestStore, check_model
+from clair_apo.llm.backends.vllm_server import ModelServers
 from clair_apo.llm.pricing import require_price
 from clair_apo.llm.spec import RECORDED
 from clair_apo.models import has_chat_template
@@ -43,6 +44,7 @@ class Plan(NamedTuple):
         store: RequestStore,
         costs: RunCosts,
         given: Chats,
+        servers: ModelServers | None = None,
         *,
         offline: bool = False,
         kind: Callable[..., Session] = Session,
@@ -55,6 +57,7 @@ class Plan(NamedTuple):
             store,
             costs,
             given,
+            servers,
             offline=offline,
             dropped={one.path: one.identity for one in self.dropped.values()},
         )

@@ -24,6 +24,7 @@ from clair_apo.llm import (
     RequestStore,
     propagate_errors_to,
 )
+from clair_apo.llm.backends.vllm_server import ModelServers
 from clair_apo.llm.pricing import Meter, require_price
 from clair_apo.records import Conversation, PreferencePair, Prompt
 
@@ -44,6 +45,7 @@ class Session(SuiteContext):
         store: keeps every answer.
         costs: counts what the evaluation costs, with `max_cost`.
         chats: asked in place of what specs name.
+        servers: start the models that are served for the evaluation.
         offline: ask nothing.
         dropped: checkpoints whose folders are gone: the path of each, and its model's identity.
 
@@ -60,6 +62,7 @@ class Session(SuiteContext):
         store: RequestStore,
         costs: RunCosts,
         chats: Chats,
+        servers: ModelServers | None = None,
         *,
         offline: bool = False,
         dropped: Mapping[str, str] | None = None,
@@ -68,7 +71,8 @@ class Session(SuiteContext):
         self.prompts: Sequence[Prompt] = held_out.prompts
         self.pairs: Sequence[PreferencePair] = held_out.pairs
         self.folder, self.store, self.costs = folder, store, costs
-        self._chats, self._offline, self._dropped = chats, offline, dropped or {}
+        self._chats, self._servers = chats, servers
+        self._offline, self._dropped = offline, dropped or {}
         self._clients: dict[str, CachedChat] = {}
         self._kept: dict[str, KeptLogProbs] = {}
         self._answered: dict[Any, list[Answer]] = {}
@@ -132,8 +136,15 @@ class Session(SuiteContext):
         if spec.model in self._dropped:
             given = Gone(spec.model)
             spec = spec.model_copy(update={"model": self._dropped[spec.model]})
-        ledger, offline = self.costs.ledger, self._offline
-        return open_client(spec, self.store, ledger, self.folder, given, offline=offline)
+        return open_client(
+            spec,
+            self.store,
+            self.costs.ledger,
+            self.folder,
+            given,
+            offline=self._offline,
+            servers=self._servers,
+        )
 
     def converse(self, title: str, client: CachedChat, dialogues: Iterable[Dialogue[T]]) -> list[T]:
         """The results of dialogues with a client, in their order, with a progress display.
@@ -182,7 +193,7 @@ class Session(SuiteContext):
 
     def _hold_only(self, client: CachedChat) -> None:
         for other in self._clients.values():
-            if other is not client:
+            if other is not client and not other.shares_server_with(client):
                 other.unload()
 
 

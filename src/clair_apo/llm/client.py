@@ -6,7 +6,7 @@ for result in chat.converse(dialogues): ...
 
 from collections.abc import Iterable, Iterator
 from functools import cached_property
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from clair_apo.console import say
 from clair_apo.errors import RequestError
@@ -17,7 +17,10 @@ from clair_apo.llm.spec import RECORDED, ModelSpec, find_key
 from clair_apo.llm.store import RequestStore
 from clair_apo.llm.types import ChatModel, ChatRequest, Dialogue, StreamingChat
 from clair_apo.models import ModelSource, find_model
-from clair_apo.records import Conversation, Sampling
+from clair_apo.records import Conversation, Sampling, digest
+
+if TYPE_CHECKING:
+    from clair_apo.llm.backends.vllm_server import ModelServers
 
 T = TypeVar("T")
 
@@ -26,13 +29,18 @@ def check_model(spec: ModelSpec) -> None:
     """Find out what can be known of a model before anything is asked or written.
 
     Raises:
-        ModelNotFoundError: no such folder.
-        RequestError: no key for the server.
+        ModelNotFoundError: no such folder, or one that cannot be served.
+        RequestError: no key for the server, or no `vllm` to serve the model with.
     """
     if spec.base_url:
         find_key(spec)
     elif spec.mode != "files" and not spec.model.startswith(RECORDED):
-        find_model(spec.model, say, spec.revision)
+        source = find_model(spec.model, say, spec.revision)
+        if spec.serve:
+            from clair_apo.llm.backends.vllm_server import check_folder, find_command
+
+            check_folder(source.location)
+            find_command()
 
 
 class CachedChat:
@@ -50,6 +58,7 @@ class CachedChat:
             request of which the store knows nothing ends the run.
         run_id: stands in the store beside what this run paid for.
         budget: the money of the run, shared by its models; by default without a limit.
+        servers: start and stop the server of a model with `serve`, which cannot be asked without.
     """
 
     def __init__(
@@ -62,13 +71,14 @@ class CachedChat:
         offline: bool = False,
         run_id: str = "",
         budget: Budget | None = None,
+        servers: "ModelServers | None" = None,
     ) -> None:
         self.spec = spec
         account = Account(spec, budget or Budget())
         self.meter = meter or Meter()
         self.meter.price, self.meter.batch = account.price, account.batch
-        self._given, self._offline = model, offline
-        self._streams = model is None and spec.base_url is not None
+        self._given, self._offline, self._servers = model, offline, servers
+        self._streams = model is None and bool(spec.base_url or spec.serve)
         self._cache = AnswerCache(
             spec,
             store,
@@ -81,14 +91,20 @@ class CachedChat:
 
     @cached_property
     def identity(self) -> str:
-        """The model's name in request keys."""
+        """The model's name in request keys.
+
+        Of a model in a folder it tells weights and precision, and beside them only those
+        `serve_args` that may change answers: whoever serves the same weights answers as well.
+        """
         remote = (
             self.spec.base_url or self.spec.model.startswith(RECORDED) or self._given is not None
         )
         if remote:
             return self.spec.served_identity
+        served = self.spec.served_differently
+        suffix = f"/vllm-{digest(served)[:8]}" if served else ""
         kind = "/score" if self.spec.gives_scores else ""
-        return f"{self._source.identity}/{self.spec.dtype}{kind}"
+        return f"{self._source.identity}/{self.spec.dtype}{suffix}{kind}"
 
     @cached_property
     def _sampling(self) -> Sampling:
@@ -129,7 +145,7 @@ class CachedChat:
     @property
     def is_in_process(self) -> bool:
         """Whether the model runs in this process, from files."""
-        remote = self.spec.base_url or self.spec.mode == "files"
+        remote = self.spec.base_url or self.spec.serve or self.spec.mode == "files"
         return not remote and not self.spec.model.startswith(RECORDED) and self._given is None
 
     @property
@@ -142,14 +158,29 @@ class CachedChat:
         return self._model
 
     def unload(self) -> None:
-        """Give back the memory of a model in this process; it is loaded again when it is needed."""
+        """Give back the memory of a model in this process, or of one that is served.
+
+        It is loaded again when it is needed.
+        """
         self.__dict__.pop("_model", None)
+        if self.spec.serve and self._servers is not None:
+            self._servers.stop()
+
+    def shares_server_with(self, other: "CachedChat") -> bool:
+        """Whether one `vllm serve` answers for both."""
+        both = self.spec.serve and other.spec.serve
+        return bool(both and self.identity == other.identity)
 
     def _connect(self) -> StreamingChat:
         self._refuse_to_ask()
         from clair_apo.llm.backends.http import HttpChat
 
-        return HttpChat(self.spec, self.meter)
+        if not self.spec.serve:
+            return HttpChat(self.spec, self.meter)
+        if self._servers is None:
+            raise ValueError("a model with `serve` needs servers: CachedChat(..., servers=...)")
+        server = self._servers.find(self.spec, self._source.location, self.identity)
+        return HttpChat(server.spec_for(self.spec), self.meter, server.fault)
 
     def _in_groups(self) -> ChatModel:
         self._refuse_to_ask()

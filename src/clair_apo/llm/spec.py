@@ -32,6 +32,24 @@ _NOT_EXTRA = {
     *("model", "messages", "max_tokens", "max_completion_tokens", "temperature", "top_p"),
     *("n", "stream"),
 }
+# options of `vllm serve` that the run sets itself, and what to do instead
+_OWN_OPTIONS = {
+    **dict.fromkeys(
+        ("--host", "--port", "--uds", "--served-model-name", "--model"), "the run chooses it"
+    ),
+    "--dtype": "set dtype: bf16 or fp32",
+    "--generation-config": "set the sampling settings of the section, or extra_body",
+    "--config": "write its options into serve_args",
+}
+# options that decide how fast the server is and how much it holds, and no answer
+_NEUTRAL = {
+    *("--max-model-len", "--max-num-seqs", "--max-num-batched-tokens", "--enforce-eager"),
+    *("--gpu-memory-utilization", "--kv-cache-memory-bytes", "--block-size", "--swap-space"),
+    *("--enable-prefix-caching", "--no-enable-prefix-caching", "--enable-chunked-prefill"),
+    *("--tensor-parallel-size", "--data-parallel-size", "--pipeline-parallel-size"),
+    *("--disable-log-requests", "--disable-log-stats", "--disable-uvicorn-access-log"),
+    *("--uvicorn-log-level", "--download-dir", "--api-server-count"),
+}
 _SECRET = re.compile(
     r"(?i)(api|access|auth|private)[-_]?(key|token)|secret|passw|credential|authorization|bearer|cookie"
     r"|^(key|token)$"
@@ -89,6 +107,11 @@ class ModelSpec(Section):
     a name, any word of yours that changes when they do. Answers of another are not reused."""
     base_url: str | None = None
     """An OpenAI-compatible server, such as `http://127.0.0.1:8000/v1`; none: in this process."""
+    serve: Literal["vllm"] | None = None
+    """`vllm`: the run starts `vllm serve` for the folder that `model` names, and stops it at the
+    end; none: the model runs in this process."""
+    serve_args: tuple[str, ...] = ()
+    """More arguments of `vllm serve`, such as `--max-model-len=4096`, each with its value."""
     mode: Literal["live", "batch", "files"] = "live"
     """`live`: one request at a time; `batch`: the server's Batch API, cheaper, within a day;
     `files`: files that `vllm run-batch` answers between two runs."""
@@ -126,7 +149,7 @@ class ModelSpec(Section):
     batch_size: int = Field(32, gt=0)
     """Requests per batch of a model in this process."""
     dtype: Literal["fp32", "bf16"] = "fp32"
-    """Precision of a model in this process."""
+    """Precision of a model in this process, or of the one that is served."""
 
     @field_validator("base_url")
     @classmethod
@@ -161,11 +184,34 @@ class ModelSpec(Section):
 
     @model_validator(mode="after")
     def _is_sent_to_a_server(self) -> Self:
-        local = self.base_url is None and self.mode != "files"
+        local = self.base_url is None and self.mode != "files" and not self.serve
         fields = type(self).model_fields
         for name in ("token_limit_field", "extra_body"):
             if local and getattr(self, name) != fields[name].get_default(call_default_factory=True):
                 raise ValueError(f"{name} is for a server: set base_url, or leave {name} out")
+        return self
+
+    @field_validator("serve_args")
+    @classmethod
+    def _are_vllm_options(cls, args: tuple[str, ...]) -> tuple[str, ...]:
+        for arg in args:
+            name = _option(arg)
+            if not name.startswith("--") or len(arg.split("=")[0].split()) != 1:
+                raise ValueError(f"{arg!r}: expected an option such as --max-model-len=4096")
+            if name in _OWN_OPTIONS:
+                raise ValueError(f"{arg!r}: {_OWN_OPTIONS[name]}")
+            if _SECRET.search(name.removeprefix("--")):
+                raise ValueError(f"{name!r} takes a secret, and this is written into the manifest")
+        return args
+
+    @model_validator(mode="after")
+    def _is_served_or_asked(self) -> Self:
+        if self.serve and self.base_url is not None:
+            raise ValueError("serve starts a server, and base_url names one: set one of the two")
+        if self.serve and self.mode != "live":
+            raise ValueError(f"serve is for mode 'live', not {self.mode!r}: take one of them out")
+        if self.serve_args and not self.serve:
+            raise ValueError("serve_args are for a server that is started: set serve to vllm")
         return self
 
     @model_validator(mode="after")
@@ -182,6 +228,11 @@ class ModelSpec(Section):
         """The name in request keys of a model that is not loaded here."""
         name = self.model if self.revision is None else f"{self.model}@{self.revision}"
         return f"{name}/score" if self.gives_scores else name
+
+    @property
+    def served_differently(self) -> tuple[str, ...]:
+        """Those of `serve_args` that may change answers, sorted; all but those of `_NEUTRAL`."""
+        return tuple(sorted(arg for arg in self.serve_args if _option(arg) not in _NEUTRAL))
 
     @property
     def sampling(self) -> Sampling:
@@ -236,6 +287,11 @@ def _address_fault(url: str) -> str:
     except ValueError as error:
         return str(error)
     return ""
+
+
+def _option(arg: str) -> str:
+    """The name of an argument's option, as vLLM spells it."""
+    return arg.partition("=")[0].replace("_", "-")
 
 
 def _names(value: JsonValue) -> Iterator[str]:

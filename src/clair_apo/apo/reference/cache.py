@@ -202,6 +202,17 @@ class ReferenceCache:
             for new, old in zip(answer, self.known[keys[row]], strict=True)
         ]
 
+    def margins(self, dataset: Dataset) -> list[float]:
+        """Log-probability of chosen minus that of rejected, in nats, of every pair that was added.
+
+        Both are sums over the answer's tokens under the reference, in the order of the data set.
+        """
+        known = [self.known[key] for key in self._pairs(dataset).keys]
+        return [
+            float(pair.chosen.sum(dtype=np.float64) - pair.rejected.sum(dtype=np.float64))
+            for pair in known
+        ]
+
     def collate(self, inner: Any) -> CollateWithReference:
         """A collator whose batches carry what is known here."""
         return CollateWithReference(inner, self.known, self._host.args.ld_alpha)

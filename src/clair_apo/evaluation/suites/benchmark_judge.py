@@ -61,6 +61,7 @@ def ask_judge(
 def described(spec: ModelSpec) -> str:
     """The judge and its settings in a sentence's part, for remarks."""
     place = f" at {spec.base_url}" if spec.base_url else " in this process"
+    place = f" served by {spec.serve}" if spec.serve else place
     heat = "not sent" if spec.temperature is None else f"{spec.temperature:g}"
     return f"{spec.model}{place}, temperature {heat}, at most {spec.max_tokens} tokens"
 

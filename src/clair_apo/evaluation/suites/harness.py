@@ -65,7 +65,7 @@ class Harness:
             DataError: a task's data cannot be loaded.
         """
         assert model.spec is not None
-        if model.spec.base_url or model.spec.mode != "live":
+        if model.spec.base_url or model.spec.serve or model.spec.mode != "live":
             return self._score(StoredModel(model, context), chat=True)
         settings = self._settings | {"model": context.identity(model), "lm_eval": self.version}
         kept = context.folder / "lm_eval" / f"{model.name}.json"

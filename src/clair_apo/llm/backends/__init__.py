@@ -8,6 +8,8 @@ batch_api           the Batch API: files of requests, answered within a day
 batch_client        its endpoints
 batch_files         its files
 batch_admin         list, cancel and forget batches
+vllm_server         starts `vllm serve` for a folder, and stops it
+server_watch        the script that ends it when the run is gone
 vllm_files          files that `vllm run-batch` answers
 local               a model in this process
 scripted            a list of answers, for tests

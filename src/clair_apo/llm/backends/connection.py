@@ -164,6 +164,8 @@ class Connection:
         Raises:
             RequestError: there is no key for it, or the proxy cannot be used.
         """
+        if spec.serve:  # a server of the run's own on this machine
+            return cls(spec, None, None)
         return cls(spec, find_key(spec), find_proxy(spec.base_url or ""))
 
     @property

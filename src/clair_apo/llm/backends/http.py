@@ -12,6 +12,7 @@ import asyncio
 import json
 import logging
 import time
+from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any
@@ -27,7 +28,7 @@ from clair_apo.llm.backends.rate_limits import RateLimiter
 from clair_apo.llm.backends.server_health import Attempts, ServerHealth, jittered_wait_s
 from clair_apo.llm.pricing import Meter
 from clair_apo.llm.responses import count_of
-from clair_apo.llm.spec import ModelSpec
+from clair_apo.llm.spec import GO_ON, ModelSpec
 from clair_apo.llm.types import ChatRequest, ModelReply, RawResponse
 from clair_apo.records import Message
 
@@ -44,18 +45,21 @@ class HttpChat:
     Args:
         spec: `base_url` must be set; `model` is sent as it is.
         meter: where what is in flight, the limit and the waits are shown.
+        ended: returns why the server will never answer again, where that is known; else nothing.
 
     Raises:
         RequestError: the server is not on this machine and there is no key for it, or what the
             environment says of keys, proxies or certificates cannot be used.
     """
 
-    def __init__(self, spec: ModelSpec, meter: Meter | None = None) -> None:
+    def __init__(
+        self, spec: ModelSpec, meter: Meter | None = None, ended: Callable[[], str] = str
+    ) -> None:
         connection = Connection.of(spec)
         self.in_flight_limit = spec.max_in_flight
         self._results: SimpleQueue[ModelReply | Exception] = SimpleQueue()
         self._outstanding = 0
-        self._server = _Server(connection, meter or Meter(), self._results)
+        self._server = _Server(connection, meter or Meter(), self._results, ended)
         self._loop = asyncio.new_event_loop()
         # a daemon: a process that was told to stop does not wait for a slow server
         self._thread = Thread(target=self._run, name="requests", daemon=True)
@@ -126,8 +130,10 @@ class _Server:
         connection: Connection,
         meter: Meter,
         results: "SimpleQueue[ModelReply | Exception]",
+        ended: Callable[[], str],
     ) -> None:
         spec = connection.spec
+        self._server_ended = ended
         self._spec, self._meter, self._results = spec, meter, results
         self._failures = FailureReader(connection)
         self._endpoint = Endpoint.of(spec)
@@ -262,6 +268,8 @@ class _Server:
                 )
             response: RawResponse | None = self._mask.value(_json_object(reply.content))
         except Exception as error:  # the client lets through what many libraries below it raise
+            if why := self._server_ended():
+                raise RequestFailure("run", f"{why}; {GO_ON}") from None
             raise self._failures.read(error) from None
         finally:
             self._sending.discard(task)
