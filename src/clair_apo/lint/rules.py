@@ -13,8 +13,8 @@ NEAR_IDENTICAL = 0.02
 """The share of characters that nearly identical sides differ in at most, over the longer side.
 Ours: a letter or a digit in a line."""
 NEAR_DUPLICATE = 0.8
-"""The Jaccard similarity of near-duplicate prompts, as in arXiv 2107.06499, section 4.2; there of
-runs of five words, here of three, since prompts are short."""
+"""The Jaccard similarity of near-duplicate prompts, of their runs of three words. Ours: one word
+of thirty may differ, or what is added is a quarter at most."""
 SMALL_GAP, SMALL_RELATIVE_GAP = 0.3, 0.05
 """Cohen's d and relative gap of the lengths from which on a length gap is a warning. These and the
 next two are those of `soup data lint`: d alone would call a word in texts of one length a gap."""
