@@ -5,6 +5,7 @@ Packages, in the order in which data passes through them:
     ingest    foreign rows -> prompts and answers
     llm       asks language models, behind a store that never asks twice
     clair     prompts -> responses -> minimal revisions -> preference pairs
+    lint      looks over pairs, ours or anybody's
     report    pages about the pairs and about trainings
     apo       anchored training on the pairs
     evaluation  what trained models answer, with intervals

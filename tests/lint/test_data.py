@@ -5,6 +5,7 @@ from datasets import Dataset, DatasetDict
 
 from clair_apo.errors import DataError
 from clair_apo.lint import Severity, lint
+from clair_apo.lint.rows import row_count
 from tests.helpers.clair_runs import Replying, edit_reply, make_config, run, write_rows
 from tests.helpers.lint_pairs import as_messages, finding, linted, sound_pairs
 
@@ -106,3 +107,13 @@ def test_examples_are_few_cut_and_show_where_the_sides_part(tmp_path):
         assert "word yes word" in example.chosen and "word no word" in example.rejected
         assert "characters before]" in example.chosen and "more characters]" in example.chosen
         assert len(example.chosen) < 700
+
+
+def test_progress_knows_how_many_rows_a_file_has_before_it_is_read(tmp_path):
+    rows = Dataset.from_list(sound_pairs(7))
+    rows.to_parquet(tmp_path / "pairs.parquet")
+    rows.save_to_disk(tmp_path / "saved")
+    (tmp_path / "pairs.jsonl").write_text('{"a": 1}\n\n{"a": 2}')
+    (tmp_path / "broken.parquet").write_text("no Parquet")
+    names = ("pairs.parquet", "pairs.jsonl", "saved", "broken.parquet", "gone.jsonl")
+    assert [row_count(str(tmp_path / name)) for name in names] == [7, 2, 0, 0, 0]
