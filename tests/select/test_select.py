@@ -1,12 +1,14 @@
 """Keeping some pairs by a number: ends, thresholds, quotas, and what is written."""
 
+import io
 import json
 
 import pytest
+from rich.console import Console
 
 from clair_apo.clair import generate
 from clair_apo.errors import ConfigError, DataError
-from clair_apo.select import Rule, select
+from clair_apo.select import Rule, select, selection_table
 from clair_apo.select.rule import rule_of
 from tests.helpers.clair_runs import write_rows
 from tests.helpers.scripted_roles import config_for, models
@@ -156,3 +158,18 @@ def test_log_ratio_margins_are_looked_up_by_the_row(tmp_path, ten):
 def test_a_rule_that_cannot_be_is_refused_in_one_line(values, words):
     with pytest.raises(ConfigError, match=words):
         rule_of(by="jaccard", **values)
+
+
+def test_the_table_fits_into_80_columns_and_says_why_pairs_were_left_out(tmp_path, ten):
+    path, _ = ten
+    found = select(str(path), Rule(by="score_margin", quota=2), tmp_path / "out")
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(selection_table(found))
+    text = console.export_text()
+    assert "score_margin: 4 of 10 pairs kept" in text
+    assert [line.split()[:3] for line in text.splitlines()[2:4]] == [
+        ["all", "10", "4.5"],
+        ["kept", "4", "7.5"],
+    ]
+    assert "left out: 6 beyond the 2 of its source" in text
+    assert "kept of a: 2" in text

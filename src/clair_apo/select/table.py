@@ -6,6 +6,9 @@ from rich.text import Text
 
 from clair_apo.select.run import Selection, Spread
 
+NONE = "\N{EN DASH}"
+"""In place of an interval that there is not."""
+
 
 def selection_table(found: Selection) -> RenderableType:
     """The number that decided before and after, and why pairs were left out."""
@@ -15,9 +18,9 @@ def selection_table(found: Selection) -> RenderableType:
         box=None,
         padding=(0, 2, 0, 0),
     )
-    for name in ("pairs", "mean, 95 % interval", "min", "25 %", "median", "75 %", "max"):
-        table.add_column(name, justify="left" if name == "pairs" else "right")
-    for words, spread in (("all with a number", found.before), ("kept", found.after)):
+    for name in ("", "n", "mean", "95 % interval", "min", "25 %", "median", "75 %", "max"):
+        table.add_column(name, justify="right" if name else "left", no_wrap=True)
+    for words, spread in (("all", found.before), ("kept", found.after)):
         if spread:
             table.add_row(words, *_cells(spread))
     lines = [f"left out: {count:,} {reason}" for reason, count in found.left_out.items()]
@@ -28,8 +31,7 @@ def selection_table(found: Selection) -> RenderableType:
 
 def _cells(spread: Spread) -> list[str]:
     mean = spread.mean
-    shown = f"{mean.mean:.3f}"
-    if mean.low is not None and mean.high is not None:
-        shown += f" [{mean.low:.3f}, {mean.high:.3f}]"
+    known = mean.low is not None and mean.high is not None
+    interval = f"{mean.low:.3g} to {mean.high:.3g}" if known else NONE
     rest = (spread.minimum, spread.q1, spread.median, spread.q3, spread.maximum)
-    return [shown, *(f"{value:.3f}" for value in rest)]
+    return [f"{mean.n:,}", f"{mean.mean:.3g}", interval, *(f"{value:.3g}" for value in rest)]
