@@ -22,7 +22,15 @@ from clair_apo.clair.stages.pair import TOKENIZER
 from clair_apo.demo.recording import read_recording
 from clair_apo.files import read_jsonl
 from clair_apo.llm import RequestStore, Spent
-from clair_apo.records import Contrast, Dropped, Record, Response, Revision, Stage
+from clair_apo.records import (
+    Contrast,
+    Dropped,
+    Record,
+    Response,
+    Revision,
+    RevisionFormat,
+    Stage,
+)
 from clair_apo.run_folder import RunFolder
 from clair_apo.stats import Interval, mean_interval
 
@@ -54,7 +62,7 @@ ROWS: tuple[tuple[str, Callable[[Measured], float], int], ...] = (
 )
 
 
-def recorded(format: str) -> Side:
+def recorded(format: RevisionFormat) -> Side:
     """The demo's recording in one format, where the prompt has both."""
     measured, unread = {}, Counter[str]()
     for row in read_recording():
@@ -190,9 +198,7 @@ def main() -> None:
         parser.error("--runs: give two run folders or more")
     if args.runs:
         print(outcomes([outcome_of(path) for path in args.runs]))
-    sides = [of_run(path) for path in args.runs or ()] or [
-        recorded(format) for format in ("full", "edits")
-    ]
+    sides = [of_run(path) for path in args.runs or ()] or [recorded("full"), recorded("edits")]
     for first, second in combinations(sides, 2):
         print(f"\n{table(first, second)}")
     counted = "as each server counts" if args.runs else "of the embedded model, smollm2-135m"
