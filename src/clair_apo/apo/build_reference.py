@@ -7,6 +7,7 @@ call it.
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -90,7 +91,7 @@ def reference_margins(setup: TrainingSetup) -> dict[str, float]:
     Taken from the cache; what it lacks is computed and kept.
 
     Args:
-        setup: the config; all its pairs count, trained on or held out.
+        setup: the config; all its pairs count, trained on, held out, or beyond `max_pairs`.
 
     Returns:
         By the digest of a pair's row: log-probability of chosen minus that of rejected, in nats,
@@ -99,6 +100,7 @@ def reference_margins(setup: TrainingSetup) -> dict[str, float]:
     Raises:
         ClairApoError: whatever the user can mend.
     """
+    setup = setup._replace(script=replace(setup.script, max_pairs=None))
     trainer = _built(setup)
     split = load_split(setup)
     parts = ((split.train, trainer.train_dataset), (split.held_out, trainer.eval_dataset))
