@@ -1,9 +1,11 @@
 """Keeping some pairs by a number: ends, thresholds, quotas, and what is written."""
 
+import datetime
 import io
 import json
 
 import pytest
+from datasets import Dataset
 from rich.console import Console
 
 from clair_apo.clair import generate
@@ -173,3 +175,11 @@ def test_the_table_fits_into_80_columns_and_says_why_pairs_were_left_out(tmp_pat
     ]
     assert "left out: 6 beyond the 2 of its source" in text
     assert "kept of a: 2" in text
+
+
+def test_a_column_that_json_does_not_know_is_written_as_text(tmp_path):
+    rows = [pair(n, float(n)) | {"day": datetime.date(2026, 12, n)} for n in (1, 2)]
+    Dataset.from_list(rows).to_parquet(tmp_path / "pairs.parquet")
+    select(str(tmp_path / "pairs.parquet"), Rule(by="score_margin", count=1), tmp_path / "out")
+    (row,) = rows_in(tmp_path / "out" / "selected.jsonl")
+    assert row["day"] == "2026-12-02"

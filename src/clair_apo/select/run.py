@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from clair_apo.errors import DataError
 from clair_apo.files import atomic_writer
@@ -164,7 +165,12 @@ def _write(
         left_out = stack.enter_context(atomic_writer(out / LEFT_OUT))
         for row, candidate, reason in zip(rows, candidates, reasons, strict=True):
             if reason == KEPT:
-                selected.write(json.dumps(row.row, ensure_ascii=False) + "\n")
+                selected.write(_line(row.row))
                 continue
             entry = {"value": candidate.value, "reason": reason, "row": row.row}
-            left_out.write(json.dumps(entry, ensure_ascii=False) + "\n")
+            left_out.write(_line(entry))
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    # Parquet holds dates and the like, which JSON spells as text
+    return json.dumps(row, ensure_ascii=False, default=str) + "\n"
