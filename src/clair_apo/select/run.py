@@ -165,9 +165,9 @@ def _write(
         left_out = stack.enter_context(atomic_writer(out / LEFT_OUT))
         for row, candidate, reason in zip(rows, candidates, reasons, strict=True):
             if reason == KEPT:
-                selected.write(_line(row.row))
+                selected.write(_line(dict(row.row)))
                 continue
-            entry = {"value": candidate.value, "reason": reason, "row": row.row}
+            entry = {"value": candidate.value, "reason": reason, "row": dict(row.row)}
             left_out.write(_line(entry))
 
 
