@@ -54,7 +54,8 @@ class APOConfig(DPOConfig):
             "help": "`shared_prefix` computes what both answers of a pair begin with, their prompt "
             "above all, once, and packs pairs without padding; it refuses models and settings that "
             "it is not exact for. `padded` is TRL's way. `auto` takes the first where it can, and "
-            "says in one line why where it cannot.",
+            "says in one line why where it cannot; where layers have a state or convolutions, it "
+            "tries rows of whole sequences without padding first.",
             "choices": list(PAIR_LAYOUTS),
         },
     )

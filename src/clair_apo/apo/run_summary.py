@@ -69,7 +69,7 @@ class Run(Protocol):
 
     @property
     def pair_layout(self) -> str:
-        """`shared_prefix` or `padded`."""
+        """`shared_prefix`, `sequences` or `padded`."""
 
     @property
     def train_lengths(self) -> PairLengths | None:

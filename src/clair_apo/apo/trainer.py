@@ -308,7 +308,7 @@ class APOTrainer(DPOTrainer):
 
     @property
     def pair_layout(self) -> str:
-        """How this run lays out its pairs: `shared_prefix` or `padded`."""
+        """How this run lays out its pairs: `shared_prefix`, `sequences` or `padded`."""
         return self.layout.name
 
     def _settle(self) -> None:

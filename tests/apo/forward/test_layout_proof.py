@@ -10,7 +10,7 @@ from torch import nn
 from transformers import LlamaForCausalLM
 
 from clair_apo.apo.forward import attention, layout_check, layout_choice, shared_prefix
-from clair_apo.apo.forward.attention import FLEX_ATTENTION, PER_BRANCH, tree_attention
+from clair_apo.apo.forward.attention import FLEX_ATTENTION, PER_BRANCH, SEQUENCES, tree_attention
 from clair_apo.apo.forward.layout import PairLayout
 from clair_apo.apo.forward.layout_check import PADDED, WAYS, compare_layouts
 from clair_apo.apo.forward.layout_measure import MOST_WEIGHTS, few_weights
@@ -284,6 +284,7 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_any_list_of_kinds_a_model_is_padded_or_exact(kind, monkeypatch, settle):
     monkeypatch.setattr(layout_choice, "_OBSTACLES", ())
+    monkeypatch.setattr(layout_choice, "_OBSTACLES_TO_SHARING", ())
     monkeypatch.setattr(layout_choice, "_other_layers", lambda config: None)
     torch.manual_seed(0)
     model = KINDS[kind]()
@@ -360,4 +361,4 @@ def test_right_trees_stay_well_within_the_tolerances_in_every_family(half):
 
 
 def test_every_way_has_words():
-    assert set(WAYS) == {FLEX_ATTENTION, PER_BRANCH, PADDED}
+    assert set(WAYS) == {FLEX_ATTENTION, PER_BRANCH, SEQUENCES, PADDED}

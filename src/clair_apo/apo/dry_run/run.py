@@ -19,7 +19,7 @@ from clair_apo.apo.checks import check_parallelism, check_tokens, left_out
 from clair_apo.apo.data import PairSplit
 from clair_apo.apo.dry_run.estimate import TrainingEstimate, estimate
 from clair_apo.apo.dry_run.rows import EpochRows, MeasuredRow, RowPlan
-from clair_apo.apo.forward.layout_choice import choose_layout, reads_whole_batches
+from clair_apo.apo.forward.layout_choice import LayoutChoice, choose_layout, reads_whole_batches
 from clair_apo.apo.forward.operations import matrix_rate
 from clair_apo.apo.forward.row_size import row_tokens
 from clair_apo.apo.lengths import PairLengths, cut_pair, pair_lengths
@@ -52,7 +52,7 @@ class DryRun(Record):
     lengths: PairLengths | None
     """Of the pairs trained on that can be; None where none can."""
     layout: str
-    """`shared_prefix`, or `padded` with the reason."""
+    """`shared_prefix`; `padded`, or `sequences` that may be padded, with the reason."""
     estimate: TrainingEstimate | None
     rows: RowPlan | None
     measured: MeasuredRow | None
@@ -81,7 +81,7 @@ def preview(setup: TrainingSetup) -> DryRun:
     model = _made(location, setup, torch.device("meta"))
     check_parallelism(setup.args.parallelism_config)
     choice = choose_layout(setup.args, model)
-    padded = choice.layout == "padded"
+    padded = choice.layout != "shared_prefix"  # sequences are padded where layers leak
     lengths = _lengths(found.rows, setup) if found.rows else None
     wanted = setup.args.watch_prompts
     dtype = torch.bfloat16 if setup.args.bf16 else torch.float32
@@ -99,13 +99,24 @@ def preview(setup: TrainingSetup) -> DryRun:
         trained=len(split.train),
         problems=tuple(found.problems),
         lengths=lengths,
-        layout=f"padded ({choice.reason or 'asked for'})" if padded else choice.layout,
+        layout=_layout(choice),
         estimate=expected,
         rows=rows and rows.plan(),
         measured=rows
         and expected
         and rows.measure(lambda device: _made(location, setup, device), expected.seconds_of_row),
         watched=min(len(split.held_out), DEFAULT if wanted is None else wanted),
+    )
+
+
+def _layout(choice: LayoutChoice) -> str:
+    if choice.layout == "sequences":
+        return (
+            f"sequences without padding where kernels keep them apart, which training tries first, "
+            f"else padded, as counted here ({choice.shares_nothing})"
+        )
+    return (
+        f"padded ({choice.reason or 'asked for'})" if choice.layout == "padded" else choice.layout
     )
 
 

@@ -42,23 +42,34 @@ TREE_ATTENTION = "clair_apo_tree"
 """The name of `tree_attention` and `make_mask` in transformers."""
 FLEX_ATTENTION, PER_BRANCH = "flex_attention", "attention_per_branch"
 """The kernels of `tree_attention`: all trees in one call, or a call for each branch."""
-_NAMES = {FLEX_ATTENTION: TREE_ATTENTION, PER_BRANCH: f"{TREE_ATTENTION}_per_branch"}
+SEQUENCES = "sequences"
+"""A call for each branch, of trees without a trunk: for models with layers that share nothing."""
+_NAMES = {
+    FLEX_ATTENTION: TREE_ATTENTION,
+    PER_BRANCH: f"{TREE_ATTENTION}_per_branch",
+    SEQUENCES: f"{TREE_ATTENTION}_of_sequences",
+}
 NARROWEST_FLEX_HEAD = 16
 """FlexAttention's kernels take no narrower heads."""
 _NO_PART_OF_THE_FUNCTION = frozenset(
     {
         "cache_position",
+        "cu_seq_lens_k",
+        "cu_seq_lens_q",
+        "max_length_k",
+        "max_length_q",
         "num_items_in_batch",
         "output_attentions",
         "output_hidden_states",
         "output_router_logits",
         "position_ids",
         "return_dict",
+        "seq_idx",
         "use_cache",
     }
 )
 """What models hand over that attention has no use for: positions are in queries and keys by then,
-the rest asks for outputs."""
+where sequences begin is in the mask, the rest asks for outputs."""
 _block_masks = WeakIdKeyDictionary()
 """The `BlockMask` of each mask that is alive: the layers of a model share it."""
 
@@ -94,7 +105,7 @@ def tree_attention(
         softcap: bound of the scores, if any.
         s_aux: sinks, (heads,): a score of each head that takes its share and gives no value.
         sliding_window: what the layer takes for its window; the mask says it as well.
-        kernel: `FLEX_ATTENTION`, taken where it can, or `PER_BRANCH`.
+        kernel: `FLEX_ATTENTION`, taken where it can, `PER_BRANCH` or `SEQUENCES`.
         kwargs: whatever else a model passes; None is nothing.
 
     Returns:
@@ -278,7 +289,7 @@ def attends_to_trees(model: PreTrainedModel, kernel: str = FLEX_ATTENTION) -> It
 
     Args:
         model: neither wrapped nor adapted (`shared_prefix.bare_model`).
-        kernel: one of `tree_kernels`.
+        kernel: one of `tree_kernels`, or `SEQUENCES`.
     """
     own = attention_names(model.config)
     try:

@@ -1,8 +1,9 @@
 """The layout of a run's pairs: chosen from its settings, proven by a comparison.
 
 Ways through a model are tried from the fastest on: trees through FlexAttention, where the device
-has it; trees with attention per branch; padded rows. The first is taken that gives the model's own
-log-probs and gradients.
+has it; trees with attention per branch; padded rows. A model with layers that share nothing has its
+sequences one after another in a row, and else padded rows. The first way is taken that gives the
+model's own log-probs and gradients.
 """
 
 import logging
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 from accelerate.utils import gather_object
 
 from clair_apo.apo.config import APOConfig
-from clair_apo.apo.forward.attention import tree_kernels
+from clair_apo.apo.forward.attention import SEQUENCES, tree_kernels
 from clair_apo.apo.forward.layout_check import (
     PADDED,
     WAYS,
@@ -23,6 +24,7 @@ from clair_apo.apo.forward.layout_choice import (
     choose_layout,
     reads_whole_batches,
     refused,
+    sequence_obstacle,
     tree_obstacle,
 )
 from clair_apo.apo.forward.layout_measure import Batches
@@ -31,6 +33,7 @@ from clair_apo.records import Record
 
 logger = logging.getLogger(__name__)
 
+_NAMES = {PADDED: PADDED, SEQUENCES: "sequences without padding"}
 OVERRIDDEN = "_compute_loss is overridden, and takes padded batches"
 
 
@@ -40,13 +43,13 @@ class LayoutProof(Record):
     way: str
     """A key of `layout_check.WAYS`."""
     reason: str | None = None
-    """Why it is padded, where that was not asked for."""
+    """Why pairs do not share their beginning, where that was not asked for."""
     compared: tuple[Agreement, ...] = ()
     """Every way that was tried, in order, with each model; empty where settings decide."""
 
     def __str__(self) -> str:
         """In a line: the way, how far it is from the model's own forward, and what failed."""
-        way = PADDED if self.way == PADDED else f"shared_prefix through {WAYS[self.way]}"
+        way = _NAMES.get(self.way) or f"shared_prefix through {WAYS[self.way]}"
         taken = [
             f"{found.model}{found}"
             for found in self.compared
@@ -57,7 +60,7 @@ class LayoutProof(Record):
             for found in self.compared
             if found.way != self.way and found.reason
         ]
-        if self.reason and not given_up:
+        if self.reason and not (given_up and self.way == PADDED):
             given_up = [self.reason]
         return "; ".join([way, *taken, *given_up])
 
@@ -109,17 +112,19 @@ class PairLayout:
         choice = choose_layout(args, policy, sees_images=sees_images)
         if choice.reason:
             self._pad(choice.reason)
+        elif choice.layout == SEQUENCES:
+            self._ways, self._reason = [SEQUENCES, PADDED], choice.shares_nothing
         elif choice.layout != PADDED:
             self._ways = [*tree_kernels(accelerator.device), PADDED]
 
     @property
     def name(self) -> str:
-        """`shared_prefix` or `padded`."""
-        return PADDED if self.is_padded else "shared_prefix"
+        """`shared_prefix`, `sequences` or `padded`."""
+        return self.way if self.way in _NAMES else "shared_prefix"
 
     @property
     def way(self) -> str:
-        """How a batch goes through a model: a kernel of `attention.tree_kernels`, or `padded`."""
+        """How a batch goes through a model: a key of `layout_check.WAYS`."""
         return self._ways[0]
 
     @property
@@ -154,7 +159,8 @@ class PairLayout:
             return
         before = len(self._tried)
         for name, forward in forwards.items():
-            if reason := tree_obstacle(bare_model(forward), self._args.max_length):
+            obstacle = sequence_obstacle if self.way == SEQUENCES else tree_obstacle
+            if reason := obstacle(bare_model(forward), self._args.max_length):
                 self._pad(name + reason)
                 return
         while not self.is_padded and (reason := self._disagreement(forwards, batches)):

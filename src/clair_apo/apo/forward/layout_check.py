@@ -14,16 +14,18 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-from clair_apo.apo.forward.attention import FLEX_ATTENTION, PER_BRANCH, attends_to_trees
+from clair_apo.apo.forward.attention import FLEX_ATTENTION, PER_BRANCH, SEQUENCES, attends_to_trees
 from clair_apo.apo.forward.cpu import fast_float32_products
 from clair_apo.apo.forward.layout_measure import (
     Autocast,
     Batches,
     Measure,
     Measured,
+    every_token_scored,
     few_pairs,
     few_weights,
     gradient_miss,
+    leak,
     own_logps,
 )
 from clair_apo.apo.forward.logps import padded_forward
@@ -41,9 +43,11 @@ PADDED = "padded"
 WAYS = {
     FLEX_ATTENTION: "FlexAttention",
     PER_BRANCH: "attention per branch",
+    SEQUENCES: "sequences without padding",
     PADDED: "padded rows",
 }
-"""Ways through a model, in words: trees by one kernel or the other, and TRL's padding."""
+"""Ways through a model, in words: trees by one kernel or the other, sequences one after another in
+a row, and TRL's padding."""
 
 
 class Tolerance(NamedTuple):
@@ -65,6 +69,13 @@ FP32 = Tolerance(logps=1e-3, gradients=5e-3)
 HALF = Tolerance(logps=0.1, gradients=0.2)
 """In bfloat16 and float16, of weights or by autocast."""
 
+MOST_LEAKED = 1e-6
+"""Of `layout_measure.leak`."""
+_LEAK = (
+    "layers ignore where a sequence begins: the first tokens of one see the one before it in its "
+    "row (kernels that heed it need CUDA)"
+)
+_HIDDEN = "FSDP1 and ZeRO-3 hold back the gradients that show whether layers heed where one begins"
 _KNOWN_HOOKS = (
     "accelerate.",
     "bitsandbytes.",
@@ -86,7 +97,7 @@ class Agreement(Record):
     model: str = ""
     """Which one it is; empty for the policy."""
     tokens: int = 0
-    """Of answers, compared."""
+    """Compared: of answers; of whole sequences, where those follow one another in a row."""
     difference: float | None = None
     """Of log-probs, as `Tolerance.logps`; None where that is no finite number."""
     allowed: float = 0.0
@@ -105,13 +116,17 @@ class Agreement(Record):
         return self.model_copy(update={"fault": fault})
 
     @property
+    def _scored(self) -> str:
+        return "tokens" if self.way == SEQUENCES else "answer tokens"
+
+    @property
     def reason(self) -> str | None:
         """Why this way cannot be taken; None where both agree."""
         if self.fault is not None:
             return self.fault
         if self.tokens and not _within(self.difference, self.allowed):
             return (
-                f"log-probs of {self.tokens} answer tokens through {WAYS[self.way]} differ from "
+                f"log-probs of {self.tokens} {self._scored} through {WAYS[self.way]} differ from "
                 f"the model's own forward by {_number(self.difference)} nats (allowed: "
                 f"{self.allowed:g})"
             )
@@ -125,7 +140,7 @@ class Agreement(Record):
 
     def __str__(self) -> str:
         found = (
-            f"log-probs of {self.tokens} answer tokens within {_number(self.difference)} nats of "
+            f"log-probs of {self.tokens} {self._scored} within {_number(self.difference)} nats of "
             f"the model's own forward (allowed: {self.allowed:g})"
         )
         if not self.weights:
@@ -191,14 +206,18 @@ def _compared(
         if way != PADDED and (columns := columns_beside_trees(model, pairs)):
             fault = f"batches carry {columns[0]} for the model, which trees do not"
             return Agreement(way=way, fault=fault)
+        pairs = every_token_scored(pairs) if way == SEQUENCES else pairs
         with undisturbed(model, hooked.values()):
             weights = few_weights(model) if trained else {}
+            if way == SEQUENCES and trained and not weights:
+                return Agreement(way=way, fault=_HIDDEN)
             measure = Measure(pairs, weights, device, autocast)
             stage = "the model's own forward"
             own = measure(lambda: own_logps(model, pairs))
             stage = f"the forward or backward through {WAYS[way]}"
             with _attention(model, way), fast_float32_products(device):
                 found = measure(lambda: _logps(model, pairs, way))
+                leaked = _leaked(model, pairs, autocast) if way == SEQUENCES else 0.0
     except ClairApoError as error:
         return Agreement(way=way, fault=str(error))
     except Exception as error:  # whatever it is, the model's own way is still there
@@ -206,7 +225,13 @@ def _compared(
         return Agreement(way=way, fault=f"{stage} fails ({type(error).__name__}: {words})")
     with autocast():
         half = bare_model(model).dtype.itemsize < 4 or torch.is_autocast_enabled(device.type)
-    return _agreement(way, found, own, half)
+    agreement = _agreement(way, found, own, half)
+    return agreement if leaked <= MOST_LEAKED else agreement.because(_LEAK)
+
+
+def _leaked(model: Any, pairs: Mapping[str, Any], autocast: Autocast) -> float:
+    with autocast():
+        return leak(bare_model(model), pairs, lambda: _logps(model, pairs, SEQUENCES))
 
 
 def _attention(model: Any, way: str) -> contextlib.AbstractContextManager[None]:

@@ -1,7 +1,8 @@
 """Decides from settings and model whether pairs may share their beginning, and if not, why.
 
-`pair_layout: auto` takes TRL's padded layout for the first of them and says which; `shared_prefix`
-by name refuses.
+`pair_layout: auto` takes TRL's padded layout for the first of them and says which, but where all
+that is wrong is that layers have a state or a convolution: then sequences may still follow one
+another in a row. `shared_prefix` by name refuses.
 """
 
 import inspect
@@ -12,6 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from clair_apo.apo.config import APOConfig
+from clair_apo.apo.forward.attention import SEQUENCES
 from clair_apo.apo.forward.shared_prefix import bare_model, scores_with_trls_head
 from clair_apo.apo.objectives import OBJECTIVES
 from clair_apo.apo.trl_compat import BatchNorm, is_peft_model, is_stateful, takes_attention
@@ -22,9 +24,11 @@ class LayoutChoice(NamedTuple):
     """How a run lays out its pairs."""
 
     layout: str
-    """`shared_prefix` or `padded`."""
+    """`shared_prefix`, `sequences` or `padded`."""
     reason: str | None
     """Why it is padded, where that was not asked for."""
+    shares_nothing: str | None = None
+    """Why `sequences` share nothing."""
 
 
 def choose_layout(args: APOConfig, model: Any, *, sees_images: bool = False) -> LayoutChoice:
@@ -41,17 +45,22 @@ def choose_layout(args: APOConfig, model: Any, *, sees_images: bool = False) -> 
     asked = args.pair_layout
     if asked == "padded":
         return LayoutChoice("padded", None)
+    bare = bare_model(model)
+    obstacle = tree_obstacle(bare, args.max_length)
+    in_rows = asked == "auto" and sequence_obstacle(bare, args.max_length) is None
     reason = (
         _loss_of_trls_alone(args, model)
         or ("the model sees images" if sees_images else None)
         or _settings(args)
         or _adapter(model)
-        or tree_obstacle(bare_model(model), args.max_length)
+        or (None if in_rows else obstacle)
         or _counting_adapter(model)
         or reads_whole_batches(args, model)
     )
     if reason and asked == "shared_prefix":
         raise refused(reason)
+    if obstacle and not reason:
+        return LayoutChoice(SEQUENCES, None, obstacle)
     return LayoutChoice("padded" if reason else "shared_prefix", reason)
 
 
@@ -182,10 +191,32 @@ def tree_obstacle(model: PreTrainedModel, longest: int | None = None) -> str | N
         longest: tokens that no answer with its prompt exceeds (`max_length`), where that is known.
     """
     config: Any = model.config.get_text_config()
-    known = next((reason for wrong, reason in _OBSTACLES if wrong(model, config)), None)
+    obstacles = _OBSTACLES + _OBSTACLES_TO_SHARING
+    known = next((reason for wrong, reason in obstacles if wrong(model, config)), None)
     return known or _other_layers(config) or _changing_positions(config, longest)
 
 
+def sequence_obstacle(model: PreTrainedModel, longest: int | None = None) -> str | None:
+    """Why the sequences of a model's pairs cannot follow one another in a row; None if they may.
+
+    They may where nothing but a state or convolutions keeps pairs from sharing their beginning.
+    Whether its layers heed where a sequence begins, only a comparison tells.
+
+    Args:
+        model: neither wrapped nor adapted.
+        longest: as for `tree_obstacle`.
+    """
+    config: Any = model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if not (is_stateful(model) or kinds - set(_LAYERS_OF_TREES)):
+        return "every layer can share"
+    if unknown := sorted(kinds.difference(_LAYERS_OF_TREES, _LAYERS_OF_SEQUENCES)):
+        return f"layers are of the kind {unknown[0]}"
+    known = (reason for wrong, reason in _OBSTACLES if wrong(model, config))
+    return next(known, None) or _changing_positions(config, longest)
+
+
+_LAYERS_OF_SEQUENCES = ("conv", "hybrid", "linear_attention", "moe")
 _LAYERS_OF_TREES = ("attention", "full_attention", "sliding_attention")
 
 
@@ -240,10 +271,6 @@ def _head_is_gone_backward(model: Any, _: Any) -> bool:
 _OBSTACLES: tuple[tuple[Callable[[Any, Any], bool], str], ...] = (
     (lambda model, config: bool(config.is_encoder_decoder), "the model has an encoder"),
     (
-        lambda model, config: is_stateful(model),
-        "the model carries a state from token to token",
-    ),
-    (
         _head_is_gone_backward,
         "DeepSpeed ZeRO-3 takes the weight of its head away before the backward pass, where TRL's "
         "fused head is not at hand",
@@ -252,11 +279,17 @@ _OBSTACLES: tuple[tuple[Callable[[Any, Any], bool], str], ...] = (
     (_has("keep_window_size"), "the model picks the keys that a token attends to by itself"),
     (_has("alibi"), "positions enter the model as distances in the row (ALiBi)"),
     (lambda model, config: not getattr(config, "is_causal", True), "attention is not causal"),
+    (lambda model, config: not _head_is_plain(model, config), "its head is quantized or missing"),
+)
+_OBSTACLES_TO_SHARING: tuple[tuple[Callable[[Any, Any], bool], str], ...] = (
+    (
+        lambda model, config: is_stateful(model),
+        "the model carries a state from token to token",
+    ),
     (
         lambda model, config: not takes_attention(model),
         "its attention is not replaceable through transformers",
     ),
-    (lambda model, config: not _head_is_plain(model, config), "its head is quantized or missing"),
     (
         lambda model, config: not _takes_positions(model, config),
         "the model takes no position_ids",

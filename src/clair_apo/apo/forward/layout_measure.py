@@ -55,6 +55,49 @@ def few_pairs(batches: Batches) -> Mapping[str, Any]:
     return take_pairs(batch, sorted(fitting[:2] or order[-1:]))
 
 
+def every_token_scored(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """A padded batch whose every token counts as one of an answer, but the first of a sequence.
+
+    What leaks over the start of a sequence reaches a convolution's few next tokens: prompts count.
+    """
+    seen = batch["attention_mask"]
+    after_one = F.pad(seen, (1, 0))[:, :-1]
+    return {**batch, "completion_mask": seen * after_one}
+
+
+def leak(model: Any, batch: Mapping[str, Any], forward: Callable[[], Tensor]) -> float:
+    """How much a row's last sequence hangs on those before it: 0, where layers heed its start.
+
+    It is a gradient and not a difference of log-probs: exactly 0 in every dtype, so that no
+    tolerance hides the few tokens that a convolution, or a state that decays, reaches.
+
+    Args:
+        model: whose input embeddings are looked at, not wrapped.
+        batch: of `every_token_scored`.
+        forward: gives log-probs of every scored token, the last sequence's last.
+
+    Returns:
+        The largest gradient of the last sequence's log-probs to an embedding of another sequence,
+        by the largest to one of its own.
+    """
+    embedded: list[Tensor] = []
+
+    def watch(module: Any, given: Any, states: Tensor) -> Tensor:
+        embedded.append(states.detach().requires_grad_())
+        return embedded[-1]
+
+    hook = model.get_input_embeddings().register_forward_hook(watch)
+    try:
+        with torch.enable_grad():
+            logps = forward()
+            own = int(batch["completion_mask"][-1, 1:].sum())
+            (grad,) = torch.autograd.grad(logps[len(logps) - own :].sum(), embedded[-1])
+    finally:
+        hook.remove()
+    sizes = grad[0].abs().amax(-1)
+    return (sizes[:-own].max() / sizes[-own:].max()).item()
+
+
 def own_logps(model: Any, batch: Mapping[str, Any]) -> Tensor:
     """Log-probs of every answer token from a model's own logits, chosen answers first.
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from clair_apo.apo.forward.attention import attends_to_trees
+from clair_apo.apo.forward.attention import SEQUENCES, attends_to_trees
 from clair_apo.apo.forward.batching import (
     GIVEN_WEIGHTS,
     ROW_COST,
@@ -101,7 +101,7 @@ class RowRunner:
             lengths = batch["attention_mask"].bool().sum(1).chunk(2)
             sizes = (2 * torch.maximum(*lengths)).tolist()
         else:
-            sizes = tree_sizes(batch)
+            sizes = tree_sizes(batch, shared=self._layout.way != SEQUENCES)
         limit = None if whole else self._max_tokens
         spread = is_spread(self._accelerator)
         cost = ROW_COST_SPREAD if spread else ROW_COST

@@ -1,4 +1,4 @@
-"""One forward over pairs that share their beginning: trees in, log-probs of every token out.
+"""One forward over pairs without padding: trees in, log-probs of every token out.
 
 It goes through the wrapped model's own forward, where DDP, FSDP and PEFT have their hooks, up to
 the head (`head`); labelled positions alone are scored, by the function of TRL's fused head where
@@ -11,11 +11,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from accelerate.utils import extract_model_from_parallel
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from clair_apo.apo.forward.attention import FLEX_ATTENTION, attends_to_trees
+from clair_apo.apo.forward.attention import FLEX_ATTENTION, SEQUENCES, attends_to_trees
 from clair_apo.apo.forward.head import UnknownHeadError, head_input
 from clair_apo.apo.forward.label_logprobs import (
     LabelScores,
@@ -43,7 +44,7 @@ def shared_prefix_forward(
         model: a causal model that `layout_choice.choose_layout` accepts, wrapped or not.
         batch: `input_ids`, `attention_mask` and `completion_mask`, each (2B, T).
         statistics: whether entropies and likeliest tokens are wanted.
-        kernel: of `attention.tree_kernels`.
+        kernel: of `attention.tree_kernels`, or `SEQUENCES`, which shares nothing.
 
     Raises:
         TrainingError: the batch has more for the model than tokens.
@@ -54,7 +55,7 @@ def shared_prefix_forward(
             "beginning; set pair_layout to padded"
         )
     bare = bare_model(model)
-    on_cpu = packed_row(pair_trees(batch))
+    on_cpu = packed_row(pair_trees(batch, shared=kernel != SEQUENCES))
     places = (on_cpu.labels[0] != IGNORED).nonzero()[:, 0].to(bare.device)
     row = on_cpu.to(bare.device)
     inputs = {
@@ -63,10 +64,38 @@ def shared_prefix_forward(
         "attention_mask": torch.ones_like(row.ids),
         "use_cache": False,
     }
+    if kernel == SEQUENCES:
+        inputs |= sequence_boundaries(on_cpu.lengths, bare.device)
     labelled = _scores_labels(bare, places, row.labels[0, places], statistics)
     with attends_to_trees(bare, kernel), row_of_trees(on_cpu.lengths), labelled:
         scores = model(**inputs)
     return _of_pairs(scores, row, sequence_tokens(batch))
+
+
+def sequence_boundaries(lengths: Tensor, device: torch.device) -> dict[str, Any]:
+    """Where the S sequences of a row of N tokens begin, in every form that layers take.
+
+    Args:
+        lengths: `PackedRow.lengths`, (1, 1, P, 3), on the CPU; the trunks are empty.
+        device: of the row.
+
+    Returns:
+        `seq_idx`, (1, N): the number of each token's sequence; `cu_seq_lens_q` and `cu_seq_lens_k`,
+        (S + 1,): where each begins, and N; `max_length_q` and `max_length_k`, tokens of the
+        longest. Tensors are int32, as the kernels want them.
+    """
+    sizes = lengths.flatten()
+    sizes = sizes[sizes > 0]
+    numbers = torch.arange(len(sizes), dtype=torch.int32).repeat_interleave(sizes)
+    starts = F.pad(sizes.cumsum(0), (1, 0)).to(device, torch.int32)
+    longest = int(sizes.max())
+    return {
+        "seq_idx": numbers[None].to(device),
+        "cu_seq_lens_q": starts,
+        "cu_seq_lens_k": starts,
+        "max_length_q": longest,
+        "max_length_k": longest,
+    }
 
 
 def columns_beside_trees(model: Any, batch: Mapping[str, Any]) -> list[str]:

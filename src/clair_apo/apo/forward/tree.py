@@ -10,6 +10,9 @@ first s tokens. Their tree has three parts, in this order:
 The last shared token predicts two different next tokens, so it opens both branches and every
 position has one label. The last token of an answer predicts none and is left out. Positions count
 from the start of the pair, and those of a branch go on where the trunk ends.
+
+Layers with a state or a convolution share nothing. For a model with such, the trunk is empty, and
+both branches are whole sequences.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,6 +40,8 @@ class PairTree(NamedTuple):
     """(n,), boolean: where the label is a token of the chosen answer."""
     in_rejected: Tensor
     """(n,), boolean: where the label is a token of the rejected answer."""
+    alike: int
+    """Input tokens that both sequences begin with, whose next tokens are equal too."""
 
     @property
     def size(self) -> int:
@@ -70,12 +75,13 @@ class PackedRow(NamedTuple):
         return type(self)(*(tensor.to(device) for tensor in self))
 
 
-def pair_trees(batch: Mapping[str, Tensor]) -> list[PairTree]:
+def pair_trees(batch: Mapping[str, Tensor], *, shared: bool = True) -> list[PairTree]:
     """The tree of every pair of a padded batch.
 
     Args:
         batch: `input_ids`, `attention_mask` and `completion_mask`, each (2B, T), those of chosen
             answers first.
+        shared: whether what both begin with is the trunk; else that is empty.
     """
     ids, seen, answers = (
         batch[key].cpu() for key in ("input_ids", "attention_mask", "completion_mask")
@@ -83,14 +89,23 @@ def pair_trees(batch: Mapping[str, Tensor]) -> list[PairTree]:
     tokens = [row[mask].long() for row, mask in zip(ids, seen.bool(), strict=True)]
     scored = [row[mask].bool() for row, mask in zip(answers, seen.bool(), strict=True)]
     half = len(tokens) // 2
-    return [_tree(tokens[i], tokens[half + i], scored[i], scored[half + i]) for i in range(half)]
+    return [
+        _tree(tokens[i], tokens[half + i], scored[i], scored[half + i], shared=shared)
+        for i in range(half)
+    ]
 
 
 def _tree(
-    chosen: Tensor, rejected: Tensor, chosen_scored: Tensor, rejected_scored: Tensor
+    chosen: Tensor,
+    rejected: Tensor,
+    chosen_scored: Tensor,
+    rejected_scored: Tensor,
+    *,
+    shared: bool,
 ) -> PairTree:
     """The tree of two sequences, given which of their tokens belong to an answer."""
-    trunk = max(_common_tokens(chosen, rejected) - 1, 0)
+    alike = max(_common_tokens(chosen, rejected) - 1, 0)
+    trunk = alike if shared else 0
     of_both, of_chosen = slice(0, trunk), slice(trunk, max(len(chosen) - 1, 0))
     of_rejected = slice(trunk, max(len(rejected) - 1, 0))
     parts = ((chosen, of_both), (chosen, of_chosen), (rejected, of_rejected))
@@ -109,22 +124,24 @@ def _tree(
         labels=labels.masked_fill(~(in_chosen | in_rejected), IGNORED),
         in_chosen=in_chosen,
         in_rejected=in_rejected,
+        alike=alike,
     )
 
 
-def tree_sizes(batch: Mapping[str, Tensor]) -> list[int]:
+def tree_sizes(batch: Mapping[str, Tensor], *, shared: bool = True) -> list[int]:
     """Input tokens of the tree of every pair, without making the trees.
 
     Args:
         batch: `input_ids` and `attention_mask`, each (2B, T), chosen answers first.
+        shared: as for `pair_trees`.
     """
     seen = batch["attention_mask"].bool()
     ids, seen = flushed(seen, batch["input_ids"], seen)
     chosen, rejected = ids.chunk(2)
     same = (chosen == rejected) & seen.chunk(2)[0] & seen.chunk(2)[1]
-    shared = (same.cumprod(1).sum(1) - 1).clamp(min=0)
+    trunks = (same.cumprod(1).sum(1) - 1).clamp(min=0) * shared
     inputs = (seen.sum(1) - 1).clamp(min=0).chunk(2)
-    sizes: list[int] = (inputs[0] + inputs[1] - shared).tolist()
+    sizes: list[int] = (inputs[0] + inputs[1] - trunks).tolist()
     return sizes
 
 
@@ -161,5 +178,5 @@ def packed_row(trees: Sequence[PairTree]) -> PackedRow:
         rejected=in_rejected.nonzero()[:, 0],
         chosen_lengths=torch.stack([tree.in_chosen.sum() for tree in trees]),
         rejected_lengths=torch.stack([tree.in_rejected.sum() for tree in trees]),
-        first_differences=torch.stack([tree.in_chosen[: tree.lengths[0]].sum() for tree in trees]),
+        first_differences=torch.stack([tree.in_chosen[: tree.alike].sum() for tree in trees]),
     )
