@@ -41,6 +41,7 @@ DOCUMENTED = {
     "torch.nn",
     "torch.nn.attention.flex_attention",
     "torch.nn.functional",
+    "torch.nn.utils.rnn",
     "torch.utils.data",
     "transformers.trainer_utils.EvalLoopOutput",
     "trl.scripts.utils.DatasetConfig",
