@@ -268,10 +268,10 @@ def _margins(pairs: str, split: str, by: str, config: Path | None) -> dict[str, 
         return None
     from clair_apo.apo.arguments import parse_arguments
     from clair_apo.apo.build_reference import reference_margins
+    from clair_apo.ingest.pairs import pairs_of
 
-    inner = Path(pairs) / "pairs.jsonl"
-    name = str(inner) if inner.is_file() else pairs
-    options = ["--dataset_name", name, "--dataset_train_split", split, "--held_out", "0"]
+    data = pairs_of(pairs)
+    options = ["--dataset_name", data, "--dataset_train_split", split, "--held_out", "0"]
     return reference_margins(parse_arguments(["--config", str(config), *options]))
 
 

@@ -23,7 +23,13 @@ def save_tiny_chat(folder: Path, *, seed: int = 0, template: str | None = TEMPLA
     tokenizer = word_tokenizer(SPECIAL, WORDS, template)
     tokenizer.save_pretrained(folder)
     torch.manual_seed(seed)
-    config = LlamaConfig(
+    config = tiny_config(bos_token_id=None, eos_token_id=1)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def tiny_config(**more: Any) -> LlamaConfig:
+    return LlamaConfig(
         vocab_size=len(SPECIAL + WORDS),
         hidden_size=32,
         intermediate_size=48,
@@ -32,12 +38,9 @@ def save_tiny_chat(folder: Path, *, seed: int = 0, template: str | None = TEMPLA
         num_key_value_heads=2,
         max_position_embeddings=WINDOW,
         initializer_range=0.3,
-        bos_token_id=None,
-        eos_token_id=1,
         pad_token_id=0,
+        **more,
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
 
 
 def next_log_probs(chat: Any, ids: list[int]) -> torch.Tensor:

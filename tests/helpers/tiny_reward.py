@@ -3,26 +3,15 @@
 from pathlib import Path
 
 import torch
-from transformers import LlamaConfig, LlamaForSequenceClassification
+from transformers import LlamaForSequenceClassification
 
-from tests.helpers.tiny_chat import SPECIAL, TEMPLATE, WINDOW, WORDS
+from tests.helpers.tiny_chat import SPECIAL, TEMPLATE, WORDS, tiny_config
 from tests.helpers.word_tokenizer import word_tokenizer
 
 
 def save_tiny_reward(folder: Path, *, labels: int = 1) -> Path:
     word_tokenizer(SPECIAL, WORDS, TEMPLATE).save_pretrained(folder)
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(SPECIAL + WORDS),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=WINDOW,
-        initializer_range=0.3,
-        num_labels=labels,
-        pad_token_id=0,
-    )
+    config = tiny_config(num_labels=labels)
     LlamaForSequenceClassification(config).save_pretrained(folder)
     return folder

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from clair_apo.errors import DataError
@@ -11,6 +12,10 @@ from clair_apo.ingest.rows import read_rows
 from clair_apo.records import Conversation, Record, prompt_id
 
 COLUMNS = ("prompt", "chosen", "rejected")
+
+
+RUN_PAIRS = "pairs.jsonl"
+"""The file of a run folder that holds its pairs."""
 
 
 class EmptyTextError(DataError):
@@ -62,6 +67,12 @@ def load_pairs(name: str, split: str = "train") -> list[TrainingPair]:
     if unweighted and any(pair.weight is not None for pair in pairs):
         raise DataError(f"{unweighted}: no 'weight', which other rows have; write 1 for the usual")
     return pairs
+
+
+def pairs_of(name: str) -> str:
+    """The name of the data that holds pairs: of a run folder its file of pairs, else as it is."""
+    path = Path(name).expanduser() / RUN_PAIRS
+    return str(path) if path.is_file() else name
 
 
 def pair_from_row(row: Mapping[str, Any], where: str) -> TrainingPair:

@@ -12,8 +12,6 @@ from clair_apo.ingest.rows import read_rows
 from clair_apo.records import Conversation
 
 _HELD_OUT = ("test", "valid", "dev", "eval", "held")
-RUN_PAIRS = "pairs.jsonl"
-"""The file of a run folder that holds its pairs."""
 
 
 class PairRow:
@@ -61,12 +59,6 @@ class Unreadable:
 def text_key(text: str) -> int:
     """A 64-bit digest of a text, without its case and white space."""
     return int.from_bytes(sha256(" ".join(text.casefold().split()).encode()).digest()[:8], "big")
-
-
-def data_path(name: str) -> str:
-    """The name of the data: of a run folder that of its pairs."""
-    path = Path(name).expanduser()
-    return str(path / RUN_PAIRS) if (path / RUN_PAIRS).is_file() else name
 
 
 def is_held_out(split: str) -> bool:

@@ -9,11 +9,12 @@ import numpy as np
 
 from clair_apo.console import show_progress
 from clair_apo.errors import ConfigError
+from clair_apo.ingest.pairs import pairs_of
 from clair_apo.ingest.rows import split_names
 from clair_apo.lint.figures import SideFigures
 from clair_apo.lint.prompts import EarlierRows, OtherPrompts
 from clair_apo.lint.report import Example, Finding, LintReport, by_severity
-from clair_apo.lint.rows import PairRow, Unreadable, data_path, is_held_out, read_pairs, row_count
+from clair_apo.lint.rows import PairRow, Unreadable, is_held_out, read_pairs, row_count
 from clair_apo.lint.rules import RULES, THRESHOLDS, Severity
 from clair_apo.lint.sides import Hit, look_at_sides
 from clair_apo.lint.tokens import MAX_LENGTH, InTraining
@@ -57,7 +58,7 @@ def lint(
     """
     if max_length is not None and tokenizer is None:
         raise ConfigError("max_length cuts tokens: name the tokenizer of the model to be trained")
-    data = data_path(pairs)
+    data = pairs_of(pairs)
     training = InTraining(tokenizer, max_length or MAX_LENGTH) if tokenizer else None
     # several splits of a kind, such as train_prefs and train_sft, may well share their prompts
     splits = [name for name in split_names(data) if is_held_out(name) != is_held_out(split)]

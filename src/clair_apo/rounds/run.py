@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from clair_apo.advice.advise import advise
 from clair_apo.advice.decide import LOSS_TYPE, Advice
 from clair_apo.clair import Generated, generate
@@ -22,7 +20,7 @@ from clair_apo.rounds.config import RoundsConfig, StopConfig
 from clair_apo.rounds.plan import RoundModels, RoundsPlan, name_of
 from clair_apo.rounds.record import Gain, Round, RoundsRecord, read_record, write_record
 from clair_apo.rounds.training import train_round
-from clair_apo.run_folder import LOCK, RunFolder, now
+from clair_apo.run_folder import RunFolder, now
 from clair_apo.stats import Interval
 
 
@@ -48,16 +46,8 @@ def run_rounds(
     plan = RoundsPlan(config)
     folder = RunFolder(config.run_dir)
     folder.prepare()
-    lock = FileLock(folder.file(LOCK), blocking=False)
-    try:
-        with lock:
-            walk = _Walk(plan, reviser_model, judge_model)
-            return walk.through_all_rounds()
-    except Timeout:
-        raise RunError(
-            f"{config.run_dir}: another process makes rounds in this folder; wait for it, or name "
-            "another run_dir"
-        ) from None
+    with folder.locked():
+        return _Walk(plan, reviser_model, judge_model).through_all_rounds()
 
 
 class _Walk:

@@ -5,10 +5,8 @@ from typing import NamedTuple
 from rich.table import Table
 from rich.text import Text
 
-from clair_apo.evaluation.tables import interval_text
+from clair_apo.evaluation.tables import NONE, interval_text
 from clair_apo.rounds.record import Round, RoundsRecord
-
-NONE = "\N{EN DASH}"
 
 
 class RoundWords(NamedTuple):

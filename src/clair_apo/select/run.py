@@ -10,6 +10,7 @@ from typing import Any
 
 from clair_apo.errors import DataError
 from clair_apo.files import atomic_writer
+from clair_apo.ingest.pairs import pairs_of
 from clair_apo.records import Record
 from clair_apo.run_folder import git_revision, now, package_versions, write_json
 from clair_apo.select.choose import KEPT, Candidate, choose
@@ -18,8 +19,6 @@ from clair_apo.select.values import PairRow, read_pairs, value_of
 from clair_apo.stats import Interval, mean_interval
 
 SELECTED, LEFT_OUT, MANIFEST = "selected.jsonl", "left_out.jsonl", "select.json"
-RUN_PAIRS = "pairs.jsonl"
-"""The file of a run folder that holds its pairs."""
 
 
 class Spread(Record):
@@ -81,7 +80,7 @@ def select(
     Raises:
         DataError: no pairs, a row that is none, or no pair with the number that decides.
     """
-    name = str(Path(pairs) / RUN_PAIRS) if (Path(pairs) / RUN_PAIRS).is_file() else pairs
+    name = pairs_of(pairs)
     value = value_of(rule.by, margins or {})
     candidates, prompts = [], []
     for row in read_pairs(name, split):
