@@ -45,6 +45,7 @@ MAY_IMPORT = {
     "records": set(),
     "run_folder": {"errors", "files"},
     "stats": {"records"},
+    "training_process": {"console", "errors", "files", "run_folder"},
     "text": {"config", "errors", "files", "records"},
     "verification": {"records", "stats"},
     "llm": GROUND | {"models"},
@@ -54,8 +55,11 @@ MAY_IMPORT = {
     "evaluation": GROUND | {"advice", "apo", "clair", "llm", "models", "run_folder"},
     "lint": GROUND | {"clair"},
     "select": GROUND | {"clair", "run_folder"},
-    "rounds": GROUND | {"advice", "clair", "evaluation", "llm", "models", "run_folder"},
-    "report": GROUND | {"evaluation", "lint", "rounds", "run_folder"},
+    "rounds": GROUND
+    | {"advice", "clair", "evaluation", "llm", "models", "run_folder", "training_process"},
+    "experiment": GROUND
+    | {"advice", "clair", "evaluation", "llm", "models", "run_folder", "training_process"},
+    "report": GROUND | {"evaluation", "experiment", "lint", "rounds", "run_folder"},
 }
 # The same among the packages inside of one.
 MAY_IMPORT_INSIDE = {

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from clair_apo.clair import GenerateConfig
+    from clair_apo.experiment import ExperimentConfig
     from clair_apo.records import Record
 
 AGAIN = "what was answered is kept; run the same command again to go on"
@@ -378,6 +379,33 @@ def rounds(context: typer.Context) -> None:
         config = RoundsConfig.from_command_line(context.args)
         print_result(rounds_table(run_rounds(config)))
         print_result(f"page: {write_rounds_page(config.run_dir)}")
+
+
+@app.command(context_settings=_HANDED_ON)
+def experiment(context: typer.Context) -> None:
+    """Train a grid of cells and compare them: --config FILE.yaml, any key as an option."""
+    with reported_errors(interrupted=AGAIN):
+        from clair_apo.experiment import ExperimentConfig, run_experiment
+        from clair_apo.experiment.lines import without_launch
+        from clair_apo.experiment.table import experiment_table
+
+        config = ExperimentConfig.from_command_line(context.args)
+        if config.dry_run or config.launch:
+            return _print_experiment(config, without_launch(context.args))
+        print_result(experiment_table(run_experiment(config)))
+
+
+def _print_experiment(config: "ExperimentConfig", options: Sequence[str]) -> None:
+    """Print what an experiment takes, or what other machines run of it."""
+    from clair_apo.experiment.estimate import estimate, estimate_table
+    from clair_apo.experiment.lines import launch_lines, slurm_script
+    from clair_apo.experiment.plan import ExperimentPlan
+
+    plan = ExperimentPlan(config)
+    if config.dry_run:
+        return print_result(estimate_table(config, estimate(plan)))
+    lines = launch_lines if config.launch == "lines" else slurm_script
+    print_result(lines(plan, options))
 
 
 @app.command()

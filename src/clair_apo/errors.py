@@ -46,6 +46,10 @@ class RunError(ClairApoError):
     """A run folder that does not fit the command."""
 
 
+class BusyError(RunError):
+    """A run folder in which another process is at work."""
+
+
 class TrainingError(ClairApoError):
     """A training run that cannot start or must not go on."""
 

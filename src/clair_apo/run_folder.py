@@ -19,7 +19,7 @@ from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
-from clair_apo.errors import RunError
+from clair_apo.errors import BusyError, RunError
 from clair_apo.files import atomic_writer
 
 MANIFEST = "manifest.json"
@@ -74,13 +74,13 @@ class RunFolder:
         """Hold the folder's lock while the block runs; a killed process loses it.
 
         Raises:
-            RunError: another process is at work in it.
+            BusyError: another process is at work in it.
         """
         lock = FileLock(self.file(LOCK), blocking=False)
         try:
             lock.acquire()
         except Timeout:
-            raise RunError(
+            raise BusyError(
                 f"{self.path}: another process is at work in this run folder; wait for it, or name "
                 "another run_dir"
             ) from None

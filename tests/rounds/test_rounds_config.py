@@ -24,7 +24,7 @@ def test_a_round_replaces_models_and_folders_and_nothing_else(tmp_path):
     )
     assert made.target.max_tokens == 40
     assert made.store_path == tmp_path / "rounds" / "requests.sqlite"
-    training = plan.training(2, models, resume=False)
+    training = plan.training(2, models)
     assert training["dataset_name"].endswith("round-2/pairs/dataset")
     assert training["max_steps"] == 4
     assert "resume_from_checkpoint" not in training
@@ -38,7 +38,7 @@ def test_the_reference_is_the_model_before_the_round_or_the_first_one(
     tmp_path, reference, expected
 ):
     plan = RoundsPlan(rounds_config(tmp_path, reference=reference))
-    assert plan.training(2, RoundModels("first", "second"), resume=True)["reference"] == expected
+    assert plan.training(2, RoundModels("first", "second"))["reference"] == expected
 
 
 def test_the_first_round_is_compared_with_the_initial_model(tmp_path):

@@ -97,6 +97,8 @@ class RunFacts(Record):
     the `ref_model` that was passed."""
     reference_digest: str | None
     """Of weights, tokenizer and dtype; None where log-probs were not taken from the cache."""
+    reference_computed: int
+    """Pairs whose reference this process computed; the cache had those of the others."""
     template_digest: str | None
     """SHA-256 of the chat template; None without one."""
     lengths: PairLengths | None
@@ -132,6 +134,7 @@ def run_facts(trainer: Run) -> RunFacts:
         layout=trainer.layout.proof,
         reference=_reference(trainer),
         reference_digest=trainer.reference_cache.digest,
+        reference_computed=len(trainer.reference_cache.computed),
         template_digest=digest(template) if template else None,
         lengths=trainer.train_lengths,
         anchors=_last(history, "rewards/chosen", ""),

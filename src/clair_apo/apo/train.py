@@ -83,9 +83,19 @@ def train(setup: TrainingSetup) -> TrainingResult:
     """Load pairs, hold some out, train, evaluate, and write everything to `output_dir`.
 
     Raises:
+        BusyError: another process trains in `output_dir`.
         ClairApoError: whatever the user can mend.
         KeyboardInterrupt: Ctrl+C; a checkpoint is saved, and the message says how to go on.
     """
+    if setup.args.process_index != 0:
+        return _train(setup)
+    folder = RunFolder(str(setup.args.output_dir))
+    folder.prepare()
+    with folder.locked():
+        return _train(setup)
+
+
+def _train(setup: TrainingSetup) -> TrainingResult:
     resume_from = resume_point(setup.args)
     if resume_from:
         check_settings(Path(resume_from), _early_settings(setup))

@@ -13,7 +13,6 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatch
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,9 +20,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from clair_apo.console import say
 from clair_apo.errors import ConfigError, RequestError, RunError
+from clair_apo.evaluation.figure_name import FigureName
 from clair_apo.evaluation.results import difference_numbers, figure_numbers
 from clair_apo.evaluation.suites.base import SuiteResult
-from clair_apo.evaluation.suites.figures import Figure, RowFigure, StatisticFigure, Unavailable
+from clair_apo.evaluation.suites.figures import Figure, mean_figure
 from clair_apo.llm import ChatModel, ChatRequest, ModelReply
 from clair_apo.records import Record
 from clair_apo.run_folder import write_json
@@ -241,8 +241,7 @@ def _numbers(
 
 
 def _best(results: Mapping[str, SuiteResult], names: Sequence[str], best_by: str) -> str:
-    suite, _, figure = best_by.removeprefix("-").partition(".")
-    sign = -1 if best_by.startswith("-") else 1
+    suite, figure, sign = FigureName.parse(best_by)
     entries = {
         name: figure_numbers(results[suite].figures.get(name, {})).get(figure, {}) for name in names
     }
@@ -255,24 +254,4 @@ def _best(results: Mapping[str, SuiteResult], names: Sequence[str], best_by: str
 def _mean(measured: Sequence[Mapping[str, Figure]]) -> dict[str, Figure]:
     """The mean of every figure over checkpoints, row by row on the rows that all have."""
     first = measured[0]
-    return {name: _mean_figure([of[name] for of in measured if name in of]) for name in first}
-
-
-def _mean_figure(figures: Sequence[Figure]) -> Figure:
-    rows = [one for one in figures if isinstance(one, RowFigure)]
-    if len(rows) == len(figures):
-        shared = [id for id in rows[0].values if all(id in one.values for one in rows)]
-        means = {id: sum(one.values[id] for one in rows) / len(rows) for id in shared}
-        return RowFigure(means, rows[0].clusters, rows[0].unit, rows[0].factor)
-    statistics = [one for one in figures if isinstance(one, StatisticFigure)]
-    if len(statistics) == len(figures):
-        one = statistics[0]
-        ids = [id for id in one.rows if all(id in set(other.rows) for other in statistics)]
-        mean = partial(_mean_statistic, statistics)
-        return StatisticFigure(ids, mean, one.clusters, one.draws, one.jackknife)
-    missing = next((one for one in figures if isinstance(one, Unavailable)), None)
-    return missing or Unavailable("the checkpoints have figures of different kinds")
-
-
-def _mean_statistic(statistics: Sequence[StatisticFigure], ids: Sequence[str]) -> float:
-    return sum(one.statistic(ids) for one in statistics) / len(statistics)
+    return {name: mean_figure([of[name] for of in measured if name in of]) for name in first}

@@ -8,6 +8,7 @@ from pydantic_settings import SettingsConfigDict
 
 from clair_apo.clair import PromptsConfig
 from clair_apo.config import Config, Section, UserPath, unknown_key
+from clair_apo.evaluation.figure_name import FigureName
 from clair_apo.evaluation.suites.alpaca_eval import AlpacaEval
 from clair_apo.evaluation.suites.base import NAME, SuiteConfig
 from clair_apo.evaluation.suites.checks import ChecksSuite
@@ -15,6 +16,7 @@ from clair_apo.evaluation.suites.gsm8k import Gsm8k
 from clair_apo.evaluation.suites.health import HealthSuite
 from clair_apo.evaluation.suites.lm_eval import LmEval
 from clair_apo.evaluation.suites.mixeval_hard import MixEvalHard
+from clair_apo.evaluation.suites.multiple_choice import MultipleChoice
 from clair_apo.evaluation.suites.win_rate import WinRateSuite
 from clair_apo.llm import ModelSpec
 
@@ -60,7 +62,14 @@ AnyModel = Annotated[
     Discriminator(_kind),
 ]
 AnySuite = Annotated[
-    AlpacaEval | ChecksSuite | Gsm8k | HealthSuite | LmEval | MixEvalHard | WinRateSuite,
+    AlpacaEval
+    | ChecksSuite
+    | Gsm8k
+    | HealthSuite
+    | LmEval
+    | MixEvalHard
+    | MultipleChoice
+    | WinRateSuite,
     Discriminator("suite"),
 ]
 SUITES: dict[str, type[SuiteConfig]] = {
@@ -154,8 +163,11 @@ class EvaluateConfig(Config):
     @model_validator(mode="after")
     def _best_is_a_figure_of_a_suite(self) -> Self:
         if self.best_by is not None:
-            suite, _, figure = self.best_by.removeprefix("-").partition(".")
-            if not figure or suite not in {one.key for one in self.suites}:
+            try:
+                known = FigureName.parse(self.best_by).suite in {one.key for one in self.suites}
+            except ValueError:
+                known = False
+            if not known:
                 raise ValueError(f"best_by: expected <suite>.<figure>, got {self.best_by!r}")
         return self
 

@@ -26,6 +26,7 @@ from clair_apo.evaluation.suites.base import (
 )
 from clair_apo.evaluation.suites.prompt_answers import answer_prompts
 from clair_apo.evaluation.tables import evaluation_markdown
+from clair_apo.evaluation.values import write_values
 from clair_apo.files import atomic_writer
 from clair_apo.llm import RequestStore
 from clair_apo.llm.backends.vllm_server import ModelServers
@@ -126,6 +127,7 @@ def _run_suites(
         results[suite.key] = result
         _write_rows(folder, suite, result)
         folder.record_stage(suite.key, {"started": started, "ended": now()})
+    write_values(folder.path, results)
     session.faults += [
         f"models.{name}: no suite can read it ({why})" for name, why in unread.items()
     ]

@@ -1,6 +1,6 @@
 """Writes the numbers of an evaluation for people: a table for the terminal, one in Markdown."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -185,13 +185,14 @@ def evaluation_markdown(content: Mapping[str, Any]) -> str:
     )
     for found in suite_tables(content):
         columns = ("figure", *found.columns, "n")
-        lines += ["", f"## {found.suite}", "", _line(columns), "|---" * len(columns) + "|"]
-        lines += [_line((row.name, *row.cells, row.n)) for row in found.rows]
+        lines += ["", f"## {found.suite}", "", markdown_line(columns), "|---" * len(columns) + "|"]
+        lines += [markdown_line((row.name, *row.cells, row.n)) for row in found.rows]
         lines += ["", *(f"- {_escaped(remark)}" for remark in found.remarks)]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _line(cells: tuple[str, ...]) -> str:
+def markdown_line(cells: Sequence[str]) -> str:
+    """A row of a Markdown table; what has a meaning there is escaped."""
     return "| " + " | ".join(map(_escaped, cells)) + " |"
 
 

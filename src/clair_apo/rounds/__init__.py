@@ -3,7 +3,6 @@
 record     what the rounds came to, as `rounds.json` holds it
 config     what a run of rounds is made of, and its rule to stop
 plan       the configs of one round: each command's own, with what changes from round to round
-training   trains one round in a process of its own
 run        goes through the rounds, writes down what each came to, and stops by the rule
 table      the rounds for the terminal
 """

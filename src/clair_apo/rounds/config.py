@@ -1,11 +1,12 @@
 """The config of a run of rounds: the configs of its commands, and the rule by which it stops."""
 
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from clair_apo.config import Config, Section, UserPath
+from clair_apo.evaluation.figure_name import FigureName
 
 
 class StopConfig(Section):
@@ -18,22 +19,16 @@ class StopConfig(Section):
     """A round has gained where the whole 95 % interval of the difference to the round before it,
     paired by row, lies above this. After a round that has not, the rounds end."""
 
-    @model_validator(mode="after")
-    def _names_a_figure_of_a_suite(self) -> Self:
-        if not all(self.names):
-            raise ValueError(f"figure: expected <suite>.<figure>, got {self.figure!r}")
-        return self
+    @field_validator("figure")
+    @classmethod
+    def _names_a_figure_of_a_suite(cls, text: str) -> str:
+        FigureName.parse(text)
+        return text
 
     @property
-    def names(self) -> tuple[str, str]:
-        """The suite's name, and the figure's in it."""
-        suite, _, figure = self.figure.removeprefix("-").partition(".")
-        return suite, figure
-
-    @property
-    def sign(self) -> int:
-        """1 where higher is better, -1 where lower is."""
-        return -1 if self.figure.startswith("-") else 1
+    def parsed(self) -> FigureName:
+        """The figure by its suite."""
+        return FigureName.parse(self.figure)
 
 
 class RoundsConfig(Config):

@@ -11,6 +11,7 @@ from clair_apo.errors import ConfigError
 from clair_apo.evaluation import EvaluateConfig
 from clair_apo.evaluation.config import AskedModel
 from clair_apo.rounds.config import RoundsConfig
+from clair_apo.training_process import Launch
 
 T = TypeVar("T", bound=Config)
 
@@ -116,11 +117,16 @@ class RoundsPlan:
     def _check_stop(self) -> None:
         stop = self.config.stop
         suites = [suite.key for suite in self.evaluate_config.suites]
-        if stop and stop.names[0] not in suites:
+        if stop and stop.parsed.suite not in suites:
             raise ConfigError(
-                f"stop.figure: {self.config.evaluate} has no suite {stop.names[0]!r}; "
+                f"stop.figure: {self.config.evaluate} has no suite {stop.parsed.suite!r}; "
                 f"it has {', '.join(suites)}"
             )
+
+    @property
+    def launch(self) -> Launch:
+        """In how many processes the training runs."""
+        return Launch(self.config.num_processes, self.config.accelerate_config)
 
     def folders(self, number: int) -> RoundFolders:
         """Where a round writes; rounds count from 1."""
@@ -158,13 +164,12 @@ class RoundsPlan:
         }
         return self.advise_config.model_copy(update=changes)
 
-    def training(self, number: int, models: RoundModels, *, resume: bool) -> dict[str, Any]:
+    def training(self, number: int, models: RoundModels) -> dict[str, Any]:
         """The flat config of train in a round.
 
         Args:
             number: of the round.
             models: of the round.
-            resume: go on from the last checkpoint.
         """
         folders = self.folders(number)
         changes: dict[str, Any] = {
@@ -176,8 +181,6 @@ class RoundsPlan:
         }
         if self.config.advise:
             changes["advice"] = str(folders.advice)
-        if resume:
-            changes["resume_from_checkpoint"] = "true"
         return self._training | changes
 
     def evaluating(self, number: int, models: RoundModels) -> EvaluateConfig:

@@ -19,9 +19,9 @@ from clair_apo.models import find_model
 from clair_apo.rounds.config import RoundsConfig, StopConfig
 from clair_apo.rounds.plan import RoundModels, RoundsPlan, name_of
 from clair_apo.rounds.record import Gain, Round, RoundsRecord, read_record, write_record
-from clair_apo.rounds.training import train_round
 from clair_apo.run_folder import RunFolder, now
 from clair_apo.stats import Interval
+from clair_apo.training_process import train_apart
 
 
 def run_rounds(
@@ -88,7 +88,12 @@ class _Walk:
         )
         advising = self.plan.advising(number, models)
         advice = advise(advising, judge_model=self.judge) if advising else None
-        train_round(self.plan, number, models)
+        train_apart(
+            f"round {number}",
+            self.plan.training(number, models),
+            self.plan.folders(number).training_config,
+            self.plan.launch,
+        )
         evaluation = evaluate(self.plan.evaluating(number, models))
         ended = self._ended(number, models, pairs, advice, evaluation)
         self._keep(
@@ -117,7 +122,7 @@ class _Walk:
     ) -> Round:
         folders = self.plan.folders(number)
         training = RunFolder(folders.model).manifest()["stages"]["train"]
-        asked = self.plan.training(number, models, resume=False).get("loss_type", "apo_zero")
+        asked = self.plan.training(number, models).get("loss_type", "apo_zero")
         return Round(
             number=number,
             target=models.target,
@@ -158,7 +163,7 @@ def _gain(evaluation: Evaluation, number: int, stop: StopConfig | None) -> Gain 
     """
     if stop is None:
         return None
-    suite, figure = stop.names
+    suite, figure, sign = stop.parsed
     both = f"{name_of(number)} - {name_of(number - 1)}"
     differences: Mapping[str, Any] = evaluation.content["suites"][suite]["differences"][both]
     entry = differences.get(figure)
@@ -169,5 +174,5 @@ def _gain(evaluation: Evaluation, number: int, stop: StopConfig | None) -> Gain 
             "is kept: set another figure, or leave stop out, and run again"
         )
     difference = Interval(**entry)
-    edge = entry["low"] if stop.sign > 0 else -entry["high"]
+    edge = entry["low"] if sign > 0 else -entry["high"]
     return Gain(figure=stop.figure, difference=difference, gained=edge > stop.min_gain)

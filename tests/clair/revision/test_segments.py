@@ -239,7 +239,8 @@ def test_deleted_neighbours_leave_one_gap():
 
 
 FAULTS = {
-    "no such number": ([(4, 4, "x")], "names segment 4, and the answer has segments 1 to 3"),
+    "no such number": ([(5, 5, "x")], "names segment 5, and the answer has segments 1 to 3"),
+    "a range behind the last": ([(4, 5, "x")], "names segments 4 to 5, and the answer has"),
     "zero": ([(0, 0, "x")], "names segment 0"),
     "a range that is too long": ([(2, 9, "x")], "names segments 2 to 9"),
     "a range that runs backwards": ([(3, 2, "x")], "names segments 3 to 2"),
@@ -256,6 +257,33 @@ def test_a_change_that_cannot_be_applied_is_named(fault):
         with pytest.raises(EditError, match=message) as caught:
             apply_segments("One. Two.\n    three", [SegmentChange(*change) for change in order])
         assert len(caught.value.faults) == 1
+
+
+ADDED = {
+    "behind the last": ([(3, 3, "Three.")], "One. Two. Three."),
+    "two, in any order": ([(4, 4, "Four."), (3, 3, "Three.")], "One. Two. Three. Four."),
+    "with the last one changed": ([(2, 2, "2."), (3, 3, "3.")], "One. 2. 3."),
+    "with the last one deleted": ([(2, 2, ""), (3, 3, "3.")], "One. 3."),
+    "with a range up to the last": ([(1, 2, "1-2."), (3, 3, "3.")], "1-2. 3."),
+}
+
+
+@pytest.mark.parametrize("case", ADDED)
+def test_what_is_numbered_on_behind_the_last_segment_is_added(case):
+    changes, result = ADDED[case]
+    assert apply_segments("One. Two.", [SegmentChange(*change) for change in changes]) == result
+
+
+def test_what_is_added_takes_the_gap_before_the_last_segment():
+    assert apply_segments("- a\n- b\n", [SegmentChange(3, 3, "- c")]) == "- a\n- b\n- c\n"
+    assert apply_segments("One.", [SegmentChange(2, 2, "Two.")]) == "One. Two."
+
+
+def test_a_number_with_a_gap_before_it_is_not_added():
+    changes = [SegmentChange(3, 3, "x"), SegmentChange(5, 5, "y")]
+    with pytest.raises(EditError) as caught:
+        apply_segments("One. Two.", changes)
+    assert len(caught.value.faults) == 2
 
 
 def test_all_changes_that_cannot_be_applied_are_named_at_once():

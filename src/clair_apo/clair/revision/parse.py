@@ -47,7 +47,7 @@ from clair_apo.clair.revision.sections import Section, SectionError, tagged, wit
 from clair_apo.clair.revision.segments import SegmentChange
 from clair_apo.records import DropReason, Located, PlacedEdit
 
-PARSER_VERSION = 6
+PARSER_VERSION = 7
 """Goes up whenever the same reply may be read differently; runs rebuild their revisions then."""
 
 
@@ -324,7 +324,7 @@ def _segments(text: str, answer: str) -> tuple[tuple[SegmentChange, ...], str]:
     if value is not NO_JSON and value is not None:
         return segment_list.segments_of_json(value, answer), text
     part, before = last_list(
-        text,
+        segment_list.with_end(text),
         "segments",
         answer,
         is_empty=segment_list.is_empty_list,

@@ -16,6 +16,10 @@ from clair_apo.clair.revision.segments import Segment, SegmentChange, segments_o
 _NAMED_TAG = re.compile(
     r"(?i)\\?[<\[]\s*+(?P<close>/?)\s*+segment(?!s\b)(?P<number>[^<>\[\]\n]*+)[>\]]"
 )
+_LIST_BEGINS = re.compile(r"(?i)<\s*+segments\s*+>")
+_LIST_ENDS = re.compile(r"(?i)<\s*+/\s*+segments\s*+>")
+_NUMBER_BEHIND = re.compile(r"(?i)<segment>\s*+n=(?P<number>[\"']?\d{1,9}[\"']?)\s*+>")
+"""A tag that was closed before its number: `<segment>n="2">`."""
 _BARE_TAG = re.compile(r"<\s*+(?P<close>/?)\s*+(?P<number>\#?\d{1,9})\s*+>")
 _OPENED = re.compile(r"(?im)^[ \t>*_`-]*\\?[<\[]\s*+segment(?!s\b)")
 _CLOSED = re.compile(r"(?i)[<\[]\s*+/\s*+segment(?!s\b)[^<>\[\]\n]*+[>\]]")
@@ -68,7 +72,31 @@ _OF_LISTS = _LINE_STYLES[-1]
 def is_empty_list(block: str) -> bool:
     """Whether the content of `<segments>` says that nothing has to change."""
     bare = _BETWEEN.sub("", block).strip()
+    if bare.lower().startswith("<segment>"):  # around a word such as `none`, without a number
+        bare = bare[len("<segment>") :].lower().removesuffix("</segment>").strip()
     return not bare or bare in ("[]", "{}") or bool(_NONE.fullmatch(bare))
+
+
+def with_end(text: str) -> str:
+    """A reply that closes its last `<segments>` by one more `</segment>`, with the right tag.
+
+    Weak models write so. A change that is not closed itself leaves the reply as it is, and so does
+    a list that nothing closes.
+
+    Args:
+        text: the reply.
+    """
+    begun = [found.end() for found in _LIST_BEGINS.finditer(text)]
+    if not begun or _LIST_ENDS.search(text, begun[-1]):
+        return text
+    text = text[: begun[-1]] + _NUMBER_BEHIND.sub(r"<segment n=\g<number>>", text[begun[-1] :])
+    depth = 0
+    for tag in _NAMED_TAG.finditer(text, begun[-1]):
+        if tag["close"] and depth == 0:
+            return f"{text[: tag.start()]}</segments>{text[tag.end() :]}"
+        if not tag["number"].rstrip().endswith("/"):
+            depth += -1 if tag["close"] else 1
+    return text
 
 
 def read_segments(block: str, answer: str) -> tuple[SegmentChange, ...]:

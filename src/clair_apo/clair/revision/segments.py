@@ -132,7 +132,8 @@ def place_segments(answer: str, changes: Sequence[SegmentChange]) -> tuple[Place
     """Find the positions of changed segments, in the order of the text.
 
     A segment keeps its indentation, unless the new text brings its own, and the white space behind
-    it. Where segments are deleted, the widest gap beside or between them stays: the one with the
+    it. Changes that are numbered on behind the last segment, without a gap, are added to it. Where
+    segments are deleted, the widest gap beside or between them stays: the one with the
     most line breaks.
 
     Args:
@@ -144,7 +145,7 @@ def place_segments(answer: str, changes: Sequence[SegmentChange]) -> tuple[Place
             changed twice, several lines of which it is open how they are indented.
     """
     places = _Places(answer)
-    ordered = sorted(changes, key=lambda change: (change.first, change.last))
+    ordered = places.with_added(sorted(changes, key=lambda change: (change.first, change.last)))
     faults = [fault for change in ordered for fault in places.faults_of(change)]
     last = 0
     for change in ordered:
@@ -165,6 +166,21 @@ class _Places:
     def __init__(self, answer: str) -> None:
         self._segments = segments_of(answer)
         self._starts = list(accumulate((len(str(each)) for each in self._segments), initial=0))
+
+    def with_added(self, ordered: Sequence[SegmentChange]) -> list[SegmentChange]:
+        """The changes with those numbered on behind the last segment as a part of it."""
+        count = len(self._segments)
+        kept = [change for change in ordered if change.first <= count]
+        added = [change for change in ordered if change.first > count]
+        if not added or [(c.first, c.last) for c in added] != [
+            (count + number, count + number) for number in range(1, len(added) + 1)
+        ]:
+            return list(ordered)
+        last = kept.pop() if kept and kept[-1].last == count else None
+        begin = SegmentChange(count, count, self._segments[-1].text) if last is None else last
+        gap = self._segments[-2].after if count > 1 else " "
+        texts = [text for change in (begin, *added) if (text := change.text.strip())]
+        return [*kept, SegmentChange(begin.first, count, (gap or " ").join(texts))]
 
     def faults_of(self, change: SegmentChange) -> Iterator[str]:
         count = len(self._segments)

@@ -12,8 +12,8 @@ from clair_apo.evaluation.suites.figures import Figure, RowFigure
 from clair_apo.evaluation.suites.prompt_answers import PromptAnswer, answer_prompts, failures
 from clair_apo.text.checks import Check, load_checks, passed
 
-ALL = "all"
-"""The figure of answers that keep to every rule."""
+ALL, SHARE = "all", "share"
+"""The figures of answers that keep to every rule, and of the share of rules that each keeps to."""
 
 
 class ChecksSuite(SuiteConfig):
@@ -48,12 +48,7 @@ class ChecksSuite(SuiteConfig):
         """Check every model's answer to every prompt."""
         rules = self.rules()
         answers = answer_prompts(context)
-        held = {
-            name: {
-                one.id: passed(rules, one.asked, one.text) for one in found if one.text is not None
-            }
-            for name, found in answers.items()
-        }
+        held = {name: _held(rules, found) for name, found in answers.items()}
         return SuiteResult(
             figures={name: _figures(rules, rows) for name, rows in held.items()},
             remarks=failures(answers),
@@ -72,8 +67,11 @@ def _held(rules: tuple[Check, ...], found: Sequence[PromptAnswer]) -> dict[str, 
 
 
 def _figures(rules: tuple[Check, ...], rows: dict[str, dict[str, bool]]) -> dict[str, Figure]:
-    by_name = {rule.name: {id: row[rule.name] for id, row in rows.items()} for rule in rules}
+    by_name: dict[str, dict[str, float]] = {
+        rule.name: {id: row[rule.name] for id, row in rows.items()} for rule in rules
+    }
     by_name[ALL] = {id: all(row.values()) for id, row in rows.items()}
+    by_name[SHARE] = {id: sum(row.values()) / len(row) for id, row in rows.items()}
     return {name: RowFigure(values, unit=True) for name, values in by_name.items()}
 
 

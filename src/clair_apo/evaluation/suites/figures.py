@@ -5,6 +5,7 @@ Two models are compared on the rows that both have, by the paired difference.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -129,6 +130,37 @@ class Unavailable:
 
 
 Figure = RowFigure | StatisticFigure | Unavailable
+
+
+def mean_figure(figures: Sequence[Figure]) -> Figure:
+    """The mean of one figure of several models, row by row on the rows that all have.
+
+    Args:
+        figures: of models that were measured alike, such as the checkpoints of a run.
+    """
+    rows = [one for one in figures if isinstance(one, RowFigure)]
+    if len(rows) == len(figures):
+        return mean_of_rows(rows)
+    statistics = [one for one in figures if isinstance(one, StatisticFigure)]
+    if len(statistics) == len(figures):
+        one = statistics[0]
+        ids = [id for id in one.rows if all(id in set(other.rows) for other in statistics)]
+        mean = partial(_mean_statistic, statistics)
+        return StatisticFigure(ids, mean, one.clusters, one.draws, one.jackknife)
+    missing = next((one for one in figures if isinstance(one, Unavailable)), None)
+    return missing or Unavailable("the models have figures of different kinds")
+
+
+def mean_of_rows(rows: Sequence[RowFigure]) -> RowFigure:
+    """The same for means over rows."""
+    first = rows[0]
+    shared = [id for id in first.values if all(id in one.values for one in rows)]
+    means = {id: sum(one.values[id] for one in rows) / len(rows) for id in shared}
+    return RowFigure(means, first.clusters, first.unit, first.factor)
+
+
+def _mean_statistic(statistics: Sequence[StatisticFigure], ids: Sequence[str]) -> float:
+    return sum(one.statistic(ids) for one in statistics) / len(statistics)
 
 
 def _of(clusters: Mapping[str, str] | None, rows: Sequence[str]) -> list[str] | None:

@@ -1,0 +1,198 @@
+"""The comparison of an experiment in words: for the terminal, for Markdown and for the page."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from clair_apo.evaluation.tables import NONE, interval_text, markdown_line
+from clair_apo.experiment.compare import Comparison, Estimate
+from clair_apo.experiment.record import AnchorVerdict, CellState, ExperimentRecord
+from clair_apo.stats import Interval
+
+
+class WordTable(NamedTuple):
+    """A table whose cells are words."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+
+
+def tables_of(record: ExperimentRecord) -> tuple[WordTable, ...]:
+    """All tables of an experiment; empty ones are left out."""
+    found = (
+        *_comparisons(record),
+        _choices(record),
+        _advice(record.anchors),
+        _data(record),
+        _cells(record.cells),
+    )
+    return tuple(table for table in found if table.rows)
+
+
+def _comparisons(record: ExperimentRecord) -> Iterator[WordTable]:
+    of = {(one.figure, one.view): one for one in record.comparisons}
+    several = len({view for _, view in of}) > 1
+    for figure, view in of:
+        rows = [one for one in record.comparisons if (one.figure, one.view) == (figure, view)]
+        compared = any(one.to_baseline for one in rows)
+        columns: tuple[str, ...] = ("data / objective", "mean over seeds", "over seeds")
+        columns += ("minus base",) if any(one.to_base for one in rows) else ()
+        columns += (
+            (
+                f"minus {record.baseline}",
+                "over seeds",
+                f"corrected, {100 * record.confidence:.2f} %",
+                "",
+            )
+            if compared
+            else ()
+        )
+        yield WordTable(
+            title=f"{figure} ({view} checkpoint)" if several else figure,
+            columns=columns,
+            rows=tuple(_row(one, columns, compared=compared) for one in rows),
+            note=_n(rows),
+        )
+
+
+def _row(one: Comparison, columns: Sequence[str], *, compared: bool) -> tuple[str, ...]:
+    cells = [f"{one.data} / {one.objective}", *_estimate(one.estimate)]
+    if "minus base" in columns:
+        cells.append(_words(one.to_base.over_prompts, plus=True) if one.to_base else NONE)
+    if compared:
+        cells += _estimate(one.to_baseline, plus=True)
+        cells.append(_words(one.corrected, plus=True))
+        cells.append("clear of 0" if one.is_clear else "")
+    return tuple(cells)
+
+
+def _estimate(estimate: Estimate | None, *, plus: bool = False) -> list[str]:
+    if estimate is None:
+        return [NONE, NONE]
+    return [_words(estimate.over_prompts, plus=plus), _bounds(estimate.over_seeds, plus=plus)]
+
+
+def _words(interval: Interval | None, *, plus: bool = False) -> str:
+    return interval_text(interval.model_dump() if interval else None, plus=plus)
+
+
+def _bounds(interval: Interval, *, plus: bool) -> str:
+    """The interval over seeds without its mean, which stands beside it already."""
+    if interval.low is None:
+        return "one seed"
+    return "[" + _words(interval, plus=plus).partition("[")[2]
+
+
+def _n(rows: Sequence[Comparison]) -> str:
+    prompts = sorted({one.estimate.over_prompts.clusters or 0 for one in rows})
+    seeds = sorted({one.estimate.over_seeds.n for one in rows})
+    return f"n = {_span(prompts)} prompts, {_span(seeds)} seeds"
+
+
+def _span(numbers: Sequence[int]) -> str:
+    first, last = numbers[0], numbers[-1]
+    return f"{first:,}" if first == last else f"{first:,} to {last:,}"
+
+
+def _choices(record: ExperimentRecord) -> WordTable:
+    rows = [
+        (
+            f"{choice.data} / {choice.objective}",
+            ", ".join(f"{key} {value:g}" for key, value in one.values.items()),
+            _words(one.figure) if one.figure else "failed",
+            "chosen" if one.values == choice.chosen else "",
+        )
+        for choice in record.choices
+        for one in choice.candidates
+    ]
+    rule = record.choices[0].rule if record.choices else ""
+    return WordTable("Choices", ("data / objective", "values", "figure", ""), tuple(rows), rule)
+
+
+def _advice(anchors: Sequence[AnchorVerdict]) -> WordTable:
+    rows = [
+        (
+            one.data,
+            one.advice,
+            _words(one.zero_minus_down.over_prompts, plus=True) if one.zero_minus_down else NONE,
+            one.verdict,
+        )
+        for one in anchors
+    ]
+    figure = anchors[0].figure if anchors else ""
+    return WordTable(
+        "What was advised before the training",
+        ("data", "advice", f"{figure}: zero minus down", "the advice was"),
+        tuple(rows),
+    )
+
+
+def _data(record: ExperimentRecord) -> WordTable:
+    rows = [
+        (name, f"{one.pairs:,}", f"{one.prompts:,}", f"{one.made:,}", one.digest[:12])
+        for name, one in record.data.items()
+    ]
+    return WordTable("Data", ("data", "pairs", "prompts", "of pairs made", "digest"), tuple(rows))
+
+
+def _cells(cells: Sequence[CellState]) -> WordTable:
+    rows = [
+        (
+            one.name,
+            one.state,
+            *(_count(number) for number in (one.steps, one.tokens, one.reference_computed)),
+            ", ".join(one.alarms) or one.why,
+        )
+        for one in cells
+    ]
+    columns = ("cell", "state", "steps", "tokens a pass", "reference passes", "alarms or failure")
+    return WordTable("Cells", columns, tuple(rows))
+
+
+def _count(number: int | None) -> str:
+    return NONE if number is None else f"{number:,}"
+
+
+def experiment_table(record: ExperimentRecord) -> RenderableType:
+    """The tables for the terminal."""
+    return Group(*(_for_terminal(table) for table in tables_of(record)))
+
+
+def _for_terminal(found: WordTable) -> Table:
+    table = Table(
+        title=Text(found.title),
+        caption=Text(found.note) if found.note else None,
+        title_justify="left",
+        caption_justify="left",
+        box=None,
+        padding=(0, 2, 0, 0),
+    )
+    for column in found.columns:
+        table.add_column(Text(column), justify="left")
+    for row in found.rows:
+        table.add_row(*map(Text, row))
+    return table
+
+
+def experiment_markdown(record: ExperimentRecord) -> str:
+    """The tables as a Markdown file."""
+    lines = ["# Experiment", "", *SENTENCES]
+    for table in tables_of(record):
+        lines += ["", f"## {table.title}", "", *([table.note, ""] if table.note else [])]
+        lines += [markdown_line(table.columns), "|---" * len(table.columns) + "|"]
+        lines += [markdown_line(row) for row in table.rows]
+    return "\n".join(lines) + "\n"
+
+
+SENTENCES = (
+    "Brackets are 95 % intervals unless a column says otherwise. The interval beside a mean is "
+    "over prompts, of the mean over seeds; the column after it is over seeds. Differences are "
+    "paired by prompt, and by seed. The corrected interval holds for all comparisons with the "
+    "baseline together (Bonferroni).",
+)
+"""What a reader has to know of the tables."""

@@ -1,0 +1,125 @@
+"""A whole experiment with a tiny model: data, choice, cells, table; and again after a kill."""
+
+import multiprocessing
+import signal
+import time
+
+import pytest
+
+from clair_apo.errors import RunError
+from clair_apo.experiment import read_measured, read_record, run_experiment
+from clair_apo.experiment.cells import Cell
+from clair_apo.experiment.plan import ExperimentPlan
+from clair_apo.ingest.pairs import load_pairs
+from tests.helpers.experiment_run import FUNCTIONS, experiment_config, experiment_files
+
+pytestmark = pytest.mark.real
+
+GRID = {
+    "dpo": {"loss_type": "sigmoid", "beta": [0.1, 1.0]},
+    "sft": {"loss_type": "sft"},
+    "broken": {"loss_type": "apo_zero", "learning_rate": -1.0},
+}
+
+
+def _config(folder, files, **changes):
+    values = {
+        "objectives": GRID,
+        "choose": {"figure": "checks.begins", "data": "clair"},
+        "development": files["development"],
+        "keep_weights": False,
+    }
+    return experiment_config(folder, files, **(values | changes))
+
+
+def _states(record):
+    return {cell.name: cell.state for cell in record.cells}
+
+
+def test_an_experiment_chooses_trains_and_compares_and_does_nothing_twice(tmp_path):
+    files = experiment_files(tmp_path)
+    config = _config(tmp_path, files)
+    record = run_experiment(config, functions=FUNCTIONS)
+    (choice,) = record.choices
+    assert [one.values for one in choice.candidates] == [{"beta": 0.1}, {"beta": 1.0}]
+    best = max(choice.candidates, key=lambda one: one.figure.mean)
+    assert choice.chosen == best.values
+    states = _states(record)
+    assert [name for name, state in states.items() if state == "failed"] == [
+        "clair.broken.lr-1.seed0",
+        "two_samples.broken.lr-1.seed0",
+    ]
+    failed = next(cell for cell in record.cells if cell.state == "failed")
+    assert "ValueError: Invalid learning rate: -1.0" in failed.why
+    done = [cell for cell in record.cells if cell.state == "done"]
+    assert {cell.steps for cell in done} == {4}
+    assert {cell.reference_computed for cell in done} == {0}, "built once for a data set"
+    prompts = [
+        {pair.id for pair in load_pairs(str(config.run_dir / "data" / name / "pairs.jsonl"))}
+        for name in config.data
+    ]
+    assert prompts[0] == prompts[1]
+    assert {one.pairs for one in record.data.values()} == {len(prompts[0])}
+    compared = {(one.data, one.objective) for one in record.comparisons}
+    assert compared == {(d, o) for d in ("clair", "two_samples") for o in ("dpo", "sft")}
+    assert not list(config.run_dir.glob("cells/*/model/*.safetensors"))
+    assert not list(config.run_dir.glob("cells/*/model/checkpoint-*"))
+    assert "| clair / dpo |" in (config.run_dir / "experiment.md").read_text("utf-8")
+
+    written = {path: path.stat().st_mtime_ns for path in config.run_dir.glob("cells/*/test.json")}
+    again = run_experiment(config, functions=FUNCTIONS)
+    assert again.comparisons == record.comparisons
+    unchanged = [p for p, at in written.items() if p.stat().st_mtime_ns == at]
+    assert len(unchanged) == 4, "the two that failed were tried again"
+
+
+def test_other_seeds_may_follow_and_another_training_may_not(tmp_path):
+    files = experiment_files(tmp_path)
+    few = {"objectives": {"dpo": {"loss_type": "sigmoid"}}, "choose": None, "development": None}
+    data = {"data": {"clair": {"generate": files["clair"]}}}
+    run_experiment(_config(tmp_path, files, **few, **data), functions=FUNCTIONS)
+    only = {"only": ("clair.dpo.seed5",), "seeds": (0, 5)}
+    record = run_experiment(_config(tmp_path, files, **few, **data, **only), functions=FUNCTIONS)
+    assert _states(record) == {"clair.dpo.seed0": "done", "clair.dpo.seed5": "done"}
+    (share,) = [one for one in record.comparisons if one.figure == "checks.begins"]
+    assert share.estimate.over_seeds.n == 2
+    plan = ExperimentPlan(_config(tmp_path, files, **few, **data))
+    values = read_measured(plan, Cell("clair", "dpo", (), 5)).views["last"]["checks.begins"].values
+    assert len(values) == 12
+    other = experiment_files(tmp_path, train={"max_steps": 5})
+    with pytest.raises(RunError, match=r"was begun with other settings \(train\)"):
+        run_experiment(_config(tmp_path, other, **few, **data), functions=FUNCTIONS)
+
+
+def _run(folder, files):
+    few = {"objectives": {"dpo": {"loss_type": "sigmoid"}}, "choose": None, "development": None}
+    run_experiment(_config(folder, files, **few, seeds=(0, 1)), functions=FUNCTIONS)
+
+
+def test_a_killed_process_is_followed_by_two_that_share_what_is_left(tmp_path):
+    files = experiment_files(tmp_path)
+    context = multiprocessing.get_context("spawn")
+    first = context.Process(target=_run, args=(tmp_path, files))
+    first.start()
+    cells = tmp_path / "experiment" / "cells"
+    deadline = time.monotonic() + 240
+    while not list(cells.glob("*/test.json")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    first.kill()
+    first.join(30)
+    assert first.exitcode == -signal.SIGKILL
+    (ended,) = cells.glob("*/test.json")
+    at = ended.stat().st_mtime_ns
+    both = [context.Process(target=_run, args=(tmp_path, files)) for _ in range(2)]
+    for one in both:
+        one.start()
+    for one in both:
+        one.join(400)
+        assert one.exitcode == 0
+    record = read_record(tmp_path / "experiment")
+    assert set(_states(record).values()) == {"done"}
+    assert len(record.cells) == 4
+    assert ended.stat().st_mtime_ns == at
+    logs = [path.read_text("utf-8") for path in cells.glob("*/train.log")]
+    # the killed one's child may have gone on by itself: nobody trained that cell beside it
+    assert [log.count("trained on") for log in logs] == [1] * 4
