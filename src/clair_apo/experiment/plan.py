@@ -106,7 +106,7 @@ class ExperimentPlan:
         self._tests = tuple(map(self._evaluation, config.evaluate))
         self._development = self._evaluation(config.development) if config.development else None
         self._advise = (
-            self._command(AdviseConfig, config.advise, self.folder / "advice")
+            self._command(AdviseConfig, config.advise, self.folder / "advice", pairs="pairs.jsonl")
             if config.advise
             else None
         )
@@ -119,10 +119,10 @@ class ExperimentPlan:
         folder = Path(model).expanduser()
         return str(folder.resolve()) if folder.is_dir() else model
 
-    def _command(self, kind: type[T], path: Path, run_dir: Path) -> T:
-        """A command's config; the folder that an experiment gives it need not stand in the file."""
-        options = ["--config", str(path), "--run_dir", str(run_dir)]
-        return kind.from_command_line([*options, "--store", str(self.folder / STORE)])
+    def _command(self, kind: type[T], path: Path, run_dir: Path, **given: str) -> T:
+        """A command's config; what an experiment gives it need not stand in the file."""
+        given |= {"config": str(path), "run_dir": str(run_dir), "store": str(self.folder / STORE)}
+        return kind.from_command_line([part for key in given for part in (f"--{key}", given[key])])
 
     def _evaluation(self, path: Path) -> EvaluateConfig:
         found = self._command(EvaluateConfig, path, self.folder / "evaluation")
