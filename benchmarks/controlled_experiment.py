@@ -85,12 +85,12 @@ def main() -> None:
     if args.seeds:
         size = size._replace(seeds=tuple(args.seeds))
     folder = args.folder or Path("runs") / ("controlled_small" if args.small else "controlled")
-    path = write_files(folder.resolve(), size)
+    path = write_files(folder, size)
     config = ExperimentConfig.from_command_line(["--config", str(path)])
     ExperimentPlan(config)  # what is wrong is said before anything is asked
     if args.only:
         config = config.model_copy(update={"only": tuple(args.only)})
-    print_result(experiment_table(run(config, folder.resolve())))
+    print_result(experiment_table(run(config, folder)))
 
 
 if __name__ == "__main__":

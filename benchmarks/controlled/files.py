@@ -1,6 +1,7 @@
 """Writes the configs and the data of the controlled experiment into a folder."""
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,11 +12,12 @@ from controlled import knowledge, prompts
 
 HERE = Path(__file__).parent
 MODEL = "smollm2-135m"
-LIMIT = 192
+LIMIT = 256
 """Tokens of an answer at most."""
 BETAS = [0.02, 0.1, 0.5]
 LOSSES = {"sft": "sft", "dpo": "sigmoid", "apo_zero": "apo_zero", "apo_down": "apo_down"}
 WEAKENED = "weakened_pairs.jsonl"
+STYLE, HABITS_FILE = CHECKS = "house_style.yaml", "habits.yaml"
 
 RULES = ("last_line", "no_list", "no_filler", "british_spelling", "six_sentences")
 HABITS = ("no_exclamation", "no_we", "no_question", "no_bold")
@@ -36,7 +38,7 @@ FIGURES = (
 class Size(NamedTuple):
     """How much of everything."""
 
-    prompts: int = 450
+    prompts: int = 600
     """Prompts of the data sets; those with a pair in every data set are trained on."""
     development: int = 60
     test: int = 200
@@ -81,6 +83,8 @@ def write_files(folder: Path, size: Size) -> Path:
     for name, found in rows.items():
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found)
         (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+    for name in CHECKS:
+        shutil.copy(HERE / name, folder)
     for name, config in _configs(folder, size).items():
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     return folder / "experiment.yaml"
@@ -97,12 +101,12 @@ def _configs(folder: Path, size: Size) -> dict[str, dict[str, Any]]:
     return {
         **_data_configs(folder),
         "training": _training(size),
-        "on_development": _evaluation(folder / "development.jsonl", [_checks()]),
+        "on_development": _evaluation(folder / "development.jsonl", [_checks(folder)]),
         "on_test": _evaluation(
             folder / "test.jsonl",
             [
-                _checks(),
-                {"suite": "checks", "name": "habits", "checks": str(HERE / "habits.yaml")},
+                _checks(folder),
+                {"suite": "checks", "name": "habits", "checks": str(folder / HABITS_FILE)},
                 {"suite": "health", "drift": False},
                 {
                     "suite": "multiple_choice",
@@ -146,7 +150,7 @@ def _data_configs(folder: Path) -> dict[str, dict[str, Any]]:
         | {
             "recipe": "on_policy_judge",
             "samples": 2,
-            "scorer": {"checks": str(HERE / "house_style.yaml")},
+            "scorer": {"checks": str(folder / STYLE)},
         },
     }
 
@@ -171,8 +175,8 @@ def _training(size: Size) -> dict[str, Any]:
     }
 
 
-def _checks() -> dict[str, Any]:
-    return {"suite": "checks", "checks": str(HERE / "house_style.yaml")}
+def _checks(folder: Path) -> dict[str, Any]:
+    return {"suite": "checks", "checks": str(folder / STYLE)}
 
 
 def _evaluation(

@@ -123,8 +123,8 @@ def _filled(topics: str, forms: tuple[str, ...], forms_each: int) -> Rows:
 
 
 def training() -> Rows:
-    """450 prompts."""
-    return _filled(TRAIN_TASKS, TRAIN_TASK_FORMS, 3) + _filled(TRAIN_THINGS, TRAIN_THING_FORMS, 3)
+    """600 prompts."""
+    return _filled(TRAIN_TASKS, TRAIN_TASK_FORMS, 4) + _filled(TRAIN_THINGS, TRAIN_THING_FORMS, 4)
 
 
 def development() -> Rows:

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 
 from clair_apo.advice.advise import advise
 from clair_apo.clair import generate
+from clair_apo.clair.stages.pair import measure_contrast
 from clair_apo.console import say
 from clair_apo.errors import DataError, RunError
 from clair_apo.experiment.cells import Cell, candidates
@@ -18,8 +19,9 @@ from clair_apo.files import atomic_writer
 from clair_apo.ingest.pairs import pair_from_row, pairs_of
 from clair_apo.ingest.rows import read_rows
 from clair_apo.llm import ChatModel
-from clair_apo.records import Record
+from clair_apo.records import Conversation, Record
 from clair_apo.run_folder import file_digest, write_json
+from clair_apo.stats import Interval, mean_interval
 from clair_apo.training_process import run_command
 
 FILE = "data.json"
@@ -51,6 +53,10 @@ class MadeData(Record):
     """Pairs that there were before the prompts were made the same."""
     digest: str
     """SHA-256 of the file."""
+    jaccard: Interval
+    """Of the two answers of a pair, as `measure_contrast` has it; over prompts."""
+    levenshtein_share: Interval
+    """Characters to change, as a share of the longer answer; over prompts."""
     advice: str | None = None
     """What `advise` says of it; None where it was not asked."""
     reason: str = ""
@@ -105,6 +111,7 @@ def make_data(
             prompts=len(of),
             made=sum(map(len, rows[name].values())),
             digest=file_digest(path),
+            **_contrast(of),
         )
         _build_reference(plan, name)
         advising = plan.advising(name)
@@ -157,6 +164,23 @@ def _write(path: Path, rows: Rows) -> None:
         for of in rows.values():
             for row in of:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _contrast(rows: Rows) -> dict[str, Interval]:
+    """How far apart the two answers of a pair are."""
+    ids = [id for id, of in rows.items() for _ in of]
+    pairs = [pair_from_row(row, id) for id, of in rows.items() for row in of]
+    found = [
+        measure_contrast(chosen=_text(pair.chosen), rejected=_text(pair.rejected)) for pair in pairs
+    ]
+    return {
+        "jaccard": mean_interval([one.jaccard for one in found], clusters=ids),
+        "levenshtein_share": mean_interval([one.levenshtein_share for one in found], clusters=ids),
+    }
+
+
+def _text(answer: str | Conversation) -> str:
+    return answer if isinstance(answer, str) else "\n\n".join(turn.content for turn in answer)
 
 
 def _build_reference(plan: ExperimentPlan, name: str) -> None:

@@ -134,10 +134,17 @@ def _advice(anchors: Sequence[AnchorVerdict]) -> WordTable:
 
 def _data(record: ExperimentRecord) -> WordTable:
     rows = [
-        (name, f"{one.pairs:,}", f"{one.prompts:,}", f"{one.made:,}", one.digest[:12])
+        (
+            name,
+            *(f"{number:,}" for number in (one.pairs, one.prompts, one.made)),
+            _words(one.jaccard),
+            _words(one.levenshtein_share),
+            one.digest[:12],
+        )
         for name, one in record.data.items()
     ]
-    return WordTable("Data", ("data", "pairs", "prompts", "of pairs made", "digest"), tuple(rows))
+    columns = ("data", "pairs", "prompts", "of pairs made", "Jaccard", "Levenshtein share")
+    return WordTable("Data", (*columns, "digest"), tuple(rows))
 
 
 def _cells(cells: Sequence[CellState]) -> WordTable:

@@ -5,14 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from markupsafe import Markup
-
 from clair_apo.errors import RunError
 from clair_apo.evaluation.tables import suite_tables
 from clair_apo.files import atomic_writer, read_json_rows
-from clair_apo.report.html import asset, environment, source_hash
+from clair_apo.report.html import Part, render, render_part
 
 RESULTS, ANSWERS, PAGE = "evaluation.json", "answers", "evaluation.html"
+TEMPLATE = "evaluation.html.jinja"
 MOST_PROMPTS = 30
 """Prompts whose answers the page shows at most: the first ones."""
 MOST_MODELS = 4
@@ -51,26 +50,27 @@ def write_evaluation_page(folder: Path) -> Path:
         RunError: there is no evaluation in it.
         DataError: a file of it has a line that is not its row.
     """
-    content = _results(folder)
-    style = asset("report.css")
-    page = (
-        environment()
-        .get_template("evaluation.html.jinja")
-        .render(
-            name=folder.name if folder.name != "evaluation" else folder.resolve().parent.name,
-            models=content["models"],
-            suites=suite_tables(content),
-            prompts=list(_prompts(folder, content)),
-            most=MOST_PROMPTS,
-            left_out=content["models"][MOST_MODELS:],
-            style=Markup(style),  # our own file, as it is
-            style_source=source_hash(style),
-        )
-        + "\n"
-    )
+    page = render(TEMPLATE, _values(folder))
     with atomic_writer(folder / PAGE) as file:
         file.write(page)
     return folder / PAGE
+
+
+def evaluation_part(folder: Path) -> Part:
+    """An evaluation as a part of a larger page; raises as `write_evaluation_page`."""
+    return render_part("evaluation", "Evaluation", TEMPLATE, _values(folder))
+
+
+def _values(folder: Path) -> dict[str, Any]:
+    content = _results(folder)
+    return {
+        "name": folder.name if folder.name != "evaluation" else folder.resolve().parent.name,
+        "models": content["models"],
+        "suites": suite_tables(content),
+        "prompts": list(_prompts(folder, content)),
+        "most": MOST_PROMPTS,
+        "left_out": content["models"][MOST_MODELS:],
+    }
 
 
 def _results(folder: Path) -> dict[str, Any]:

@@ -1,11 +1,14 @@
-"""What both pages have in common: escaped templates, assets, and hashes for a security policy."""
+"""What all pages have in common: escaped templates, one style, and a security policy."""
 
 import base64
 import functools
 import hashlib
+from collections.abc import Mapping
 from importlib.resources import files
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from clair_apo.report.terminal import numeral
 
@@ -24,12 +27,57 @@ def environment() -> Environment:
     return found
 
 
-def asset(name: str) -> str:
-    """The text of a style sheet or script of ours."""
+class Part(NamedTuple):
+    """A page as a part of a larger one."""
+
+    id: str
+    """Of its section; no other part of the page has it."""
+    title: str
+    header: Markup
+    main: Markup
+
+
+def render(template: str, values: Mapping[str, Any], script: str = "") -> str:
+    """A page that asks nothing of the network.
+
+    Args:
+        template: of a page; it extends `page.html.jinja`.
+        values: what the template shows. All are escaped.
+        script: our own script, the only one that the page's security policy allows.
+    """
+    style = _asset("report.css")
+    text = (
+        environment()
+        .get_template(template)
+        .render(
+            values,
+            style=Markup(style),  # our own files, as they are
+            style_source=_source_hash(style),
+            script=Markup(script),
+            script_source=_source_hash(script),
+        )
+    )
+    return text + "\n"
+
+
+def render_part(id: str, title: str, template: str, values: Mapping[str, Any]) -> Part:
+    """What a page shows, without the frame of a page, for a larger page."""
+    found = environment().get_template(template)
+    context = found.new_context(dict(values))
+    header, main = ("".join(found.blocks[name](context)) for name in ("header", "main"))
+    return Part(id, title, Markup(header), Markup(main))  # every value in it is escaped already
+
+
+def pairs_script() -> str:
+    """The script that searches, sorts and folds the cards of pairs."""
+    return _asset("report.js")
+
+
+def _asset(name: str) -> str:
     return files("clair_apo.report").joinpath("templates", name).read_text(encoding="utf-8")
 
 
-def source_hash(text: str) -> str:
+def _source_hash(text: str) -> str:
     """The hash with which a content security policy allows exactly this inline text."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 

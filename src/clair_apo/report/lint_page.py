@@ -2,13 +2,11 @@
 
 from pathlib import Path
 
-from markupsafe import Markup
-
 from clair_apo.files import atomic_writer
 from clair_apo.lint import LintReport, Severity
 from clair_apo.lint.table import figure_text, headline, share_text
 from clair_apo.report.contrast import PAIRS
-from clair_apo.report.html import asset, environment, source_hash
+from clair_apo.report.html import render
 from clair_apo.run_folder import write_json
 
 RESULTS, PAGE = "lint.json", "lint.html"
@@ -46,18 +44,11 @@ def write_lint(report: LintReport, folder: Path) -> Path:
 
 
 def _page(report: LintReport) -> str:
-    style = asset("report.css")
-    page = (
-        environment()
-        .get_template("lint.html.jinja")
-        .render(
-            report=report,
-            headline=headline(report),
-            severities=list(Severity),
-            share_text=share_text,
-            figure_text=figure_text,
-            style=Markup(style),  # our own file, as it is
-            style_source=source_hash(style),
-        )
-    )
-    return page + "\n"
+    values = {
+        "report": report,
+        "headline": headline(report),
+        "severities": list(Severity),
+        "share_text": share_text,
+        "figure_text": figure_text,
+    }
+    return render("lint.html.jinja", values)

@@ -13,8 +13,6 @@ from collections.abc import Callable, Iterator
 from operator import attrgetter
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from markupsafe import Markup
-
 from clair_apo.alignment import Block, blocks
 from clair_apo.files import read_jsonl
 from clair_apo.records import (
@@ -34,10 +32,11 @@ from clair_apo.report.contrast import (
     LengthHistogram,
     length_change,
 )
-from clair_apo.report.html import asset, environment, source_hash
+from clair_apo.report.html import Part, pairs_script, render, render_part
 from clair_apo.report.terminal import statistic_text
 from clair_apo.run_folder import RunFolder
 
+TEMPLATE = "report.html.jinja"
 MAX_CARDS = 500
 """Pairs, and dropped prompts, that the page shows at most."""
 MAX_TEXT = 200_000
@@ -135,31 +134,30 @@ def render_page(
         summary: what `summarise` returned for it.
         read: called for every row that was read.
     """
+    return render(TEMPLATE, _values(run, summary, read), pairs_script())
+
+
+def pairs_part(run: RunFolder, summary: ContrastSummary) -> Part:
+    """The pairs of a run as a part of a larger page, which carries `pairs_script`."""
+    return render_part("pairs", "Data", TEMPLATE, _values(run, summary, lambda: None))
+
+
+def _values(run: RunFolder, summary: ContrastSummary, read: Callable[[], None]) -> dict[str, Any]:
     counts = summary.counts
     pairs = _sample(run, PAIRS, PreferencePair, counts.pairs, read)
     dropped = _sample(run, DROPPED, Dropped, counts.dropped, read)
-    style, script = asset("report.css"), asset("report.js")
-    return (
-        environment()
-        .get_template("report.html.jinja")
-        .render(
-            summary=summary,
-            statistics=[statistic_text(statistic) for statistic in summary.statistics],
-            figure=length_figure(summary),
-            cards=list(map(_card, pairs)),
-            dropped=dropped,
-            max_text=MAX_TEXT,
-            seed=SAMPLE_SEED,
-            sort_orders=SORT_ORDERS,
-            stage_titles=STAGE_TITLES,
-            reason_sentences=REASON_SENTENCES,
-            style=Markup(style),  # our own file, as it is
-            script=Markup(script),
-            style_source=source_hash(style),
-            script_source=source_hash(script),
-        )
-        + "\n"
-    )
+    return {
+        "summary": summary,
+        "statistics": [statistic_text(statistic) for statistic in summary.statistics],
+        "figure": length_figure(summary),
+        "cards": list(map(_card, pairs)),
+        "dropped": dropped,
+        "max_text": MAX_TEXT,
+        "seed": SAMPLE_SEED,
+        "sort_orders": SORT_ORDERS,
+        "stage_titles": STAGE_TITLES,
+        "reason_sentences": REASON_SENTENCES,
+    }
 
 
 def _sample(

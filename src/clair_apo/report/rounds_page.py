@@ -3,12 +3,10 @@
 import os
 from pathlib import Path
 
-from markupsafe import Markup
-
 from clair_apo.errors import RunError
 from clair_apo.files import atomic_writer
 from clair_apo.report.evaluation_page import write_evaluation_page
-from clair_apo.report.html import asset, environment, source_hash
+from clair_apo.report.html import render
 from clair_apo.report.write import write_report
 from clair_apo.rounds.record import Round, read_record
 from clair_apo.rounds.table import figures_of, round_words
@@ -37,24 +35,16 @@ def write_rounds_page(folder: Path) -> Path:
         round_folder = Path(one.model).parent
         write_report(round_folder / "pairs")
         write_evaluation_page(round_folder / "evaluation")
-    style = asset("report.css")
-    page = (
-        environment()
-        .get_template("rounds.html.jinja")
-        .render(
-            name=folder.resolve().name,
-            initial=Path(record.initial).name,
-            stopped=record.stopped or "the rounds have not come to their end",
-            figure=next((one.gain.figure for one in record.rounds if one.gain), None),
-            rounds=[(round_words(one), _links(folder, one)) for one in record.rounds],
-            figures=figures_of(record),
-            style=Markup(style),  # our own file, as it is
-            style_source=source_hash(style),
-        )
-        + "\n"
-    )
+    values = {
+        "name": folder.resolve().name,
+        "initial": Path(record.initial).name,
+        "stopped": record.stopped or "the rounds have not come to their end",
+        "figure": next((one.gain.figure for one in record.rounds if one.gain), None),
+        "rounds": [(round_words(one), _links(folder, one)) for one in record.rounds],
+        "figures": figures_of(record),
+    }
     with atomic_writer(folder / PAGE) as file:
-        file.write(page)
+        file.write(render("rounds.html.jinja", values))
     return folder / PAGE
 
 

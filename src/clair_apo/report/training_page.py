@@ -4,16 +4,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from clair_apo.files import atomic_writer
 from clair_apo.records import Record
-from clair_apo.report.html import asset, environment, image_source, source_hash
+from clair_apo.report.html import Part, image_source, render, render_part
 from clair_apo.report.terminal import NONE, numeral
 from clair_apo.report.training_answers import read_answers
 from clair_apo.report.training_run import Plot, TrainingRun, read_training, training_plots
 
-PAGE = "training.html"
+PAGE, TEMPLATE = "training.html", "training.html.jinja"
 
 SHOWN_FACTS = {
     "objective": "Objective",
@@ -71,23 +69,25 @@ def write_training_report(folder: Path) -> TrainingReport:
 
 def training_page(run: TrainingRun, plots: Sequence[Plot]) -> str:
     """The page as HTML; what models and users wrote is text on it, never markup."""
-    style = asset("report.css")
-    return (
-        environment()
-        .get_template("training.html.jinja")
-        .render(
-            name=run.name,
-            facts=_facts(run.facts),
-            why=_texts(run.facts.get("why")),
-            alarms=_alarms(run.facts.get("alarms")),
-            watched=read_answers(run.folder),
-            metrics=_final_metrics(run),
-            figures=[(plot.name, plot.caption, image_source(plot.svg)) for plot in plots],
-            style=Markup(style),  # our own file, as it is
-            style_source=source_hash(style),
-        )
-        + "\n"
-    )
+    return render(TEMPLATE, _values(run, plots))
+
+
+def training_part(folder: Path) -> Part:
+    """A training as a part of a larger page; raises as `write_training_report`."""
+    run = read_training(folder)
+    return render_part("training", "Training", TEMPLATE, _values(run, training_plots(run)))
+
+
+def _values(run: TrainingRun, plots: Sequence[Plot]) -> dict[str, Any]:
+    return {
+        "name": run.name,
+        "facts": _facts(run.facts),
+        "why": _texts(run.facts.get("why")),
+        "alarms": _alarms(run.facts.get("alarms")),
+        "watched": read_answers(run.folder),
+        "metrics": _final_metrics(run),
+        "figures": [(plot.name, plot.caption, image_source(plot.svg)) for plot in plots],
+    }
 
 
 def _facts(stage: Mapping[str, Any]) -> list[tuple[str, str]]:
