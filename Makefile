@@ -23,6 +23,7 @@ $(BIN)/.installed-dev: $(BIN)/.installed
 	$(PIP) "$(call pinned,pip)"  # dependency groups need 25.1
 	$(PIP) --editable . --group dev --group docs
 	$(PIP) --no-deps "$(call pinned,liger-kernel)"  # a test compares; its losses need no triton
+	$(PIP) --no-deps "$(call pinned,axe-playwright-python)"  # tests read its axe.min.js alone
 	touch $@
 
 demo: $(BIN)/.installed

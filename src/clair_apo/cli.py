@@ -172,17 +172,24 @@ def evaluate(
 
 @app.command()
 def report(
-    run: Annotated[Path, typer.Argument(help="A run folder of generate, or of train.")],
+    run: Annotated[
+        Path, typer.Argument(help="A run folder of generate, of train, or of experiment.")
+    ],
 ) -> None:
-    """Write a run's contrast.json, report.html and data set card; training.html where trained."""
-    from clair_apo.report import find_training
+    """Draw a run's pages: its pairs, its training, and all that is in it on one page (run.html)."""
+    from clair_apo.report import find_training, write_experiment_page, write_run_page
 
     with reported_errors():
+        if (run / "experiment.json").exists():
+            return print_result(f"experiment: {write_experiment_page(run)}")
         training = find_training(run)
         if training is None or (run / "pairs.jsonl").exists():
             _print_report(run)
         if training is not None:
             _print_training_report(training)
+        whole = write_run_page(run)
+        if whole is not None:
+            print_result(f"whole run: {whole}")
 
 
 @app.command()
@@ -388,11 +395,13 @@ def experiment(context: typer.Context) -> None:
         from clair_apo.experiment import ExperimentConfig, run_experiment
         from clair_apo.experiment.lines import without_launch
         from clair_apo.experiment.table import experiment_table
+        from clair_apo.report import write_experiment_page
 
         config = ExperimentConfig.from_command_line(context.args)
         if config.dry_run or config.launch:
             return _print_experiment(config, without_launch(context.args))
         print_result(experiment_table(run_experiment(config)))
+        print_result(f"page: {write_experiment_page(config.run_dir)}")
 
 
 def _print_experiment(config: "ExperimentConfig", options: Sequence[str]) -> None:

@@ -1,16 +1,12 @@
 """The page in a real browser: headless Chromium, no driver, the DOM read back as text."""
 
 import json
-import os
-import re
-import shutil
-import subprocess
-from html import unescape
 from pathlib import Path
 
 import pytest
 
 from clair_apo.report import write_report
+from tests.helpers.browser import driven, dumped
 from tests.helpers.report_runs import Page, make_dropped, make_pair, make_run
 
 pytestmark = pytest.mark.real
@@ -25,74 +21,6 @@ HOSTILE = [
     f'<iframe srcdoc="<script>parent.{MARK}</script>"></iframe>',
     f'<a href="javascript:{MARK}" autofocus onfocus="{MARK}">link</a>',
 ]
-
-# A page around the report that drives it as a hand would, and writes down what it then sees.
-HARNESS = """<!doctype html><meta charset="utf-8"><pre id="seen"></pre>
-<iframe id="frame" src="%(address)s" style="width: %(width)dpx; height: 844px; border: 0"></iframe>
-<script>
-document.getElementById("frame").addEventListener("load", (event) => {
-  const page = event.target.contentDocument;
-  const say = (text) => { document.getElementById("seen").textContent = text; };
-  const change = (id, value, kind) => {
-    page.getElementById(id).value = value;
-    page.getElementById(id).dispatchEvent(new Event(kind, { bubbles: true }));
-  };
-  const shown = (name) =>
-    [...page.querySelectorAll(`article.${name}:not([hidden]) h3`)].map((h) => h.textContent);
-  try { say(JSON.stringify((() => { %(steps)s })())); } catch (error) { say(String(error)); }
-});
-</script>"""
-
-
-def browser() -> str:
-    """The Chromium at hand."""
-    for name in ("chromium", "chromium-browser", "google-chrome"):
-        path = shutil.which(name)
-        if path:
-            return path
-    pytest.fail("no Chromium found: install the package `chromium` (apt-get install chromium)")
-
-
-def dumped(address: str, home: Path, *options: str) -> str:
-    """The document at an address after its scripts ran, as HTML."""
-    home.mkdir()
-    done = subprocess.run(
-        [
-            browser(),
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-quic",
-            "--no-first-run",
-            "--disable-background-networking",
-            "--disable-component-update",
-            "--disable-sync",
-            "--hide-scrollbars",
-            f"--user-data-dir={home}",
-            *options,
-            "--dump-dom",
-            address,
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        env=os.environ | {"HOME": str(home)},
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def driven(report: Path, tmp_path: Path, steps: str, *, fragment: str = "", width: int = 1280):
-    """What JavaScript `steps` return, run beside the report with `page`, `change`, `shown`."""
-    harness = tmp_path / "harness.html"
-    address = report.as_uri() + fragment
-    harness.write_text(HARNESS % {"address": address, "width": width, "steps": steps})
-    # by default every file is an origin of its own, and the harness could not look in
-    option = "--allow-file-access-from-files"
-    page = dumped(harness.as_uri(), tmp_path / "home", option)
-    (seen,) = re.findall(r'<pre id="seen">(.*?)</pre>', page, re.DOTALL)
-    return json.loads(unescape(seen))
 
 
 @pytest.fixture

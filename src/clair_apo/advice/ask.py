@@ -8,7 +8,7 @@ from clair_apo.advice.rows import JudgedSample
 from clair_apo.console import show_progress
 from clair_apo.errors import DataError
 from clair_apo.ingest.cells import conversation
-from clair_apo.ingest.pairs import pair_from_row
+from clair_apo.ingest.pairs import pair_from_row, plain_text
 from clair_apo.ingest.rows import read_rows
 from clair_apo.llm import CachedChat, Dialogue
 from clair_apo.llm.judge import Judge
@@ -71,14 +71,10 @@ def _judged_pair(row: Any, where: str) -> JudgedPair:
         prompt=conversation(pair.prompt, where, "prompt")
         if isinstance(pair.prompt, str)
         else pair.prompt,
-        chosen=_text(pair.chosen),
-        rejected=_text(pair.rejected),
+        chosen=plain_text(pair.chosen),
+        rejected=plain_text(pair.rejected),
         rejected_by=_rejected_by(row),
     )
-
-
-def _text(answer: str | Conversation) -> str:
-    return answer if isinstance(answer, str) else "\n\n".join(turn.content for turn in answer)
 
 
 def _rejected_by(row: Any) -> str | None:

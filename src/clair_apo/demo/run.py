@@ -21,6 +21,7 @@ from clair_apo.report import (
     counts_line,
     write_evaluation_page,
     write_report,
+    write_run_page,
     write_training_report,
 )
 from clair_apo.run_folder import is_held_out
@@ -60,6 +61,7 @@ def run_demo(args: Sequence[str] = ()) -> None:
     print_result(
         f"report:     {report.page}\ntraining:   {training.page}\ncheckpoint: {checkpoint}\n"
         f"evaluation: {write_evaluation_page(found.folder)}\n"
+        f"whole run:  {write_run_page(config.run_dir)}\n"
     )
     print_result(verdict(found.content, TRAINED, BASE))
 

@@ -16,10 +16,10 @@ from clair_apo.errors import DataError, RunError
 from clair_apo.experiment.cells import Cell, candidates
 from clair_apo.experiment.plan import ExperimentPlan
 from clair_apo.files import atomic_writer
-from clair_apo.ingest.pairs import pair_from_row, pairs_of
+from clair_apo.ingest.pairs import pair_from_row, pairs_of, plain_text
 from clair_apo.ingest.rows import read_rows
 from clair_apo.llm import ChatModel
-from clair_apo.records import Conversation, Record
+from clair_apo.records import Record
 from clair_apo.run_folder import file_digest, write_json
 from clair_apo.stats import Interval, mean_interval
 from clair_apo.training_process import run_command
@@ -171,16 +171,13 @@ def _contrast(rows: Rows) -> dict[str, Interval]:
     ids = [id for id, of in rows.items() for _ in of]
     pairs = [pair_from_row(row, id) for id, of in rows.items() for row in of]
     found = [
-        measure_contrast(chosen=_text(pair.chosen), rejected=_text(pair.rejected)) for pair in pairs
+        measure_contrast(chosen=plain_text(pair.chosen), rejected=plain_text(pair.rejected))
+        for pair in pairs
     ]
     return {
         "jaccard": mean_interval([one.jaccard for one in found], clusters=ids),
         "levenshtein_share": mean_interval([one.levenshtein_share for one in found], clusters=ids),
     }
-
-
-def _text(answer: str | Conversation) -> str:
-    return answer if isinstance(answer, str) else "\n\n".join(turn.content for turn in answer)
 
 
 def _build_reference(plan: ExperimentPlan, name: str) -> None:

@@ -24,17 +24,17 @@ class WordTable(NamedTuple):
 
 def tables_of(record: ExperimentRecord) -> tuple[WordTable, ...]:
     """All tables of an experiment; empty ones are left out."""
-    found = (
-        *_comparisons(record),
-        _choices(record),
-        _advice(record.anchors),
-        _data(record),
-        _cells(record.cells),
-    )
+    return (*comparison_tables(record), *other_tables(record))
+
+
+def other_tables(record: ExperimentRecord) -> tuple[WordTable, ...]:
+    """Choices, advice, data and cells; empty tables are left out."""
+    found = (_choices(record), _advice(record.anchors), _data(record), _cells(record.cells))
     return tuple(table for table in found if table.rows)
 
 
-def _comparisons(record: ExperimentRecord) -> Iterator[WordTable]:
+def comparison_tables(record: ExperimentRecord) -> Iterator[WordTable]:
+    """A table for each figure and view, in the order of `record.comparisons`."""
     of = {(one.figure, one.view): one for one in record.comparisons}
     several = len({view for _, view in of}) > 1
     for figure, view in of:

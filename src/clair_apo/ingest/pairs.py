@@ -75,6 +75,11 @@ def pairs_of(name: str) -> str:
     return str(path) if path.is_file() else name
 
 
+def plain_text(answer: str | Conversation) -> str:
+    """A side of a pair as one text: its turns with an empty line between them."""
+    return answer if isinstance(answer, str) else "\n\n".join(turn.content for turn in answer)
+
+
 def pair_from_row(row: Mapping[str, Any], where: str) -> TrainingPair:
     """Map a foreign row to a `TrainingPair`.
 

@@ -9,12 +9,13 @@ content security policy runs the page's own script and no other.
 """
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from operator import attrgetter
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from clair_apo.alignment import Block, blocks
 from clair_apo.files import read_jsonl
+from clair_apo.ingest.pairs import pair_from_row, plain_text
 from clair_apo.records import (
     STAGE_TITLES,
     ChainStep,
@@ -194,7 +195,7 @@ def _cut(value: Any) -> Any:
 
 
 def _card(pair: PreferencePair) -> PairCard:
-    diff = word_diff(_text(pair.rejected), _text(pair.chosen))
+    diff = word_diff(plain_text(pair.rejected), plain_text(pair.chosen))
     return PairCard(
         id=pair.id,
         prompt=pair.prompt,
@@ -208,8 +209,19 @@ def _card(pair: PreferencePair) -> PairCard:
     )
 
 
-def _text(answer: Conversation) -> str:
-    return "\n\n".join(turn.content for turn in answer)
+def pair_diff(row: Mapping[str, Any], where: str) -> tuple[str, WordDiff]:
+    """The prompt of a pair from anybody, and its two answers compared.
+
+    Args:
+        row: with prompt, chosen and rejected.
+        where: it is from, for errors.
+
+    Raises:
+        DataError: it is no pair.
+    """
+    pair = pair_from_row(row, where)
+    diff = word_diff(plain_text(pair.rejected), plain_text(pair.chosen))
+    return plain_text(pair.prompt), diff
 
 
 def word_diff(rejected: str, chosen: str) -> WordDiff:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from clair_apo.files import atomic_writer
 from clair_apo.report.contrast import PAIRS, check_complete, summarise
-from clair_apo.report.evaluation_page import RESULTS, evaluation_part
+from clair_apo.report.evaluation_answers import RESULTS
+from clair_apo.report.evaluation_page import evaluation_part
 from clair_apo.report.html import Part, pairs_script, render
 from clair_apo.report.pairs_page import pairs_part
 from clair_apo.report.training_page import training_part

@@ -10,7 +10,7 @@ when they are read.
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -183,10 +183,30 @@ def _alarm(alarm: Any) -> Any:
     return alarm | {"name": _OLD_ALARMS.get(str(name), name)}
 
 
+PlotName = Literal["rewards", "logps", "quadrants", "tokens", "ends", "followed", "watch"]
+_CAPTIONS: Mapping[PlotName, str] = {
+    "rewards": "Rewards of chosen and rejected: beta times the log-ratio of policy and reference.",
+    "logps": (
+        "Log-probabilities of the answers: the policy's, and dashed the reference's on the "
+        "same pairs."
+    ),
+    "quadrants": "Where the pairs of each log stand: shares of four directions.",
+    "tokens": (
+        "Log-probabilities of single tokens, which a sum hides: the first at which the two "
+        "answers differ, and the least likely one of chosen from there on."
+    ),
+    "ends": ("Log-probability of the end token after each answer; near 0 the policy would stop."),
+    "followed": "How far greedy decoding follows chosen from the first difference on.",
+    "watch": (
+        "Watched answers to held-out prompts: shares that end and keep to each check, rep-3."
+    ),
+}
+
+
 class Plot(Record):
     """One figure as PNG and as SVG."""
 
-    name: Literal["rewards", "logps", "quadrants", "tokens", "ends", "followed", "watch"]
+    name: PlotName
     caption: str
     png: bytes
     svg: bytes
@@ -198,51 +218,41 @@ class Plot(Record):
         return path
 
 
-def training_plots(run: TrainingRun) -> tuple[Plot, ...]:
+def training_plots(
+    run: TrainingRun, names: Collection[PlotName] = tuple(_CAPTIONS)
+) -> tuple[Plot, ...]:
     """Draw what was logged; a figure without a single point is left out.
 
     Lines are training logs, points are evaluations of held-out pairs.
+
+    Args:
+        run: the training.
+        names: the figures that are wanted; all by default.
     """
-    drawn = (
-        (
-            "rewards",
-            "Rewards of chosen and rejected: beta times the log-ratio of policy and reference.",
-            _lines(run, "reward", _REWARDS),
-        ),
-        (
-            "logps",
-            "Log-probabilities of the answers: the policy's, and dashed the reference's on the "
-            "same pairs.",
-            _lines(run, "log-probability (nats)", _LOGPS),
-        ),
-        ("quadrants", "Where the pairs of each log stand: shares of four directions.", _quad(run)),
-        (
-            "tokens",
-            "Log-probabilities of single tokens, which a sum hides: the first at which the two "
-            "answers differ, and the least likely one of chosen from there on.",
-            _lines(run, "log-probability (nats)", _TOKENS),
-        ),
-        (
-            "ends",
-            "Log-probability of the end token after each answer; near 0 the policy would stop.",
-            _lines(run, "log-probability (nats)", _ENDS),
-        ),
-        (
-            "followed",
-            "How far greedy decoding follows chosen from the first difference on.",
-            _lines(run, "share", _FOLLOWED),
-        ),
-        (
-            "watch",
-            "Watched answers to held-out prompts: shares that end and keep to each check, rep-3.",
-            _lines(run, "share", _watched(run)),
-        ),
-    )
+    drawn = ((name, _figure(run, name)) for name in _CAPTIONS if name in names)
     return tuple(
-        Plot(name=name, caption=caption, png=_saved(figure, "png"), svg=_saved(figure, "svg"))
-        for name, caption, figure in drawn
+        Plot(name=name, caption=_CAPTIONS[name], png=saved(figure, "png"), svg=saved(figure, "svg"))
+        for name, figure in drawn
         if figure is not None
     )
+
+
+def _figure(run: TrainingRun, name: PlotName) -> "Figure | None":
+    match name:
+        case "rewards":
+            return _lines(run, "reward", _REWARDS)
+        case "logps":
+            return _lines(run, "log-probability (nats)", _LOGPS)
+        case "quadrants":
+            return _quad(run)
+        case "tokens":
+            return _lines(run, "log-probability (nats)", _TOKENS)
+        case "ends":
+            return _lines(run, "log-probability (nats)", _ENDS)
+        case "followed":
+            return _lines(run, "share", _FOLLOWED)
+        case "watch":
+            return _lines(run, "share", _watched(run))
 
 
 def _lines(
@@ -307,7 +317,8 @@ def _with_legend(figure: "Figure", axes: "Axes") -> "Figure":
     return figure
 
 
-def _saved(figure: "Figure", kind: Literal["png", "svg"]) -> bytes:
+def saved(figure: "Figure", kind: Literal["png", "svg"]) -> bytes:
+    """A figure as the bytes of a file; the same figure gives the same bytes."""
     import matplotlib
 
     # no date, and names made of the content: the same run gives the same bytes

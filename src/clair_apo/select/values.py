@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 from clair_apo.clair.stages.pair import measure_contrast
 from clair_apo.errors import DataError
-from clair_apo.ingest.pairs import TrainingPair, pair_from_row
+from clair_apo.ingest.pairs import TrainingPair, pair_from_row, plain_text
 from clair_apo.ingest.rows import read_rows
-from clair_apo.records import Conversation, digest
+from clair_apo.records import digest
 from clair_apo.select.rule import By
 
 _SCORES = (("score_chosen", "score_rejected"), ("chosen_score", "rejected_score"))
@@ -82,8 +82,4 @@ def _score_margin(row: PairRow) -> float | None:
 
 
 def _texts(row: PairRow) -> dict[str, str]:
-    return {"chosen": _said(row.pair.chosen), "rejected": _said(row.pair.rejected)}
-
-
-def _said(answer: str | Conversation) -> str:
-    return answer if isinstance(answer, str) else "\n\n".join(turn.content for turn in answer)
+    return {"chosen": plain_text(row.pair.chosen), "rejected": plain_text(row.pair.rejected)}
