@@ -4,6 +4,7 @@
     python benchmarks/controlled_experiment.py --small     (ten minutes)
     python benchmarks/controlled_experiment.py --only clair.apo_zero.beta0.1.seed0
     python benchmarks/controlled_experiment.py --seeds 0   (more seeds can follow)
+    python benchmarks/controlled_experiment.py --recorded  (the tables of our run; trains nothing)
 
 The embedded model answers prompts, and a program revises its answers into the house style. Beside
 these pairs (`clair`, and `chain` of its single edits) stand three data sets over the same prompts:
@@ -24,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from controlled.files import FULL, MODEL, SMALL, WEAKENED, write_files  # by the line above
 from controlled.house_style import judge, revise, weakened
 from controlled.other_writer import OtherWriter
+from controlled.recorded import pack, unpack
 
 from clair_apo.clair import GenerateConfig, generate
 from clair_apo.console import print_result
@@ -32,8 +34,11 @@ from clair_apo.experiment.plan import ExperimentPlan
 from clair_apo.experiment.table import experiment_table
 from clair_apo.files import atomic_writer
 from clair_apo.llm import FunctionChat
+from clair_apo.report import write_experiment_page
 
 PROGRAM = FunctionChat(revise)
+RECORDED = Path(__file__).parent / "controlled" / "recorded.tar.xz"
+"""What our run measured."""
 
 
 def write_weakened(folder: Path) -> None:
@@ -80,17 +85,24 @@ def main() -> None:
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--only", nargs="+", default=[])
     parser.add_argument("--seeds", nargs="+", type=int, default=None)
+    parser.add_argument("--recorded", action="store_true", help="begin with what our run measured")
+    parser.add_argument("--pack", type=Path, default=None, help="write what was measured here")
     args = parser.parse_args()
+    folder = args.folder or Path("runs") / ("controlled_small" if args.small else "controlled")
+    if args.pack:
+        return pack(folder, args.pack)
+    if args.recorded:
+        unpack(RECORDED, folder)
     size = SMALL if args.small else FULL
     if args.seeds:
         size = size._replace(seeds=tuple(args.seeds))
-    folder = args.folder or Path("runs") / ("controlled_small" if args.small else "controlled")
     path = write_files(folder, size)
     config = ExperimentConfig.from_command_line(["--config", str(path)])
     ExperimentPlan(config)  # what is wrong is said before anything is asked
     if args.only:
         config = config.model_copy(update={"only": tuple(args.only)})
     print_result(experiment_table(run(config, folder)))
+    print_result(f"page: {write_experiment_page(config.run_dir)}")
 
 
 if __name__ == "__main__":

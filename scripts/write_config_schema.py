@@ -10,12 +10,17 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 def config_schemas() -> dict[Path, str]:
-    """The schemas of generation and evaluation configs, as texts of their files."""
+    """The schemas of configs of generate, evaluate and experiment, as texts of their files."""
     from clair_apo.clair import GenerateConfig
     from clair_apo.evaluation import EvaluateConfig
+    from clair_apo.experiment import ExperimentConfig
 
     found = {}
-    kinds = (("clair", "generate", GenerateConfig), ("evaluation", "evaluate", EvaluateConfig))
+    kinds = (
+        ("clair", "generate", GenerateConfig),
+        ("evaluation", "evaluate", EvaluateConfig),
+        ("experiments", "experiment", ExperimentConfig),
+    )
     for folder, command, config in kinds:
         schema = config.model_json_schema()
         schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"

@@ -15,6 +15,8 @@ from clair_apo.apo.arguments import PairArguments, parse_arguments, parse_into
 from clair_apo.clair import GateConfig, GenerateConfig
 from clair_apo.clair.planning import estimate as estimating
 from clair_apo.evaluation import EvaluateConfig
+from clair_apo.experiment import ExperimentConfig
+from clair_apo.experiment.plan import ExperimentPlan
 from clair_apo.rounds import RoundsConfig
 from tests.helpers import ROOT
 from tests.helpers.clair_runs import write_rows
@@ -22,7 +24,9 @@ from tests.helpers.scripted_roles import WordCounter
 
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 GENERATION = [path for path in CONFIGS if path.parent.name == "clair"]
-WITH_SCHEMA = [path for path in CONFIGS if path.parent.name in ("clair", "evaluation")]
+WITH_SCHEMA = [
+    path for path in CONFIGS if path.parent.name in ("clair", "evaluation", "experiments")
+]
 SCHEMA = ROOT / "configs" / "clair" / "schema.json"
 
 
@@ -57,7 +61,23 @@ def _rounds(path):
     return readers[path.stem](path)
 
 
+def _experiment(path):
+    config = ExperimentConfig.from_command_line(["--config", str(path)])
+    ExperimentPlan(config)  # reads the files that it names
+    return [config]
+
+
+def _of_experiment(path):
+    """A file that the config of an experiment names, by what it is for."""
+    kind = path.stem.split("_")[0]
+    reader = {"train": _training, "development": _evaluation, "test": _evaluation}
+    return reader.get(kind, _generation)(path)
+
+
 READERS = {
+    "experiments": _experiment,
+    "objectives": _of_experiment,
+    "table2": _of_experiment,
     "rounds": _rounds,
     "clair": _generation,
     "apo": _training,

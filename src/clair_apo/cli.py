@@ -368,9 +368,10 @@ def train_and_report(args: Sequence[str]) -> None:
         KeyboardInterrupt: Ctrl+C; its message says how to go on.
     """
     from clair_apo.apo.train import main as train_on_pairs
+    from clair_apo.apo.unpaired import is_unpaired, train_unpaired
 
     _check_text(args)
-    result = train_on_pairs(args)
+    result = train_unpaired(args) if is_unpaired(args) else train_on_pairs(args)
     if result is not None:
         _print_training_report(result.output_dir)
 

@@ -1,6 +1,4 @@
 import json
-import runpy
-import sys
 
 import pytest
 import yaml
@@ -9,8 +7,11 @@ from trl import KTOConfig, ModelConfig
 from trl.data_utils import unpair_preference_dataset
 
 from clair_apo.apo.arguments import PairArguments, parse_into
-from clair_apo.apo.unpaired import unpaired_rows
+from clair_apo.apo.unpaired import is_unpaired, unpaired_rows
+from clair_apo.cli import train_and_report
+from clair_apo.errors import TrainingError
 from clair_apo.ingest.pairs import load_pairs, pair_from_row
+from clair_apo.run_folder import RunFolder
 from tests.helpers import ROOT
 from tests.helpers.tiny_apo import make_rows
 
@@ -63,8 +64,8 @@ def test_both_unpaired_configs_are_here_and_load_with_exactly_their_values():
 
 
 @pytest.fixture
-def run_script(tiny_folder, tmp_path, monkeypatch):
-    """Runs the script on 24 pairs with a config and options, in this process."""
+def run_train(tiny_folder, tmp_path):
+    """Runs `clair-apo train` on 24 pairs with a config and options, in this process."""
     data = tmp_path / "pairs.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in make_rows(24)))
     usual = {
@@ -83,37 +84,53 @@ def run_script(tiny_folder, tmp_path, monkeypatch):
     def run(path, **options):
         words = (usual | options).items()
         argv = [str(part) for name, value in words for part in (f"--{name}", value)]
-        monkeypatch.setattr(sys, "argv", ["train_unpaired.py", "--config", str(path), *argv])
-        runpy.run_path(str(ROOT / "scripts" / "train_unpaired.py"))["main"]()
+        train_and_report(["--config", str(path), *argv])
 
     return run
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_the_script_trains_and_prints_held_out_rewards(path, run_script, tmp_path, capsys):
-    run_script(path)
+def test_train_goes_the_unpaired_way_and_prints_held_out_rewards(path, run_train, tmp_path, capsys):
+    run_train(path)
     assert (tmp_path / "out" / "model.safetensors").is_file()
     printed = capsys.readouterr().out
     assert "'loss': '0.5" in printed, "the first loss is that of log-ratios of 0"
     assert "eval_rewards/margins" in printed
     assert len(load_pairs(str(tmp_path / "pairs.jsonl"))) == 24
+    stage = RunFolder(tmp_path / "out").manifest()["stages"]["train"]
+    assert (stage["objective"], stage["steps"], stage["beta"]) == (path.stem, 4, 0.1)
+    assert (tmp_path / "out" / "training.html").is_file()
 
 
-def test_the_script_resumes_from_the_last_whole_checkpoint(run_script, tmp_path, capsys, caplog):
+def test_keys_of_paired_training_are_left_out_with_a_line(run_train, tmp_path, capsys):
+    config = tmp_path / "kto.yaml"
+    values = yaml.safe_load(CONFIGS[1].read_text("utf-8"))
+    config.write_text(yaml.safe_dump(values | {"pair_layout": "padded", "watch_prompts": 0}))
+    run_train(config, max_steps=1)
+    assert "without a meaning for this loss_type: pair_layout, watch_prompts" in (
+        " ".join(capsys.readouterr().err.split())
+    )
+
+
+def test_the_loss_of_the_command_line_decides():
+    config = ["--config", str(CONFIGS[1])]
+    assert is_unpaired(config) and is_unpaired(["--loss_type=kto"])
+    assert not is_unpaired([*config, "--loss_type", "apo_zero"]) and not is_unpaired([])
+
+
+def test_it_resumes_from_the_last_whole_checkpoint(run_train, tmp_path, capsys, caplog):
     saving = {"save_strategy": "steps", "save_steps": 2, "held_out": 0}
-    with pytest.raises(SystemExit):
-        run_script(CONFIGS[1], **saving, resume_from_checkpoint="true")
-    assert "there is no complete checkpoint to resume from" in capsys.readouterr().err
-    run_script(CONFIGS[1], **saving)
+    with pytest.raises(TrainingError, match="there is no complete checkpoint to resume from"):
+        run_train(CONFIGS[1], **saving, resume_from_checkpoint="true")
+    run_train(CONFIGS[1], **saving)
     state = tmp_path / "out" / "checkpoint-4" / "trainer_state.json"
     steps = [entry["step"] for entry in json.loads(state.read_text())["log_history"]]
     state.unlink()  # killed while it saved
     capsys.readouterr()
-    run_script(CONFIGS[1], **saving, resume_from_checkpoint="true")
+    run_train(CONFIGS[1], **saving, resume_from_checkpoint="true")
     assert "checkpoint-4 is passed over: its trainer_state.json cannot be read" in caplog.text
     assert capsys.readouterr().out.count("'loss'") == 2, "steps 3 and 4 are trained again"
     resumed = json.loads(state.read_text())["log_history"]
     assert [entry["step"] for entry in resumed] == steps
-    with pytest.raises(SystemExit):
-        run_script(CONFIGS[1], **saving)
-    assert "holds checkpoint-4 of an earlier run" in capsys.readouterr().err
+    with pytest.raises(TrainingError, match="holds checkpoint-4 of an earlier run"):
+        run_train(CONFIGS[1], **saving)

@@ -17,7 +17,9 @@ from clair_apo.run_folder import write_json
 from tests.helpers.experiment_run import experiment_config, experiment_files
 
 OPTIONS = ["--config", "my experiment.yaml"]
-DATA = {"clair": {"pairs": 5, "prompts": 5, "made": 5, "digest": "d"}}
+HALF = {"mean": 0.5, "n": 5, "low": 0.4, "high": 0.6}
+MADE = {"pairs": 5, "prompts": 5, "made": 5, "digest": "d"}
+DATA = {"clair": MADE | {"jaccard": HALF, "levenshtein_share": HALF}}
 BETAS = {"zero": {"loss_type": "apo_zero", "beta": [0.1, 0.5]}}
 
 
@@ -124,6 +126,7 @@ RATES = RatesConfig(
     answers=200,
     development_answers=50,
     tokens_per_answer=100,
+    tokens_per_prompt=100,
     generated_tokens_per_second=2000,
     usd_per_answer=0.002,
     model_gigabytes=1.0,

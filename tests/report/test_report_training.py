@@ -121,9 +121,9 @@ def test_the_page_and_the_png_files_lie_beside_the_state_and_are_the_same_again(
 def test_the_table_shows_the_last_log_beside_the_last_evaluation(folder):
     page = write_training_report(folder()).page.read_text()
     row = re.search(r"<code>rewards/chosen</code></th>.*?</tr>", page, re.S)[0]
-    assert re.findall(r'<td[^>]*>(.*?)<', row) == ["0.600", "0.600"]
+    assert re.findall(r"<td[^>]*>(.*?)<", row) == ["0.600", "0.600"]
     row = re.search(r"<code>rewards/rejected</code></th>.*?</tr>", page, re.S)[0]
-    assert re.findall(r'<td[^>]*>(.*?)<', row) == ["\N{MINUS SIGN}0.600"] * 2
+    assert re.findall(r"<td[^>]*>(.*?)<", row) == ["\N{MINUS SIGN}0.600"] * 2
     assert "<code>saturation</code>" in page
 
 
@@ -212,7 +212,7 @@ def test_a_training_of_an_earlier_version_is_drawn_with_todays_names(folder):
     for name in ("chosen_falls", "chosen_collapses", "saturated"):
         assert f"<h3>{name} at step 3</h3>" in page
     row = re.search(r"<code>quadrants/chosen_up_rejected_down</code></th>.*?</tr>", page, re.S)[0]
-    assert re.findall(r'<td[^>]*>(.*?)<', row) == ["0.400", "0.400"]
+    assert re.findall(r"<td[^>]*>(.*?)<", row) == ["0.400", "0.400"]
     assert "winner_" not in page
 
 

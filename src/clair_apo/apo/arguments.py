@@ -1,7 +1,7 @@
 """The settings of a training run: TRL's flat YAML and command line over three dataclasses."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -16,6 +16,7 @@ from clair_apo.advice.decide import LOSS_TYPE
 from clair_apo.apo.config import AUTO, APOConfig
 from clair_apo.apo.data import PairSplit, load_mixture, load_split_pairs
 from clair_apo.config import option_names, read_yaml, split_config_option, unknown_key
+from clair_apo.console import say
 from clair_apo.errors import ClairApoError, ConfigError
 
 # settings of the moment, of the process, secret, or replaced by what they led to
@@ -151,12 +152,15 @@ def _take_advice(setup: TrainingSetup) -> None:
     setup.args.replace_auto(LOSS_TYPE[found.advice])
 
 
-def parse_into(argv: Sequence[str], kinds: Sequence[Any]) -> tuple[Any, ...]:
+def parse_into(
+    argv: Sequence[str], kinds: Sequence[Any], leave_out: Collection[str] = ()
+) -> tuple[Any, ...]:
     """Read the same form of command line into other dataclasses, TRL's `KTOConfig` for one.
 
     Args:
         argv: the command line.
         kinds: dataclasses, a `ModelConfig` among them; no two have a key in common.
+        leave_out: keys of the file that have no meaning here; a line says which it had.
 
     Returns:
         One object of each kind, in their order.
@@ -167,6 +171,9 @@ def parse_into(argv: Sequence[str], kinds: Sequence[Any]) -> tuple[Any, ...]:
     parser = _Parser(kinds)
     path, options = split_config_option(argv)
     values = read_yaml(path) if path else {}
+    if idle := [key for key in values if key in leave_out]:
+        say(f"{path}: without a meaning for this loss_type: {', '.join(idle)}")
+        values = {key: value for key, value in values.items() if key not in idle}
     known = {f.name for kind in kinds for f in dataclasses.fields(kind) if f.init}
     for key in values:
         if key not in known:

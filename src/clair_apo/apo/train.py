@@ -87,15 +87,6 @@ def train(setup: TrainingSetup) -> TrainingResult:
         ClairApoError: whatever the user can mend.
         KeyboardInterrupt: Ctrl+C; a checkpoint is saved, and the message says how to go on.
     """
-    if setup.args.process_index != 0:
-        return _train(setup)
-    folder = RunFolder(str(setup.args.output_dir))
-    folder.prepare()
-    with folder.locked():
-        return _train(setup)
-
-
-def _train(setup: TrainingSetup) -> TrainingResult:
     resume_from = resume_point(setup.args)
     if resume_from:
         check_settings(Path(resume_from), _early_settings(setup))
@@ -112,6 +103,22 @@ def _train(setup: TrainingSetup) -> TrainingResult:
         return _run(setup, split, resume_from)
 
 
+@contextmanager
+def held_folder(args: TrainingArguments) -> Iterator[None]:
+    """Hold the lock of `output_dir`, in the process that writes there.
+
+    Raises:
+        BusyError: another process trains in it.
+    """
+    if args.process_index != 0:
+        yield
+        return
+    folder = RunFolder(str(args.output_dir))
+    folder.prepare()
+    with folder.locked():
+        yield
+
+
 def _early_settings(setup: TrainingSetup) -> dict[str, Any]:
     """The settings of the command line, known before a model is loaded."""
     settings = settings_of(setup.args)
@@ -120,9 +127,20 @@ def _early_settings(setup: TrainingSetup) -> dict[str, Any]:
 
 def _run(setup: TrainingSetup, split: PairSplit, resume_from: str | None) -> TrainingResult:
     started = now()
-    trainer = make_trainer(setup, split)
+    trainer = make_trainer(setup, split)  # before the lock: what fails here has written nothing
     if setup.args.process_index == 0 and trainer.layout.proof.compared:
         CONSOLE.print(f"pair layout: {trainer.layout.proof}")
+    with held_folder(setup.args):
+        return _trained(setup, split, trainer, resume_from, started)
+
+
+def _trained(
+    setup: TrainingSetup,
+    split: PairSplit,
+    trainer: APOTrainer,
+    resume_from: str | None,
+    started: str,
+) -> TrainingResult:
     with Interrupt(trainer) as interrupt:
         trainer.train(resume_from_checkpoint=resume_from)
     if interrupt.stopped_at is not None:

@@ -69,6 +69,8 @@ class RatesConfig(Section):
     """Of each data set that is made."""
     usd_per_prompt: float = Field(0.0, ge=0)
     """What servers take for a prompt of a data set, over all its requests."""
+    tokens_per_prompt: int = Field(gt=0)
+    """Generated for a prompt of a data set, over all its requests."""
     pairs: int = Field(gt=0)
     """That a cell is trained on."""
     tokens_per_pair: int = Field(gt=0)
@@ -125,7 +127,12 @@ class ExperimentConfig(Config):
     """A config of `clair-apo evaluate` with the prompts to choose on; needed with `choose`."""
     choose: ChoiceConfig | None = None
     """How values are chosen; needed where an objective has several."""
-    evaluate: Annotated[tuple[UserPath, ...], BeforeValidator(_as_tuple)] = Field(min_length=1)
+    evaluate: Annotated[
+        tuple[UserPath, ...],
+        BeforeValidator(
+            _as_tuple, json_schema_input_type=str | Annotated[list[str], Field(min_length=1)]
+        ),
+    ] = Field(min_length=1)
     """A config of `clair-apo evaluate` with the test prompts, or a list of such configs, each with
     prompts and sampling of its own and suites that no other has. Only chosen cells answer them,
     after all choices are made. The first of its models says how a cell's model is asked; with

@@ -25,6 +25,8 @@ from clair_apo.stats import Interval, mean_interval
 from clair_apo.training_process import run_command
 
 FILE = "data.json"
+NO_CACHE = ("sft", "kto", "apo_zero_unpaired")
+"""Objectives that read no reference from the cache."""
 
 Rows = dict[str, list[dict[str, Any]]]
 """The rows of a data set by the id of their prompt."""
@@ -194,7 +196,7 @@ def _build_reference(plan: ExperimentPlan, name: str) -> None:
 def _first_with_reference(plan: ExperimentPlan, name: str) -> Cell | None:
     for objective in plan.config.objectives:
         cell = candidates(plan.config, name, objective)[0]
-        if losses(plan.training(cell)) != ["sft"]:
+        if not set(losses(plan.training(cell))) <= set(NO_CACHE):
             return cell
     return None
 

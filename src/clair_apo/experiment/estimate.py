@@ -72,7 +72,7 @@ def _parts(
         part(
             "data",
             f"{made} data sets of {rates.prompts:,} prompts",
-            prompts * rates.tokens_per_answer / rates.generated_tokens_per_second,
+            prompts * rates.tokens_per_prompt / rates.generated_tokens_per_second,
             prompts * rates.usd_per_prompt,
         ),
         part(

@@ -50,15 +50,10 @@ def _parts(folder: Path) -> list[Part]:
         found.append(pairs_part(run, summarise(run)))
     if training := find_training(folder):
         found.append(training_part(training))
-    if (evaluation := _evaluation(folder)) is not None:
-        found.append(evaluation_part(evaluation))
+    if (folder / EVALUATION / RESULTS).is_file():
+        found.append(evaluation_part(folder / EVALUATION))
     return found
 
 
 def _has_pairs(folder: Path) -> bool:
     return (folder / PAIRS).is_file()
-
-
-def _evaluation(folder: Path) -> Path | None:
-    places = (folder, folder / EVALUATION)
-    return next((place for place in places if (place / RESULTS).is_file()), None)
