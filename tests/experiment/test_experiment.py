@@ -5,12 +5,15 @@ import signal
 import time
 
 import pytest
+import yaml
 
 from clair_apo.errors import RunError
 from clair_apo.experiment import read_measured, read_record, run_experiment
 from clair_apo.experiment.cells import Cell
 from clair_apo.experiment.plan import ExperimentPlan
 from clair_apo.ingest.pairs import load_pairs
+from clair_apo.llm import FunctionChat
+from clair_apo.report import write_experiment_page
 from tests.helpers.experiment_run import FUNCTIONS, experiment_config, experiment_files
 
 pytestmark = pytest.mark.real
@@ -89,6 +92,37 @@ def test_other_seeds_may_follow_and_another_training_may_not(tmp_path):
     other = experiment_files(tmp_path, train={"max_steps": 5})
     with pytest.raises(RunError, match=r"was begun with other settings \(train\)"):
         run_experiment(_config(tmp_path, other, **few, **data), functions=FUNCTIONS)
+
+
+def _longer(request):
+    """A judge of two answers: the longer one is better."""
+    first, second = request.messages[-1].content.split("<answer_2>")
+    better = 1 if len(first.split("<answer_1>")[1]) > len(second) else 2
+    return f"By the letters.\n<verdict>{better}</verdict>"
+
+
+def test_what_is_advised_stands_beside_what_came_out(tmp_path):
+    files = experiment_files(tmp_path)
+    advise = {"judge": {"model": "longer"}, "controls": 0}
+    (tmp_path / "advise.yaml").write_text(yaml.safe_dump(advise))
+    config = experiment_config(
+        tmp_path,
+        files,
+        data={"clair": {"generate": files["clair"]}},
+        objectives={"zero": {"loss_type": "apo_zero"}, "down": {"loss_type": "apo_down"}},
+        baseline="clair/zero",
+        advise=tmp_path / "advise.yaml",
+    )
+    judge = FunctionChat(_longer)
+    record = run_experiment(config, functions=FUNCTIONS, judge_model=judge)
+    made = record.data["clair"]
+    assert made.advice in ("zero", "down", "undecided", "refused") and made.reason
+    assert made.jaccard.n == made.pairs and 0 < made.levenshtein_share.mean < 1
+    (anchor,) = record.anchors
+    assert (anchor.data, anchor.advice) == ("clair", made.advice)
+    assert anchor.zero_minus_down is not None
+    page = write_experiment_page(config.run_dir).read_text("utf-8")
+    assert "What was advised before the training" in page and "Log-probabilities" in page
 
 
 def _run(folder, files):

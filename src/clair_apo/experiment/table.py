@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -11,6 +12,8 @@ from clair_apo.evaluation.tables import NONE, interval_text, markdown_line
 from clair_apo.experiment.compare import Comparison, Estimate
 from clair_apo.experiment.record import AnchorVerdict, CellState, ExperimentRecord
 from clair_apo.stats import Interval
+
+ONE_SEED = "one seed"
 
 
 class WordTable(NamedTuple):
@@ -84,7 +87,7 @@ def _words(interval: Interval | None, *, plus: bool = False) -> str:
 def _bounds(interval: Interval, *, plus: bool) -> str:
     """The interval over seeds without its mean, which stands beside it already."""
     if interval.low is None:
-        return "one seed"
+        return ONE_SEED
     return "[" + _words(interval, plus=plus).partition("[")[2]
 
 
@@ -166,24 +169,46 @@ def _count(number: int | None) -> str:
 
 
 def experiment_table(record: ExperimentRecord) -> RenderableType:
-    """The tables for the terminal."""
-    return Group(*(_for_terminal(table) for table in tables_of(record)))
+    """The tables for the terminal; where one is too wide, each of its rows is a block of lines."""
+    return Group(*(_ForTerminal(table) for table in tables_of(record)))
 
 
-def _for_terminal(found: WordTable) -> Table:
-    table = Table(
-        title=Text(found.title),
-        caption=Text(found.note) if found.note else None,
-        title_justify="left",
-        caption_justify="left",
-        box=None,
-        padding=(0, 2, 0, 0),
-    )
-    for column in found.columns:
-        table.add_column(Text(column), justify="left")
-    for row in found.rows:
-        table.add_row(*map(Text, row))
-    return table
+class _ForTerminal:
+    """A table that fits the terminal's width."""
+
+    def __init__(self, found: WordTable) -> None:
+        self._found = found
+        self._shown = [
+            place
+            for place in range(len(found.columns))
+            if place == 0 or {row[place] for row in found.rows} - {NONE, ONE_SEED, ""}
+        ]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Text(f"\n{self._found.title}", style="bold")
+        table = self._table()
+        if Measurement.get(console, options, table).maximum <= options.max_width:
+            yield table
+        else:
+            yield from self._blocks()
+        if self._found.note:
+            yield Text(self._found.note, style="dim")
+
+    def _table(self) -> Table:
+        table = Table(box=None, padding=(0, 2, 0, 0))
+        for place in self._shown:
+            table.add_column(Text(self._found.columns[place]), justify="left", no_wrap=True)
+        for row in self._found.rows:
+            table.add_row(*(Text(row[place]) for place in self._shown))
+        return table
+
+    def _blocks(self) -> Iterator[Text]:
+        for row in self._found.rows:
+            yield Text(row[0], overflow="fold")
+            for place in self._shown[1:]:
+                if row[place] not in (NONE, ONE_SEED, ""):
+                    name = self._found.columns[place] or "verdict"
+                    yield Text(f"  {name}: {row[place]}", overflow="fold")
 
 
 def experiment_markdown(record: ExperimentRecord) -> str:
