@@ -2,7 +2,6 @@
 
 import pytest
 
-from clair_apo.errors import DataError
 from clair_apo.records import DropReason
 from clair_apo.report import write_report
 from tests.helpers.clair_runs import (
@@ -65,37 +64,6 @@ def test_a_run_in_segments_makes_pairs_that_differ_where_a_segment_was_named(tmp
     asked = reviser.requests[0].messages[0].content
     assert '<segment n="1">The bridge is 30 feet long.</segment> <segment n="2">It' in asked
     assert '</segment>\n\n<segment n="3">- It was built' in asked
-
-
-def _echoing(second):
-    """A reviser that first repeats a segment as it is."""
-    return Replying(
-        [
-            ("stands in the answer as it is", second),
-            ("3", segment_reply((1, "The bridge is 30 feet long."), (2, "It is old."))),
-        ]
-    )
-
-
-def test_a_reply_that_changes_nothing_that_it_names_is_sent_back_once(tmp_path):
-    prompts = write_rows(tmp_path / "prompts.jsonl", [{"prompt": "Question 0?"}])
-    config = make_config(tmp_path, prompts, revision={"format": "segments"})
-    reviser = _echoing(segment_reply((2, "It is new.")))
-    assert run(config, Replying(ANSWERS), reviser).pairs == 1
-    told = reviser.requests[1].messages[-1].content
-    assert "- what the reply names stands in the answer as it is\n" in told
-    assert "Where nothing has to change, leave the list empty." in told
-    (pair,) = rows_of(tmp_path, "pairs.jsonl")
-    assert pair["chosen"][0]["content"] == ANSWERS[0][1].replace("It is old.", "It is new.")
-
-
-@pytest.mark.parametrize("second", [(2, "It is old."), None])
-def test_where_nothing_changes_the_second_time_either_the_prompt_is_dropped(tmp_path, second):
-    prompts = write_rows(tmp_path / "prompts.jsonl", [{"prompt": "Question 0?"}])
-    config = make_config(tmp_path, prompts, revision={"format": "segments"})
-    reply = segment_reply(second) if second else "<segments></segments>"
-    with pytest.raises(DataError, match="no_op 1"):
-        run(config, Replying(ANSWERS), _echoing(reply))
 
 
 def test_a_reply_that_names_no_segment_is_sent_back_with_what_to_do(tmp_path, prompts):

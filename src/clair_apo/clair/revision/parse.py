@@ -47,7 +47,7 @@ from clair_apo.clair.revision.sections import Section, SectionError, tagged, wit
 from clair_apo.clair.revision.segments import SegmentChange
 from clair_apo.records import DropReason, Located, PlacedEdit
 
-PARSER_VERSION = 8
+PARSER_VERSION = 7
 """Goes up whenever the same reply may be read differently; runs rebuild their revisions then."""
 
 

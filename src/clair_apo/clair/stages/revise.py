@@ -1,9 +1,8 @@
 """Asks a reviser to revise an answer, and reads its reply.
 
 `revise` is the stage. A reply that was cut is asked for once more with a larger limit; one that
-does not have the asked form, whose edits do not apply, or which names parts to change and leaves
-each as it is, is sent back once with what is wrong with it (`repair_message`). `read_reply` reads
-a reply and knows of no model.
+does not have the asked form, or whose edits do not apply, is sent back once with what is wrong with
+it (`repair_message`). `read_reply` reads a reply and knows of no model.
 """
 
 from collections.abc import Iterable, Sequence
@@ -39,7 +38,7 @@ from clair_apo.records import (
 )
 from clair_apo.text.detectors import is_refusal
 
-REPAIRABLE = frozenset({DropReason.UNPARSED, DropReason.EDIT_NOT_FOUND, DropReason.NO_OP})
+REPAIRABLE = frozenset({DropReason.UNPARSED, DropReason.EDIT_NOT_FOUND})
 """The reasons that asking again can repair; a reply that declines or is cut is not among them."""
 LARGER = 2
 """A reply that was cut is asked for again with so many times the limit."""
@@ -51,10 +50,6 @@ _FORM = {
         "<reasoning>...</reasoning> and <segments> with one <segment> for each segment that changes"
     ),
 }
-_NOTHING_CHANGES = (
-    " Write the text that is to stand there instead, and name nothing that stays as it is. Where "
-    "nothing has to change, leave the list empty."
-)
 _HOW_TO_NAME = {
     "edits": (
         " Copy every <find> from the answer character by character, long enough to stand there "
@@ -152,7 +147,6 @@ def repair_message(error: ParseError, format: RevisionFormat) -> str:
         f"That reply cannot be used:\n{faults}\n\nPlease send the whole reply once more, with the "
         f"same revision, in exactly the form that was asked for: {_FORM[format]}."
         + (_HOW_TO_NAME[format] if error.reason is DropReason.EDIT_NOT_FOUND else "")
-        + (_NOTHING_CHANGES if error.reason is DropReason.NO_OP else "")
     )
 
 
@@ -183,9 +177,7 @@ def read_reply(
         if format == "segments":
             named = parse_segments(reply, answer)
             placed = place_segments(answer, named.changes)
-            return _changed(
-                ParsedRevision(_edited_text(answer, placed), named.rationale, edits=placed), answer
-            )
+            return ParsedRevision(_edited_text(answer, placed), named.rationale, edits=placed)
     except EditError as error:
         raise ParseError(DropReason.EDIT_NOT_FOUND, *error.faults) from None
     parsed = parse_revision(reply, answer)
@@ -204,24 +196,12 @@ def _edited(reply: str, answer: str, fold: bool) -> ParsedRevision:
     edits = locate_edits(answer, listed.edits, fold=fold)
     folded = sum(edit.folded for edit in edits)
     placed = tuple(edit.place for edit in edits)
-    found = ParsedRevision(
+    return ParsedRevision(
         text=_edited_text(answer, placed),
         rationale=listed.rationale,
         located=Located(exact=len(edits) - folded, folded=folded),
         edits=placed,
     )
-    return _changed(found, answer)
-
-
-def _changed(found: ParsedRevision, answer: str) -> ParsedRevision:
-    """A revision that names parts to change, unless each is as it was; an empty list may be.
-
-    Raises:
-        ParseError: nothing that it names changes.
-    """
-    if found.edits and found.text == trimmed(answer):
-        raise ParseError(DropReason.NO_OP, "what the reply names stands in the answer as it is")
-    return found
 
 
 def _edited_text(answer: str, edits: Sequence[PlacedEdit]) -> str:
