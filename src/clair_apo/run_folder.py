@@ -15,12 +15,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from filelock import FileLock, Timeout
+from pydantic import BaseModel, ValidationError
 
 from clair_apo.errors import BusyError, RunError
-from clair_apo.files import atomic_writer
+from clair_apo.files import atomic_writer, first_fault
+
+R = TypeVar("R", bound=BaseModel)
 
 MANIFEST = "manifest.json"
 LOCK = ".lock"
@@ -143,6 +146,28 @@ def write_json(path: Path, content: Any) -> None:
     with atomic_writer(path) as file:
         json.dump(content, file, indent=2, ensure_ascii=False)
         file.write("\n")
+
+
+def read_record_file(path: Path, kind: type[R]) -> R | None:
+    """A record that `write_json` wrote; None where there is no such file.
+
+    Args:
+        path: of the file.
+        kind: of the record.
+
+    Raises:
+        RunError: it cannot be read, or is of another version.
+    """
+    try:
+        return kind.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        raise RunError(
+            f"{path}: was written by another version of this program ({first_fault(error)})"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: cannot be read ({error}); name another run_dir") from None
 
 
 def now() -> str:

@@ -24,9 +24,9 @@ from clair_apo.run_folder import Shard
 class RevisionConfig(Section):
     """What the reviser is asked for."""
 
-    format: RevisionFormat = "edits"
-    """`edits`: a list of exact replacements; `segments`: new texts for numbered sentences and
-    lines; `full`: the whole revised answer."""
+    format: RevisionFormat = "segments"
+    """`segments`: new texts for numbered sentences and lines; `edits`: a list of exact
+    replacements; `full`: the whole revised answer."""
     rubric: UserPath | None = None
     """A text file with the preference in plain words; it enters the template, and the judge's."""
     template: UserPath | None = None

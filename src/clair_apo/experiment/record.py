@@ -1,18 +1,15 @@
 """What an experiment came to: the content of `experiment.json`."""
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from clair_apo.errors import RunError
 from clair_apo.experiment.choose import Choice
 from clair_apo.experiment.compare import Comparison, Estimate
 from clair_apo.experiment.data import MadeData
-from clair_apo.files import first_fault
 from clair_apo.records import Record
-from clair_apo.run_folder import write_json
+from clair_apo.run_folder import read_record_file, write_json
 
 FILE = "experiment.json"
 
@@ -79,17 +76,7 @@ def read_record(folder: Path) -> ExperimentRecord | None:
     Raises:
         RunError: it cannot be read.
     """
-    path = folder / FILE
-    try:
-        return ExperimentRecord.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return None
-    except ValidationError as error:
-        raise RunError(
-            f"{path}: was written by another version of this program ({first_fault(error)})"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path}: cannot be read ({error}); name another run_dir") from None
+    return read_record_file(folder / FILE, ExperimentRecord)
 
 
 def write_record(folder: Path, record: ExperimentRecord) -> None:
