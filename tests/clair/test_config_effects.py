@@ -305,6 +305,7 @@ PLAIN = {
     "target.model": "target",
     "reviser.model": "reviser",
     "judge.model": "judge",
+    "revision.format": "edits",
 }
 
 
@@ -362,6 +363,7 @@ def served_run(folder, server, **target):
         prompts={"path": str(folder / "questions.jsonl")},
         target=spec,
         reviser={"model": "reviser"},
+        revision={"format": "edits"},
     )
     generate(config, reviser_model=reviser())
 

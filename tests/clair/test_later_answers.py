@@ -50,7 +50,11 @@ def server(httpserver, monkeypatch):
 def config_of(tmp_path, data, **spec):
     model = {"model": "big", "max_tokens": 100, **spec}
     return GenerateConfig(
-        run_dir=tmp_path / "run", prompts={"path": str(data)}, target=model, reviser=model
+        run_dir=tmp_path / "run",
+        prompts={"path": str(data)},
+        target=model,
+        reviser=model,
+        revision={"format": "edits"},
     )
 
 

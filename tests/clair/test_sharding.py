@@ -75,7 +75,7 @@ def config_of(folder, data, **changes):
         "prompts": {"path": str(data)},
         "target": TARGET,
         "reviser": REVISER,
-        "revision": {"ask_again": False},
+        "revision": {"format": "edits", "ask_again": False},
     }
     return GenerateConfig(**(values | changes))
 

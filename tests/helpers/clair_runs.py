@@ -77,12 +77,14 @@ def write_rows(path: Path, rows: Sequence[dict]) -> Path:
 
 
 def make_config(folder: Path, data: Path, /, **changes: object) -> GenerateConfig:
+    """A config whose reviser replies in `edits`, unless `revision` says otherwise."""
     values: dict = {
         "run_dir": folder / "run",
         "prompts": {"path": str(data)},
         "target": TARGET,
         "reviser": REVISER,
     }
+    changes["revision"] = {"format": "edits"} | changes.get("revision", {})
     return GenerateConfig(**(values | changes))
 
 
