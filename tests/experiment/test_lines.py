@@ -159,6 +159,53 @@ def test_an_estimate_is_the_product_of_what_there_is_and_the_stated_rates(tmp_pa
     assert evaluation.usd == pytest.approx(answers * 0.002 + evaluation.hours * 3.6)
     # eight models, and of one cell the two checkpoints of steps 2 and 4
     assert found.peak_gigabytes == 8 * 1.0 + 2 * 3.0
+    assert (found.cell.gigabytes, found.cell.kept_gigabytes) == (1.0 + 2 * 3.0, 1.0)
+    assert found.cell.training_hours == pytest.approx(training.hours / 8)
+    assert found.cell.evaluation_hours == pytest.approx(200 * 100 / 2000 / 3600)
+
+
+def test_each_model_that_answers_is_started_once(tmp_path, files):
+    def evaluation(seconds):
+        rates = RATES.model_copy(update={"start_seconds": seconds})
+        config = experiment_config(
+            tmp_path,
+            files,
+            objectives=BETAS,
+            baseline="clair/zero",
+            choose={"figure": "checks.all"},
+            development=files["development"],
+            rates=rates,
+        )
+        found = estimate(ExperimentPlan(config))
+        return found.parts[2].hours, found.cell.evaluation_hours
+
+    (all_now, cell_now), (all_later, cell_later) = evaluation(0), evaluation(360)
+    # two chosen cells and the model before, and four candidates on the development prompts
+    assert all_later - all_now == pytest.approx((2 + 1 + 4) * 0.1)
+    assert cell_later - cell_now == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "keep_weights", "stays"),
+    [
+        ({}, True, 1.0 + 2 * 3.0),
+        ({"drop_checkpoints": True}, True, 1.0 + 3.0),
+        ({}, False, 0.0),
+        ({"drop_checkpoints": True}, False, 0.0),
+    ],
+)
+def test_the_disk_holds_what_evaluated_checkpoints_leave(
+    tmp_path, files, settings, keep_weights, stays
+):
+    values = yaml.safe_load(files["test"].read_text())
+    asked = values["models"].pop("cell")
+    values["models"] = {"each": asked | {"model": str(tmp_path / "tiny" / "checkpoint-*")}}
+    files["test"].write_text(yaml.safe_dump(values | settings | {"best_by": "checks.begins"}))
+    config = experiment_config(tmp_path, files, rates=RATES, keep_weights=keep_weights)
+    found = estimate(ExperimentPlan(config))
+    assert (found.cells, found.evaluated) == (4, 4 * 2)
+    assert found.cell.kept_gigabytes == stays
+    assert found.peak_gigabytes == 3 * stays + 1.0 + 2 * 3.0
 
 
 def test_without_rates_the_cells_are_counted(tmp_path, files):

@@ -85,7 +85,9 @@ class RatesConfig(Section):
     """What a judge takes for one of them."""
     tokens_per_answer: int = Field(gt=0)
     generated_tokens_per_second: float = Field(gt=0)
-    """Of a model that is asked in this process, many requests at a time."""
+    """Of a model that is asked on this machine, many requests at a time."""
+    start_seconds: float = Field(0.0, ge=0)
+    """That pass before a model gives its first answer, such as those of a server that loads it."""
     model_gigabytes: float = Field(gt=0)
     """A saved model."""
     optimizer_gigabytes: float = Field(ge=0)

@@ -24,6 +24,17 @@ class Part(NamedTuple):
     usd: float
 
 
+class CellEstimate(NamedTuple):
+    """What one cell takes that is trained and answers the test prompts."""
+
+    training_hours: float
+    evaluation_hours: float
+    gigabytes: float
+    """On the disk while it is at work: its checkpoints and its last model."""
+    kept_gigabytes: float
+    """Of that, what stays on the disk afterwards."""
+
+
 class ExperimentEstimate(NamedTuple):
     """What an experiment takes."""
 
@@ -33,8 +44,10 @@ class ExperimentEstimate(NamedTuple):
     """Models that answer the test prompts, checkpoints included, beside the model before."""
     parts: tuple[Part, ...]
     """Empty without rates."""
+    cell: CellEstimate | None
+    """None without rates."""
     peak_gigabytes: float
-    """On the disk, while the last cell is evaluated; 0 without rates."""
+    """On the disk, while the last cell is evaluated and no other is at work; 0 without rates."""
     source: str
     """Where the rates are from."""
 
@@ -48,12 +61,40 @@ def estimate(plan: ExperimentPlan) -> ExperimentEstimate:
     each = _checkpoints(plan) if plan.over_checkpoints else 1
     evaluated = len(groups(config)) * len(config.seeds) * each
     if rates is None:
-        return ExperimentEstimate(cells, evaluated, (), 0.0, "")
+        return ExperimentEstimate(cells, evaluated, (), None, 0.0, "")
     parts = _parts(plan, rates, cells, tried, evaluated)
-    stay = cells if config.keep_weights else 0
+    cell = _cell(plan, rates, each)
+    peak = (cells - 1) * cell.kept_gigabytes + cell.gigabytes
+    return ExperimentEstimate(cells, evaluated, parts, cell, peak, rates.source)
+
+
+def _cell(plan: ExperimentPlan, rates: RatesConfig, evaluated: int) -> CellEstimate:
+    """One cell, of which so many models answer the test prompts."""
     checkpoint = rates.model_gigabytes + rates.optimizer_gigabytes
-    peak = stay * rates.model_gigabytes + _kept_checkpoints(plan) * checkpoint
-    return ExperimentEstimate(cells, evaluated, parts, peak, rates.source)
+    all_checkpoints = _kept_checkpoints(plan) * checkpoint
+    stay = 0.0
+    if plan.config.keep_weights:
+        stay = rates.model_gigabytes
+        if plan.over_checkpoints:
+            stay += checkpoint if plan.drops_checkpoints else all_checkpoints
+    return CellEstimate(
+        training_hours=_training_seconds(plan, rates) / _SECONDS,
+        evaluation_hours=evaluated * _answering_seconds(rates, rates.answers) / _SECONDS,
+        gigabytes=rates.model_gigabytes + all_checkpoints,
+        kept_gigabytes=stay,
+    )
+
+
+def _training_seconds(plan: ExperimentPlan, rates: RatesConfig) -> float:
+    """Of a cell."""
+    tokens = _pairs_seen(plan, rates.pairs) * rates.tokens_per_pair
+    return tokens / rates.training_tokens_per_second
+
+
+def _answering_seconds(rates: RatesConfig, answers: int) -> float:
+    """Of a model that gives so many, from its start on."""
+    tokens = answers * rates.tokens_per_answer
+    return rates.start_seconds + tokens / rates.generated_tokens_per_second
 
 
 def _parts(
@@ -61,7 +102,8 @@ def _parts(
 ) -> tuple[Part, ...]:
     made = sum(data.generate is not None for data in plan.config.data.values())
     seen = _pairs_seen(plan, rates.pairs)
-    answers = (evaluated + 1) * rates.answers + tried * rates.development_answers
+    asked = evaluated + 1  # the model before the training is one of them
+    answers = asked * rates.answers + tried * rates.development_answers
 
     def part(name: str, amount: str, seconds: float, paid: float) -> Part:
         hours = seconds / _SECONDS
@@ -78,13 +120,14 @@ def _parts(
         part(
             "training",
             f"{cells} cells of {seen:,} pairs",
-            cells * seen * rates.tokens_per_pair / rates.training_tokens_per_second,
+            cells * _training_seconds(plan, rates),
             0.0,
         ),
         part(
             "evaluation",
-            f"{answers:,} answers",
-            answers * rates.tokens_per_answer / rates.generated_tokens_per_second,
+            f"{answers:,} answers of {asked + tried:,} models",
+            asked * _answering_seconds(rates, rates.answers)
+            + tried * _answering_seconds(rates, rates.development_answers),
             answers * rates.usd_per_answer,
         ),
     )
@@ -140,5 +183,16 @@ def estimate_table(config: ExperimentConfig, found: ExperimentEstimate) -> Rende
     total = Part("sum", "", sum(p.hours for p in found.parts), sum(p.usd for p in found.parts))
     for part in (*found.parts, total):
         table.add_row(part.name, part.amount, f"{part.hours:,.1f}", f"{part.usd:,.2f}")
-    notes = f"disk: {found.peak_gigabytes:,.0f} GB at most; rates: {found.source}"
-    return Group(table, Text(notes))
+    return Group(table, Text("\n".join(_notes(found))))
+
+
+def _notes(found: ExperimentEstimate) -> tuple[str, ...]:
+    cell = found.cell
+    assert cell is not None  # there are rates
+    return (
+        f"a cell: {cell.training_hours:,.1f} hours of training and {cell.evaluation_hours:,.1f} of "
+        f"evaluation; {cell.gigabytes:,.0f} GB of disk while it is at work, "
+        f"{cell.kept_gigabytes:,.0f} GB afterwards",
+        f"disk: {found.peak_gigabytes:,.0f} GB at most, with one cell at work at a time",
+        f"rates: {found.source}",
+    )

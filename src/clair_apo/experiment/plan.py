@@ -180,6 +180,11 @@ class ExperimentPlan:
         return EACH in self._tests[0].models
 
     @property
+    def drops_checkpoints(self) -> bool:
+        """Whether an evaluation deletes the checkpoints that it has asked, all but the last."""
+        return any(test.drop_checkpoints for test in self._tests)
+
+    @property
     def settings(self) -> dict[str, Any]:
         """What decides what a cell is, for `experiment.json`; seeds and objectives may be added."""
         return {

@@ -143,6 +143,20 @@ def test_a_model_is_asked_and_judged(tmp_path):
     assert "rejudged" not in figures
 
 
+def test_all_models_answer_before_the_judge_is_asked(tmp_path):
+    """So that where one model is loaded at a time, the judge is loaded once."""
+    order = []
+
+    def noting(name, answer):
+        return Says(lambda text: order.append(name) or answer(text))
+
+    chats = {name: noting(name, lambda text: "B") for name in ("m", "base")}
+    suite = MixEvalHard(data=write_data(tmp_path), judge={"model": "judge"})
+    _run(suite, asked("m"), asked("base"), **chats, judge=noting("judge", _grades))
+    assert list(dict.fromkeys(order)) == ["m", "base", "judge"]
+    assert order == sorted(order, key=["m", "base", "judge"].index)
+
+
 def test_what_a_model_is_asked_is_the_protocol(tmp_path):
     model = Says(lambda text: "B")
     _run(MixEvalHard(data=write_data(tmp_path)), asked("m"), m=model)

@@ -79,8 +79,11 @@ class MixEvalHard(SuiteConfig):
         Raises:
             ConfigError, DataError: a file is missing or wrong, in one line.
         """
+        # all have answered before one is judged: where a single model is loaded or served at a
+        # time, that loads the judge once
+        answers = {model.name: self._answers(context, model) for model in context.models}
         rows = {
-            model.name: self._judged(context, model, self._answers(context, model))
+            model.name: self._judged(context, model, answers[model.name])
             for model in context.models
         }
         return SuiteResult(
