@@ -75,12 +75,22 @@ def train_apart(
     _wait_for_others(name, model)
     if is_trained(model):
         return
-    resume = any(model.glob("checkpoint-*/trainer_state.json"))
+    write_config(settings, config_file)
+    run_command(name, ["train", *launch.options, "--config", str(config_file)], log)
+
+
+def write_config(settings: Mapping[str, Any], config_file: Path) -> None:
+    """Write the config of a training, which goes on from its last checkpoint where it has one.
+
+    Args:
+        settings: of `clair-apo train`, with `output_dir`.
+        config_file: its folder is made where it is not there.
+    """
+    resume = any(Path(settings["output_dir"]).glob("checkpoint-*/trainer_state.json"))
     known = dict(settings) | ({"resume_from_checkpoint": "true"} if resume else {})
     config_file.parent.mkdir(parents=True, exist_ok=True)
     with atomic_writer(config_file) as file:
         file.write(yaml.safe_dump(known, sort_keys=False))
-    run_command(name, ["train", *launch.options, "--config", str(config_file)], log)
 
 
 def _wait_for_others(name: str, model: Path) -> None:

@@ -63,6 +63,18 @@ def test_seeds_that_only_one_group_has_are_in_no_difference():
     more = [*ZERO, _measured("zero", 2, (0, 0, 0, 0))]
     assert difference(more, DPO, "last", FIGURE).over_prompts.mean == 0.5
     assert difference(more, DPO, "last", FIGURE).over_seeds.n == 2
+    groups = {("clair", "zero"): more, ("clair", "dpo"): DPO}
+    one = _of(compare(groups, [FigureName.parse(FIGURE)], ("clair", "dpo"), 0.99), "zero")
+    assert one.corrected.mean == one.to_baseline.over_prompts.mean == 0.5
+    assert one.estimate.over_seeds.n == 3, "its own mean is over all"
+
+
+def test_groups_without_a_seed_in_common_are_not_compared():
+    others = [_measured("dpo", 7, (0, 1, 0, 0))]
+    groups = {("clair", "zero"): ZERO, ("clair", "dpo"): others}
+    one = _of(compare(groups, [FigureName.parse(FIGURE)], ("clair", "dpo"), 0.99), "zero")
+    assert (one.to_baseline, one.corrected) == (None, None)
+    assert one.estimate.over_prompts.mean == 0.625
 
 
 def test_the_correction_counts_the_comparisons():

@@ -89,9 +89,37 @@ def test_other_seeds_may_follow_and_another_training_may_not(tmp_path):
     plan = ExperimentPlan(_config(tmp_path, files, **few, **data))
     values = read_measured(plan, Cell("clair", "dpo", (), 5)).views["last"]["checks.begins"].values
     assert len(values) == 12
+    few["objectives"] = {"dpo": {"loss_type": "sigmoid", "label_smoothing": 0.1}}
+    with pytest.raises(
+        RunError, match=r"seed0 was trained with other settings \(label_smoothing\)"
+    ):
+        run_experiment(_config(tmp_path, files, **few, **data), functions=FUNCTIONS)
     other = experiment_files(tmp_path, train={"max_steps": 5})
     with pytest.raises(RunError, match=r"was begun with other settings \(train\)"):
         run_experiment(_config(tmp_path, other, **few, **data), functions=FUNCTIONS)
+
+
+def test_the_checkpoints_of_the_chosen_cell_are_there_to_be_evaluated(tmp_path):
+    files = experiment_files(tmp_path)
+    test = yaml.safe_load(files["test"].read_text("utf-8"))
+    test["models"] = {"each": test["models"]["cell"] | {"model": "tiny/checkpoint-*"}}
+    files["test"].write_text(yaml.safe_dump(test))
+    record = run_experiment(
+        _config(
+            tmp_path,
+            files,
+            data={"clair": {"generate": files["clair"]}},
+            objectives={"dpo": GRID["dpo"]},
+            keep_weights=True,
+        ),
+        functions=FUNCTIONS,
+    )
+    chosen, other = record.cells
+    assert (chosen.state, chosen.checkpoints) == ("done", 2)
+    assert {one.view for one in record.comparisons} == {"last", "mean"}
+    left = {path.parent.parent.name for path in tmp_path.glob("experiment/cells/*/model/check*")}
+    assert left == {chosen.name}, "nobody asks for those of the other one"
+    assert list(tmp_path.glob(f"experiment/cells/{other.name}/model/*.safetensors"))
 
 
 def _longer(request):

@@ -76,14 +76,16 @@ def _changed(path, **changes):
         ("train", {"model_name_or_path": None}, "model_name_or_path: name the model"),
         ("clair", {"shard": "1/2"}, "shard: leave it out"),
         ("test", {"models": {"a": {"recorded": ["x.jsonl"]}}}, "the first of models says how"),
+        ("development", {"models": {"each": "x/checkpoint-*"}}, "by the trained model alone"),
     ],
 )
 def test_a_file_that_does_not_fit_is_named_before_anything_is_asked(
     tmp_path, files, file, change, words
 ):
     _changed(files[file], **change)
+    tuned = {"objectives": GRID, "choose": RULE, "development": files["development"]}
     with pytest.raises(ConfigError, match=words) as caught:
-        ExperimentPlan(experiment_config(tmp_path, files))
+        ExperimentPlan(experiment_config(tmp_path, files, **tuned))
     assert str(files[file]) in str(caught.value)
 
 

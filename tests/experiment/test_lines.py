@@ -62,6 +62,12 @@ def test_a_line_trains_a_cell_by_the_config_that_it_names(tmp_path, files):
     with open(words[-1], encoding="utf-8") as file:
         assert yaml.safe_load(file) == plan.training(cell)
     assert last.startswith("clair-apo experiment --config 'my experiment.yaml'  # evaluates")
+    checkpoint = plan.cell_folder(cell).model / "checkpoint-2"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "trainer_state.json").write_text("{}")
+    assert launch_lines(plan, OPTIONS).splitlines()[0] == lines[0]
+    with open(words[-1], encoding="utf-8") as file:
+        assert yaml.safe_load(file)["resume_from_checkpoint"] == "true", "else train refuses"
 
 
 def test_only_what_is_open_is_printed_and_chosen_cells_follow_the_choice(tmp_path, files):

@@ -107,7 +107,7 @@ def _verdicts(
         both = by_group.get((name, zero), ()), by_group.get((name, down), ())
         try:
             gap = difference(*both, "last", figure.name) if all(both) else None
-        except (DataError, ValueError, IndexError):
+        except DataError:
             gap = None
         interval = gap.over_prompts if gap else None
         favoured = None

@@ -86,21 +86,24 @@ def corrected_confidence(groups: int, figures: int, views: int = 1) -> float:
     return 1 - (1 - CONFIDENCE) / max(1, (groups - 1) * figures * views)
 
 
-def difference(first: Group, second: Group, view: View, figure: str) -> Estimate:
-    """The mean over seeds of one group minus that of another.
+def difference(
+    first: Group, second: Group, view: View, figure: str, confidence: float = CONFIDENCE
+) -> Estimate:
+    """The mean over seeds of one group minus that of another, on the seeds that both have.
 
-    Over prompts it is paired by row; over seeds by seed, where both groups have the same seeds.
+    Over prompts it is paired by row, over seeds by seed.
 
     Raises:
-        DataError: the two have no row in common.
+        DataError: the two have no seed or no row in common.
     """
     a, b = _seeds(first, view, figure), _seeds(second, view, figure)
-    shared = [seed for seed in a if seed in b]
-    pairs = [(a[seed], b[seed]) for seed in shared]
-    over_seeds = [x.minus(y).mean for x, y in pairs]
+    pairs = [(a[seed], b[seed]) for seed in a if seed in b]
+    if not pairs:
+        raise DataError(f"{figure}: the two groups have no seed in common")
+    own, other = (mean_of_rows([pair[side] for pair in pairs]) for side in (0, 1))
     return Estimate(
-        over_prompts=mean_of_rows([x for x, _ in pairs]).minus(mean_of_rows([y for _, y in pairs])),
-        over_seeds=mean_interval(over_seeds),
+        over_prompts=own.minus(other, confidence),
+        over_seeds=mean_interval([x.minus(y).mean for x, y in pairs], confidence),
     )
 
 
@@ -121,9 +124,8 @@ def _compared(
     if baseline and group[0].cell.group != baseline[0].cell.group and _comparable(figure):
         try:
             to_baseline = difference(group, baseline, view, figure)
-            other = mean_of_rows(list(_seeds(baseline, view, figure).values()))
-            corrected = own.minus(other, confidence)
-        except (DataError, ValueError, IndexError):
+            corrected = difference(group, baseline, view, figure, confidence).over_prompts
+        except DataError:
             pass
     return Comparison(
         data=key[0],

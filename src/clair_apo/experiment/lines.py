@@ -4,16 +4,13 @@ import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import yaml
-
 from clair_apo.experiment.cells import Cell, candidates, chosen_cells, tuned_groups
 from clair_apo.experiment.choose import read_choices
 from clair_apo.experiment.close import chosen_values
 from clair_apo.experiment.data import read_data
 from clair_apo.experiment.plan import ExperimentPlan
 from clair_apo.experiment.work import is_done
-from clair_apo.files import atomic_writer
-from clair_apo.training_process import is_trained
+from clair_apo.training_process import is_trained, write_config
 
 
 def launch_lines(plan: ExperimentPlan, options: Sequence[str]) -> str:
@@ -78,9 +75,7 @@ def _command(options: Sequence[str]) -> str:
 
 def _line(plan: ExperimentPlan, cell: Cell) -> str:
     file = plan.cell_folder(cell).training_config
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_writer(file) as written:
-        written.write(yaml.safe_dump(plan.training(cell), sort_keys=False))
+    write_config(plan.training(cell), file)
     return shlex.join(["accelerate", "launch", *_processes(plan), *_train(file)])
 
 

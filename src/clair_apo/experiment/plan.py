@@ -141,6 +141,11 @@ class ExperimentPlan:
         if self.common_training.get("datasets"):
             raise ConfigError(f"{config.train}: datasets: a cell has one data set; leave it out")
         self._check_tests()
+        if self._development and EACH in self._development.models:
+            raise ConfigError(
+                f"{config.development}: values are chosen by the trained model alone; give models "
+                f"a name in place of {EACH}"
+            )
         if config.choose and self._development and config.development:
             suites = {suite.key: config.development for suite in self._development.suites}
             _check_figure(config.choose.parsed, suites)

@@ -45,9 +45,11 @@ class AnchorVerdict(Record):
     reason: str
     figure: str
     zero_minus_down: Estimate | None
-    """APO-zero's mean minus APO-down's, for the figure with its sign; None where one failed."""
+    """APO-zero's mean minus APO-down's, as measured, without the figure's sign; None where one
+    failed."""
     verdict: Literal["right", "wrong", "not shown"]
-    """`right` and `wrong` where the interval over prompts leaves out 0."""
+    """`right` and `wrong` where the 95 % interval over prompts leaves out 0; it is not corrected.
+    Where lower is better, zero is right where its mean is the lower one."""
 
 
 class ExperimentRecord(Record):

@@ -18,7 +18,13 @@ from clair_apo.experiment.data import Functions, MadeData, make_data, read_data
 from clair_apo.experiment.plan import ExperimentPlan, Step
 from clair_apo.experiment.record import ExperimentRecord, read_record, write_record
 from clair_apo.experiment.table import experiment_markdown
-from clair_apo.experiment.training import delete_weights, develop_cell, evaluate_cell
+from clair_apo.experiment.training import (
+    check_settings,
+    delete_checkpoints,
+    delete_weights,
+    develop_cell,
+    evaluate_cell,
+)
 from clair_apo.experiment.work import LOOK_AGAIN, Job, do_all
 from clair_apo.files import atomic_writer
 from clair_apo.llm import ChatModel
@@ -46,7 +52,7 @@ def run_experiment(
 
     Raises:
         ConfigError: a file or a setting that cannot be used; before anything is asked.
-        RunError: the folder holds an experiment of other settings.
+        RunError: the folder holds an experiment of other settings, or a cell of them.
         ClairApoError: as `generate`, `advise` and `reference build` raise it; what they did is
             kept.
     """
@@ -57,14 +63,16 @@ def run_experiment(
         return _closed(plan, data, read_choices(plan))
     tuned = [cell for group in tuned_groups(config) for cell in candidates(config, *group)]
     developing = _only(config, tuned)
+    _check_settings(plan, tuned)
     do_all([_job(plan, cell, "development") for cell in developing], since)
     if config.only and len(developing) < len(tuned):
         choices: Sequence[Choice] = read_choices(plan)
     else:
         choices = choose(plan)
     tested = chosen_cells(config, chosen_values(choices))
+    _check_settings(plan, tested)
     if not config.only:
-        _forget_weights(plan, [cell for cell in tuned if cell not in set(tested)])
+        _forget(plan, [cell for cell in tuned if cell not in set(tested)])
     testing = _only(config, tested)
     _check_only(config, [*developing, *testing], [*tuned, *tested])
     do_all([_job(plan, cell, "test") for cell in testing], since)
@@ -124,6 +132,11 @@ def _job(plan: ExperimentPlan, cell: Cell, step: Step) -> Job:
     return Job(f"{cell.name}: {step}", plan.outcome_file(cell, step), partial(work, plan, cell))
 
 
+def _check_settings(plan: ExperimentPlan, cells: Sequence[Cell]) -> None:
+    for cell in cells:
+        check_settings(plan, cell)
+
+
 def _only(config: ExperimentConfig, cells: Sequence[Cell]) -> list[Cell]:
     return [cell for cell in cells if not config.only or cell.name in config.only]
 
@@ -134,9 +147,8 @@ def _check_only(config: ExperimentConfig, taken: Sequence[Cell], cells: Sequence
         raise ConfigError(f"only: there is no cell {missing[0]!r}; there are {known}")
 
 
-def _forget_weights(plan: ExperimentPlan, cells: Sequence[Cell]) -> None:
-    """Delete the weights of cells that were not chosen."""
-    if plan.config.keep_weights:
-        return
+def _forget(plan: ExperimentPlan, cells: Sequence[Cell]) -> None:
+    """Delete what nobody needs of cells that were not chosen."""
+    delete = delete_checkpoints if plan.config.keep_weights else delete_weights
     for cell in cells:
-        delete_weights(plan.cell_folder(cell))
+        delete(plan.cell_folder(cell))
