@@ -52,14 +52,26 @@ class ConfigReference(Directive):
 
 
 def _sections(model: type[BaseModel]) -> Iterator[tuple[str, Iterator[Key]]]:
-    """The keys of a config that are values, then each of its sections."""
-    sections = {name: _section(field.annotation) for name, field in model.model_fields.items()}
-    plain = [name for name, section in sections.items() if section is None]
+    """The keys of a config that are values, then each of its sections.
+
+    Of a mapping or list of sections the key itself stands among the values, and those of a section
+    have `NAME` or `N` for its place.
+    """
+    kinds = {name: field.annotation for name, field in model.model_fields.items()}
+    sections = {name: _section(kind) for name, kind in kinds.items()}
+    plain = [name for name, found in sections.items() if found is None or _place(kinds[name])]
     yield "", (_key(model, name) for name in plain)
     for name, section in sections.items():
         if section is not None:
-            keys = (_key(section, inner, f"{name}.") for inner in section.model_fields)
+            prefix = f"{name}.{_place(kinds[name])}"
+            keys = (_key(section, inner, prefix) for inner in section.model_fields)
             yield f"{name}: {_first_line(section)}", keys
+
+
+def _place(annotation: Any) -> str:
+    """What stands for the name or number of a section among several; empty for a single one."""
+    origin = get_origin(annotation)
+    return "NAME." if origin is dict else "N." if origin in (tuple, list) else ""
 
 
 def _section(annotation: Any) -> type[BaseModel] | None:
@@ -94,7 +106,8 @@ def _fields(config: type[Any]) -> Iterator[Key]:
             )
 
 
-_WORDS = {"str": "text", "bool": "true or false", "Path": "path", "NoneType": "null"}
+_WORDS = {"str": "text", "bool": "true or false", "Path": "path"}
+_WORDS |= {"NoneType": "null", "Any": "value", "JsonValue": "value"}
 
 
 def _kind(annotation: Any) -> str:
@@ -107,10 +120,14 @@ def _kind(annotation: Any) -> str:
     if origin is Literal:
         return " or ".join(f"`{choice}`" for choice in parts)
     if origin in (Union, UnionType):
-        return " or ".join(_kind(part) for part in parts)
-    if origin in (list, tuple, dict):
+        return " or ".join(dict.fromkeys(_kind(part) for part in parts))
+    if origin is dict:
+        return f"mapping of names to {_kind(parts[1])}"
+    if origin in (list, tuple):
         inner = ", ".join(dict.fromkeys(_kind(part) for part in parts if part is not Ellipsis))
-        return f"{'mapping' if origin is dict else 'list'} of {inner}"
+        return f"list of {inner}"
+    if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
+        return "section"
     name = getattr(annotation, "__name__", str(annotation))
     return _WORDS.get(name, name)
 

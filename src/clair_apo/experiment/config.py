@@ -84,6 +84,7 @@ class RatesConfig(Section):
     usd_per_answer: float = Field(0.0, ge=0)
     """What a judge takes for one of them."""
     tokens_per_answer: int = Field(gt=0)
+    """Generated for an answer, a judge's reply included where it is asked on this machine."""
     generated_tokens_per_second: float = Field(gt=0)
     """Of a model that is asked on this machine, many requests at a time."""
     start_seconds: float = Field(0.0, ge=0)
@@ -102,8 +103,7 @@ class ExperimentConfig(Config):
     Each command has a config file of its own, which also runs alone. In every cell these keys of
     them are replaced: `run_dir`, `store` of generate; `dataset_name`, `output_dir`, `seed`,
     `reference_cache`, `beta`, `learning_rate` of train; `run_dir`, `store`, `pairs`, `model` of
-    advise; `run_dir`, `store` and the
-    models of evaluate.
+    advise; `run_dir`, `store` and the models of evaluate.
     """
 
     model_config = SettingsConfigDict(cli_prog_name="clair-apo experiment")
