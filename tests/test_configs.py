@@ -76,6 +76,7 @@ def _of_experiment(path):
 
 READERS = {
     "experiments": _experiment,
+    "demo": _of_experiment,
     "objectives": _of_experiment,
     "table2": _of_experiment,
     "rounds": _rounds,
