@@ -15,6 +15,8 @@ from clair_apo.clair import GenerateConfig
 from clair_apo.cli import app
 from clair_apo.config import dotted_keys, option_names, unknown_key
 from clair_apo.evaluation import EvaluateConfig
+from clair_apo.experiment import ExperimentConfig
+from clair_apo.rounds import RoundsConfig
 from tests.helpers import ROOT
 from tests.helpers.documented import commands_in
 
@@ -32,7 +34,9 @@ OLD = [tuple(shlex.split(line)) for line in LINES]
 SCRIPT = re.compile(r"(scripts|benchmarks)/\w+\.py")
 OF_ITS_OWN_PARSER = {
     "demo": GenerateConfig,
+    "experiment": ExperimentConfig,
     "generate": GenerateConfig,
+    "rounds": RoundsConfig,
     "train": None,
     "build": None,
 }
