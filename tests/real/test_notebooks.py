@@ -29,3 +29,4 @@ def test_the_notebook_runs_from_top_to_bottom(path: Path, tmp_path: Path) -> Non
     errors = [o for c in notebook.cells for o in c.get("outputs", []) if o.output_type == "error"]
     assert errors == []
     assert LAST_FIGURES[path.stem] in notebook.cells[-2].outputs[-1].text
+    assert list(tmp_path.iterdir()) == [], "a reader's own folder stays as it was"
