@@ -8,7 +8,7 @@ from filelock import FileLock
 
 from clair_apo import training_process
 from clair_apo.errors import TrainingError
-from clair_apo.run_folder import LOCK
+from clair_apo.run_folder import LOCK, RunFolder
 from clair_apo.training_process import Launch, is_trained, run_command, train_apart
 
 
@@ -57,6 +57,19 @@ def test_a_training_that_is_under_way_is_waited_for(tmp_path, ran, monkeypatch, 
     train_apart("cell", {"output_dir": str(model)}, tmp_path / "train.yaml", Launch())
     assert ran == [], "the other one has trained it"
     assert "cell: waiting for a training that is under way in " in capsys.readouterr().err
+
+
+def test_a_training_that_began_while_this_one_was_loading_is_waited_for(tmp_path, monkeypatch):
+    model = RunFolder(tmp_path / "model")
+
+    def refused(name, arguments, log=None):
+        # what a killed process had begun has come to its end since
+        model.record_stage("train", {"steps": 1})
+        raise TrainingError("another process is at work in this run folder")
+
+    monkeypatch.setattr(training_process, "run_command", refused)
+    settings = {"output_dir": str(model.path)}
+    train_apart("a cell", settings, tmp_path / "train.yaml", Launch())
 
 
 def test_the_error_of_a_process_is_taken_from_its_log(tmp_path):

@@ -72,11 +72,29 @@ def train_apart(
         KeyboardInterrupt: Ctrl+C; a checkpoint is saved.
     """
     model = Path(settings["output_dir"])
-    _wait_for_others(name, model)
-    if is_trained(model):
-        return
-    write_config(settings, config_file)
-    run_command(name, ["train", *launch.options, "--config", str(config_file)], log)
+    while True:
+        _wait_for_others(name, model)
+        if is_trained(model):
+            return
+        write_config(settings, config_file)
+        try:
+            run_command(name, ["train", *launch.options, "--config", str(config_file)], log)
+            return
+        except TrainingError:
+            # a training that was still loading has the folder since: that of a killed process
+            if not (_is_held(model) or is_trained(model)):
+                raise
+
+
+def _is_held(model: Path) -> bool:
+    """Whether a process trains in this folder."""
+    if not model.is_dir():
+        return False
+    try:
+        with RunFolder(model).locked():
+            return False
+    except BusyError:
+        return True
 
 
 def write_config(settings: Mapping[str, Any], config_file: Path) -> None:
@@ -96,15 +114,11 @@ def write_config(settings: Mapping[str, Any], config_file: Path) -> None:
 def _wait_for_others(name: str, model: Path) -> None:
     """Wait while a training is under way in a folder, such as that of a process that was killed."""
     told = False
-    while model.is_dir():
-        try:
-            with RunFolder(model).locked():
-                return
-        except BusyError:
-            if not told:
-                say(f"{name}: waiting for a training that is under way in {model}")
-            told = True
-            time.sleep(LOOK_AGAIN)
+    while _is_held(model):
+        if not told:
+            say(f"{name}: waiting for a training that is under way in {model}")
+        told = True
+        time.sleep(LOOK_AGAIN)
 
 
 def run_command(name: str, arguments: Sequence[str], log: Path | None = None) -> None:

@@ -55,6 +55,7 @@ class Run:
             *("--target.model", "target", "--target.base_url", url),
             *("--target.max_in_flight", str(IN_FLIGHT)),
             *("--reviser.model", "reviser", "--reviser.base_url", url),
+            *("--revision.format", "edits"),
             *("--reviser.max_in_flight", str(IN_FLIGHT)),
         )
 

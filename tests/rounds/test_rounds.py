@@ -42,7 +42,9 @@ def test_two_rounds_train_the_model_of_the_first_on_pairs_of_its_own_answers(tmp
 def test_a_round_without_gain_ends_the_rounds_and_a_wrong_figure_loses_no_work(tmp_path):
     reviser = CountingReviser()
     config = rounds_config(tmp_path, rounds=3, stop={"figure": "checks.nothing"})
-    with pytest.raises(RunError, match=r"has no difference of 'nothing' \(it has begins, all\)"):
+    with pytest.raises(
+        RunError, match=r"has no difference of 'nothing' \(it has begins, all, share\)"
+    ):
         run_rounds(config, reviser_model=reviser)
     model = tmp_path / "rounds" / "round-1" / "model" / "model.safetensors"
     trained, asked = model.stat().st_mtime_ns, reviser.asked
