@@ -22,6 +22,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from controlled.figure import draw
 from controlled.files import FULL, MODEL, SMALL, WEAKENED, write_files  # by the line above
 from controlled.house_style import judge, revise, weakened
 from controlled.other_writer import OtherWriter
@@ -101,7 +102,10 @@ def main() -> None:
     ExperimentPlan(config)  # what is wrong is said before anything is asked
     if args.only:
         config = config.model_copy(update={"only": tuple(args.only)})
-    print_result(experiment_table(run(config, folder)))
+    record = run(config, folder)
+    print_result(experiment_table(record))
+    if record.comparisons:
+        draw(record, folder / "figure.png")
     print_result(f"page: {write_experiment_page(config.run_dir)}")
 
 

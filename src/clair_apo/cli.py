@@ -367,11 +367,14 @@ def train_and_report(args: Sequence[str]) -> None:
         ClairApoError: whatever the user can mend.
         KeyboardInterrupt: Ctrl+C; its message says how to go on.
     """
-    from clair_apo.apo.train import main as train_on_pairs
-    from clair_apo.apo.unpaired import is_unpaired, train_unpaired
+    from clair_apo.apo.arguments import is_unpaired
 
     _check_text(args)
-    result = train_unpaired(args) if is_unpaired(args) else train_on_pairs(args)
+    if is_unpaired(args):
+        from clair_apo.apo.unpaired import train_unpaired as train_on_pairs
+    else:
+        from clair_apo.apo.train import main as train_on_pairs
+    result = train_on_pairs(args)
     if result is not None:
         _print_training_report(result.output_dir)
 

@@ -6,8 +6,8 @@ from datasets import Dataset
 from trl import KTOConfig, ModelConfig
 from trl.data_utils import unpair_preference_dataset
 
-from clair_apo.apo.arguments import PairArguments, parse_into
-from clair_apo.apo.unpaired import is_unpaired, unpaired_rows
+from clair_apo.apo.arguments import PairArguments, is_unpaired, parse_into
+from clair_apo.apo.unpaired import unpaired_rows
 from clair_apo.cli import train_and_report
 from clair_apo.errors import TrainingError
 from clair_apo.ingest.pairs import load_pairs, pair_from_row

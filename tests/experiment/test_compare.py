@@ -16,7 +16,7 @@ FIGURE = "checks.all"
 def _measured(objective, seed, values, data="clair", **more):
     figures = {FIGURE: RowFigure(dict(zip("abcd", values, strict=True)), unit=True), **more}
     base = {FIGURE: RowFigure(dict.fromkeys("abcd", 0.0), unit=True)}
-    return Measured(Cell(data, objective, (), seed), {"last": figures}, base, 1, {})
+    return Measured(Cell(data, objective, (), seed), {"last": figures}, base, 1)
 
 
 ZERO = [_measured("zero", 0, (1, 1, 1, 0)), _measured("zero", 1, (1, 1, 0, 0))]

@@ -1,6 +1,7 @@
 """The pages of a whole run and of an experiment: every part, escaped, drawn by a browser."""
 
 import re
+import shutil
 
 import pytest
 from typer.testing import CliRunner
@@ -64,6 +65,14 @@ def test_the_page_of_an_experiment_has_every_table_figure_and_answer(tmp_path):
     assert page.count("<img") == len(FIGURES) + 4  # a plot of each figure, and of each training
     assert "judged.zero.beta0.1.seed0 says so." in page
     assert page.count('class="side chosen"') == 2 * 3  # three pairs of each data set
+
+
+def test_an_experiment_whose_models_answered_no_prompts_is_drawn_without_answers(tmp_path):
+    experiment = make_experiment(tmp_path)
+    for answers in experiment.glob("cells/*/test/*/answers"):
+        shutil.rmtree(answers)
+    page = write_experiment_page(experiment).read_text("utf-8")
+    assert "No cell was evaluated yet." in page and "says so." not in page
 
 
 def test_the_same_folders_give_the_same_pages(tmp_path):

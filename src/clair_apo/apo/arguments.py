@@ -1,5 +1,6 @@
 """The settings of a training run: TRL's flat YAML and command line over three dataclasses."""
 
+import argparse
 import dataclasses
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,9 @@ _NOT_AGAIN = {
     "hub_token",
     "push_to_hub_token",
 }
+
+UNPAIRED = ("kto", "apo_zero_unpaired")
+"""The `loss_type` of objectives whose answers have no partner."""
 
 
 @dataclass
@@ -150,6 +154,19 @@ def _take_advice(setup: TrainingSetup) -> None:
             "apo_down where for worse)"
         )
     setup.args.replace_auto(LOSS_TYPE[found.advice])
+
+
+def is_unpaired(argv: Sequence[str]) -> bool:
+    """Whether a command line of `clair-apo train` names an objective without partners.
+
+    Raises:
+        ConfigError: the config cannot be read.
+    """
+    path, options = split_config_option(argv)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--loss_type")
+    named = parser.parse_known_args(options)[0].loss_type
+    return (named or (read_yaml(path) if path else {}).get("loss_type")) in UNPAIRED
 
 
 def parse_into(

@@ -6,7 +6,6 @@ writes a thousand chosen answers and then the rejected ones, so a batch holds on
 order here alternates chosen and rejected answers and keeps both answers to a prompt apart.
 """
 
-import argparse
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,30 +21,14 @@ from clair_apo.apo.arguments import PairArguments, parse_into
 from clair_apo.apo.config import APOConfig
 from clair_apo.apo.data import PairSplit, data_digest
 from clair_apo.apo.train import TrainingResult, held_folder, resume_point
-from clair_apo.config import read_yaml, split_config_option
 from clair_apo.console import CONSOLE
 from clair_apo.ingest.pairs import TrainingPair
 from clair_apo.models import find_model
 from clair_apo.run_folder import RunFolder, now
 
-UNPAIRED = ("kto", "apo_zero_unpaired")
-"""The `loss_type` of objectives whose answers have no partner."""
 _PAIRED_ALONE = {f.name for f in dataclasses.fields(APOConfig)} - {
     f.name for f in dataclasses.fields(KTOConfig)
 }
-
-
-def is_unpaired(argv: Sequence[str]) -> bool:
-    """Whether a command line of `clair-apo train` names an objective without partners.
-
-    Raises:
-        ConfigError: the config cannot be read.
-    """
-    path, options = split_config_option(argv)
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--loss_type")
-    named = parser.parse_known_args(options)[0].loss_type
-    return (named or (read_yaml(path) if path else {}).get("loss_type")) in UNPAIRED
 
 
 def train_unpaired(argv: Sequence[str]) -> TrainingResult | None:

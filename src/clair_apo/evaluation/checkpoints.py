@@ -95,19 +95,25 @@ def find_checkpoints(pattern: str, dropped: Dropped) -> list[Checkpoint]:
         if fnmatch(one.path, pattern)
     }
     for path in glob.glob(str(Path(pattern).expanduser())):
-        match = re.search(r"-(\d+)$", path)
-        if match is None or not Path(path).is_dir():
+        step = step_of(path)
+        if step is None or not Path(path).is_dir():
             continue
         if fault := incomplete_reason(Path(path)):
             say(f"{path} is passed over: {fault}")
             continue
-        found[path] = Checkpoint(Path(path).name, path, int(match[1]))
+        found[path] = Checkpoint(Path(path).name, path, step)
     if not found:
         raise ConfigError(f"models.each: {pattern} names no complete checkpoint")
     names = [one.name for one in found.values()]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ConfigError(f"models.each: {pattern} names {twice[0]} in two folders; evaluate one")
     return sorted(found.values(), key=lambda one: one.step)
+
+
+def step_of(name: str) -> int | None:
+    """The step of a checkpoint, with which its name ends; None where it ends with no number."""
+    found = re.search(r"-(\d+)$", name)
+    return int(found[1]) if found else None
 
 
 def drop(folder: Path, checkpoint: Checkpoint, identity: str) -> None:

@@ -1,12 +1,12 @@
 """What a cell was measured to be: its figures row by row, and the facts of its training."""
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from clair_apo.errors import RunError
+from clair_apo.evaluation.checkpoints import step_of
 from clair_apo.evaluation.figure_name import FigureName
 from clair_apo.evaluation.suites.figures import RowFigure, mean_of_rows
 from clair_apo.evaluation.values import read_values
@@ -33,14 +33,12 @@ class Measured:
         views: its figures by view; `last` alone where one model was evaluated.
         base: those of the model before the training, on the same rows.
         checkpoints: how many were evaluated.
-        training: the manifest's entry of the training.
     """
 
     cell: Cell
     views: Mapping[View, Figures]
     base: Figures
     checkpoints: int
-    training: Mapping[str, Any]
 
 
 def read_measured(plan: ExperimentPlan, cell: Cell) -> Measured:
@@ -54,7 +52,7 @@ def read_measured(plan: ExperimentPlan, cell: Cell) -> Measured:
         for name, figures in read_values(config.run_dir).items():
             of_models.setdefault(name, {}).update(figures)
     base = of_models.pop(BASE, {})
-    names = sorted(of_models, key=_step)
+    names = sorted(of_models, key=lambda name: step_of(name) or 0)
     views: dict[View, Figures] = {"last": of_models[names[-1]] | _log_ratios(plan, cell)}
     if len(names) > 1:
         each = [of_models[name] for name in names]
@@ -66,9 +64,7 @@ def read_measured(plan: ExperimentPlan, cell: Cell) -> Measured:
         rules = [config.best_by for config in plan.testing(cell) if config.best_by]
         if rules:
             views["best"] = _best(FigureName.parse(rules[0]), each)
-    model = plan.cell_folder(cell).model
-    training = RunFolder(model).manifest().get("stages", {}).get("train", {})
-    return Measured(cell, views, base, len(names), training)
+    return Measured(cell, views, base, len(names))
 
 
 def development_figure(plan: ExperimentPlan, cell: Cell, figure: FigureName) -> RowFigure:
@@ -93,11 +89,6 @@ def of_name(figures: Figures, figure: FigureName, where: str) -> RowFigure:
             f"it has {', '.join(figures)}"
         )
     return figures[figure.name]
-
-
-def _step(name: str) -> int:
-    found = re.search(r"-(\d+)$", name)
-    return int(found[1]) if found else 0
 
 
 def _best(rule: FigureName, each: list[dict[str, RowFigure]]) -> Figures:

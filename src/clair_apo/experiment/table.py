@@ -10,6 +10,7 @@ from rich.text import Text
 
 from clair_apo.evaluation.tables import NONE, interval_text, markdown_line
 from clair_apo.experiment.compare import Comparison, Estimate
+from clair_apo.experiment.measured import View
 from clair_apo.experiment.record import AnchorVerdict, CellState, ExperimentRecord
 from clair_apo.stats import Interval
 
@@ -36,12 +37,19 @@ def other_tables(record: ExperimentRecord) -> tuple[WordTable, ...]:
     return tuple(table for table in found if table.rows)
 
 
+def by_figure(record: ExperimentRecord) -> dict[tuple[str, View], list[Comparison]]:
+    """The comparisons of each figure and view, in the order of `record.comparisons`."""
+    found: dict[tuple[str, View], list[Comparison]] = {}
+    for one in record.comparisons:
+        found.setdefault((one.figure, one.view), []).append(one)
+    return found
+
+
 def comparison_tables(record: ExperimentRecord) -> Iterator[WordTable]:
     """A table for each figure and view, in the order of `record.comparisons`."""
-    of = {(one.figure, one.view): one for one in record.comparisons}
+    of = by_figure(record)
     several = len({view for _, view in of}) > 1
-    for figure, view in of:
-        rows = [one for one in record.comparisons if (one.figure, one.view) == (figure, view)]
+    for (figure, view), rows in of.items():
         compared = any(one.to_baseline for one in rows)
         columns: tuple[str, ...] = ("data / objective", "mean over seeds", "over seeds")
         columns += ("minus base",) if any(one.to_base for one in rows) else ()

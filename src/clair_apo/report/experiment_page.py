@@ -1,15 +1,21 @@
 """The page of an experiment: figures, data, trainings, what the models say, in one file."""
 
-import re
 from collections.abc import Iterator, Mapping
-from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from clair_apo.errors import RunError
+from clair_apo.evaluation.checkpoints import step_of
 from clair_apo.evaluation.tables import interval_text
+from clair_apo.experiment.plan import BASE, CellFolder, DataFolder
 from clair_apo.experiment.record import CellState, ExperimentRecord, read_record
-from clair_apo.experiment.table import SENTENCES, WordTable, comparison_tables, other_tables
+from clair_apo.experiment.table import (
+    SENTENCES,
+    WordTable,
+    by_figure,
+    comparison_tables,
+    other_tables,
+)
 from clair_apo.files import atomic_writer
 from clair_apo.ingest.rows import read_rows
 from clair_apo.report.evaluation_answers import (
@@ -29,7 +35,6 @@ MOST_PAIRS = 3
 """Of each data set."""
 MOST_PROMPTS = 6
 """Of each evaluation: evenly spread over its prompts."""
-BASE = "base"
 PLOTS: tuple[PlotName, ...] = ("logps",)
 """Of each training: what the objective does to chosen and rejected."""
 
@@ -119,16 +124,9 @@ def _first_of_groups(record: ExperimentRecord) -> Iterator[CellState]:
 
 
 def _figures(record: ExperimentRecord) -> Iterator[ShownFigure]:
-    by_figure = sorted(record.comparisons, key=_order(record))
-    groups = [list(rows) for _, rows in groupby(by_figure, key=lambda one: (one.figure, one.view))]
-    for table, rows in zip(comparison_tables(record), groups, strict=True):
+    tables = comparison_tables(record)
+    for table, rows in zip(tables, by_figure(record).values(), strict=True):
         yield ShownFigure(table, forest_plot(rows))
-
-
-def _order(record: ExperimentRecord) -> Any:
-    """By figure and view, in the order in which the tables have them."""
-    keys = list(dict.fromkeys((one.figure, one.view) for one in record.comparisons))
-    return lambda one: keys.index((one.figure, one.view))
 
 
 def _data(folder: Path, name: str, record: ExperimentRecord) -> ShownData:
@@ -139,7 +137,7 @@ def _data(folder: Path, name: str, record: ExperimentRecord) -> ShownData:
         ("Levenshtein share", interval_text(made.levenshtein_share.model_dump())),
         *([("Advice", f"{made.advice}: {made.reason}")] if made.advice else []),
     )
-    return ShownData(name, facts, tuple(_pairs(folder / "data" / name / "pairs.jsonl")))
+    return ShownData(name, facts, tuple(_pairs(DataFolder(folder / "data" / name).pairs)))
 
 
 def _pairs(path: Path) -> Iterator[ShownPair]:
@@ -150,8 +148,12 @@ def _pairs(path: Path) -> Iterator[ShownPair]:
         yield ShownPair(str(number + 1), prompt, diff)
 
 
+def _cell(folder: Path, cell: CellState) -> CellFolder:
+    return CellFolder(folder / "cells" / cell.name)
+
+
 def _training(folder: Path, cell: CellState) -> ShownTraining:
-    found = find_training(folder / "cells" / cell.name / "model")
+    found = find_training(_cell(folder, cell).model)
     facts = (
         ("Steps", str(cell.steps)),
         ("Alarms", ", ".join(cell.alarms) or "none"),
@@ -168,14 +170,15 @@ def _training(folder: Path, cell: CellState) -> ShownTraining:
 def _evaluations(folder: Path, cells: list[CellState]) -> Iterator[ShownEvaluation]:
     places: dict[str, dict[str, Path]] = {}
     for cell in cells:
-        for path in sorted((folder / "cells" / cell.name / "test").glob(f"*/{RESULTS}")):
+        for path in sorted(_cell(folder, cell).test.glob(f"*/{RESULTS}")):
             places.setdefault(path.parent.name, {})[cell.name] = path.parent
     for name, of in places.items():
         answers = [_answers(path, cell) for cell, path in of.items()]
         base = _answers(next(iter(of.values())), BASE)
         ids = list(base or answers[0])
-        spread = [ids[place * len(ids) // MOST_PROMPTS] for place in range(MOST_PROMPTS)]
-        prompts = side_by_side([base, *answers], list(dict.fromkeys(spread)))
+        most = min(MOST_PROMPTS, len(ids))  # none where only benchmarks were asked
+        spread = [ids[place * len(ids) // most] for place in range(most)]
+        prompts = side_by_side([base, *answers], spread)
         if prompts:
             yield ShownEvaluation(name, prompts)
 
@@ -186,9 +189,4 @@ def _answers(folder: Path, cell: str) -> Mapping[str, Any]:
     models = [name for name in content["models"] if (name == BASE) == (cell == BASE)]
     if not models:
         return {}
-    return read_answers_of(folder, content, max(models, key=_step), cell)
-
-
-def _step(name: str) -> int:
-    found = re.search(r"-(\d+)$", name)
-    return int(found[1]) if found else 0
+    return read_answers_of(folder, content, max(models, key=lambda name: step_of(name) or 0), cell)
