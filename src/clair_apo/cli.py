@@ -368,13 +368,15 @@ def train_and_report(args: Sequence[str]) -> None:
         KeyboardInterrupt: Ctrl+C; its message says how to go on.
     """
     from clair_apo.apo.arguments import is_unpaired
+    from clair_apo.apo.train import main as train_on_pairs  # looks at the installed TRL first
 
     _check_text(args)
     if is_unpaired(args):
-        from clair_apo.apo.unpaired import train_unpaired as train_on_pairs
+        from clair_apo.apo.unpaired import train_unpaired
+
+        result = train_unpaired(args)
     else:
-        from clair_apo.apo.train import main as train_on_pairs
-    result = train_on_pairs(args)
+        result = train_on_pairs(args)
     if result is not None:
         _print_training_report(result.output_dir)
 
