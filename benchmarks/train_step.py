@@ -86,7 +86,7 @@ def matmul_rate(dtype: str) -> float:
     """Operations a second of products as in the model's MLP, for two seconds."""
     import torch
 
-    from clair_apo.apo.forward.cpu import fast_float32_products
+    from clair_apo.float32_products import fast_float32_products
 
     kind = torch.bfloat16 if dtype == "bf16" else torch.float32
     left, right = torch.randn(2048, 576).to(kind), torch.randn(576, 1536).to(kind)
@@ -114,7 +114,8 @@ def run_here(kind: str, spec: dict[str, Any]) -> dict[str, Any]:
     from trl import DPOConfig, DPOTrainer
 
     from clair_apo.apo import APOConfig, APOTrainer
-    from clair_apo.apo.forward.cpu import fast_float32_products, memory_held
+    from clair_apo.apo.forward.cpu import memory_held
+    from clair_apo.float32_products import fast_float32_products
     from clair_apo.models import find_model
 
     class Clock(TrainerCallback):

@@ -39,6 +39,7 @@ MAY_IMPORT = {
     "console": {"output_streams"},
     "errors": set(),
     "files": {"errors", "records"},
+    "float32_products": set(),
     "ingest": {"errors", "files", "records"},
     "launch": {"apo", "errors"},
     "models": {"errors"},
@@ -49,11 +50,12 @@ MAY_IMPORT = {
     "training_process": {"console", "errors", "files", "run_folder"},
     "text": {"config", "errors", "files", "records"},
     "verification": {"records", "stats"},
-    "llm": GROUND | {"models"},
+    "llm": GROUND | {"float32_products", "models"},
     "advice": GROUND | {"llm", "models", "run_folder"},
     "clair": GROUND | {"advice", "llm", "models", "run_folder"},
-    "apo": GROUND | {"advice", "models", "run_folder"},
-    "evaluation": GROUND | {"advice", "apo", "clair", "llm", "models", "run_folder"},
+    "apo": GROUND | {"advice", "float32_products", "models", "run_folder"},
+    "evaluation": GROUND
+    | {"advice", "apo", "clair", "float32_products", "llm", "models", "run_folder"},
     "lint": GROUND | {"clair"},
     "select": GROUND | {"clair", "run_folder"},
     "rounds": GROUND

@@ -65,7 +65,7 @@ def score(chat: Any, text: ScoredText) -> list[float]:
     """
     import torch
 
-    from clair_apo.apo.forward.cpu import fast_float32_products
+    from clair_apo.float32_products import fast_float32_products
 
     prompt = _prompt_tokens(chat, text)
     answer = list(chat.tokenizer(text.answer, add_special_tokens=False)["input_ids"])

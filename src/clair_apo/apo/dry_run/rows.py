@@ -14,12 +14,12 @@ import torch
 
 from clair_apo.apo.forward.attention import attends_to_trees, tree_kernels
 from clair_apo.apo.forward.batching import alike_rows, cut
-from clair_apo.apo.forward.cpu import fast_float32_products
 from clair_apo.apo.forward.logps import padded_forward
 from clair_apo.apo.forward.row_size import activation_bytes, free_memory
 from clair_apo.apo.forward.shared_prefix import bare_model, shared_prefix_forward
 from clair_apo.apo.lengths import CutPair, cut_pair
 from clair_apo.apo.trl_compat import add_fused_lm_head, pair_collator
+from clair_apo.float32_products import fast_float32_products
 from clair_apo.records import Record
 
 MOST_SECONDS = 20.0

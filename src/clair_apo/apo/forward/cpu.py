@@ -1,11 +1,9 @@
-"""What makes training faster on a CPU: attention, matrix products and memory.
+"""What makes training faster on a CPU: attention and memory.
 
 - `causal_attention`: exact in float32, forward and backward. torch's own kernel for CPUs multiplies
   small tiles at a third of the rate of its matrix products, and deals out whole heads over cores in
   the backward pass. Here a block of queries of all heads is one batched product with every key it
   sees, and the softmax stays within one buffer.
-- `fast_float32_products`: torch calls a faster kernel of oneDNN for float32 where bfloat16 is
-  allowed; where that kernel keeps float32, which is measured once, it is allowed.
 - `memory_held`: glibc returns large blocks to the system and zeroes them again at every step.
 
 Shapes: K key-value heads, each asked by G heads; n queries, m keys, D width of a head, V width of
@@ -14,7 +12,6 @@ its values; b queries of a block.
 
 import contextlib
 import ctypes
-import functools
 import os
 import platform
 from collections.abc import Iterator
@@ -29,8 +26,6 @@ from clair_apo.apo.trl_compat import softmax_backward_
 BLOCK = 128
 """Queries at a time; half or twice as many took as long or longer, forward and backward."""
 
-_RELATIVE_MISS = 1e-5
-"""Float32 misses by 2e-7 here, bfloat16 by 2e-3."""
 # parameters of mallopt, numbered in malloc.h
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 _NEVER = -1
@@ -199,42 +194,6 @@ def _blocks(queries: Tensor, keys: Tensor, window: int | None) -> Iterator[_Bloc
 def _of_block(states: Tensor, block: _Block) -> Tensor:
     """The rows of a block, of every head of a group one after the other: (K, Gb, D)."""
     return states[:, :, block.first : block.last].flatten(1, 2)
-
-
-@contextlib.contextmanager
-def fast_float32_products(device: torch.device) -> Iterator[None]:
-    """Let oneDNN multiply in float32; torch's own setting is back at the end.
-
-    Args:
-        device: where the products are; on any but a CPU nothing changes.
-    """
-    if device.type != "cpu" or not _keeps_float32():
-        yield
-        return
-    with _by_onednn():
-        yield
-
-
-@contextlib.contextmanager
-def _by_onednn() -> Iterator[None]:
-    matmul: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined] # torch makes it late
-    own = matmul.fp32_precision
-    matmul.fp32_precision = "bf16"
-    try:
-        yield
-    finally:
-        matmul.fp32_precision = own
-
-
-@functools.cache
-def _keeps_float32() -> bool:
-    """Whether products are exact to float32 where bfloat16 is allowed."""
-    generator = torch.Generator().manual_seed(0)
-    left, right = torch.randn(2, 256, 256, generator=generator, dtype=torch.float32, device="cpu")
-    exact = left.double() @ right.double()
-    with _by_onednn(), torch.autocast("cpu", enabled=False):
-        found = left @ right
-    return bool((found - exact).norm() <= _RELATIVE_MISS * exact.norm())
 
 
 @contextlib.contextmanager

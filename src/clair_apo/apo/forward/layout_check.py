@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from clair_apo.apo.forward.attention import FLEX_ATTENTION, PER_BRANCH, SEQUENCES, attends_to_trees
-from clair_apo.apo.forward.cpu import fast_float32_products
 from clair_apo.apo.forward.layout_measure import (
     Autocast,
     Batches,
@@ -37,6 +36,7 @@ from clair_apo.apo.forward.shared_prefix import (
 from clair_apo.apo.forward.undisturbed import undisturbed
 from clair_apo.apo.trl_compat import forward_hooks, without_reducer
 from clair_apo.errors import ClairApoError
+from clair_apo.float32_products import fast_float32_products
 from clair_apo.records import Record
 
 PADDED = "padded"

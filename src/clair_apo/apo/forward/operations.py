@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Self
 import torch
 from transformers import PreTrainedModel
 
-from clair_apo.apo.forward.cpu import fast_float32_products
+from clair_apo.float32_products import fast_float32_products
 
 RATE_SIZE = 1024
 """Rows and columns of the matrices that are multiplied on a CPU."""

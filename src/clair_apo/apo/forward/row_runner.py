@@ -28,12 +28,12 @@ from clair_apo.apo.forward.batching import (
     uncut_reason,
     weighted_mean,
 )
-from clair_apo.apo.forward.cpu import fast_float32_products
 from clair_apo.apo.forward.layout import PairLayout
 from clair_apo.apo.forward.logps import PairForward, in_batch_order, joined, padded_forward
 from clair_apo.apo.forward.shared_prefix import bare_model, shared_prefix_forward
 from clair_apo.apo.forward.tree import tree_sizes
 from clair_apo.apo.trl_compat import is_last_batch, is_spread, unsynced
+from clair_apo.float32_products import fast_float32_products
 
 RowStep = Callable[[Any, dict[str, Any], Any], Tensor]
 """A forward and backward of one row: takes model, row and the pairs of the step."""

@@ -13,12 +13,12 @@ import torch
 from accelerate.utils import gather_object
 from transformers import GenerationConfig
 
-from clair_apo.apo.forward.cpu import fast_float32_products
 from clair_apo.apo.forward.host import Host
 from clair_apo.apo.forward.noise import in_eval_mode, learns_a_prompt, random_numbers_kept
 from clair_apo.apo.forward.shared_prefix import bare_model
 from clair_apo.apo.trl_compat import is_spread, no_trace_of_generate, uses_fsdp
 from clair_apo.apo.watch.tokens import end_token_ids
+from clair_apo.float32_products import fast_float32_products
 
 AT_ONCE = 16
 """Prompts of one batch."""

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from clair_apo.apo.forward import cpu
-from clair_apo.apo.forward.cpu import fast_float32_products
+from clair_apo import float32_products
+from clair_apo.float32_products import fast_float32_products
 
 CPU = torch.device("cpu")
 
@@ -16,7 +16,7 @@ def setting() -> str:
 @pytest.fixture
 def exact(monkeypatch):
     """Says of this processor whether it is exact; nothing else is asked."""
-    return lambda answer: monkeypatch.setattr(cpu, "_keeps_float32", lambda: answer)
+    return lambda answer: monkeypatch.setattr(float32_products, "_keeps_float32", lambda: answer)
 
 
 def test_products_are_exact_to_float32_within():
@@ -51,7 +51,7 @@ def test_one_that_rounds_is_left_alone(exact):
 
 
 def test_elsewhere_nothing_is_tried(monkeypatch):
-    monkeypatch.setattr(cpu, "_keeps_float32", lambda: pytest.fail("was tried"))
+    monkeypatch.setattr(float32_products, "_keeps_float32", lambda: pytest.fail("was tried"))
     with fast_float32_products(torch.device("cuda")):
         pass
 
@@ -59,16 +59,16 @@ def test_elsewhere_nothing_is_tried(monkeypatch):
 def test_what_is_found_under_autocast_is_what_is_found_without():
     found = []
     for autocasts in (True, False):
-        cpu._keeps_float32.cache_clear()
+        float32_products._keeps_float32.cache_clear()
         with torch.autocast("cpu", torch.bfloat16, enabled=autocasts):
-            found.append(cpu._keeps_float32())
+            found.append(float32_products._keeps_float32())
     assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_rounding_to_bfloat16_is_noticed(monkeypatch, dtype):
     """Whatever dtype new tensors have by default."""
-    cpu._keeps_float32.cache_clear()
+    float32_products._keeps_float32.cache_clear()
 
     def product(left, right):
         rounds = left.dtype == torch.float32
@@ -78,7 +78,7 @@ def test_rounding_to_bfloat16_is_noticed(monkeypatch, dtype):
     monkeypatch.setattr(torch.Tensor, "__matmul__", product)
     torch.set_default_dtype(dtype)
     try:
-        assert not cpu._keeps_float32()
+        assert not float32_products._keeps_float32()
     finally:
         torch.set_default_dtype(torch.float32)
-        cpu._keeps_float32.cache_clear()
+        float32_products._keeps_float32.cache_clear()
