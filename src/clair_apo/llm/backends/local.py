@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from clair_apo.errors import ModelNotFoundError
-from clair_apo.float32_products import fast_float32_products
+from clair_apo.float32_products import fast_generation
 from clair_apo.llm.scheduler import groups_of
 from clair_apo.llm.types import ChatModel, ChatRequest, Completion, ModelReply
 from clair_apo.models import ModelSource
@@ -125,7 +125,7 @@ class LocalChat(ChatModel):
             pad_token_id=self.tokenizer.pad_token_id,
         )
         draw = LogitsProcessorList([_SeededSampling(requests, sampling)])
-        with torch.inference_mode(), fast_float32_products(self.model.device):
+        with torch.inference_mode(), fast_generation(self.model):
             output = self.model.generate(
                 **inputs, generation_config=settings, logits_processor=draw
             )
