@@ -11,20 +11,13 @@ from typing import Any
 
 import torch
 from jinja2 import TemplateError
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GenerationConfig,
-    LogitsProcessor,
-    LogitsProcessorList,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from clair_apo.errors import ModelNotFoundError
-from clair_apo.float32_products import fast_generation
+from clair_apo.llm.backends.decoding import Ends, SeededSampling, generate
 from clair_apo.llm.scheduler import groups_of
 from clair_apo.llm.types import ChatModel, ChatRequest, Completion, ModelReply
 from clair_apo.models import ModelSource
-from clair_apo.records import Sampling
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -116,21 +109,11 @@ class LocalChat(ChatModel):
         self, requests: Sequence[ChatRequest], tokens: list[list[int]]
     ) -> Iterator[ModelReply]:
         sampling = requests[0].sampling
-        inputs = self.tokenizer.pad({"input_ids": tokens}, return_tensors="pt")
-        inputs = inputs.to(self.model.device)
-        settings = GenerationConfig(
-            max_new_tokens=sampling.max_tokens,
-            do_sample=False,
-            eos_token_id=sorted(self._stops) or None,
-            pad_token_id=self.tokenizer.pad_token_id,
-        )
-        draw = LogitsProcessorList([_SeededSampling(requests, sampling)])
-        with torch.inference_mode(), fast_generation(self.model):
-            output = self.model.generate(
-                **inputs, generation_config=settings, logits_processor=draw
-            )
-        width = inputs["input_ids"].shape[1]
-        for request, prompt, row in zip(requests, tokens, output[:, width:].tolist(), strict=True):
+        seeds = [int(request.key[:15], 16) for request in requests]  # 15 hex digits: 60 bits
+        draw = SeededSampling(seeds, sampling)
+        ends = Ends(frozenset(self._stops), sampling.max_tokens, self.tokenizer.pad_token_id)
+        answers = generate(self.model, tokens, ends, draw)
+        for request, prompt, row in zip(requests, tokens, answers, strict=True):
             yield ModelReply(request, self._completion(prompt, row).to_response(request.model))
 
     def _completion(self, prompt: list[int], row: list[int]) -> Completion:
@@ -142,40 +125,6 @@ class LocalChat(ChatModel):
             prompt_tokens=len(prompt),
             completion_tokens=len(row) if end is None else end + 1,
         )
-
-
-class _SeededSampling(LogitsProcessor):
-    """Turns greedy decoding into sampling, with random numbers of each request's own.
-
-    Adding Gumbel noise to the scaled logits and taking the largest draws from their softmax.
-    """
-
-    def __init__(self, requests: Sequence[ChatRequest], sampling: Sampling) -> None:
-        # None leaves the distribution as the model gives it
-        self._temperature = 1.0 if sampling.temperature is None else sampling.temperature
-        self._top_p = 1.0 if sampling.top_p is None else sampling.top_p
-        # 15 hex digits: a seed must fit 63 bits
-        self._generators = [torch.Generator().manual_seed(int(r.key[:15], 16)) for r in requests]
-
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> Any:
-        """Scores (B, V) to scores whose argmax is the sampled token."""
-        if self._temperature == 0:
-            return scores
-        scaled = torch.log_softmax(scores.float() / self._temperature, dim=-1)
-        if self._top_p < 1:
-            scaled = _keep_top_p(scaled, self._top_p)
-        noise = torch.stack(
-            [torch.empty(scaled.shape[-1]).exponential_(generator=g) for g in self._generators]
-        )
-        return scaled - noise.log().to(scaled.device)
-
-
-def _keep_top_p(log_probs: torch.Tensor, top_p: float) -> torch.Tensor:
-    """Set all but the likeliest tokens that hold `top_p` of the probability to -inf."""
-    ordered, order = log_probs.sort(dim=-1, descending=True)
-    # a token stays while the likelier ones hold less than top_p: the first always stays
-    before = ordered.exp().cumsum(dim=-1) - ordered.exp()
-    return log_probs.masked_fill((before >= top_p).gather(-1, order.argsort(-1)), -torch.inf)
 
 
 def _stops(model: Any, tokenizer: Any) -> set[int]:
