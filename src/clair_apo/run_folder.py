@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from clair_apo.errors import BusyError, RunError
 from clair_apo.files import atomic_writer, first_fault
 
-R = TypeVar("R", bound=BaseModel)
+T = TypeVar("T")
 
 MANIFEST = "manifest.json"
 LOCK = ".lock"
@@ -148,26 +148,28 @@ def write_json(path: Path, content: Any) -> None:
         file.write("\n")
 
 
-def read_record_file(path: Path, kind: type[R]) -> R | None:
-    """A record that `write_json` wrote; None where there is no such file.
+def read_record_file(path: Path, kind: TypeAdapter[T], way_out: str) -> T | None:
+    """Records that `write_json` wrote; None where there is no such file.
 
     Args:
         path: of the file.
-        kind: of the record.
+        kind: of the records.
+        way_out: what to do about a file that cannot be read.
 
     Raises:
         RunError: it cannot be read, or is of another version.
     """
     try:
-        return kind.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        return kind.validate_json(path.read_bytes())
     except FileNotFoundError:
         return None
     except ValidationError as error:
         raise RunError(
-            f"{path}: was written by another version of this program ({first_fault(error)})"
+            f"{path}: is damaged, or was written by another version of this program "
+            f"({first_fault(error)}); {way_out}"
         ) from None
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path}: cannot be read ({error}); name another run_dir") from None
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error}); {way_out}") from None
 
 
 def now() -> str:

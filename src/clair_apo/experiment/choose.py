@@ -5,13 +5,12 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from clair_apo.errors import RunError
 from clair_apo.experiment.cells import Cell, candidates, tuned_groups
 from clair_apo.experiment.measured import development_figure
 from clair_apo.experiment.plan import ExperimentPlan
-from clair_apo.experiment.work import is_done
+from clair_apo.experiment.work import DELETE, is_done
 from clair_apo.records import Record
-from clair_apo.run_folder import write_json
+from clair_apo.run_folder import read_record_file, write_json
 from clair_apo.stats import Interval
 
 FILE = "choices.json"
@@ -61,13 +60,7 @@ def read_choices(plan: ExperimentPlan) -> tuple[Choice, ...]:
     Raises:
         RunError: the file cannot be read.
     """
-    path = plan.folder / FILE
-    try:
-        return _RECORD.validate_json(path.read_bytes())
-    except FileNotFoundError:
-        return ()
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path}: cannot be read ({error}); delete it, and run again") from None
+    return read_record_file(plan.folder / FILE, _RECORD, DELETE) or ()
 
 
 def _choice(plan: ExperimentPlan, cells: Sequence[Cell]) -> Choice:

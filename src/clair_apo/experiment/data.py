@@ -12,15 +12,16 @@ from clair_apo.advice.advise import advise
 from clair_apo.clair import generate
 from clair_apo.clair.stages.pair import measure_contrast
 from clair_apo.console import say
-from clair_apo.errors import DataError, RunError
+from clair_apo.errors import DataError
 from clair_apo.experiment.cells import Cell, candidates
 from clair_apo.experiment.plan import ExperimentPlan
+from clair_apo.experiment.work import DELETE
 from clair_apo.files import atomic_writer
 from clair_apo.ingest.pairs import pair_from_row, pairs_of, plain_text
 from clair_apo.ingest.rows import read_rows
 from clair_apo.llm import ChatModel
 from clair_apo.records import Record
-from clair_apo.run_folder import file_digest, write_json
+from clair_apo.run_folder import file_digest, read_record_file, write_json
 from clair_apo.stats import Interval, mean_interval
 from clair_apo.training_process import run_command
 
@@ -74,13 +75,7 @@ def read_data(folder: Path) -> dict[str, MadeData] | None:
     Raises:
         RunError: the file cannot be read.
     """
-    path = folder / "data" / FILE
-    try:
-        return _RECORD.validate_json(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path}: cannot be read ({error}); delete it, and run again") from None
+    return read_record_file(folder / "data" / FILE, _RECORD, DELETE)
 
 
 def make_data(

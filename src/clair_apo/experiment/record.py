@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
 from clair_apo.experiment.choose import Choice
 from clair_apo.experiment.compare import Comparison, Estimate
@@ -78,7 +78,7 @@ def read_record(folder: Path) -> ExperimentRecord | None:
     Raises:
         RunError: it cannot be read.
     """
-    return read_record_file(folder / FILE, ExperimentRecord)
+    return read_record_file(folder / FILE, TypeAdapter(ExperimentRecord), "name another run_dir")
 
 
 def write_record(folder: Path, record: ExperimentRecord) -> None:

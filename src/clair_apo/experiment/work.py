@@ -4,20 +4,23 @@ Each job has a folder. Whoever holds the folder's lock does the job, and a file 
 job ended; a killed process loses its lock, and its job is taken up by another.
 """
 
-import json
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from pydantic import TypeAdapter
+
 from clair_apo.console import say
-from clair_apo.errors import BusyError, ClairApoError, RunError
+from clair_apo.errors import BusyError, ClairApoError
 from clair_apo.records import Record
-from clair_apo.run_folder import RunFolder, write_json
+from clair_apo.run_folder import RunFolder, read_record_file, write_json
 
 FAILURE = "failure.txt"
 """The traceback of a failure that is no user's mistake."""
+DELETE = "delete it, and run again"
+"""What to do about a file of the experiment that cannot be read."""
 LOOK_AGAIN = 5.0
 """Seconds between two looks at what another process is at work on."""
 
@@ -30,6 +33,9 @@ class Outcome(Record):
     """Of a failure, in one line."""
     ended: float
     """Seconds since 1970."""
+
+
+_OUTCOME = TypeAdapter(Outcome)
 
 
 class Job(NamedTuple):
@@ -47,12 +53,7 @@ def read_outcome(path: Path) -> Outcome | None:
     Raises:
         RunError: the file cannot be read.
     """
-    try:
-        return Outcome.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path}: cannot be read ({error}); delete it, and run again") from None
+    return read_record_file(path, _OUTCOME, DELETE)
 
 
 def is_done(path: Path) -> bool:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
 from clair_apo.records import Record
 from clair_apo.run_folder import read_record_file, write_json
@@ -71,7 +71,7 @@ def read_record(folder: Path) -> RoundsRecord | None:
     Raises:
         RunError: it cannot be read.
     """
-    return read_record_file(folder / FILE, RoundsRecord)
+    return read_record_file(folder / FILE, TypeAdapter(RoundsRecord), "name another run_dir")
 
 
 def write_record(folder: Path, record: RoundsRecord) -> None:
