@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from clair_apo.errors import RunError
 from clair_apo.files import read_json_rows
+from clair_apo.report.html import cut_text
 
 RESULTS, ANSWERS = "evaluation.json", "answers"
 MOST_CHARACTERS = 20_000
@@ -77,7 +78,9 @@ def read_answers_of(
     failed = _failed(folder, content, model)
     return {
         row["id"]: (
-            tuple((turn["role"], _cut(turn["content"])) for turn in row["prompt"]),
+            tuple(
+                (turn["role"], cut_text(turn["content"], MOST_CHARACTERS)) for turn in row["prompt"]
+            ),
             _shown(label or model, row, failed.get(row["id"], ())),
         )
         for _, row in read_json_rows(path)
@@ -110,10 +113,5 @@ def _failed(folder: Path, content: Mapping[str, Any], model: str) -> dict[str, t
 def _shown(model: str, row: Mapping[str, Any], failed: tuple[str, ...]) -> ShownAnswer:
     if row["answer"] is None:
         return ShownAnswer(model, "", f"no answer: {row['failure']}", ())
-    return ShownAnswer(model, _cut(row["answer"]), _ENDINGS.get(row["finish_reason"], ""), failed)
-
-
-def _cut(text: str) -> str:
-    if len(text) <= MOST_CHARACTERS:
-        return text
-    return f"{text[:MOST_CHARACTERS]}\n[{len(text) - MOST_CHARACTERS:,} more characters]"
+    answer = cut_text(row["answer"], MOST_CHARACTERS)
+    return ShownAnswer(model, answer, _ENDINGS.get(row["finish_reason"], ""), failed)

@@ -68,6 +68,11 @@ def render_part(id: str, title: str, template: str, values: Mapping[str, Any]) -
     return Part(id, title, Markup(header), Markup(main))  # every value in it is escaped already
 
 
+def cut_text(text: str, most: int) -> str:
+    """The first characters of a long text, and how many more there are."""
+    return text if len(text) <= most else f"{text[:most]}\n[{len(text) - most:,} more characters]"
+
+
 def pairs_script() -> str:
     """The script that searches, sorts and folds the cards of pairs."""
     return _asset("report.js")

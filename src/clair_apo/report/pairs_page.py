@@ -33,7 +33,7 @@ from clair_apo.report.contrast import (
     LengthHistogram,
     length_change,
 )
-from clair_apo.report.html import Part, pairs_script, render, render_part
+from clair_apo.report.html import Part, cut_text, pairs_script, render, render_part
 from clair_apo.report.terminal import statistic_text
 from clair_apo.run_folder import RunFolder
 
@@ -187,8 +187,8 @@ def _sample(
 
 def _cut(value: Any) -> Any:
     """A record's values with texts of `MAX_TEXT` characters at most, and how many are left out."""
-    if isinstance(value, str) and len(value) > MAX_TEXT:
-        return f"{value[:MAX_TEXT]}\n[{len(value) - MAX_TEXT:,} more characters]"
+    if isinstance(value, str):
+        return cut_text(value, MAX_TEXT)
     if isinstance(value, dict):
         return {key: _cut(inner) for key, inner in value.items()}
     return tuple(map(_cut, value)) if isinstance(value, list | tuple) else value
