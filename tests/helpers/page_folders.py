@@ -1,6 +1,7 @@
-"""Folders of a whole run and of an experiment, for the tests of their pages."""
+"""Folders of a whole run, of rounds and of an experiment, for the tests of their pages."""
 
 import json
+import shutil
 from pathlib import Path
 
 from clair_apo.evaluation import evaluate
@@ -8,6 +9,8 @@ from clair_apo.experiment.choose import Candidate, Choice
 from clair_apo.experiment.compare import Comparison, Estimate
 from clair_apo.experiment.data import MadeData
 from clair_apo.experiment.record import AnchorVerdict, CellState, ExperimentRecord, write_record
+from clair_apo.rounds.record import Gain, Round, RoundsRecord
+from clair_apo.rounds.record import write_record as write_rounds_record
 from clair_apo.run_folder import RunFolder
 from clair_apo.stats import mean_interval
 from tests.helpers.evaluations import Ruled, evaluation_config
@@ -42,6 +45,38 @@ def make_whole_run(folder: Path) -> Path:
         evaluation_config(folder), chats={"trained": Ruled([EVIL]), "base": Ruled(["No...", None])}
     )
     return run
+
+
+def make_rounds(folder: Path, run: Path) -> Path:
+    """The folder of two rounds, each made of the parts of a whole run."""
+    path, done = folder / "rounds", []
+    for number in (1, 2):
+        place = path / f"round-{number}"
+        shutil.copytree(run, place / "pairs")
+        for old, new in (("checkpoint", "model"), ("evaluation", "evaluation")):
+            (place / "pairs" / old).rename(place / new)
+        share = {"mean": number / 4, "low": 0.1, "high": 0.6, "n": 2}
+        gain = Gain(figure="checks.share", difference=mean_interval([0.2, 0.3]), gained=True)
+        done.append(
+            Round(
+                number=number,
+                target=EVIL,
+                model=str(place / "model"),
+                prompts=2,
+                pairs=2,
+                asked=4,
+                loss_type="apo_zero",
+                advice="zero",
+                steps=6,
+                figures={"checks": {"share": share}},
+                gain=gain,
+                ended="2026-12-01",
+            )
+        )
+    stopped = f"2 rounds were asked for; {EVIL}"
+    record = RoundsRecord(initial="base", settings={}, rounds=tuple(done), stopped=stopped)
+    write_rounds_record(path, record)
+    return path
 
 
 def make_experiment(folder: Path) -> Path:

@@ -13,12 +13,13 @@ from clair_apo.report import (
     write_experiment_page,
     write_lint,
     write_report,
+    write_rounds_page,
     write_run_page,
     write_training_report,
 )
 from tests.helpers.browser import audited
 from tests.helpers.lint_pairs import linted, sound_pairs
-from tests.helpers.page_folders import FIGURES, make_experiment, make_whole_run
+from tests.helpers.page_folders import FIGURES, make_experiment, make_rounds, make_whole_run
 
 
 def test_the_page_of_a_run_holds_its_pairs_its_training_and_its_evaluation(tmp_path):
@@ -75,6 +76,15 @@ def test_an_experiment_whose_models_answered_no_prompts_is_drawn_without_answers
     assert "No cell was evaluated yet." in page and "says so." not in page
 
 
+def test_the_page_of_rounds_links_their_pages_and_escapes_what_it_names(tmp_path):
+    folder = make_rounds(tmp_path, make_whole_run(tmp_path))
+    page = write_rounds_page(folder).read_text("utf-8")
+    for number in (1, 2):
+        assert (folder / f"round-{number}/pairs/report.html").exists()
+        assert f'href="round-{number}/evaluation/evaluation.html"' in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page and "<script" not in page
+
+
 def test_the_same_folders_give_the_same_pages(tmp_path):
     run, experiment = make_whole_run(tmp_path), make_experiment(tmp_path)
     first = write_run_page(run).read_bytes(), write_experiment_page(experiment).read_bytes()
@@ -106,6 +116,7 @@ def _pages(tmp_path):
     run = make_whole_run(tmp_path)
     return {
         "run": write_run_page(run),
+        "rounds": write_rounds_page(make_rounds(tmp_path, run)),
         "pairs": write_report(run).page,
         "training": write_training_report(run / "checkpoint").page,
         "evaluation": write_evaluation_page(run / "evaluation"),
@@ -119,7 +130,7 @@ def _pages(tmp_path):
     ("width", "dark"), [(1280, False), (360, False), (1280, True), (360, True)]
 )
 def test_no_page_has_a_barrier_that_axe_finds(tmp_path, width, dark):
-    """About 10 s each: six pages at a width, light or dark."""
+    """About 10 s each: seven pages at a width, light or dark."""
     seen = {}
     for name, page in _pages(tmp_path).items():
         folder = tmp_path / "audits" / name
