@@ -52,7 +52,7 @@ def changes(answer: str) -> list[SegmentChange]:
     kept = max(1, sum(so_far <= MOST for so_far in count))
     end = begin + kept
     texts = ["" if not begin <= n < end else text for n, text in enumerate(texts)]
-    texts[end - 1] = f"{texts[end - 1]}\n\n{LAST_LINE}"
+    texts[end - 1] = f"{segments[end - 1].indentation}{texts[end - 1]}\n\n{LAST_LINE}"
     return [
         SegmentChange(number, number, text)
         for number, (one, text) in enumerate(zip(segments, texts, strict=True), 1)
