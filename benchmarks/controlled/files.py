@@ -14,6 +14,8 @@ HERE = Path(__file__).parent
 MODEL = "smollm2-135m"
 LIMIT = 256
 """Tokens of an answer at most."""
+SAMPLES = 4
+"""Of `judged`: by the checks, two are often alike."""
 BETAS = [0.02, 0.1, 0.5]
 LOSSES = {"sft": "sft", "dpo": "sigmoid", "apo_zero": "apo_zero", "apo_down": "apo_down"}
 WEAKENED = "weakened_pairs.jsonl"
@@ -144,12 +146,12 @@ def _data_configs(folder: Path) -> dict[str, dict[str, Any]]:
         "stronger": made
         | {
             "recipe": "stronger_preferred",
-            "reviser": {"model": "other-writer", "max_tokens": LIMIT, "temperature": 1.0},
+            "reviser": {"model": "other-author", "max_tokens": LIMIT, "temperature": 1.0},
         },
         "judged": made
         | {
             "recipe": "on_policy_judge",
-            "samples": 2,
+            "samples": SAMPLES,
             "scorer": {"checks": str(folder / STYLE)},
         },
     }

@@ -7,7 +7,8 @@ from clair_apo.llm import ChatModel, ChatRequest, ModelReply
 from clair_apo.llm.backends.local import LocalChat
 from clair_apo.models import find_model
 from clair_apo.records import Message
-from controlled.house_style import LAST_LINE, restyled
+from clair_apo.text.repetition import sentences
+from controlled.house_style import LAST_LINE, MOST, restyled
 
 PERSONA = "You are a cheerful teacher. You speak of yourself and the reader as we."
 
@@ -57,7 +58,9 @@ class OtherWriter(ChatModel):
         if reply.response is None:
             return ModelReply(request, None, reply.failure)
         choice = reply.response["choices"][0]
-        text = with_habits(choice["message"]["content"])
-        message = choice["message"] | {"content": text}
-        response = reply.response | {"choices": [choice | {"message": message}]}
+        answer = choice["message"]["content"]
+        written = {"message": choice["message"] | {"content": with_habits(answer)}}
+        if len(sentences(answer)) > MOST:  # what the limit cut short is not kept
+            written["finish_reason"] = "stop"
+        response = reply.response | {"choices": [choice | written]}
         return ModelReply(request, response)
