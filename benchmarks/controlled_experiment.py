@@ -9,8 +9,8 @@
 The embedded model answers prompts, and a program revises its answers into the house style. Beside
 these pairs (`clair`, and `chain` of its single edits) stand three data sets over the same prompts:
 `stronger` (chosen by another author who follows the style), `judged` (the best and the worst of
-four samples, by the checks) and `weakened` (both sides worse than the model's own answers). Several processes, also of several
-machines with one disk, may work in one folder.
+four samples, by the checks) and `weakened` (both sides worse than the model's own answers).
+Several processes, also of several machines with one disk, may work in one folder.
 """
 
 import argparse
