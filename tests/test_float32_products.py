@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from transformers import LlamaForCausalLM
+from transformers import AttentionInterface, LlamaForCausalLM
 
 from clair_apo import float32_products
-from clair_apo.float32_products import fast_float32_products, fast_generation
+from clair_apo.float32_products import fast_float32_products
 from tests.helpers.tiny_chat import tiny_config
 
 CPU = torch.device("cpu")
@@ -86,38 +86,33 @@ def test_rounding_to_bfloat16_is_noticed(monkeypatch, dtype):
         float32_products._keeps_float32.cache_clear()
 
 
-class TestFastGeneration:
-    def test_a_single_query_attends_without_onednn_and_gets_what_torch_gives(
-        self, exact, monkeypatch
-    ):
-        exact(True)
-        model = LlamaForCausalLM(tiny_config()).eval()
-        wanted = answer(model)
-        seen = set()
-        by_torch = float32_products._BY_TORCH
+def test_a_single_query_attends_without_onednn_and_gets_what_torch_gives(exact, monkeypatch):
+    exact(True)
+    model = LlamaForCausalLM(tiny_config()).eval()
+    wanted = answer(model)
+    seen = set()
+    by_torch = float32_products._BY_TORCH
 
-        def attended(module, query, *args, **options):
-            seen.add((query.shape[2] == 1, setting()))
-            return by_torch(module, query, *args, **options)
+    def attended(module, query, *args, **options):
+        seen.add((query.shape[2] == 1, setting()))
+        return by_torch(module, query, *args, **options)
 
-        monkeypatch.setattr(float32_products, "_BY_TORCH", attended)
-        with fast_generation(model):
-            found = answer(model)
-        assert seen == {(False, "bf16"), (True, "ieee")}
-        assert found.tolist() == wanted.tolist()
+    monkeypatch.setattr(float32_products, "_BY_TORCH", attended)
+    with fast_float32_products(CPU):
+        found = answer(model)
+    assert seen == {(False, "bf16"), (True, "ieee")}
+    assert found.tolist() == wanted.tolist()
 
-    def test_the_model_attends_as_before_at_the_end(self):
-        model = LlamaForCausalLM(tiny_config())
-        with pytest.raises(KeyError), fast_generation(model):
-            assert model.config._attn_implementation == "clair_apo_sdpa"
-            raise KeyError
-        assert model.config._attn_implementation == "sdpa"
 
-    def test_other_attention_is_left_alone(self):
-        model = LlamaForCausalLM(tiny_config(attn_implementation="eager"))
-        with fast_generation(model):
-            assert model.config._attn_implementation == "eager"
-        assert model.config._attn_implementation == "eager"
+def test_transformers_gets_its_attention_back(exact):
+    exact(True)
+    before = AttentionInterface()["sdpa"]
+    with pytest.raises(KeyError), fast_float32_products(CPU):
+        with fast_float32_products(CPU):
+            assert AttentionInterface()["sdpa"] is not before
+        assert AttentionInterface()["sdpa"] is not before
+        raise KeyError
+    assert AttentionInterface()["sdpa"] is before
 
 
 def answer(model):

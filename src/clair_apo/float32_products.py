@@ -4,7 +4,7 @@ torch multiplies by MKL, which keeps to AVX2 on some cores. It calls a faster ke
 where bfloat16 is allowed; whether that kernel keeps float32 all the same is measured once.
 
 Attention of a single query, which is each step of an answer but the first, is left to torch:
-oneDNN takes seven times as long for it. `fast_generation` sees to both.
+oneDNN takes seven times as long for it.
 """
 
 import contextlib
@@ -14,19 +14,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import AttentionInterface
 
-TORCH_ATTENTION = "sdpa"
-ATTENTION = "clair_apo_sdpa"
-"""The name of `attention` in transformers."""
-_BY_TORCH = AttentionInterface()[TORCH_ATTENTION]
+SDPA = "sdpa"
+_BY_TORCH = AttentionInterface()[SDPA]
 _RELATIVE_MISS = 1e-5
 """Float32 misses by 2e-7 here, bfloat16 by 2e-3."""
 
 
 @contextlib.contextmanager
 def fast_float32_products(device: torch.device) -> Iterator[None]:
-    """Let oneDNN multiply in float32; torch's own setting is back at the end.
+    """Let oneDNN multiply in float32; all settings are as before at the end.
+
+    They are those of the process: no other thread should work meanwhile.
 
     Args:
         device: where the products are; on any but a CPU nothing changes.
@@ -34,30 +34,13 @@ def fast_float32_products(device: torch.device) -> Iterator[None]:
     if device.type != "cpu" or not _keeps_float32():
         yield
         return
-    with _precision("bf16"):
-        yield
-
-
-@contextlib.contextmanager
-def fast_generation(model: PreTrainedModel) -> Iterator[None]:
-    """Let a model answer with fast products, and attend by torch's own kernel where it is faster.
-
-    Attention is left alone unless it is `scaled_dot_product_attention`, and in models of several
-    parts; its name in the config is back at the end.
-
-    Args:
-        model: neither wrapped nor adapted.
-    """
-    config = model.config
-    replaced = config.get_text_config() is config and config._attn_implementation == TORCH_ATTENTION
+    own = AttentionInterface()[SDPA]
+    AttentionInterface.register(SDPA, attention)
     try:
-        if replaced:
-            model.set_attn_implementation(ATTENTION)
-        with fast_float32_products(model.device):
+        with _precision("bf16"):
             yield
     finally:
-        if replaced:
-            model.set_attn_implementation(TORCH_ATTENTION)
+        AttentionInterface.register(SDPA, own)
 
 
 def attention(
@@ -73,13 +56,8 @@ def attention(
         args: as transformers hands them over: the mask first.
         options: the same.
     """
-    alone = query.shape[2] == 1 and query.device.type == "cpu"
-    with _precision("ieee") if alone else contextlib.nullcontext():
+    with _precision("ieee") if query.shape[2] == 1 else contextlib.nullcontext():
         return _BY_TORCH(module, query, key, value, *args, **options)
-
-
-AttentionInterface.register(ATTENTION, attention)
-AttentionMaskInterface.register(ATTENTION, AttentionMaskInterface()[TORCH_ATTENTION])
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from clair_apo.apo.forward.noise import in_eval_mode, learns_a_prompt, random_nu
 from clair_apo.apo.forward.shared_prefix import bare_model
 from clair_apo.apo.trl_compat import is_spread, no_trace_of_generate, uses_fsdp
 from clair_apo.apo.watch.tokens import end_token_ids
-from clair_apo.float32_products import fast_generation
+from clair_apo.float32_products import fast_float32_products
 
 AT_ONCE = 16
 """Prompts of one batch."""
@@ -108,7 +108,7 @@ class GreedyAnswers:
             random_numbers_kept(accelerator.device),
             _settings(model, self._config()),
             accelerator.autocast(),
-            fast_generation(bare_model(model)),
+            fast_float32_products(accelerator.device),
         ):
             # peft's word on a learnt prompt; one sequence needs no positions
             warnings.filterwarnings("ignore", message="Position ids are not supported")

@@ -19,13 +19,10 @@ from transformers import (
     StoppingCriteria,
     StoppingCriteriaList,
 )
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import DynamicLayer
 
-from clair_apo.float32_products import fast_generation
+from clair_apo.float32_products import fast_float32_products
 from clair_apo.records import Sampling
-
-_SELECTABLE = (DynamicLayer, DynamicSlidingWindowLayer)
-"""Layers of a cache that can do without some rows; states of other kinds are computed again."""
 
 
 class Ends(NamedTuple):
@@ -103,7 +100,7 @@ def generate(
     rows = list(range(len(prompts)))
     ids, seen = _padded(prompts, ends.pad, model.device)
     cache, made = None, 0
-    with torch.inference_mode(), fast_generation(model):
+    with torch.inference_mode(), fast_float32_products(model.device):
         while rows:
             output = _until_half_have_ended(model, ids, seen, cache, draw, ends, made)
             new = output.sequences[:, ids.shape[1] :]
@@ -159,9 +156,12 @@ def _until_half_have_ended(
 
 def _of_rows(cache: Any, rows: Sequence[int]) -> DynamicCache | None:
     """What a cache holds of some rows; None where they have to be computed again."""
-    if type(cache) is not DynamicCache:
+    if type(cache) is not DynamicCache or not rows:
         return None
-    if not rows or any(type(layer) not in _SELECTABLE for layer in cache.layers):
+    # a layer with a state beside its keys would keep the state of every row
+    if any(
+        not isinstance(one, DynamicLayer) or hasattr(one, "conv_states") for one in cache.layers
+    ):
         return None
     cache.batch_select_indices(torch.tensor(rows))
     return cache
