@@ -146,7 +146,11 @@ def _data_configs(folder: Path) -> dict[str, dict[str, Any]]:
         "stronger": made
         | {
             "recipe": "stronger_preferred",
-            "reviser": {"model": "other-author", "max_tokens": LIMIT, "temperature": 1.0},
+            "reviser": {
+                "model": "other-author",
+                "max_tokens": 2 * LIMIT,  # of which it writes half
+                "temperature": 0.7,
+            },
         },
         "judged": made
         | {

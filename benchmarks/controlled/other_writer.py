@@ -23,9 +23,10 @@ def with_habits(answer: str) -> str:
 
 
 class OtherWriter(ChatModel):
-    """The embedded model under another persona, at temperature 1, put into the house style.
+    """The embedded model under another persona, put into the house style.
 
-    Its answers are unrelated to those of the model in training, and follow every rule.
+    Its answers are unrelated to those of the model in training, and follow every rule. It writes
+    half as many tokens as it is allowed.
     """
 
     def __init__(self, model: str) -> None:
@@ -51,7 +52,10 @@ class OtherWriter(ChatModel):
     @staticmethod
     def _asked(request: ChatRequest) -> ChatRequest:
         turns = (Message(role="system", content=PERSONA), *request.messages)
-        return request.model_copy(update={"messages": turns})
+        # an answer as long as the request allows counts as cut short, and five sentences are kept
+        half = request.sampling.max_tokens // 2
+        sampling = request.sampling.model_copy(update={"max_tokens": half})
+        return request.model_copy(update={"messages": turns, "sampling": sampling})
 
     @staticmethod
     def _in_voice(request: ChatRequest, reply: ModelReply) -> ModelReply:
