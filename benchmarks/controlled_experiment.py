@@ -2,7 +2,8 @@
 
     python benchmarks/controlled_experiment.py             (hours; run again to go on)
     python benchmarks/controlled_experiment.py --small     (ten minutes)
-    python benchmarks/controlled_experiment.py --only clair.apo_zero.beta0.1.seed0
+    python benchmarks/controlled_experiment.py --recorded --only clair.apo_zero.beta0.02.seed0
+                                                           (trains this cell, on our pairs)
     python benchmarks/controlled_experiment.py --seeds 0   (more seeds can follow)
     python benchmarks/controlled_experiment.py --recorded  (the tables of our run; trains nothing)
 
@@ -93,7 +94,7 @@ def main() -> None:
     if args.pack:
         return pack(folder, args.pack)
     if args.recorded:
-        unpack(RECORDED, folder)
+        unpack(RECORDED, folder, without=args.only)
     size = SMALL if args.small else FULL
     if args.seeds:
         size = size._replace(seeds=tuple(args.seeds))

@@ -4,6 +4,7 @@ With it the tables are drawn again without a training, and a grid that was begun
 """
 
 import tarfile
+from collections.abc import Collection
 from pathlib import Path
 
 LEFT_OUT = (
@@ -31,10 +32,17 @@ def pack(folder: Path, archive: Path) -> None:
                 file.add(path, inside.as_posix(), filter=_plain)
 
 
-def unpack(archive: Path, folder: Path) -> None:
-    """Write the files of an archive into a folder; files that are there are replaced."""
+def unpack(archive: Path, folder: Path, without: Collection[str] = ()) -> None:
+    """Write the files of an archive into a folder; files that are there are replaced.
+
+    Args:
+        archive: as `pack` wrote it.
+        folder: of the experiment.
+        without: names of cells that are to be trained again.
+    """
     with tarfile.open(archive) as file:
-        file.extractall(folder, filter="data")
+        wanted = [one for one in file if set(without).isdisjoint(Path(one.name).parts)]
+        file.extractall(folder, wanted, filter="data")
 
 
 def _is_left_out(path: Path) -> bool:
