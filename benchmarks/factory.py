@@ -262,6 +262,7 @@ def _config(folder: Path, rows: int, url: str) -> dict[str, Any]:
         "prompts": {"path": str(data)},
         "target": {"model": "target", **model},
         "reviser": {"model": "reviser", **model},
+        "revision": {"format": "edits"},  # in which the server answers
     }
 
 
