@@ -117,13 +117,13 @@ class LocalChat(ChatModel):
             yield ModelReply(request, self._completion(prompt, row).to_response(request.model))
 
     def _completion(self, prompt: list[int], row: list[int]) -> Completion:
-        end = next((i for i, token in enumerate(row) if token in self._stops), None)
-        answer = row if end is None else row[:end]
+        ended = row[-1] in self._stops
+        answer = row[:-1] if ended else row
         return Completion(
             text=self.tokenizer.decode(answer, skip_special_tokens=True).strip(),
-            finish_reason="length" if end is None else "stop",
+            finish_reason="stop" if ended else "length",
             prompt_tokens=len(prompt),
-            completion_tokens=len(row) if end is None else end + 1,
+            completion_tokens=len(row),
         )
 
 
